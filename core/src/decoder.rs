@@ -1,0 +1,152 @@
+//! The usual language model: an embedding, a stack of blocks, a norm, a head.
+
+use crate::{
+    config::Text,
+    error::Result,
+    layer::{Block, CachePlan, Layer, Residual, Step},
+    mlx,
+    model::{Cache, Embedded, LanguageModel},
+    parts::{
+        linear::{Embedding, Linear},
+        norm::Norm,
+    },
+    weights::Scope,
+};
+use mlx_rs::{Array, ops};
+
+/// What turns the last hidden state into logits.
+pub struct Head {
+    /// The projection; the token embedding when there is none.
+    own: Option<Linear>,
+    /// Logits are squeezed into `(-softcap, softcap)`.
+    softcap: Option<f32>,
+}
+
+impl Head {
+    /// Reads `lm_head`, unless the embedding is the head. A config that does not say which leaves
+    /// it to the checkpoint; a head beside a tied embedding is ignored.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn read(w: &Scope, tied: Option<bool>, width: i32, vocabulary: i32) -> Result<Self> {
+        let tied = tied.unwrap_or_else(|| !w.has("lm_head.weight"));
+        if tied {
+            w.ignore("lm_head");
+        }
+        let own = (!tied).then(|| w.linear("lm_head", width, vocabulary)).transpose()?;
+        Ok(Head { own, softcap: None })
+    }
+
+    /// Squeezes the logits into `(-softcap, softcap)`.
+    pub fn softcap(self, softcap: Option<f32>) -> Self {
+        Head { softcap, ..self }
+    }
+
+    /// Hidden states `[…, width]` to logits `[…, vocabulary]`.
+    pub fn forward(&self, h: &Array, embedding: &Embedding) -> Result<Array> {
+        let logits = match &self.own {
+            Some(head) => head.forward(h)?,
+            None => embedding.logits(h)?,
+        };
+        let Some(softcap) = self.softcap else { return Ok(logits) };
+        let cap = mlx::scalar(softcap, logits.dtype())?;
+        Ok(ops::tanh(&logits.divide(&cap)?)?.multiply(cap)?)
+    }
+}
+
+/// A stack of blocks between an embedding and a head.
+pub struct Decoder {
+    /// The token table.
+    pub embedding: Embedding,
+    /// Factor of the embeddings.
+    pub embedding_scale: Option<f32>,
+    /// The blocks.
+    pub blocks: Vec<Block>,
+    /// The norm after the last block.
+    pub norm: Norm,
+    /// The output head.
+    pub head: Head,
+}
+
+impl Decoder {
+    /// The usual names: `{embed_tokens, layers.N, norm}` in the [`body`], and `lm_head`.
+    ///
+    /// # Errors
+    /// Those of `block` and of [`Scope::linear`].
+    pub fn stack(
+        w: &Scope,
+        c: &Text,
+        block: impl Fn(i32, &Scope) -> Result<Block>,
+    ) -> Result<Self> {
+        let (body, head) = body(w);
+        let layers = body.at("layers");
+        Ok(Decoder {
+            embedding: body.embedding("embed_tokens", c.vocab_size, c.hidden_size)?,
+            embedding_scale: None,
+            blocks: (0..c.num_hidden_layers)
+                .map(|i| block(i, &layers.at(i)))
+                .collect::<Result<_>>()?,
+            norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
+            head: Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
+        })
+    }
+}
+
+impl LanguageModel for Decoder {
+    fn vocabulary(&self) -> u32 {
+        self.embedding.vocabulary()
+    }
+
+    fn cache(&self, plan: &CachePlan) -> Cache {
+        Cache::new(self.blocks.iter().map(|block| block.state(plan)).collect(), plan)
+    }
+
+    fn embed(&self, ids: &Array) -> Result<Embedded> {
+        let mut hidden = self.embedding.lookup(ids)?;
+        if let Some(scale) = self.embedding_scale {
+            hidden = hidden.multiply(mlx::scalar(scale, hidden.dtype())?)?;
+        }
+        Ok(Embedded { ids: ids.clone(), hidden })
+    }
+
+    fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
+        let mut h = x.hidden.clone();
+        for (block, state) in self.blocks.iter().zip(&mut cache.states) {
+            h = block.forward(&h, &mut **state, step)?;
+        }
+        self.norm.forward(&h)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        self.head.forward(hidden, &self.embedding)
+    }
+}
+
+/// Where the language model lies in a checkpoint, and where its head does. Exports of multimodal
+/// models nest it in one of two ways.
+pub fn body(w: &Scope) -> (Scope, Scope) {
+    if w.has_below("language_model.model") {
+        (w.at("language_model.model"), w.at("language_model"))
+    } else if w.has_below("model.language_model") {
+        (w.at("model.language_model"), w.clone())
+    } else {
+        (w.at("model"), w.clone())
+    }
+}
+
+/// The usual block: two residual branches with a norm before each.
+///
+/// # Errors
+/// As [`Scope::tensor`].
+pub fn pre_norm(
+    w: &Scope,
+    c: &Text,
+    mixer: impl Layer + 'static,
+    ffn: impl Layer + 'static,
+) -> Result<Block> {
+    let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
+    Ok(Block::new((
+        Residual::pre(norm("input_layernorm")?, mixer),
+        Residual::pre(norm("post_attention_layernorm")?, ffn),
+    )))
+}

@@ -1,0 +1,119 @@
+//! GPT-OSS: every projection has a bias, every head an attention sink, layers take turns between a
+//! window and everything, and all feed-forward networks are clamped experts, published in MXFP4.
+//! Follows `gpt_oss` of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
+
+use crate::{
+    mlx::{Format, Mode, Quantized},
+    parts::moe::top_k_then_softmax,
+    prelude::*,
+};
+use mlx_rs::Dtype;
+
+pub const FAMILY: Family = Family { model_types: &["gpt_oss"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    num_local_experts: i32,
+    #[serde(deserialize_with = "config::size")]
+    num_experts_per_tok: i32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "hidden_size": 2880, "num_hidden_layers": 36, "intermediate_size": 2880,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
+        "rms_norm_eps": 1e-5, "vocab_size": 201088, "sliding_window": 128, "rope_theta": 150000.0,
+        "num_local_experts": 128, "num_experts_per_tok": 4,
+    }));
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    (c.attention_bias, c.tie_word_embeddings) = (true, Some(false));
+    let kinds = ["sliding_attention", "full_attention"].into_iter().cycle().map(String::from);
+    c.layer_types.get_or_insert_with(|| kinds.take(c.num_hidden_layers as usize).collect());
+    let rope = Rope::of(&c)?;
+    let decoder = Decoder::stack(w, &c, |i, w| {
+        let a = w.at("self_attn");
+        let sinks = Some(a.tensor("sinks", &[c.num_attention_heads])?);
+        let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks };
+        let attention =
+            Attention::read(&a, QKVO, &c, rope.clone())?.scores(scores).window(c.window(i)?);
+        pre_norm(w, &c, attention, moe(&w.at("mlp"), &c, &e)?)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
+    let (count, width, inner) = (e.num_local_experts, c.hidden_size, c.intermediate_size);
+    let router = w.linear_with_bias("router", width, count)?;
+    let experts = if w.has_below("experts.gate_proj") {
+        let read = |name, input, output| w.experts("experts", name, count, input, output);
+        [
+            read("gate_proj", width, inner)?,
+            read("up_proj", width, inner)?,
+            read("down_proj", inner, width)?,
+        ]
+    } else {
+        let w = w.at("experts");
+        let [gate, up] = halves(&published(&w, "gate_up_proj", count, width, 2 * inner)?)?;
+        let bias = w.take("gate_up_proj_bias", &[count, 2 * inner])?;
+        let bias = bias.reshape(&[count, inner, 2])?;
+        let half = |i| -> Result<Array> {
+            Ok(w.keep(mlx::slice(&bias, 2, i, i + 1)?.reshape(&[count, inner])?.contiguous()?))
+        };
+        let down = published(&w, "down_proj", count, inner, width)?;
+        let down_bias = w.tensor("down_proj_bias", &[count, width])?;
+        [
+            Experts::new(w.keep_matrix(gate), Some(half(0)?)),
+            Experts::new(w.keep_matrix(up), Some(half(1)?)),
+            Experts::new(w.keep_matrix(down), Some(down_bias)),
+        ]
+    };
+    Moe::new(router, top_k_then_softmax, (count, e.num_experts_per_tok), experts, clamped_swiglu)
+}
+
+/// The experts of one projection as they were published: MXFP4 in blocks of 16 bytes, or dense.
+fn published(w: &Scope, name: &str, count: i32, input: i32, output: i32) -> Result<Matrix> {
+    let (blocks, scales) = (format!("{name}_blocks"), format!("{name}_scales"));
+    if w.has(&blocks) {
+        let packed = w.take(&blocks, &[count, output, input / 32, 16])?;
+        let weight = packed.view_dtype(Dtype::Uint32)?.reshape(&[count, output, input / 8])?;
+        let scales = w.take(&scales, &[count, output, input / 32])?;
+        let format = Format { mode: Mode::Mxfp4, bits: 4, group: 32 };
+        return Ok(Matrix::Quantized(Quantized { weight, scales, biases: None, format }));
+    }
+    // Transformers multiplies from the left and stores the transpose.
+    let transposed = [count, input, output];
+    if input != output && w.shape(name).is_some_and(|shape| shape == transposed) {
+        return Ok(Matrix::Dense(w.take(name, &transposed)?.swap_axes(1, 2)?));
+    }
+    Ok(Matrix::Dense(w.take(name, &[count, output, input])?))
+}
+
+/// The even and the odd rows.
+fn halves(matrix: &Matrix) -> Result<[Matrix; 2]> {
+    let rows = |a: &Array, i| -> Result<Array> {
+        let pairs = a.reshape(&[a.dim(0), a.dim(1) / 2, 2, a.dim(2)])?;
+        Ok(mlx::slice(&pairs, 2, i, i + 1)?.squeeze_axes(&[2])?.contiguous()?)
+    };
+    let half = |i| -> Result<Matrix> {
+        Ok(match matrix {
+            Matrix::Dense(weight) => Matrix::Dense(rows(weight, i)?),
+            Matrix::Quantized(m) => Matrix::Quantized(Quantized {
+                weight: rows(&m.weight, i)?,
+                scales: rows(&m.scales, i)?,
+                biases: None,
+                format: m.format,
+            }),
+        })
+    };
+    Ok([half(0)?, half(1)?])
+}
+
+/// `(up + 1) · gate · sigmoid(1.702 gate)`, with the gate cut above 7 and `up` on both sides.
+fn clamped_swiglu(gate: &Array, up: &Array) -> Result<Array> {
+    let constant = |value| mlx::scalar(value, gate.dtype());
+    let gate = &ops::minimum(gate, constant(7.0)?)?;
+    let up = ops::clip(up, (constant(-7.0)?, constant(7.0)?))?;
+    let swish = gate.multiply(ops::sigmoid(gate.multiply(constant(1.702)?)?)?)?;
+    Ok(up.add(constant(1.0)?)?.multiply(swish)?)
+}

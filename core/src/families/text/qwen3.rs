@@ -1,0 +1,26 @@
+//! Qwen 3: Llama whose queries and keys are normalised, each head by itself. Follows `qwen3` of
+//! mlx-lm.
+
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["qwen3"], build };
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let c = read(config)?;
+    let rope = Rope::of(&c)?;
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+        pre_norm(w, &c, attention(&w.at("self_attn"), &c, rope.clone())?, mlp)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// The fields, with a width of heads that does not follow from the others.
+pub fn read(config: &Json) -> Result<Text> {
+    Text::read(&config::with_defaults(config, json!({"head_dim": 128})))
+}
+
+pub fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {
+    let norm = |name| w.rms_norm(name, c.head_dim(), c.rms_norm_eps);
+    Ok(Attention::read(w, QKVO, c, rope)?.qk_norm(norm("q_norm")?, norm("k_norm")?))
+}

@@ -1,0 +1,56 @@
+//! Qwen 3 MoE: Qwen 3's attention; routed experts except in the layers that the config lists as
+//! dense. Follows `qwen3_moe` of mlx-lm, and Qwen's own code where that scales positions.
+
+use super::qwen3;
+use crate::{
+    parts::moe::{softmax_then_top_k, softmax_then_top_k_normalized},
+    prelude::*,
+};
+
+pub const FAMILY: Family = Family { model_types: &["qwen3_moe"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    num_experts: i32,
+    #[serde(deserialize_with = "config::size")]
+    num_experts_per_tok: i32,
+    #[serde(deserialize_with = "config::size")]
+    moe_intermediate_size: i32,
+    #[serde(deserialize_with = "config::size")]
+    decoder_sparse_step: i32,
+    mlp_only_layers: Vec<i32>,
+    norm_topk_prob: bool,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let (c, e): (Text, Config) = (qwen3::read(config)?, config::read(config)?);
+    let rope = Rope::of(&c)?;
+    let decoder = Decoder::stack(w, &c, |i, w| {
+        let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
+        let sparse = e.num_experts > 0
+            && !e.mlp_only_layers.contains(&i)
+            && (i + 1) % e.decoder_sparse_step == 0;
+        let mlp = w.at("mlp");
+        let ffn: Ffn = if sparse {
+            Box::new(experts(&mlp, &c, &e)?)
+        } else {
+            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+        };
+        pre_norm(w, &c, attention, ffn)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+fn experts(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
+    let (count, width, inner) = (e.num_experts, c.hidden_size, e.moe_intermediate_size);
+    let read = |name, input, output| w.experts("switch_mlp", name, count, input, output);
+    let experts = [
+        read("gate_proj", width, inner)?,
+        read("up_proj", width, inner)?,
+        read("down_proj", inner, width)?,
+    ];
+    let route =
+        if e.norm_topk_prob { softmax_then_top_k_normalized } else { softmax_then_top_k };
+    let router = w.linear("gate", width, count)?;
+    Moe::new(router, route, (count, e.num_experts_per_tok), experts, swiglu)
+}

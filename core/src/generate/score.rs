@@ -1,0 +1,79 @@
+//! How likely a model finds a text.
+
+use crate::{
+    error::{Error, Result},
+    layer::CachePlan,
+    mlx,
+    model::{LanguageModel, prefill},
+    parts::moe::top_k,
+};
+use mlx_rs::{Array, Dtype, ops::indexing::take_along_axis};
+
+/// Tokens that go through the model at once.
+const CHUNK: usize = 512;
+/// Positions whose distributions are held at once.
+const ROWS: i32 = 64;
+
+/// Log-probabilities (natural) of a sequence under a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Score {
+    /// Of each token, given those before it; none for the first.
+    pub logprobs: Vec<Option<f32>>,
+    /// After each token, the likeliest next ones, best first.
+    pub top: Vec<Vec<(u32, f32)>>,
+}
+
+/// Scores `tokens`, with the `count` likeliest tokens after each.
+pub(crate) fn score(model: &dyn LanguageModel, tokens: &[u32], count: usize) -> Result<Score> {
+    let mut cache = model.cache(&CachePlan { capacity: 0 });
+    cache.reserve(tokens.len() as i32)?;
+    let mut score = Score { logprobs: vec![None], top: Vec::new() };
+    for chunk in tokens.chunks(CHUNK) {
+        let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
+        let hidden = prefill(model, &ids, &mut cache)?;
+        for start in (0..hidden.dim(1)).step_by(ROWS as usize) {
+            let rows = mlx::slice(&hidden, 1, start, hidden.dim(1).min(start + ROWS))?;
+            score.extend(&model.logits(&rows)?, tokens, count)?;
+        }
+    }
+    score.logprobs.truncate(tokens.len());
+    Ok(score)
+}
+
+impl Score {
+    /// Adds the positions of logits `[1, rows, vocabulary]`.
+    fn extend(&mut self, logits: &Array, tokens: &[u32], count: usize) -> Result<()> {
+        let (rows, vocabulary) = (logits.dim(1), logits.dim(2));
+        let logits = logits.reshape(&[rows, vocabulary])?.as_dtype(Dtype::Float32)?;
+        let logprobs = logits.subtract(logits.logsumexp_axis(-1, true)?)?;
+        let done = self.top.len();
+        let next: Vec<u32> = (0..rows as usize)
+            .map(|row| tokens.get(done + row + 1).copied().unwrap_or(0))
+            .collect();
+        let next = take_along_axis(&logprobs, Array::from_slice(&next, &[rows, 1]), -1)?;
+        for (row, logprob) in mlx::to_vec::<f32>(&next)?.into_iter().enumerate() {
+            if logprob.is_nan() {
+                return Err(Error::NotANumber { position: done + row });
+            }
+            self.logprobs.push(Some(logprob));
+        }
+        let count = count.min(vocabulary as usize);
+        if count == 0 {
+            self.top.extend(vec![Vec::new(); rows as usize]);
+            return Ok(());
+        }
+        let ids = if count == vocabulary as usize {
+            mlx_rs::ops::argsort_axis(&logprobs, -1)?
+        } else {
+            top_k(&logprobs, count as i32)?
+        };
+        let values: Vec<f32> = mlx::to_vec(&take_along_axis(&logprobs, &ids, -1)?)?;
+        let ids: Vec<u32> = mlx::to_vec(&ids)?;
+        for row in ids.into_iter().zip(values).collect::<Vec<_>>().chunks(count) {
+            let mut row = row.to_vec();
+            row.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            self.top.push(row);
+        }
+        Ok(())
+    }
+}

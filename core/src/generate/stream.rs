@@ -1,0 +1,358 @@
+//! One generation: a task on the engine's thread, and the stream that pulls from it.
+
+use super::{
+    Engine, GenerateOptions,
+    engine::{Task, Turn},
+    sampler::{Choice, Sampler},
+};
+use crate::{
+    error::{Error, Result},
+    layer::CachePlan,
+    loaded::Loaded,
+    model::{Cache, prefill},
+    text::{Detokenizer, Tokenizer},
+};
+use mlx_rs::{
+    Array, memory,
+    transforms::{async_eval, eval},
+};
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+/// Events that wait for a slow reader; the device waits with them.
+const BUFFERED: usize = 32;
+
+/// What a stream yields.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// So many tokens of the prompt are computed.
+    Prefill {
+        /// Tokens computed.
+        done: usize,
+        /// Tokens in all.
+        total: usize,
+    },
+    /// The next token.
+    Token(Token),
+    /// The end; nothing follows.
+    Finished(Summary),
+}
+
+/// A generated token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The natural logarithm of its probability, before anything was filtered.
+    pub logprob: f32,
+    /// The characters that it completes; none while one is still in parts.
+    pub text: String,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its text.
+    Stop,
+    /// [`GenerateOptions::max_tokens`] were generated.
+    Length,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl FinishReason {
+    /// The word for it in the command's output.
+    pub fn name(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What a generation was like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Characters that were still in parts.
+    pub remaining_text: String,
+    /// Length of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated, without the one that ended the text.
+    pub generated_tokens: usize,
+    /// From the request to the first token.
+    pub time_to_first_token: Duration,
+    /// Prompt tokens a second.
+    pub prefill_rate: f64,
+    /// Generated tokens a second, after the first.
+    pub decode_rate: f64,
+    /// The most bytes that MLX held at once.
+    pub peak_memory: usize,
+}
+
+/// A running generation. Dropping it stops the device.
+pub struct Generation {
+    events: Receiver<Result<Event>>,
+    control: Arc<Control>,
+}
+
+/// Stops a generation from anywhere.
+#[derive(Clone)]
+pub struct Canceller(Arc<Control>);
+
+struct Control {
+    cancelled: AtomicBool,
+    /// The task waits for the reader.
+    parked: AtomicBool,
+    engine: &'static Engine,
+}
+
+impl Canceller {
+    /// Ends the generation after the step that is being computed; its stream still yields
+    /// [`Event::Finished`].
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Release);
+        self.0.engine.wake();
+    }
+}
+
+impl Generation {
+    /// The next event; `None` after the end and after an error.
+    pub async fn next(&mut self) -> Option<Result<Event>> {
+        let event = self.events.recv().await;
+        if self.control.parked.swap(false, Ordering::AcqRel) {
+            self.control.engine.wake();
+        }
+        event
+    }
+
+    /// Ends the generation after the step that is being computed.
+    pub fn cancel(&self) {
+        self.canceller().cancel();
+    }
+
+    /// A handle that can cancel from another thread.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.control.clone())
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.events.close();
+        self.control.engine.wake();
+    }
+}
+
+/// Everything that a generation needs, on its way to the engine's thread.
+pub(crate) struct Request {
+    pub engine: &'static Engine,
+    pub prompt: Vec<u32>,
+    pub options: GenerateOptions,
+    pub end_tokens: Vec<u32>,
+    pub tokenizer: Tokenizer,
+}
+
+impl Request {
+    /// Starts it on the model that `find` gives on the engine's thread.
+    pub(crate) fn start(
+        self,
+        find: impl FnOnce() -> Result<Rc<Loaded>> + Send + 'static,
+    ) -> Generation {
+        let (sender, events) = channel(BUFFERED);
+        let control = Arc::new(Control {
+            cancelled: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            engine: self.engine,
+        });
+        let generation = Generation { events, control: control.clone() };
+        let engine = self.engine;
+        engine.start(move || {
+            let started = Instant::now();
+            let phase = match find().and_then(|loaded| Run::new(loaded, &self)) {
+                Ok(run) => Phase::Running(Box::new(run)),
+                Err(error) => Phase::Failed(Some(error)),
+            };
+            Box::new(Worker { request: self, phase, sender, control, started })
+        });
+        generation
+    }
+}
+
+struct Worker {
+    request: Request,
+    phase: Phase,
+    sender: Sender<Result<Event>>,
+    control: Arc<Control>,
+    started: Instant,
+}
+
+enum Phase {
+    Failed(Option<Error>),
+    Running(Box<Run>),
+}
+
+/// A generation in progress.
+struct Run {
+    loaded: Rc<Loaded>,
+    cache: Cache,
+    sampler: Sampler,
+    detokenizer: Detokenizer,
+    prefilled: usize,
+    queued: Option<Choice>,
+    generated: usize,
+    first_token: Option<Duration>,
+    last_token: Duration,
+}
+
+impl Task for Worker {
+    fn step(&mut self) -> Turn {
+        if self.sender.is_closed() {
+            return Turn::Done;
+        }
+        if self.sender.capacity() == 0 {
+            self.control.parked.store(true, Ordering::Release);
+            // The reader may have taken an event just before it could see that we wait.
+            if self.sender.capacity() == 0 {
+                return Turn::Parked;
+            }
+        }
+        let run = match &mut self.phase {
+            Phase::Running(run) => run,
+            Phase::Failed(error) => {
+                let error = error.take();
+                error.into_iter().for_each(|error| self.fail(error));
+                return Turn::Done;
+            }
+        };
+        let event = if self.control.cancelled.load(Ordering::Acquire) {
+            run.finish(&self.request, FinishReason::Cancelled)
+        } else {
+            run.advance(&self.request, self.started)
+        };
+        match event {
+            Ok(event) => {
+                let turn =
+                    if matches!(event, Event::Finished(_)) { Turn::Done } else { Turn::Ready };
+                self.sender.try_send(Ok(event)).ok();
+                turn
+            }
+            Err(error) => {
+                self.fail(error);
+                Turn::Done
+            }
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.sender.try_send(Err(error)).ok();
+    }
+}
+
+impl Run {
+    fn new(loaded: Rc<Loaded>, request: &Request) -> Result<Self> {
+        let plan = CachePlan { capacity: 0 };
+        memory::reset_peak_memory()?;
+        Ok(Run {
+            cache: loaded.network.cache(&plan),
+            sampler: Sampler::new(&request.options, &request.prompt)?,
+            detokenizer: request.tokenizer.detokenizer(true),
+            loaded,
+            prefilled: 0,
+            queued: None,
+            generated: 0,
+            first_token: None,
+            last_token: Duration::ZERO,
+        })
+    }
+
+    fn advance(&mut self, request: &Request, started: Instant) -> Result<Event> {
+        if self.prefilled < request.prompt.len() {
+            return self.prefill(request);
+        }
+        if self.generated == request.options.max_tokens {
+            return self.finish(request, FinishReason::Length);
+        }
+        let choice = self.queued.take().expect("the prompt ends with a choice");
+        // The device computes the next token while the host looks at this one.
+        if self.generated + 1 < request.options.max_tokens {
+            let logits = self.loaded.decode(&choice.id, &mut self.cache)?;
+            self.queue(&logits)?;
+        }
+        let (id, logprob) = (choice.id.try_item_cast::<u32>()?, choice.logprob.try_item_cast()?);
+        self.last_token = started.elapsed();
+        self.first_token.get_or_insert(self.last_token);
+        if f32::is_nan(logprob) {
+            return Err(Error::NotANumber { position: request.prompt.len() + self.generated });
+        }
+        let ends = request.end_tokens.contains(&id) && !request.options.ignore_end;
+        if ends || request.options.end_tokens.contains(&id) {
+            return self.finish(request, FinishReason::Stop);
+        }
+        self.generated += 1;
+        let text = self.detokenizer.push(id)?;
+        Ok(Event::Token(Token { id, logprob, text }))
+    }
+
+    /// One chunk of the prompt; the last one queues the first token.
+    fn prefill(&mut self, request: &Request) -> Result<Event> {
+        let total = request.prompt.len();
+        let end = total.min(self.prefilled + request.options.prefill_chunk);
+        let chunk = &request.prompt[self.prefilled..end];
+        let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
+        if self.prefilled == 0 {
+            self.cache.reserve((total + request.options.max_tokens.min(256)) as i32)?;
+        }
+        let network = &*self.loaded.network;
+        let hidden = prefill(network, &ids, &mut self.cache)?;
+        if end == total && request.options.max_tokens > 0 {
+            let last = crate::mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
+            let logits = network.logits(&last)?;
+            self.queue(&logits)?;
+        } else {
+            eval(self.cache.arrays().into_iter().map(|array| &*array))?;
+        }
+        self.prefilled = end;
+        Ok(Event::Prefill { done: end, total })
+    }
+
+    /// Chooses from the logits and starts the computation.
+    fn queue(&mut self, logits: &Array) -> Result<()> {
+        let choice = self.sampler.choose(logits)?;
+        let states = self.cache.arrays().into_iter().map(|array| &*array);
+        async_eval([&choice.id, &choice.logprob].into_iter().chain(states))?;
+        self.queued = Some(choice);
+        Ok(())
+    }
+
+    fn finish(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {
+        // What is still being computed would otherwise run beside whatever comes next.
+        eval(self.queued.take().iter().map(|choice| &choice.id))?;
+        let first = self.first_token.unwrap_or(self.last_token);
+        let rate = |count: usize, time: Duration| {
+            if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+        };
+        Ok(Event::Finished(Summary {
+            finish_reason,
+            remaining_text: self.detokenizer.finish()?,
+            prompt_tokens: request.prompt.len(),
+            generated_tokens: self.generated,
+            time_to_first_token: first,
+            prefill_rate: rate(request.prompt.len(), first),
+            decode_rate: rate(
+                self.generated.saturating_sub(1),
+                self.last_token.saturating_sub(first),
+            ),
+            peak_memory: memory::peak_memory()?,
+        }))
+    }
+}

@@ -1,0 +1,254 @@
+//! The algebra of the residual stream: layers, residual branches, sums, sequences.
+
+use crate::{error::Result, parts::norm::Norm};
+use mlx_rs::{Array, ops};
+use std::{any::Any, cell::RefCell};
+
+/// How a session wants its caches built.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CachePlan {
+    /// Positions to make room for at once; a cache grows when they do not suffice.
+    pub capacity: i32,
+}
+
+/// What a layer remembers between steps: a set of arrays and nothing else. Where a sequence
+/// stands is known to the [`Step`], so that a decode step can be compiled once and replayed.
+pub trait State: Any {
+    /// Everything it holds, to evaluate, measure, replace or save.
+    fn arrays(&mut self) -> Vec<&mut Array>;
+    /// Makes room for `positions` in all.
+    fn reserve(&mut self, positions: i32) -> Result<()>;
+    /// Whether a sequence of `from` positions can go on from `to` by forgetting the last ones.
+    fn rewinds(&self, from: i32, to: i32) -> bool;
+    /// A copy; arrays are immutable and shared, so this costs a few handles.
+    fn snapshot(&self) -> Box<dyn State>;
+}
+
+impl State for () {
+    fn arrays(&mut self) -> Vec<&mut Array> {
+        Vec::new()
+    }
+    fn reserve(&mut self, _: i32) -> Result<()> {
+        Ok(())
+    }
+    fn rewinds(&self, _: i32, _: i32) -> bool {
+        true
+    }
+    fn snapshot(&self) -> Box<dyn State> {
+        Box::new(())
+    }
+}
+
+impl<A: State + Clone, B: State + Clone> State for (A, B) {
+    fn arrays(&mut self) -> Vec<&mut Array> {
+        let mut arrays = self.0.arrays();
+        arrays.extend(self.1.arrays());
+        arrays
+    }
+    fn reserve(&mut self, positions: i32) -> Result<()> {
+        self.0.reserve(positions)?;
+        self.1.reserve(positions)
+    }
+    fn rewinds(&self, from: i32, to: i32) -> bool {
+        self.0.rewinds(from, to) && self.1.rewinds(from, to)
+    }
+    fn snapshot(&self) -> Box<dyn State> {
+        Box::new(self.clone())
+    }
+}
+
+/// What one forward pass knows of its place in the sequence: facts of the call, never of the model.
+pub struct Step {
+    /// The position of the first token, `[1]`, on the device.
+    pub position: Array,
+    /// How many tokens the pass has.
+    pub length: i32,
+    /// The position of the first token where the host knows it. A decode step that is being
+    /// compiled has none: it is replayed at every position.
+    pub offset: Option<i32>,
+    masks: RefCell<Vec<(Mask, Array)>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mask {
+    Window(i32),
+    Filled(i32),
+    Slot(i32),
+}
+
+impl Step {
+    /// A pass over `length` tokens from position `offset` on.
+    pub fn prefill(offset: i32, length: i32) -> Self {
+        let position = Array::from_slice(&[offset], &[1]);
+        Step { position, length, offset: Some(offset), masks: RefCell::default() }
+    }
+
+    /// A pass over one token at a position that only the device knows.
+    pub fn decode(position: Array) -> Self {
+        Step { position, length: 1, offset: None, masks: RefCell::default() }
+    }
+
+    /// Each mask is built once a pass, not once a layer.
+    fn memoized(&self, key: Mask, build: impl FnOnce() -> Result<Array>) -> Result<Array> {
+        if let Some((_, mask)) = self.masks.borrow().iter().find(|(known, _)| *known == key) {
+            return Ok(mask.clone());
+        }
+        let mask = build()?;
+        self.masks.borrow_mut().push((key, mask.clone()));
+        Ok(mask)
+    }
+
+    /// Which of the `past` keys before `offset` and of the pass's own each query sees: itself and
+    /// the `window - 1` before it. `[length, past + length]`, true where seen.
+    pub(crate) fn window_mask(&self, past: i32, window: i32) -> Result<Array> {
+        self.memoized(Mask::Window(window), || {
+            let queries = ops::arange::<_, i32>(past, past + self.length, None)?.expand_dims(1)?;
+            let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
+            let distance = queries.subtract(&keys)?;
+            let seen = distance.ge(Array::from_int(0))?;
+            Ok(seen.logical_and(distance.lt(Array::from_int(window))?)?)
+        })
+    }
+
+    /// Which slots of a buffer hold keys, the token's own included. `[capacity]`.
+    pub(crate) fn filled_mask(&self, capacity: i32) -> Result<Array> {
+        self.memoized(Mask::Filled(capacity), || {
+            Ok(ops::arange::<_, i32>(0, capacity, None)?.le(&self.position)?)
+        })
+    }
+
+    /// The slot `[1]` of the token in a ring of `window` slots.
+    pub(crate) fn slot(&self, window: Option<i32>) -> Result<Array> {
+        let Some(window) = window else { return Ok(self.position.clone()) };
+        self.memoized(Mask::Slot(window), || {
+            Ok(self.position.remainder(Array::from_int(window))?)
+        })
+    }
+}
+
+/// Anything that maps the residual stream `[batch, length, width]` to itself: attention, a
+/// feed-forward network, a recurrence, a whole block.
+pub trait Layer {
+    /// What it remembers between passes.
+    type State: State + Clone;
+    /// An empty memory.
+    fn state(&self, plan: &CachePlan) -> Self::State;
+    /// One pass.
+    fn forward(&self, x: &Array, state: &mut Self::State, step: &Step) -> Result<Array>;
+}
+
+impl<S: State + Clone> Layer for Box<dyn Layer<State = S>> {
+    type State = S;
+    fn state(&self, plan: &CachePlan) -> S {
+        (**self).state(plan)
+    }
+    fn forward(&self, x: &Array, state: &mut S, step: &Step) -> Result<Array> {
+        (**self).forward(x, state, step)
+    }
+}
+
+/// How a branch joins the residual stream.
+pub type Join = fn(&Array, &Array) -> Result<Array>;
+
+/// `x + y`.
+fn sum(x: &Array, y: &Array) -> Result<Array> {
+    Ok(x.add(y)?)
+}
+
+/// `x + post(inner(pre(x)))`.
+pub struct Residual<L> {
+    pre: Norm,
+    inner: L,
+    post: Option<Norm>,
+    join: Join,
+}
+
+impl<L: Layer> Residual<L> {
+    /// `x + inner(norm(x))`.
+    pub fn pre(norm: Norm, inner: L) -> Self {
+        Residual { pre: norm, inner, post: None, join: sum }
+    }
+
+    /// `x + post(inner(pre(x)))`.
+    pub fn sandwich(pre: Norm, inner: L, post: Norm) -> Self {
+        Residual { pre, inner, post: Some(post), join: sum }
+    }
+
+    /// Joins the stream in another way than by a plain sum.
+    pub fn joined_by(self, join: Join) -> Self {
+        Residual { join, ..self }
+    }
+}
+
+impl<L: Layer> Layer for Residual<L> {
+    type State = L::State;
+    fn state(&self, plan: &CachePlan) -> L::State {
+        self.inner.state(plan)
+    }
+    fn forward(&self, x: &Array, state: &mut L::State, step: &Step) -> Result<Array> {
+        let mut y = self.inner.forward(&self.pre.forward(x)?, state, step)?;
+        if let Some(norm) = &self.post {
+            y = norm.forward(&y)?;
+        }
+        (self.join)(x, &y)
+    }
+}
+
+/// `a(x) + b(x)`.
+pub struct Parallel<A, B>(pub A, pub B);
+
+impl<A: Layer, B: Layer> Layer for Parallel<A, B> {
+    type State = (A::State, B::State);
+    fn state(&self, plan: &CachePlan) -> Self::State {
+        (self.0.state(plan), self.1.state(plan))
+    }
+    fn forward(&self, x: &Array, state: &mut Self::State, step: &Step) -> Result<Array> {
+        let a = self.0.forward(x, &mut state.0, step)?;
+        Ok(a.add(self.1.forward(x, &mut state.1, step)?)?)
+    }
+}
+
+/// `b(a(x))`: a block is usually two residual branches in sequence.
+impl<A: Layer, B: Layer> Layer for (A, B) {
+    type State = (A::State, B::State);
+    fn state(&self, plan: &CachePlan) -> Self::State {
+        (self.0.state(plan), self.1.state(plan))
+    }
+    fn forward(&self, x: &Array, state: &mut Self::State, step: &Step) -> Result<Array> {
+        let x = self.0.forward(x, &mut state.0, step)?;
+        self.1.forward(&x, &mut state.1, step)
+    }
+}
+
+/// A block of any composition: the one place where the types of layers are erased.
+pub struct Block(Box<dyn Erased>);
+
+trait Erased {
+    fn state(&self, plan: &CachePlan) -> Box<dyn State>;
+    fn forward(&self, x: &Array, state: &mut dyn State, step: &Step) -> Result<Array>;
+}
+
+impl<L: Layer> Erased for L {
+    fn state(&self, plan: &CachePlan) -> Box<dyn State> {
+        Box::new(Layer::state(self, plan))
+    }
+    fn forward(&self, x: &Array, state: &mut dyn State, step: &Step) -> Result<Array> {
+        let state = (state as &mut dyn Any).downcast_mut();
+        Layer::forward(self, x, state.expect("a state stays with the block that made it"), step)
+    }
+}
+
+impl Block {
+    /// Erases the type of a layer.
+    pub fn new(layer: impl Layer + 'static) -> Self {
+        Block(Box::new(layer))
+    }
+
+    pub(crate) fn state(&self, plan: &CachePlan) -> Box<dyn State> {
+        self.0.state(plan)
+    }
+
+    pub(crate) fn forward(&self, x: &Array, state: &mut dyn State, step: &Step) -> Result<Array> {
+        self.0.forward(x, state, step)
+    }
+}

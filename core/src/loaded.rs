@@ -1,0 +1,44 @@
+//! A model on the engine's thread.
+
+use crate::{
+    config::Json,
+    error::{Error, Result},
+    families,
+    files::Files,
+    model::{Cache, DecodeStep, LanguageModel},
+    weights::Scope,
+};
+use mlx_rs::Array;
+use std::{cell::RefCell, rc::Rc};
+
+/// A model and its compiled decode steps.
+pub(crate) struct Loaded {
+    pub network: Rc<dyn LanguageModel>,
+    decode: RefCell<DecodeStep>,
+}
+
+impl Loaded {
+    /// Reads a checkpoint into memory.
+    pub(crate) fn read(files: &Files, config: &Json, progress: impl FnMut(f32)) -> Result<Self> {
+        let family = families::find(model_type(config)?)?;
+        if let Some(file) = config.get("model_file").and_then(Json::as_str) {
+            return Err(Error::CustomCode(file.into()));
+        }
+        let weights = Scope::open(files, config)?;
+        let network = (family.build)(config, &weights)?;
+        weights.finish(progress)?;
+        Ok(Loaded { network: network.into(), decode: RefCell::default() })
+    }
+
+    /// One token `[1, 1]` to logits `[1, 1, vocabulary]`.
+    pub(crate) fn decode(&self, id: &Array, cache: &mut Cache) -> Result<Array> {
+        self.decode.borrow_mut().run(&self.network, id, cache)
+    }
+}
+
+/// The family's name in a config.
+pub(crate) fn model_type(config: &Json) -> Result<&str> {
+    let model_type =
+        config.get("model_type").ok_or_else(|| Error::config("model_type", "missing"))?;
+    model_type.as_str().ok_or_else(|| Error::config("model_type", "not a string"))
+}

@@ -1,0 +1,413 @@
+//! What mlx-rs does not offer, and the only unsafe code of the core: quantization modes, slices
+//! with a start that is known to the device only, compiled functions, and counts of graph nodes.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use mlx_rs::{Array, ArrayElement, Dtype, Stream, error::Exception, transforms::compile};
+use mlx_sys as sys;
+use std::{
+    cell::RefCell,
+    ffi::{CStr, c_char, c_int, c_void},
+    ptr::null_mut,
+    rc::Rc,
+    sync::Once,
+};
+
+thread_local! {
+    static MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+unsafe extern "C" {
+    // Exported by mlx-rs, which reads its own copy of the message.
+    fn default_mlx_error_handler(message: *const c_char, data: *mut c_void);
+}
+
+extern "C" fn keep_message(message: *const c_char, data: *mut c_void) {
+    // SAFETY: mlx-c calls the handler with a valid string, as mlx-rs's handler requires too.
+    unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        MESSAGE.with(|kept| kept.replace(text));
+        default_mlx_error_handler(message, data);
+    }
+}
+
+/// Makes MLX report errors instead of ending the process. Every thread that uses MLX through this
+/// module must have called it.
+pub(crate) fn initialize() -> Result<()> {
+    static HANDLER: Once = Once::new();
+    // mlx-rs installs its handler on first use, once; ours must come after it.
+    Array::from_int(0).eval()?;
+    HANDLER.call_once(|| {
+        // SAFETY: the handler is a function that lives as long as the process.
+        unsafe { sys::mlx_set_error_handler(Some(keep_message), null_mut(), None) };
+        if cfg!(target_os = "linux") && !has_compiler() {
+            // On the CPU fused kernels are made by the system's compiler; without one, a compiled
+            // function still saves building its graph.
+            // SAFETY: a plain setter.
+            unsafe { sys::mlx_set_compile_mode(sys::mlx_compile_mode__MLX_COMPILE_MODE_NO_FUSE) };
+        }
+    });
+    Ok(())
+}
+
+fn has_compiler() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join("g++").is_file())
+}
+
+/// mlx-rs draws a seed from the system clock by a call that only Apple systems have.
+#[cfg(not(target_vendor = "apple"))]
+#[unsafe(no_mangle)]
+extern "C" fn mach_approximate_time() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |elapsed| elapsed.as_nanos() as u64)
+}
+
+fn check(status: c_int) -> Result<()> {
+    if status == 0 {
+        return Ok(());
+    }
+    Err(Exception::custom(MESSAGE.with(RefCell::take)).into())
+}
+
+fn call(f: impl FnOnce(*mut sys::mlx_array, sys::mlx_stream) -> c_int) -> Result<Array> {
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: a fresh empty array; on success it holds the result, which `Array` then owns, and
+    // on failure `Array` frees the empty one.
+    unsafe {
+        let mut out = sys::mlx_array_new();
+        let status = f(&mut out, stream.as_ptr());
+        let out = Array::from_ptr(out);
+        check(status).map(|()| out)
+    }
+}
+
+/// Calls `f` with the handle of an optional array; mlx-c takes an empty one for "none".
+fn with_optional<T>(array: Option<&Array>, f: impl FnOnce(sys::mlx_array) -> T) -> T {
+    // SAFETY: the empty handle is made and freed here and is valid in between.
+    unsafe {
+        let empty = sys::mlx_array_new();
+        let out = f(array.map_or(empty, Array::as_ptr));
+        sys::mlx_array_free(empty);
+        out
+    }
+}
+
+/// How a matrix is quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// The scheme.
+    pub mode: Mode,
+    /// Bits of one element.
+    pub bits: i32,
+    /// Elements along the input that share a scale.
+    pub group: i32,
+}
+
+/// The quantization schemes of MLX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Unsigned integers with a scale and a bias for each group.
+    Affine,
+    /// The OCP microscaling format with 4-bit floats.
+    Mxfp4,
+    /// The OCP microscaling format with 8-bit floats.
+    Mxfp8,
+    /// NVIDIA's 4-bit floats with 8-bit float scales.
+    Nvfp4,
+}
+
+impl Mode {
+    /// The name that config files and MLX use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Affine => "affine",
+            Mode::Mxfp4 => "mxfp4",
+            Mode::Mxfp8 => "mxfp8",
+            Mode::Nvfp4 => "nvfp4",
+        }
+    }
+
+    fn c_name(self) -> &'static CStr {
+        match self {
+            Mode::Affine => c"affine",
+            Mode::Mxfp4 => c"mxfp4",
+            Mode::Mxfp8 => c"mxfp8",
+            Mode::Nvfp4 => c"nvfp4",
+        }
+    }
+}
+
+fn some_int(value: i32) -> sys::mlx_optional_int {
+    sys::mlx_optional_int { value, has_value: true }
+}
+
+/// A quantized matrix `[…, output, input]`, packed along its input.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// Packed elements, `[…, output, input · bits / 32]`, 32-bit.
+    pub weight: Array,
+    /// Scales, `[…, output, input / group]`.
+    pub scales: Array,
+    /// Biases in the shape of the scales, for [`Mode::Affine`] only.
+    pub biases: Option<Array>,
+    /// How the elements are packed.
+    pub format: Format,
+}
+
+impl Quantized {
+    /// Quantizes a matrix.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`] when MLX has no such format.
+    pub fn of(matrix: &Array, format: Format) -> Result<Self> {
+        let stream = Stream::thread_local_or_default();
+        // SAFETY: `parts` is made and freed here; the arrays taken from it own their handles.
+        unsafe {
+            let mut parts = sys::mlx_vector_array_new();
+            let status = with_optional(None, |none| {
+                let (group, bits) = (some_int(format.group), some_int(format.bits));
+                let mode = format.mode.c_name().as_ptr();
+                sys::mlx_quantize(
+                    &mut parts,
+                    matrix.as_ptr(),
+                    group,
+                    bits,
+                    mode,
+                    none,
+                    stream.as_ptr(),
+                )
+            });
+            let part = |i| call(|out, _| sys::mlx_vector_array_get(out, parts, i));
+            let quantized = check(status).and_then(|()| {
+                let biases =
+                    (sys::mlx_vector_array_size(parts) > 2).then(|| part(2)).transpose()?;
+                Ok(Quantized { weight: part(0)?, scales: part(1)?, biases, format })
+            });
+            sys::mlx_vector_array_free(parts);
+            quantized
+        }
+    }
+
+    /// `x · selfᵀ`: `[…, input]` to `[…, output]`.
+    pub(crate) fn matmul(&self, x: &Array) -> Result<Array> {
+        let (group, bits) = (some_int(self.format.group), some_int(self.format.bits));
+        let mode = self.format.mode.c_name().as_ptr();
+        let (weight, scales) = (self.weight.as_ptr(), self.scales.as_ptr());
+        with_optional(self.biases.as_ref(), |biases| {
+            // SAFETY: all handles are alive during the call.
+            call(|out, stream| unsafe {
+                sys::mlx_quantized_matmul(
+                    out,
+                    x.as_ptr(),
+                    weight,
+                    scales,
+                    biases,
+                    true,
+                    group,
+                    bits,
+                    mode,
+                    stream,
+                )
+            })
+        })
+    }
+
+    /// Multiplies by the matrices that `ids` names: `[…, 1, input]` to `[…, 1, output]`.
+    pub(crate) fn gather_matmul(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
+        let (group, bits) = (some_int(self.format.group), some_int(self.format.bits));
+        let mode = self.format.mode.c_name().as_ptr();
+        let (weight, scales) = (self.weight.as_ptr(), self.scales.as_ptr());
+        with_optional(self.biases.as_ref(), |biases| {
+            with_optional(None, |none| {
+                // SAFETY: all handles are alive during the call.
+                call(|out, stream| unsafe {
+                    sys::mlx_gather_qmm(
+                        out,
+                        x.as_ptr(),
+                        weight,
+                        scales,
+                        biases,
+                        none,
+                        ids.as_ptr(),
+                        true,
+                        group,
+                        bits,
+                        mode,
+                        sorted,
+                        stream,
+                    )
+                })
+            })
+        })
+    }
+
+    /// The matrix in floating point, as `dtype` when given.
+    pub(crate) fn dequantize(&self, dtype: Option<Dtype>) -> Result<Array> {
+        let (group, bits) = (some_int(self.format.group), some_int(self.format.bits));
+        let mode = self.format.mode.c_name().as_ptr();
+        let dtype = sys::mlx_optional_dtype {
+            value: dtype.unwrap_or(Dtype::Float32).into(),
+            has_value: dtype.is_some(),
+        };
+        with_optional(self.biases.as_ref(), |biases| {
+            with_optional(None, |none| {
+                // SAFETY: all handles are alive during the call.
+                call(|out, stream| unsafe {
+                    sys::mlx_dequantize(
+                        out,
+                        self.weight.as_ptr(),
+                        self.scales.as_ptr(),
+                        biases,
+                        group,
+                        bits,
+                        mode,
+                        none,
+                        dtype,
+                        stream,
+                    )
+                })
+            })
+        })
+    }
+}
+
+/// `x[…, start..stop, …]` along `axis`.
+pub fn slice(x: &Array, axis: usize, start: i32, stop: i32) -> Result<Array> {
+    let shape = x.shape();
+    let (mut starts, mut stops) = (vec![0; shape.len()], shape.to_vec());
+    (starts[axis], stops[axis]) = (start, stop);
+    let strides = vec![1; shape.len()];
+    // SAFETY: the three slices have as many elements as the lengths say.
+    call(|out, stream| unsafe {
+        let n = starts.len();
+        sys::mlx_slice(
+            out,
+            x.as_ptr(),
+            starts.as_ptr(),
+            n,
+            stops.as_ptr(),
+            n,
+            strides.as_ptr(),
+            n,
+            stream,
+        )
+    })
+}
+
+/// `x` with `update` written at `start` along `axis`; in place when nobody else holds `x`.
+pub fn slice_update(x: &Array, update: &Array, axis: usize, start: i32) -> Result<Array> {
+    let shape = x.shape();
+    let (mut starts, mut stops) = (vec![0; shape.len()], shape.to_vec());
+    (starts[axis], stops[axis]) = (start, start + update.dim(axis as i32));
+    let strides = vec![1; shape.len()];
+    // SAFETY: the three slices have as many elements as the lengths say.
+    call(|out, stream| unsafe {
+        let n = starts.len();
+        sys::mlx_slice_update(
+            out,
+            x.as_ptr(),
+            update.as_ptr(),
+            starts.as_ptr(),
+            n,
+            stops.as_ptr(),
+            n,
+            strides.as_ptr(),
+            n,
+            stream,
+        )
+    })
+}
+
+/// As [`slice_update`], with a start `[1]` that only the device knows.
+pub fn slice_update_at(x: &Array, update: &Array, axis: usize, start: &Array) -> Result<Array> {
+    let axes = [axis as c_int];
+    // SAFETY: `axes` has one element, as the length says.
+    call(|out, stream| unsafe {
+        sys::mlx_slice_update_dynamic(
+            out,
+            x.as_ptr(),
+            update.as_ptr(),
+            start.as_ptr(),
+            axes.as_ptr(),
+            1,
+            stream,
+        )
+    })
+}
+
+/// A constant in the precision of the arrays it will meet, so that it does not widen them.
+pub fn scalar(value: f32, dtype: Dtype) -> Result<Array> {
+    let value = Array::from_f32(value);
+    if dtype == Dtype::Float32 { Ok(value) } else { Ok(value.as_dtype(dtype)?) }
+}
+
+/// The elements of an array in row-major order, computed if need be.
+pub fn to_vec<T: ArrayElement + Clone>(x: &Array) -> Result<Vec<T>> {
+    Ok(x.flatten(None, None)?.contiguous()?.to_vec_cast()?)
+}
+
+/// A function whose graph MLX has traced, simplified and fused for one set of input shapes.
+pub(crate) struct Compiled {
+    function: Box<dyn FnMut(&[Array]) -> Result<Vec<Array>, Exception>>,
+    /// Why the function failed, which MLX does not pass on.
+    failure: Rc<RefCell<Option<Error>>>,
+}
+
+impl Compiled {
+    /// `f` runs at the first call, on inputs without values, and at every call where compilation
+    /// is switched off. Arrays that it captures must have been evaluated: they become constants.
+    pub(crate) fn new(f: impl Fn(&[Array]) -> Result<Vec<Array>> + 'static) -> Self {
+        let failure = Rc::<RefCell<Option<Error>>>::default();
+        let report = failure.clone();
+        let traced = move |inputs: &[Array]| {
+            f(inputs).map_err(|error| {
+                report.replace(Some(error));
+                Exception::custom("the traced function failed")
+            })
+        };
+        Compiled { function: Box::new(compile::compile(traced, false)), failure }
+    }
+
+    pub(crate) fn call(&mut self, inputs: &[Array]) -> Result<Vec<Array>> {
+        (self.function)(inputs)
+            .map_err(|exception| self.failure.take().unwrap_or_else(|| exception.into()))
+    }
+}
+
+/// How many operations MLX would run to compute these arrays: what a decode step costs the host.
+///
+/// # Errors
+/// [`Error::Mlx`]; [`Error::Io`] when no temporary file can be written.
+pub fn node_count(outputs: &[Array]) -> Result<usize> {
+    let handles: Vec<_> = outputs.iter().map(Array::as_ptr).collect();
+    // SAFETY: the stream is written by MLX, rewound, read and closed here; the vector and the
+    // namer are made and freed here.
+    unsafe {
+        let stream = libc::tmpfile();
+        if stream.is_null() {
+            return Err(Error::Io {
+                path: "tmpfile".into(),
+                source: std::io::Error::last_os_error(),
+            });
+        }
+        let vector = sys::mlx_vector_array_new_data(handles.as_ptr(), handles.len());
+        let namer = sys::mlx_node_namer_new();
+        let status = sys::mlx_export_to_dot(stream.cast(), namer, vector);
+        sys::mlx_node_namer_free(namer);
+        sys::mlx_vector_array_free(vector);
+        let mut text = Vec::new();
+        libc::rewind(stream);
+        let mut buffer = [0u8; 1 << 16];
+        loop {
+            let read = libc::fread(buffer.as_mut_ptr().cast(), 1, buffer.len(), stream);
+            if read == 0 {
+                break;
+            }
+            text.extend_from_slice(&buffer[..read]);
+        }
+        libc::fclose(stream);
+        check(status)?;
+        Ok(String::from_utf8_lossy(&text).matches("shape=rectangle").count())
+    }
+}

@@ -1,0 +1,111 @@
+//! Grouped-query attention ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)): the mixer of
+//! most families.
+
+use super::{
+    kv::{Kv, Scores},
+    linear::Linear,
+    norm::Norm,
+    rope::Rope,
+};
+use crate::{
+    config::Text,
+    error::Result,
+    layer::{CachePlan, Layer, Step},
+    weights::Scope,
+};
+use mlx_rs::Array;
+
+/// The names of the projections in most checkpoints.
+pub const QKVO: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
+
+/// Attention over everything before, or over a window of it.
+pub struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    output: Linear,
+    qk_norm: Option<(Norm, Norm)>,
+    rope: Rope,
+    scores: Scores,
+    window: Option<i32>,
+    heads: i32,
+    kv_heads: i32,
+}
+
+impl Attention {
+    /// Reads the four projections; those of queries, keys and values must have biases where the
+    /// config asks for them, and so must the output's.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn read(w: &Scope, names: [&str; 4], c: &Text, rope: Rope) -> Result<Self> {
+        let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+        let (width, head_dim) = (c.hidden_size, c.head_dim());
+        let (heads, kv_heads) = (c.num_attention_heads, c.kv_heads());
+        let [q, k, v, output] = names;
+        Ok(Attention {
+            q: read(w, q, width, heads * head_dim)?,
+            k: read(w, k, width, kv_heads * head_dim)?,
+            v: read(w, v, width, kv_heads * head_dim)?,
+            output: read(w, output, heads * head_dim, width)?,
+            qk_norm: None,
+            rope,
+            scores: Scores { scale: (head_dim as f32).powf(-0.5), sinks: None },
+            window: None,
+            heads,
+            kv_heads,
+        })
+    }
+
+    /// Normalises each head of queries and keys before it is rotated.
+    pub fn qk_norm(self, q: Norm, k: Norm) -> Self {
+        Attention { qk_norm: Some((q, k)), ..self }
+    }
+
+    /// Looks back this far, the token itself included.
+    pub fn window(self, window: Option<i32>) -> Self {
+        Attention { window, ..self }
+    }
+
+    /// Weighs keys in another way than by `head_dim^(-1/2)`.
+    pub fn scores(self, scores: Scores) -> Self {
+        Attention { scores, ..self }
+    }
+}
+
+impl Layer for Attention {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        Kv::new(self.window, plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        let mut q = split_heads(&self.q.forward(x)?, self.heads)?;
+        let mut k = split_heads(&self.k.forward(x)?, self.kv_heads)?;
+        let v = split_heads(&self.v.forward(x)?, self.kv_heads)?;
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let (q, k) = (self.rope.forward(&q, step)?, self.rope.forward(&k, step)?);
+        self.output.forward(&join_heads(&kv.attend(&q, k, v, &self.scores, step)?)?)
+    }
+}
+
+/// `[batch, length, heads · head_dim]` to `[batch, heads, length, head_dim]`.
+pub(crate) fn split_heads(x: &Array, heads: i32) -> Result<Array> {
+    let (batch, length) = (x.dim(0), x.dim(1));
+    if length == 1 {
+        return Ok(x.reshape(&[batch, heads, 1, -1])?);
+    }
+    Ok(x.reshape(&[batch, length, heads, -1])?.swap_axes(1, 2)?)
+}
+
+/// `[batch, heads, length, head_dim]` to `[batch, length, heads · head_dim]`.
+pub(crate) fn join_heads(x: &Array) -> Result<Array> {
+    let (batch, length) = (x.dim(0), x.dim(2));
+    if length == 1 {
+        return Ok(x.reshape(&[batch, 1, -1])?);
+    }
+    Ok(x.swap_axes(1, 2)?.reshape(&[batch, length, -1])?)
+}

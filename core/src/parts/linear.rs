@@ -1,0 +1,126 @@
+//! Matrices of a checkpoint, dense or quantized, and what is done with them: projections, token
+//! tables, stacks of experts.
+
+use crate::{error::Result, mlx::Quantized};
+use mlx_rs::{Array, Dtype, ops};
+
+/// A matrix `[…, output, input]` as the checkpoint stores it.
+pub enum Matrix {
+    /// Floating point.
+    Dense(Array),
+    /// Quantized along the input.
+    Quantized(Quantized),
+}
+
+/// `x · weightᵀ + bias`.
+pub struct Linear {
+    weight: Matrix,
+    bias: Option<Array>,
+}
+
+impl Linear {
+    /// Dense weights are turned once, not at every call.
+    pub(crate) fn new(weight: Matrix, bias: Option<Array>) -> Self {
+        let weight = match weight {
+            Matrix::Dense(weight) => Matrix::Dense(weight.t()),
+            quantized => quantized,
+        };
+        Linear { weight, bias }
+    }
+
+    pub(crate) fn has_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
+    /// `[…, input]` to `[…, output]`.
+    pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        Ok(match (&self.weight, &self.bias) {
+            (Matrix::Dense(weight), None) => ops::matmul(x, weight)?,
+            (Matrix::Dense(weight), Some(bias)) => ops::addmm(bias, x, weight, None, None)?,
+            (Matrix::Quantized(weight), None) => weight.matmul(x)?,
+            (Matrix::Quantized(weight), Some(bias)) => weight.matmul(x)?.add(bias)?,
+        })
+    }
+}
+
+/// A table `[vocabulary, width]` that can also be read backwards, as a tied output head.
+pub struct Embedding {
+    table: Matrix,
+    head: Linear,
+}
+
+impl Embedding {
+    pub(crate) fn new(table: Matrix) -> Self {
+        let head = Linear::new(
+            match &table {
+                Matrix::Dense(table) => Matrix::Dense(table.clone()),
+                Matrix::Quantized(table) => Matrix::Quantized(table.clone()),
+            },
+            None,
+        );
+        Embedding { table, head }
+    }
+
+    pub(crate) fn vocabulary(&self) -> u32 {
+        match &self.table {
+            Matrix::Dense(table) => table.dim(0) as u32,
+            Matrix::Quantized(table) => table.weight.dim(0) as u32,
+        }
+    }
+
+    /// Token ids `[…]` to rows `[…, width]`.
+    pub(crate) fn lookup(&self, ids: &Array) -> Result<Array> {
+        let rows = |table: &Array| table.take_axis(ids, 0);
+        match &self.table {
+            Matrix::Dense(table) => Ok(rows(table)?),
+            Matrix::Quantized(table) => {
+                // Affine scales carry the precision of the model; the others are bytes.
+                let dtype = match table.scales.dtype() {
+                    Dtype::Uint8 => None,
+                    dtype => Some(dtype),
+                };
+                let rows = Quantized {
+                    weight: rows(&table.weight)?,
+                    scales: rows(&table.scales)?,
+                    biases: table.biases.as_ref().map(rows).transpose()?,
+                    format: table.format,
+                };
+                rows.dequantize(dtype)
+            }
+        }
+    }
+
+    /// `[…, width]` to logits `[…, vocabulary]`.
+    pub(crate) fn logits(&self, h: &Array) -> Result<Array> {
+        self.head.forward(h)
+    }
+}
+
+/// The same projection of every expert, `[experts, output, input]`.
+pub struct Experts {
+    weight: Matrix,
+    bias: Option<Array>,
+}
+
+impl Experts {
+    pub(crate) fn new(weight: Matrix, bias: Option<Array>) -> Self {
+        let weight = match weight {
+            Matrix::Dense(weight) => Matrix::Dense(weight.swap_axes(-1, -2).unwrap_or(weight)),
+            quantized => quantized,
+        };
+        Experts { weight, bias }
+    }
+
+    /// `[…, 1, input]` through the experts `ids` `[…]`, to `[…, 1, output]`; `sorted` says that the
+    /// ids never decrease.
+    pub(crate) fn forward(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
+        let y = match &self.weight {
+            Matrix::Dense(weight) => ops::gather_mm(x, weight, None::<&Array>, ids, sorted)?,
+            Matrix::Quantized(weight) => weight.gather_matmul(x, ids, sorted)?,
+        };
+        Ok(match &self.bias {
+            Some(bias) => y.add(bias.take_axis(ids, 0)?.expand_dims(-2)?)?,
+            None => y,
+        })
+    }
+}

@@ -1,0 +1,11 @@
+//! Mechanisms that families compose, one file each.
+
+pub mod attention;
+pub mod conv;
+pub mod ffn;
+pub mod kv;
+pub mod linear;
+pub mod mamba;
+pub mod moe;
+pub mod norm;
+pub mod rope;

@@ -1,0 +1,26 @@
+//! What most families use.
+
+pub use crate::{
+    config::{self, Json, Text},
+    decoder::{Decoder, Head, body, pre_norm},
+    error::{Error, Result},
+    families::Family,
+    layer::{Block, CachePlan, Layer, Parallel, Residual, State, Step},
+    mlx,
+    model::LanguageModel,
+    parts::{
+        attention::{Attention, QKVO},
+        conv::{CausalConv, Tail},
+        ffn::{Ffn, GATE_UP_DOWN, Mlp, geglu_tanh, swiglu},
+        kv::Scores,
+        linear::{Embedding, Experts, Linear, Matrix},
+        mamba::{Mamba2, Mamba2Sizes},
+        moe::Moe,
+        norm::Norm,
+        rope::Rope,
+    },
+    weights::Scope,
+};
+pub use mlx_rs::{Array, ops};
+pub use serde::Deserialize;
+pub use serde_json::json;

@@ -1,0 +1,10 @@
+//! Text on its way in and out: chat templates, token ids, and characters that stream.
+
+mod python;
+mod stream;
+mod template;
+mod tokenizer;
+
+pub use stream::Detokenizer;
+pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions};
+pub use tokenizer::Tokenizer;

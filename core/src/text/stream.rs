@@ -1,0 +1,191 @@
+//! Token ids to text, one at a time, whole characters only.
+
+use super::Tokenizer;
+use crate::error::Result;
+
+/// Ids beyond which an end that never becomes a whole character is no longer waited for.
+const LONGEST_WINDOW: usize = 32;
+
+/// Decodes a stream of ids. The pieces, joined, are what [`Tokenizer::decode`] makes of all ids.
+///
+/// One exception: such a decoder replaces a malformed run of byte tokens (`<0xE5>`) as a whole,
+/// and the whole characters of that run that were already given out stay as they are.
+#[derive(Clone, Debug)]
+pub struct Detokenizer {
+    tokenizer: Tokenizer,
+    skip_special_tokens: bool,
+    /// The last ids. What a token reads depends on the one before it (a leading space is dropped),
+    /// so the first `context` ids are already given out in full.
+    window: Vec<u32>,
+    context: usize,
+    /// The beginning of the text of `window` that has been given out.
+    given: String,
+}
+
+impl Detokenizer {
+    pub(super) fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Self {
+        let (window, given) = (Vec::new(), String::new());
+        Detokenizer { tokenizer, skip_special_tokens, window, context: 0, given }
+    }
+
+    /// Takes one id and gives the text that it completes, often none.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`](crate::error::Error::Tokenizer) when the decoder refuses the id.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        let skipped = self.skip_special_tokens && self.tokenizer.is_special(id);
+        if skipped || self.tokenizer.token(id).is_none() {
+            return Ok(String::new());
+        }
+        self.window.push(id);
+        let mut text = self.decode()?;
+        if !text.starts_with(&self.given) && self.context > 0 {
+            // A byte token follows whole characters of the same run, which reads as malformed
+            // until its own character is complete: forget those that were given out.
+            self.window.drain(..self.context);
+            self.context = 0;
+            self.given.clear();
+            text = self.decode()?;
+        }
+        let Some(new) = text.strip_prefix(&self.given) else { return Ok(String::new()) };
+        let (piece, held) = new.split_at(whole_characters(new));
+        if !piece.is_empty() && held.is_empty() {
+            self.window.drain(..self.context);
+            self.context = self.window.len();
+            self.given = self.decode()?;
+        } else if self.window.len() > LONGEST_WINDOW {
+            self.window.drain(..LONGEST_WINDOW / 2);
+            self.context = 0;
+            let text = self.decode()?;
+            self.given = text.strip_suffix(held).unwrap_or(&text).to_string();
+        } else {
+            self.given.push_str(piece);
+        }
+        Ok(piece.to_string())
+    }
+
+    /// Gives what is left, with U+FFFD for incomplete characters, and starts anew.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`](crate::error::Error::Tokenizer) when the decoder refuses the ids.
+    pub fn finish(&mut self) -> Result<String> {
+        let text = self.decode()?;
+        let rest = text.strip_prefix(&self.given).unwrap_or_default().to_string();
+        self.window.clear();
+        self.context = 0;
+        self.given.clear();
+        Ok(rest)
+    }
+
+    fn decode(&self) -> Result<String> {
+        self.tokenizer.decode(&self.window, self.skip_special_tokens)
+    }
+}
+
+/// The length of a text without the U+FFFD at its end that more ids could turn into a character:
+/// at most three, as one byte that is missing from a character may leave the other three.
+fn whole_characters(text: &str) -> usize {
+    let replaced = text.chars().rev().take(3).take_while(|c| *c == char::REPLACEMENT_CHARACTER);
+    text.len() - replaced.count() * char::REPLACEMENT_CHARACTER.len_utf8()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tokenizer::tests::{byte_fallback, byte_level, metaspace, tokenizer};
+    use super::*;
+    use serde_json::json;
+
+    /// All pieces of a stream, the last one from `finish`.
+    fn pieces(tokenizer: &Tokenizer, ids: &[u32], skip: bool) -> Vec<String> {
+        let mut stream = tokenizer.detokenizer(skip);
+        let mut pieces: Vec<_> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+        pieces.push(stream.finish().unwrap());
+        assert_eq!(stream.finish().unwrap(), "");
+        pieces
+    }
+
+    fn ids_of(tokenizer: &Tokenizer, tokens: &[&str]) -> Vec<u32> {
+        tokens.iter().map(|t| tokenizer.token_id(t).unwrap()).collect()
+    }
+
+    /// Reproducible numbers below `bound` (xorshift).
+    fn random(state: &mut u64, bound: usize) -> usize {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        (*state % bound as u64) as usize
+    }
+
+    #[test]
+    fn a_character_comes_out_with_its_last_byte() {
+        let tokenizer = byte_level();
+        let ids = tokenizer.encode("a😀é", false).unwrap();
+        assert_eq!(pieces(&tokenizer, &ids, false), ["a", "", "", "", "😀", "", "é", ""]);
+        assert_eq!(pieces(&tokenizer, &ids[..3], false), ["a", "", "", "\u{fffd}"]);
+
+        let tokenizer = byte_fallback();
+        let run = ["<0xE4>", "<0xBD>", "<0xA0>", "<0xE5>", "<0xA5>", "<0xBD>", "▁a"];
+        let run = ids_of(&tokenizer, &run);
+        assert_eq!(pieces(&tokenizer, &run, false), ["", "", "你", "", "", "好", " a", ""]);
+        assert_eq!(pieces(&tokenizer, &run[..2], false), ["", "", "\u{fffd}\u{fffd}"]);
+    }
+
+    #[test]
+    fn a_malformed_run_of_bytes_keeps_the_characters_that_were_given() {
+        let tokenizer = byte_fallback();
+        let run = ids_of(&tokenizer, &["<0xE4>", "<0xBD>", "<0xA0>", "<0xE5>", "▁a"]);
+        assert_eq!(pieces(&tokenizer, &run, false), ["", "", "你", "", "\u{fffd} a", ""]);
+    }
+
+    #[test]
+    fn pieces_join_to_the_decoded_text() {
+        let word_piece = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
+        let words = ["un", "##do", "it", ".", "n't", "##s"];
+        let tokenizers = [
+            byte_level(),
+            metaspace(),
+            byte_fallback(),
+            tokenizer(&words, word_piece),
+            tokenizer(&words, json!(null)),
+        ];
+        let mut state = 1;
+        for (kind, tokenizer) in tokenizers.iter().enumerate() {
+            let size = tokenizer.vocabulary_size() + 1;
+            for round in 0..400 {
+                let (mut ids, mut in_run) = (Vec::new(), false);
+                for _ in 0..random(&mut state, 80) {
+                    let id = random(&mut state, size);
+                    let id =
+                        if id.is_multiple_of(2) { id } else { size - 1 - id % size.min(9) } as u32;
+                    let is_byte = tokenizer.token(id).is_some_and(|t| t.starts_with("<0x"));
+                    // Runs of byte tokens that are malformed after a character are the exception.
+                    if kind != 2 || !is_byte {
+                        ids.push(id);
+                    } else if !in_run {
+                        let text = ["é", "你好", "😀é", "\u{7f}"][random(&mut state, 4)];
+                        let byte = |b| tokenizer.token_id(&format!("<0x{b:02X}>")).unwrap();
+                        ids.extend(text.bytes().map(byte));
+                    }
+                    in_run = is_byte;
+                }
+                let skip = round % 2 == 0;
+                let text = tokenizer.decode(&ids, skip).unwrap();
+                assert_eq!(pieces(tokenizer, &ids, skip).concat(), text, "{kind} {ids:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_stays_short() {
+        for (tokenizer, token) in [(byte_level(), "Ã"), (byte_fallback(), "<0xFF>")] {
+            let id = tokenizer.token_id(token).unwrap();
+            let mut stream = tokenizer.detokenizer(false);
+            let mut text = String::new();
+            for _ in 0..1000 {
+                text += &stream.push(id).unwrap();
+                assert!(stream.window.len() <= LONGEST_WINDOW);
+            }
+            assert_eq!(text + &stream.finish().unwrap(), "\u{fffd}".repeat(1000));
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Every family gives the reference's numbers, however a sequence is cut into steps, from every
+//! layout of its checkpoints.
+
+use mlx_rs::{Array, Dtype, transforms::eval};
+use mynah::{
+    Files, Result, families,
+    layer::CachePlan,
+    mlx,
+    model::{Cache, DecodeStep, LanguageModel, prefill},
+    weights::Scope,
+};
+use mynah_tests::{Case, Fixture, on_engine};
+use std::{collections::HashMap, rc::Rc};
+
+/// Absolute, on log-probabilities.
+const TOLERANCE: f32 = 1e-4;
+/// The same in half precision: three units in the last place of a logit between 4 and 8. A compiled
+/// step fuses operations and rounds less often than the reference.
+const HALF_TOLERANCE: f32 = 1e-1;
+
+fn build(case: &Case, scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
+    let family = families::find(case.config["model_type"].as_str().unwrap())?;
+    let model = (family.build)(&case.config, scope)?;
+    scope.finish(|_| {})?;
+    Ok(model.into())
+}
+
+fn empty(model: &Rc<dyn LanguageModel>) -> Cache {
+    model.cache(&CachePlan::default())
+}
+
+fn ids(tokens: &[u32]) -> Array {
+    Array::from_slice(tokens, &[1, tokens.len() as i32])
+}
+
+/// Log-probabilities of the probes after each position of logits `[1, length, vocabulary]`.
+fn probe(case: &Case, logits: &Array) -> Result<Vec<Vec<f32>>> {
+    let logits = logits.as_dtype(Dtype::Float32)?;
+    let logprobs = logits.subtract(logits.logsumexp_axis(-1, true)?)?;
+    let probes = Array::from_slice(&case.probes, &[case.probes.len() as i32]);
+    let values: Vec<f32> = mlx::to_vec(&logprobs.take_axis(probes, -1)?)?;
+    Ok(values.chunks(case.probes.len()).map(<[f32]>::to_vec).collect())
+}
+
+/// Computes `tokens` in prefill chunks of these lengths, then token by token.
+fn run(
+    case: &Case,
+    model: &Rc<dyn LanguageModel>,
+    cache: &mut Cache,
+    tokens: &[u32],
+    chunks: &[usize],
+) -> Result<Vec<Vec<f32>>> {
+    let (mut rows, mut at) = (Vec::new(), 0);
+    for &length in chunks {
+        let end = tokens.len().min(at + length);
+        let hidden = prefill(&**model, &ids(&tokens[at..end]), cache)?;
+        rows.extend(probe(case, &model.logits(&hidden)?)?);
+        at = end;
+    }
+    let mut step = DecodeStep::default();
+    for token in &tokens[at..] {
+        eval(cache.arrays().into_iter().map(|array| &*array))?;
+        rows.extend(probe(case, &step.run(model, &ids(&[*token]), cache)?)?);
+    }
+    Ok(rows)
+}
+
+fn compare(
+    case: &Case,
+    what: &str,
+    rows: &[Vec<f32>],
+    expected: &[Vec<f32>],
+    at: usize,
+) -> Result<(), String> {
+    let half = case.is_half();
+    let tolerance = if half { HALF_TOLERANCE } else { TOLERANCE };
+    for (i, row) in rows.iter().enumerate() {
+        let position = at + i;
+        if position % case.every != 0 {
+            continue;
+        }
+        let Some(expected) = expected.get(position / case.every) else {
+            return Err(format!("{what}: nothing is expected at position {position}"));
+        };
+        for (found, expected) in row.iter().zip(expected) {
+            // A value that is not a number is not close either.
+            if !((found - expected).abs() <= tolerance) {
+                return Err(format!(
+                    "{what}: {found} instead of {expected} at position {position}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check(case: &Case) -> Result<(), String> {
+    let text = |error: mynah::Error| error.to_string();
+    let folder = tempfile::tempdir().unwrap();
+    case.write(folder.path()).map_err(text)?;
+    let scope = Scope::open(&Files::from(folder.path()), &case.config).map_err(text)?;
+    let model = build(case, &scope).map_err(text)?;
+    let length = case.tokens.len();
+    let stepwise = case.steps.as_ref().unwrap_or(&case.logprobs);
+    let mut schedules =
+        vec![("prefill", vec![length], &case.logprobs), ("steps", vec![1], stepwise)];
+    if case.steps.is_none() {
+        schedules.push(("chunks", std::iter::repeat_n(5, length.div_ceil(5)).collect(), stepwise));
+        schedules.push(("short prefill, then steps", vec![3], stepwise));
+        schedules.push(("long prefill, then steps", vec![length * 2 / 3], stepwise));
+        schedules.push(("uneven chunks, then steps", vec![1, 9, 2, 4], stepwise));
+    }
+    for (what, chunks, expected) in schedules {
+        let mut cache = empty(&model);
+        let rows = run(case, &model, &mut cache, &case.tokens, &chunks).map_err(text)?;
+        if rows.len() != length {
+            return Err(format!("{what}: {} rows for {length} tokens", rows.len()));
+        }
+        compare(case, what, &rows, expected, 0)?;
+        let before = cache.offset;
+        if case.steps.is_none() && cache.rewind(3) {
+            let rest = &case.tokens[length - 3..];
+            let rows = run(case, &model, &mut cache, rest, &[]).map_err(text)?;
+            compare(case, &format!("{what}, rewound"), &rows, stepwise, length - 3)?;
+        } else if cache.offset != before {
+            return Err(format!("{what}: a cache that cannot rewind has moved"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_family_gives_the_numbers_of_the_reference() {
+    let mut failures = Vec::new();
+    let only = std::env::var("MYNAH_FAMILY").unwrap_or_default();
+    for (family, fixture) in Fixture::all() {
+        for case in fixture.cases.into_iter().filter(|_| family.contains(&only)) {
+            let label = format!("{family}, {}", case.name);
+            match on_engine(move || Ok(check(&case))) {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => failures.push(format!("{label}: {failure}")),
+                Err(error) => failures.push(format!("{label}: {error}")),
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn every_family_has_a_fixture() {
+    let fixtures: HashMap<_, _> = Fixture::all().into_iter().collect();
+    for family in families::all() {
+        assert!(fixtures.contains_key(family.model_types[0]), "{}", family.model_types[0]);
+    }
+}
+
+/// A tensor that changes nothing is read and forgotten.
+#[test]
+fn every_tensor_matters() {
+    for (family, fixture) in Fixture::all() {
+        let case = fixture.cases.into_iter().next().unwrap();
+        let dull = on_engine(move || {
+            let tensors = case.checkpoint()?;
+            let forward = |tensors: HashMap<String, Array>| {
+                let model = build(&case, &Scope::new(tensors, &case.config)?)?;
+                run(&case, &model, &mut empty(&model), &case.tokens, &[case.tokens.len()])
+            };
+            let whole = forward(tensors.clone())?;
+            let mut dull = Vec::new();
+            for name in tensors.keys().filter(|name| !case.insensitive.contains(*name)) {
+                let mut changed = tensors.clone();
+                let zeros =
+                    tensors[name].multiply(Array::from_int(0).as_dtype(tensors[name].dtype())?)?;
+                changed.insert(name.clone(), zeros);
+                let moved = forward(changed)?
+                    .iter()
+                    .flatten()
+                    .zip(whole.iter().flatten())
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, f32::max);
+                if moved < 100.0 * TOLERANCE {
+                    dull.push(format!("{name} moves {moved}"));
+                }
+            }
+            Ok(dull)
+        });
+        assert_eq!(dull.unwrap(), Vec::<String>::new(), "{family}");
+    }
+}

@@ -1,0 +1,197 @@
+//! Fixtures: checkpoints whose weights are a formula of each tensor's name, and the numbers that
+//! the reference computes from them.
+
+use mlx_rs::{Array, Dtype};
+use mynah::{
+    Engine, Result,
+    mlx::{Format, Mode, Quantized},
+};
+use serde::Deserialize;
+use serde_json::Value as Json;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// All cases of one family.
+#[derive(Deserialize)]
+pub struct Fixture {
+    /// The cases.
+    pub cases: Vec<Case>,
+}
+
+/// One configuration of a family.
+#[derive(Clone, Deserialize)]
+pub struct Case {
+    /// What is special about it.
+    pub name: String,
+    /// Its `config.json`.
+    pub config: Json,
+    tensors: BTreeMap<String, Tensor>,
+    #[serde(default)]
+    quantized: BTreeMap<String, (i32, i32, String)>,
+    dtype: Option<String>,
+    /// Tensors that move the result of the reference by nothing, with the reason in the script.
+    #[serde(default)]
+    pub insensitive: Vec<String>,
+    /// The sequence.
+    pub tokens: Vec<u32>,
+    /// The tokens whose log-probabilities are given.
+    pub probes: Vec<u32>,
+    /// After each position, or each of `every`, the log-probability of each probe.
+    pub logprobs: Vec<Vec<f32>>,
+    /// The same, token by token, where the reference itself differs.
+    pub steps: Option<Vec<Vec<f32>>>,
+    /// Positions from one row to the next.
+    #[serde(default = "one")]
+    pub every: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Tensor {
+    Float(Vec<i32>),
+    Typed { shape: Vec<i32>, dtype: String },
+}
+
+impl Fixture {
+    /// The fixtures of all families, by name.
+    pub fn all() -> Vec<(String, Fixture)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families");
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        let read = |path: &PathBuf| {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let text = fs::read_to_string(path).unwrap();
+            (name, serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path:?}: {e}")))
+        };
+        paths.iter().map(read).collect()
+    }
+}
+
+impl Case {
+    fn layers(&self) -> i64 {
+        let text = self.config.get("text_config").unwrap_or(&self.config);
+        text["num_hidden_layers"].as_i64().unwrap_or(0)
+    }
+
+    fn expand<T: Clone>(&self, map: &BTreeMap<String, T>) -> Vec<(String, T)> {
+        let each = |(name, value): (&String, &T)| -> Vec<(String, T)> {
+            if !name.contains('*') {
+                return vec![(name.clone(), value.clone())];
+            }
+            let layer = |i: i64| (name.replace('*', &i.to_string()), value.clone());
+            (0..self.layers()).map(layer).collect()
+        };
+        map.iter().flat_map(each).collect()
+    }
+
+    /// Whether it computes in half precision.
+    pub fn is_half(&self) -> bool {
+        self.dtype.is_some()
+    }
+
+    /// The tensors of the checkpoint. On the engine's thread.
+    pub fn checkpoint(&self) -> Result<HashMap<String, Array>> {
+        let formats: HashMap<_, _> = self.expand(&self.quantized).into_iter().collect();
+        let dtype = match self.dtype.as_deref() {
+            Some("BF16") => Dtype::Bfloat16,
+            Some("F16") => Dtype::Float16,
+            _ => Dtype::Float32,
+        };
+        let mut tensors = HashMap::new();
+        for (name, tensor) in self.expand(&self.tensors) {
+            let array = match &tensor {
+                Tensor::Typed { shape, dtype } if dtype == "U8" => bytes(&name, shape),
+                Tensor::Typed { shape, .. } | Tensor::Float(shape) => {
+                    floats(&name, shape).as_dtype(dtype)?
+                }
+            };
+            let path = name.strip_suffix(".weight").unwrap_or(&name);
+            if let Some((bits, group, mode)) = formats.get(path) {
+                let mode = match mode.as_str() {
+                    "affine" => Mode::Affine,
+                    "mxfp4" => Mode::Mxfp4,
+                    "mxfp8" => Mode::Mxfp8,
+                    "nvfp4" => Mode::Nvfp4,
+                    other => panic!("{other} is no mode"),
+                };
+                let format = Format { mode, bits: *bits, group: *group };
+                let matrix = Quantized::of(&array, format)?;
+                tensors.insert(format!("{path}.weight"), matrix.weight);
+                tensors.insert(format!("{path}.scales"), matrix.scales);
+                if let Some(biases) = matrix.biases {
+                    tensors.insert(format!("{path}.biases"), biases);
+                }
+            } else {
+                tensors.insert(name, array);
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Writes the checkpoint as a model repository would hold it. On the engine's thread.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
+        let tensors = self.checkpoint()?;
+        Array::save_safetensors(&tensors, None, folder.join("model.safetensors")).unwrap();
+        Ok(())
+    }
+}
+
+/// Runs something on the engine's thread and waits.
+pub fn on_engine<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    block_on(Engine::get()?.run(job))
+}
+
+/// Waits for a future.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+fn bits(name: &str, count: usize) -> impl Iterator<Item = u64> {
+    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
+    (1..=count as u64).map(move |i: u64| {
+        let s = i.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed);
+        let z = (s ^ (s >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
+}
+
+fn size(shape: &[i32]) -> usize {
+    shape.iter().map(|n| *n as usize).product()
+}
+
+/// The formula of a floating-point tensor; `scripts/fixtures.py` has the same.
+fn floats(name: &str, shape: &[i32]) -> Array {
+    let unit = bits(name, size(shape)).map(|z| (z >> 40) as f32 / (1 << 23) as f32 - 1.0);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let values: Vec<f32> = if shape.len() >= 2 {
+        let stacked = shape.len() == 3 && !name.contains("conv");
+        let fan_in = size(if stacked { &shape[2..] } else { &shape[1..] });
+        let scale = (3.0 / fan_in as f64).sqrt() as f32;
+        unit.map(|u| u * scale).collect()
+    } else if name.contains("norm")
+        || ["D", "layer_scalar", "scale", "per_expert_scale"].contains(&last)
+    {
+        unit.map(|u| 1.0 + 0.25 * u).collect()
+    } else {
+        unit.map(|u| 0.25 * u).collect()
+    };
+    Array::from_slice(&values, shape)
+}
+
+fn bytes(name: &str, shape: &[i32]) -> Array {
+    let byte = |z: u64| {
+        if name.ends_with("_scales") { 120 + (z >> 61) as u8 } else { (z >> 56) as u8 }
+    };
+    Array::from_slice(&bits(name, size(shape)).map(byte).collect::<Vec<u8>>(), shape)
+}
