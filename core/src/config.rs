@@ -10,15 +10,23 @@ pub use serde_json::Value as Json;
 /// [`Error::Config`] with the path of the field that is missing or has a wrong type or value.
 pub fn read<T: DeserializeOwned>(config: &Json) -> Result<T> {
     serde_path_to_error::deserialize(config).map_err(|error| {
-        let path = error.path().to_string();
-        Error::config(if path == "." { "" } else { &path }, error.inner().to_string())
+        let (path, reason) = (error.path().to_string(), error.inner().to_string());
+        let path = if path == "." { String::new() } else { path };
+        let missing =
+            reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+        match missing {
+            Some(field) if path.is_empty() => Error::config(field, "missing"),
+            Some(field) => Error::config(format!("{path}.{field}"), "missing"),
+            None => Error::config(path, reason),
+        }
     })
 }
 
-/// `config` with the fields it does not have taken from `defaults`.
+/// `config` with the fields it does not have taken from `defaults`; a null there is no default.
 pub fn with_defaults(config: &Json, defaults: Json) -> Json {
     match (config, defaults) {
         (Json::Object(config), Json::Object(mut fields)) => {
+            fields.retain(|_, value| !value.is_null());
             fields.extend(config.clone());
             Json::Object(fields)
         }
@@ -26,12 +34,80 @@ pub fn with_defaults(config: &Json, defaults: Json) -> Json {
     }
 }
 
+/// No size of a model is larger, so that sums and small multiples of sizes fit 32 bits.
+const LARGEST: i64 = 1 << 24;
+
 /// A number of things: at least 1. For `#[serde(deserialize_with = "size")]`.
 pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
-    const LARGEST: i64 = 1 << 24;
+    at_least(1, deserializer)
+}
+
+/// A number of things of which there may be none.
+pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+    at_least(0, deserializer)
+}
+
+fn at_least<'de, D: Deserializer<'de>>(least: i64, deserializer: D) -> Result<i32, D::Error> {
     match i64::deserialize(deserializer)? {
-        n @ 1..=LARGEST => Ok(n as i32),
-        n => Err(D::Error::custom(format!("{n} is not a size between 1 and {LARGEST}"))),
+        n if (least..=LARGEST).contains(&n) => Ok(n as i32),
+        n => Err(D::Error::custom(format!("{n} is not a size between {least} and {LARGEST}"))),
+    }
+}
+
+/// A size that is the product of others; `field` is the one to blame when it is out of range.
+///
+/// # Errors
+/// [`Error::Config`] when it is larger than any size can be.
+pub fn product(field: &str, factors: [i32; 2]) -> Result<i32> {
+    match i64::from(factors[0]) * i64::from(factors[1]) {
+        n @ 0..=LARGEST => Ok(n as i32),
+        _ => {
+            let reason = format!("{} times {} is not a size", factors[0], factors[1]);
+            Err(Error::config(field, reason))
+        }
+    }
+}
+
+/// A finite number above 0, in single precision too.
+pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    Ok(Positive::deserialize(deserializer)?.0)
+}
+
+/// As [`positive`], for a field that may be absent or null.
+pub fn optional_positive<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Into<f64> + Copy,
+{
+    Ok(Option::<Positive<T>>::deserialize(deserializer)?.map(|Positive(n)| n))
+}
+
+/// As [`positive`], for a list that may be absent or null.
+pub fn optional_positives<'de, D>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let list = Option::<Vec<Positive<f32>>>::deserialize(deserializer)?;
+    Ok(list.map(|list| list.into_iter().map(|Positive(n)| n).collect()))
+}
+
+struct Positive<T>(T);
+
+impl<'de, T: Deserialize<'de> + Into<f64> + Copy> Deserialize<'de> for Positive<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let n = T::deserialize(deserializer)?;
+        match n.into() as f32 {
+            single if single > 0.0 && single.is_finite() => Ok(Positive(n)),
+            _ => Err(D::Error::custom(format!("{} is not a positive number", n.into()))),
+        }
+    }
+}
+
+/// What a norm adds to the mean square: finite and not negative.
+pub fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    match f32::deserialize(deserializer)? {
+        n if n >= 0.0 && n.is_finite() => Ok(n),
+        n => Err(D::Error::custom(format!("{n} cannot be added to a mean square"))),
     }
 }
 
@@ -83,6 +159,7 @@ pub struct Text {
     #[serde(deserialize_with = "size")]
     pub vocab_size: i32,
     /// Added to the mean square in every norm.
+    #[serde(deserialize_with = "epsilon")]
     pub rms_norm_eps: f32,
     /// Number of key and value heads; as many as query heads when absent.
     #[serde(default, deserialize_with = "optional_size")]
@@ -106,6 +183,7 @@ pub struct Text {
     /// Whether feed-forward projections must have biases.
     #[serde(default)]
     pub mlp_bias: bool,
+    #[serde(default, deserialize_with = "optional_positive")]
     rope_theta: Option<f32>,
     rope_scaling: Option<RopeScaling>,
     rope_parameters: Option<RopeScaling>,
@@ -131,6 +209,7 @@ impl Text {
             let reason = format!("does not divide the {} query heads", text.num_attention_heads);
             return Err(Error::config("num_key_value_heads", reason));
         }
+        product("head_dim", [text.num_attention_heads, text.head_dim()])?;
         Ok(text)
     }
 
@@ -184,26 +263,35 @@ pub struct RopeScaling {
     legacy_type: Option<String>,
     rope_type: Option<String>,
     /// The base of the frequencies.
+    #[serde(deserialize_with = "optional_positive")]
     pub rope_theta: Option<f32>,
     /// How much longer than in the first training the positions are.
+    #[serde(deserialize_with = "optional_positive")]
     pub factor: Option<f64>,
     /// The context of the first training.
+    #[serde(deserialize_with = "optional_positive")]
     pub original_max_position_embeddings: Option<f64>,
     /// `llama3`: wavelengths longer than the original context over this are stretched fully.
+    #[serde(deserialize_with = "optional_positive")]
     pub low_freq_factor: Option<f64>,
     /// `llama3`: wavelengths shorter than the original context over this stay.
+    #[serde(deserialize_with = "optional_positive")]
     pub high_freq_factor: Option<f64>,
     /// `yarn`: rotations over the original context above which a frequency stays.
+    #[serde(deserialize_with = "optional_positive")]
     pub beta_fast: Option<f64>,
     /// `yarn`: rotations below which a frequency is stretched fully.
+    #[serde(deserialize_with = "optional_positive")]
     pub beta_slow: Option<f64>,
     /// `yarn`: strength of the magnitude correction.
     pub mscale: Option<f64>,
     /// `yarn`: strength of the correction that attention's scale makes up for.
     pub mscale_all_dim: Option<f64>,
     /// `longrope`: one stretch for each frequency.
+    #[serde(deserialize_with = "optional_positives")]
     pub long_factor: Option<Vec<f32>>,
     /// `proportional`: the share of each head that is rotated.
+    #[serde(deserialize_with = "optional_positive")]
     pub partial_rotary_factor: Option<f64>,
 }
 

@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     files::Files,
     generate::{Engine, GenerateOptions, Generation, Prompt, Request, Score, score},
-    loaded::{Loaded, model_type},
+    loaded::{Loaded, family, model_type},
     text::{ChatTemplate, Message, TemplateOptions, Tokenizer},
 };
 use mlx_rs::memory;
@@ -20,6 +20,7 @@ use std::{
     },
     thread,
 };
+use tokio::sync::oneshot;
 
 thread_local! {
     /// The models of the engine's thread.
@@ -32,10 +33,10 @@ thread_local! {
 pub struct Model(Arc<Inner>);
 
 struct Inner {
-    id: u64,
-    engine: &'static Engine,
+    place: Place,
     info: ModelInfo,
-    tokenizer: Tokenizer,
+    /// Or why there is none.
+    tokenizer: Result<Tokenizer, String>,
     template: Option<ChatTemplate>,
     end_tokens: Vec<u32>,
     defaults: GenerateOptions,
@@ -76,7 +77,7 @@ impl Model {
     ///
     /// # Errors
     /// Whatever is wrong with the config, the weights, the tokenizer or the chat template; see
-    /// [`Error`].
+    /// [`Error`]. A checkpoint without a tokenizer loads, and takes and gives tokens only.
     pub async fn load(
         files: impl Into<Files>,
         progress: impl FnMut(f32) + Send + 'static,
@@ -85,24 +86,14 @@ impl Model {
         let config =
             files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))?;
         let model_type = model_type(&config)?.to_string();
-        crate::families::find(&model_type)?;
+        family(&config)?;
         let engine = Engine::get()?;
-
-        // A large tokenizer takes as long as the weights do.
-        let text = {
-            let files = files.clone();
-            thread::spawn(move || -> Result<_> {
-                let tokenizer = Tokenizer::load(&files)?;
-                let template = ChatTemplate::load(&files)?;
-                Ok((template.map(|template| template.with_special_tokens(&tokenizer)), tokenizer))
-            })
-        };
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let generation = files.json("generation_config.json")?;
-        let context = context(&config);
+
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let place = Place { id: NEXT.fetch_add(1, Ordering::Relaxed), engine };
         let vocabulary = {
-            let config = config.clone();
+            let (id, files, config) = (place.id, files.clone(), config.clone());
             engine.run(move || {
                 let loaded = Loaded::read(&files, &config, progress)?;
                 let vocabulary = loaded.network.vocabulary();
@@ -110,28 +101,20 @@ impl Model {
                 Ok(vocabulary)
             })
         };
-        let loaded = vocabulary.await;
-        let text =
-            text.join().map_err(|_| Error::Internal("reading the tokenizer panicked".into()));
-        let inner = loaded.and_then(|vocabulary| {
-            let (template, tokenizer) = text??;
-            Ok(Inner {
-                id,
-                engine,
-                info: ModelInfo { model_type, context, vocabulary },
-                end_tokens: end_tokens(&config, generation.as_ref(), &tokenizer),
-                defaults: defaults(generation.as_ref()),
-                tokenizer,
-                template,
-            })
-        });
-        match inner {
-            Ok(inner) => Ok(Model(Arc::new(inner))),
-            Err(error) => {
-                engine.post_job(move || free(id));
-                Err(error)
-            }
-        }
+        // A large tokenizer takes as long as the weights do, so both are read at once.
+        let (report, text) = oneshot::channel();
+        thread::spawn(move || report.send(read_text(&files)));
+        let (vocabulary, text) = (vocabulary.await, text.await);
+        let lost = |_| Error::Internal("reading the tokenizer panicked".into());
+        let (vocabulary, (tokenizer, template)) = (vocabulary?, text.map_err(lost)??);
+        Ok(Model(Arc::new(Inner {
+            place,
+            info: ModelInfo { model_type, context: context(&config), vocabulary },
+            end_tokens: end_tokens(&config, generation.as_ref(), tokenizer.as_ref().ok()),
+            defaults: defaults(generation.as_ref()),
+            tokenizer,
+            template,
+        })))
     }
 
     /// What is known of it.
@@ -140,8 +123,15 @@ impl Model {
     }
 
     /// Its tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.0.tokenizer
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the checkpoint has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        let missing = |reason: &String| Error::Tokenizer {
+            file: "tokenizer.json".into(),
+            reason: reason.clone(),
+        };
+        self.0.tokenizer.as_ref().map_err(missing)
     }
 
     /// The options that its checkpoint recommends.
@@ -166,15 +156,15 @@ impl Model {
     /// The tokens of a prompt.
     ///
     /// # Errors
-    /// Those of [`Model::render`]; [`Error::EmptyPrompt`], [`Error::TokenOutOfVocabulary`],
-    /// [`Error::ContextOverflow`].
+    /// Those of [`Model::render`] and [`Model::tokenizer`]; [`Error::EmptyPrompt`],
+    /// [`Error::TokenOutOfVocabulary`], [`Error::ContextOverflow`].
     pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
         let tokens = match prompt {
             Prompt::Tokens(tokens) => tokens.clone(),
             Prompt::Text(text) if text.is_empty() => Vec::new(),
-            Prompt::Text(text) => self.0.tokenizer.encode(text, true)?,
+            Prompt::Text(text) => self.tokenizer()?.encode(text, true)?,
             Prompt::Chat(messages, options) => {
-                self.0.tokenizer.encode(&self.render(messages, options)?, false)?
+                self.tokenizer()?.encode(&self.render(messages, options)?, false)?
             }
         };
         let ModelInfo { vocabulary, context, .. } = self.0.info;
@@ -201,13 +191,13 @@ impl Model {
     ) -> Result<Generation> {
         options.check()?;
         let request = Request {
-            engine: self.0.engine,
+            engine: self.0.place.engine,
             prompt: self.tokens(&prompt.into())?,
             options: options.clone(),
             end_tokens: self.0.end_tokens.clone(),
-            tokenizer: self.0.tokenizer.clone(),
+            tokenizer: self.0.tokenizer.clone().ok(),
         };
-        let id = self.0.id;
+        let id = self.0.place.id;
         Ok(request.start(move || find(id)))
     }
 
@@ -217,10 +207,11 @@ impl Model {
     /// Those of [`Model::tokens`]; [`Error::NotANumber`].
     pub async fn score(&self, text: impl Into<Prompt>, top: usize) -> Result<(Vec<u32>, Score)> {
         let tokens = self.tokens(&text.into())?;
-        let id = self.0.id;
+        let id = self.0.place.id;
         // The handle keeps the model in memory until the job is done.
         let handle = self.clone();
         self.0
+            .place
             .engine
             .run(move || {
                 let score = score(&*find(id)?.network, &tokens, top)?;
@@ -231,11 +222,37 @@ impl Model {
     }
 }
 
-impl Drop for Inner {
+/// The place of a model among those of the engine's thread, which this keeps.
+struct Place {
+    id: u64,
+    engine: &'static Engine,
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         let id = self.id;
-        self.engine.post_job(move || free(id));
+        self.engine.post_job(move || {
+            MODELS.with_borrow_mut(|models| models.remove(&id));
+            memory::clear_cache().ok();
+        });
     }
+}
+
+/// The tokenizer, or why there is none, and the chat template, if there is one.
+type TextFiles = (Result<Tokenizer, String>, Option<ChatTemplate>);
+
+fn read_text(files: &Files) -> Result<TextFiles> {
+    let tokenizer = match Tokenizer::load(files) {
+        Err(Error::Tokenizer { reason, .. }) if files.read("tokenizer.json")?.is_none() => {
+            Err(reason)
+        }
+        tokenizer => Ok(tokenizer?),
+    };
+    let template = ChatTemplate::load(files)?.map(|template| match &tokenizer {
+        Ok(tokenizer) => template.with_special_tokens(tokenizer),
+        Err(_) => template,
+    });
+    Ok((tokenizer, template))
 }
 
 fn find(id: u64) -> Result<Rc<Loaded>> {
@@ -244,13 +261,8 @@ fn find(id: u64) -> Result<Rc<Loaded>> {
         .ok_or_else(|| Error::Internal("gone".into()))
 }
 
-fn free(id: u64) {
-    MODELS.with_borrow_mut(|models| models.remove(&id));
-    memory::clear_cache().ok();
-}
-
 /// The longest sequence that a config promises, positions that are stretched included.
-fn context(config: &Json) -> Option<usize> {
+pub(crate) fn context(config: &Json) -> Option<usize> {
     let text = config.get("text_config").unwrap_or(config);
     let written = text.get("max_position_embeddings")?.as_f64()?;
     let scaling = text.get("rope_scaling").or(text.get("rope_parameters"));
@@ -259,8 +271,8 @@ fn context(config: &Json) -> Option<usize> {
     Some(written.max(original * number("factor").unwrap_or(1.0)) as usize)
 }
 
-fn end_tokens(config: &Json, generation: Option<&Json>, tokenizer: &Tokenizer) -> Vec<u32> {
-    let mut ids: BTreeSet<u32> = tokenizer.eos_token_id().into_iter().collect();
+fn end_tokens(config: &Json, generation: Option<&Json>, tokenizer: Option<&Tokenizer>) -> Vec<u32> {
+    let mut ids: BTreeSet<u32> = tokenizer.and_then(Tokenizer::eos_token_id).into_iter().collect();
     for source in [Some(config), config.get("text_config"), generation].into_iter().flatten() {
         let written = source.get("eos_token_id");
         let listed = written.and_then(Json::as_array).map_or(&[][..], Vec::as_slice);

@@ -1,6 +1,9 @@
 //! The algebra of the residual stream: layers, residual branches, sums, sequences.
 
-use crate::{error::Result, parts::norm::Norm};
+use crate::{
+    error::Result,
+    parts::{kv::Seen, norm::Norm},
+};
 use mlx_rs::{Array, ops};
 use std::{any::Any, cell::RefCell};
 
@@ -8,7 +11,16 @@ use std::{any::Any, cell::RefCell};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CachePlan {
     /// Positions to make room for at once; a cache grows when they do not suffice.
-    pub capacity: i32,
+    pub(crate) capacity: i32,
+}
+
+impl CachePlan {
+    /// A cache that is expected to see so many positions. What is reserved in vain costs time at
+    /// every step, so the room is tight; few capacities occur, so that compiled steps are shared.
+    pub fn new(positions: usize) -> Self {
+        let capacity = positions.next_multiple_of(64);
+        CachePlan { capacity: i32::try_from(capacity).unwrap_or(i32::MAX) }
+    }
 }
 
 /// What a layer remembers between steps: a set of arrays and nothing else. Where a sequence
@@ -67,6 +79,7 @@ pub struct Step {
     /// compiled has none: it is replayed at every position.
     pub offset: Option<i32>,
     masks: RefCell<Vec<(Mask, Array)>>,
+    lent: RefCell<Vec<(i32, Seen)>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -80,12 +93,33 @@ impl Step {
     /// A pass over `length` tokens from position `offset` on.
     pub fn prefill(offset: i32, length: i32) -> Self {
         let position = Array::from_slice(&[offset], &[1]);
-        Step { position, length, offset: Some(offset), masks: RefCell::default() }
+        Step { length, offset: Some(offset), ..Step::decode(position) }
     }
 
     /// A pass over one token at a position that only the device knows.
     pub fn decode(position: Array) -> Self {
-        Step { position, length: 1, offset: None, masks: RefCell::default() }
+        Step {
+            position,
+            length: 1,
+            offset: None,
+            masks: RefCell::default(),
+            lent: RefCell::default(),
+        }
+    }
+
+    /// Lets later layers attend over the keys and values of this one.
+    pub fn lend(&self, layer: i32, seen: Seen) {
+        self.lent.borrow_mut().push((layer, seen));
+    }
+
+    /// What an earlier layer has lent.
+    ///
+    /// # Panics
+    /// When it has not: a family's mistake, not its checkpoint's.
+    pub fn lent(&self, layer: i32) -> Seen {
+        let lent = self.lent.borrow();
+        let found = lent.iter().find(|(lender, _)| *lender == layer);
+        found.expect("a lender comes before its borrowers").1.clone()
     }
 
     /// Each mask is built once a pass, not once a layer.
@@ -191,20 +225,6 @@ impl<L: Layer> Layer for Residual<L> {
             y = norm.forward(&y)?;
         }
         (self.join)(x, &y)
-    }
-}
-
-/// `a(x) + b(x)`.
-pub struct Parallel<A, B>(pub A, pub B);
-
-impl<A: Layer, B: Layer> Layer for Parallel<A, B> {
-    type State = (A::State, B::State);
-    fn state(&self, plan: &CachePlan) -> Self::State {
-        (self.0.state(plan), self.1.state(plan))
-    }
-    fn forward(&self, x: &Array, state: &mut Self::State, step: &Step) -> Result<Array> {
-        let a = self.0.forward(x, &mut state.0, step)?;
-        Ok(a.add(self.1.forward(x, &mut state.1, step)?)?)
     }
 }
 

@@ -37,6 +37,7 @@ pub mod families;
 pub mod files;
 pub mod generate;
 mod handle;
+mod inspect;
 pub mod layer;
 mod loaded;
 pub mod mlx;
@@ -54,4 +55,5 @@ pub use generate::{
     Token,
 };
 pub use handle::{Model, ModelInfo};
+pub use inspect::{Inspection, Packing, inspect};
 pub use text::{Message, TemplateOptions, Tokenizer};

@@ -3,7 +3,7 @@
 use crate::{
     config::Json,
     error::{Error, Result},
-    families,
+    families::{self, Family},
     files::Files,
     model::{Cache, DecodeStep, LanguageModel},
     weights::Scope,
@@ -20,10 +20,7 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// Reads a checkpoint into memory.
     pub(crate) fn read(files: &Files, config: &Json, progress: impl FnMut(f32)) -> Result<Self> {
-        let family = families::find(model_type(config)?)?;
-        if let Some(file) = config.get("model_file").and_then(Json::as_str) {
-            return Err(Error::CustomCode(file.into()));
-        }
+        let family = family(config)?;
         let weights = Scope::open(files, config)?;
         let network = (family.build)(config, &weights)?;
         weights.finish(progress)?;
@@ -36,7 +33,15 @@ impl Loaded {
     }
 }
 
-/// The family's name in a config.
+/// The family that reads a checkpoint.
+pub(crate) fn family(config: &Json) -> Result<&'static Family> {
+    if let Some(file) = config.get("model_file").and_then(Json::as_str) {
+        return Err(Error::CustomCode(file.into()));
+    }
+    families::find(model_type(config)?)
+}
+
+/// Its name in a config.
 pub(crate) fn model_type(config: &Json) -> Result<&str> {
     let model_type =
         config.get("model_type").ok_or_else(|| Error::config("model_type", "missing"))?;

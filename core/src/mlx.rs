@@ -31,9 +31,9 @@ extern "C" fn keep_message(message: *const c_char, data: *mut c_void) {
     }
 }
 
-/// Makes MLX report errors instead of ending the process. Every thread that uses MLX through this
-/// module must have called it.
-pub(crate) fn initialize() -> Result<()> {
+/// Makes MLX report errors instead of ending the process, and calls `at_exit` when the process ends
+/// but before MLX's globals do. Every thread that uses MLX through this module must have called it.
+pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
     static HANDLER: Once = Once::new();
     // mlx-rs installs its handler on first use, once; ours must come after it.
     Array::from_int(0).eval()?;
@@ -46,6 +46,13 @@ pub(crate) fn initialize() -> Result<()> {
             // SAFETY: a plain setter.
             unsafe { sys::mlx_set_compile_mode(sys::mlx_compile_mode__MLX_COMPILE_MODE_NO_FUSE) };
         }
+    });
+    // What is registered last is called first, so the globals that are made on first use must exist.
+    static AT_EXIT: Once = Once::new();
+    Compiled::new(|inputs| Ok(inputs.to_vec())).call(&[Array::from_int(0)])?;
+    AT_EXIT.call_once(|| {
+        // SAFETY: the handler is a function that lives as long as the process.
+        unsafe { libc::atexit(at_exit) };
     });
     Ok(())
 }

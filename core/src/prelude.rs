@@ -5,7 +5,7 @@ pub use crate::{
     decoder::{Decoder, Head, body, pre_norm},
     error::{Error, Result},
     families::Family,
-    layer::{Block, CachePlan, Layer, Parallel, Residual, State, Step},
+    layer::{Block, CachePlan, Layer, Residual, State, Step},
     mlx,
     model::LanguageModel,
     parts::{

@@ -14,7 +14,11 @@ use crate::{
     },
 };
 use mlx_rs::{Array, Dtype, ops, transforms::eval};
-use safetensors::{SafeTensors, tensor::Metadata};
+use safetensors::{
+    SafeTensors,
+    tensor::{Metadata, TensorInfo},
+};
+use serde::Deserialize;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -107,6 +111,14 @@ impl Scope {
         self.store.unread.borrow().contains_key(&self.name(name))
     }
 
+    /// An error unless a tensor of this name is there and not read yet.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`].
+    pub fn require(&self, name: &str) -> Result<()> {
+        if self.has(name) { Ok(()) } else { Err(Error::MissingTensor(self.name(name))) }
+    }
+
     /// Whether there are unread tensors below `name`.
     pub fn has_below(&self, name: &str) -> bool {
         let prefix = self.name(name) + ".";
@@ -143,13 +155,38 @@ impl Scope {
     /// Reads a tensor from which the family makes what the model uses; it [`Scope::keep`]s that.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], [`Error::TensorShape`].
+    /// [`Error::MissingTensor`], [`Error::TensorShape`]; [`Error::Quantization`] when it holds
+    /// integers.
     pub fn take(&self, name: &str, shape: &[i32]) -> Result<Array> {
         let tensor = self.take_any(name)?;
         if tensor.shape() != shape {
             return Err(self.misshaped(name, &tensor, shape));
         }
+        if !is_floating(&tensor) {
+            return Err(self.integers(name, &tensor));
+        }
         Ok(tensor)
+    }
+
+    /// As [`Scope::take`], for a tensor of bytes.
+    ///
+    /// # Errors
+    /// As [`Scope::take`].
+    pub fn take_bytes(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        let tensor = self.take_any(name)?;
+        if tensor.shape() != shape {
+            return Err(self.misshaped(name, &tensor, shape));
+        }
+        if tensor.dtype() != Dtype::Uint8 {
+            let reason = format!("holds {:?}, not bytes", tensor.dtype());
+            return Err(Error::Quantization { path: self.name(name), reason });
+        }
+        Ok(tensor)
+    }
+
+    fn integers(&self, name: &str, tensor: &Array) -> Error {
+        let reason = format!("holds {:?}, and no format that is supported", tensor.dtype());
+        Error::Quantization { path: self.name(name), reason }
     }
 
     fn misshaped(&self, name: &str, tensor: &Array, expected: &[i32]) -> Error {
@@ -194,12 +231,8 @@ impl Scope {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn linear_with_bias(&self, name: &str, input: i32, output: i32) -> Result<Linear> {
-        let linear = self.linear(name, input, output)?;
-        if linear.has_bias() {
-            Ok(linear)
-        } else {
-            Err(Error::MissingTensor(self.name(name) + ".bias"))
-        }
+        self.at(name).require("bias")?;
+        self.linear(name, input, output)
     }
 
     /// Reads a table of token embeddings.
@@ -226,7 +259,8 @@ impl Scope {
         output: i32,
     ) -> Result<Experts> {
         let w = self.at(stacked).at(name);
-        if w.has("weight") {
+        let split = ["experts.0", "experts.1"].iter().any(|expert| self.has_below(expert));
+        if w.has("weight") || !split {
             let weight = w.matrix(&[count, output, input])?;
             return Ok(Experts::new(w.keep_matrix(weight), w.optional("bias", &[count, output])?));
         }
@@ -301,6 +335,9 @@ impl Scope {
         let exact = i64::from(format.bits) * i64::from(input[0]) == i64::from(columns) * 32
             && format.group * groups == input[0];
         let is_float = scales.dtype() == Dtype::Uint8;
+        if !is_float && !is_floating(&scales) {
+            return Err(self.integers("scales", &scales));
+        }
         let mode = match (is_float, format.bits, format.group) {
             (false, 2 | 3 | 4 | 5 | 6 | 8, 32 | 64 | 128) => Some(Mode::Affine),
             (true, 4, 32) => Some(Mode::Mxfp4),
@@ -409,15 +446,19 @@ impl Scope {
     }
 }
 
+fn is_floating(tensor: &Array) -> bool {
+    matches!(tensor.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+}
+
 /// What `config.json` says about quantized tensors.
 #[derive(Default)]
-struct Quantization {
+pub(crate) struct Quantization {
     /// Formats of single paths; `None` where the config says `false`.
     paths: BTreeMap<String, Option<Format>>,
 }
 
 impl Quantization {
-    fn read(config: &Json) -> Result<Self> {
+    pub(crate) fn read(config: &Json) -> Result<Self> {
         let (field, map) = match (config.get("quantization"), config.get("quantization_config")) {
             (Some(Json::Object(map)), _) => ("quantization", map),
             (_, Some(Json::Object(map))) => ("quantization_config", map),
@@ -446,7 +487,7 @@ impl Quantization {
     }
 
     /// What the config says about one path; the outer `None` when it does not name it.
-    fn of(&self, path: &str) -> Option<Option<Format>> {
+    pub(crate) fn of(&self, path: &str) -> Option<Option<Format>> {
         self.paths.get(path).copied()
     }
 }
@@ -479,7 +520,7 @@ impl Format {
 }
 
 /// The files of weights, from the index if there is one.
-fn shards(directory: &Path, files: &Files) -> Result<BTreeSet<String>> {
+pub(crate) fn shards(directory: &Path, files: &Files) -> Result<BTreeSet<String>> {
     const INDEX: &str = "model.safetensors.index.json";
     let broken = |reason: String| Error::Checkpoint { file: directory.join(INDEX), reason };
     if let Some(index) = files.json(INDEX)? {
@@ -489,9 +530,16 @@ fn shards(directory: &Path, files: &Files) -> Result<BTreeSet<String>> {
         for (tensor, shard) in map {
             // A shard outside of the directory is not part of this checkpoint.
             match shard.as_str() {
-                Some(shard) if !shard.contains(['/', '\\']) => shards.insert(shard.to_string()),
-                _ => return Err(broken(format!("`{tensor}` is mapped to {shard}, not to a file"))),
+                Some(name) if !name.contains(['/', '\\']) && name.ends_with(".safetensors") => {
+                    shards.insert(name.to_string())
+                }
+                _ => {
+                    return Err(broken(format!("`{tensor}` is mapped to {shard}, not to a shard")));
+                }
             };
+        }
+        if shards.is_empty() {
+            return Err(broken("maps no tensor".into()));
         }
         return Ok(shards);
     }
@@ -518,8 +566,8 @@ fn shards(directory: &Path, files: &Files) -> Result<BTreeSet<String>> {
     Ok(shards)
 }
 
-/// The tensors of one file, unread, after its header has been checked against its size.
-fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
+/// The header of one file, after it has been checked against the file's size.
+pub(crate) fn read_header(path: &Path) -> Result<Metadata> {
     let damaged = |reason: String| Error::Checkpoint { file: path.into(), reason };
     let io = |source| Error::Io { path: path.into(), source };
     let mut file = File::open(path).map_err(|error| match error.kind() {
@@ -536,12 +584,37 @@ fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(io)?;
     let header: Metadata =
-        serde_json::from_slice(&header).map_err(|e| damaged(format!("bad header: {e}")))?;
+        serde_json::from_slice(&header).map_err(|error| damaged(blame(&header, &error)))?;
     let expected = 8 + length + header.data_len() as u64;
     if expected != size {
         return Err(damaged(format!("has {size} bytes, its header says {expected}")));
     }
-    for (name, info) in header.tensors() {
+    Ok(header)
+}
+
+/// What is wrong with a header, with the tensor at fault if it can be told.
+fn blame(header: &[u8], error: &serde_json::Error) -> String {
+    let tensors: BTreeMap<String, Json> = serde_json::from_slice(header).unwrap_or_default();
+    for (name, entry) in tensors.iter().filter(|(name, _)| *name != "__metadata__") {
+        let TensorInfo { dtype, shape, data_offsets: (start, end) } =
+            match TensorInfo::deserialize(entry) {
+                Ok(info) => info,
+                Err(error) => return format!("bad header: tensor `{name}`: {error}"),
+            };
+        let bits = shape.iter().try_fold(dtype.bitsize(), |n, &size| n.checked_mul(size));
+        if bits.is_none_or(|bits| end.checked_sub(start) != Some(bits / 8)) {
+            return format!(
+                "bad header: tensor `{name}` of shape {shape:?} does not fill bytes {start} to {end}"
+            );
+        }
+    }
+    format!("bad header: {error}")
+}
+
+/// The tensors of one file, unread.
+fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
+    let damaged = |reason: String| Error::Checkpoint { file: path.into(), reason };
+    for (name, info) in read_header(path)?.tensors() {
         use safetensors::Dtype::*;
         let known = matches!(
             info.dtype,

@@ -15,7 +15,8 @@ use std::{
         OnceLock,
         mpsc::{Receiver, Sender, channel},
     },
-    thread,
+    thread::{self, ThreadId},
+    time::Duration,
 };
 use tokio::sync::oneshot;
 
@@ -47,8 +48,11 @@ enum Message {
 /// A handle to the thread.
 pub struct Engine {
     messages: Sender<Message>,
+    thread: Option<ThreadId>,
     started: Result<(), String>,
 }
+
+static ENGINE: OnceLock<Engine> = OnceLock::new();
 
 impl Engine {
     /// The engine of this process, started on first use.
@@ -56,22 +60,22 @@ impl Engine {
     /// # Errors
     /// [`Error::Mlx`] when MLX cannot be used on this machine.
     pub fn get() -> Result<&'static Engine> {
-        static ENGINE: OnceLock<Engine> = OnceLock::new();
         let engine = ENGINE.get_or_init(|| {
             let (messages, inbox) = channel();
             let (report, started) = channel();
             let thread =
                 thread::Builder::new().name("mynah".into()).stack_size(8 << 20).spawn(move || {
-                    report.send(guarded(mlx::initialize)).ok();
+                    report.send(guarded(|| mlx::initialize(halt))).ok();
                     serve(&inbox);
                 });
+            let id = thread.as_ref().ok().map(|thread| thread.thread().id());
             let started = match thread {
                 Ok(_) => {
                     started.recv().unwrap_or_else(|_| Err(Error::Internal("no engine".into())))
                 }
                 Err(error) => Err(Error::Internal(error.to_string())),
             };
-            Engine { messages, started: started.map_err(|error| error.to_string()) }
+            Engine { messages, thread: id, started: started.map_err(|error| error.to_string()) }
         });
         match &engine.started {
             Ok(()) => Ok(engine),
@@ -113,6 +117,22 @@ impl Engine {
         // The thread lives as long as the process, so this fails only while the process ends.
         self.messages.send(message).ok();
     }
+}
+
+/// Stops the thread for good while the process ends, because MLX's globals end with it.
+extern "C" fn halt() {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let Some(engine) = ENGINE.get().filter(|e| e.thread != Some(thread::current().id())) else {
+        return;
+    };
+    let (report, halted) = channel();
+    engine.post_job(move || {
+        report.send(()).ok();
+        loop {
+            thread::park();
+        }
+    });
+    halted.recv_timeout(PATIENCE).ok();
 }
 
 fn serve(inbox: &Receiver<Message>) {

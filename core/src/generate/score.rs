@@ -25,8 +25,7 @@ pub struct Score {
 
 /// Scores `tokens`, with the `count` likeliest tokens after each.
 pub(crate) fn score(model: &dyn LanguageModel, tokens: &[u32], count: usize) -> Result<Score> {
-    let mut cache = model.cache(&CachePlan { capacity: 0 });
-    cache.reserve(tokens.len() as i32)?;
+    let mut cache = model.cache(&CachePlan::new(tokens.len()));
     let mut score = Score { logprobs: vec![None], top: Vec::new() };
     for chunk in tokens.chunks(CHUNK) {
         let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);

@@ -29,6 +29,9 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 /// Events that wait for a slow reader; the device waits with them.
 const BUFFERED: usize = 32;
 
+/// Most answers end long before they must; caches grow for those that do not.
+const EXPECTED_TOKENS: usize = 256;
+
 /// What a stream yields.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -52,7 +55,8 @@ pub struct Token {
     pub id: u32,
     /// The natural logarithm of its probability, before anything was filtered.
     pub logprob: f32,
-    /// The characters that it completes; none while one is still in parts.
+    /// The characters that it completes; none while one is still in parts, and none at all
+    /// without a tokenizer.
     pub text: String,
 }
 
@@ -159,7 +163,7 @@ pub(crate) struct Request {
     pub prompt: Vec<u32>,
     pub options: GenerateOptions,
     pub end_tokens: Vec<u32>,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Option<Tokenizer>,
 }
 
 impl Request {
@@ -206,7 +210,7 @@ struct Run {
     loaded: Rc<Loaded>,
     cache: Cache,
     sampler: Sampler,
-    detokenizer: Detokenizer,
+    detokenizer: Option<Detokenizer>,
     prefilled: usize,
     queued: Option<Choice>,
     generated: usize,
@@ -260,12 +264,13 @@ impl Task for Worker {
 
 impl Run {
     fn new(loaded: Rc<Loaded>, request: &Request) -> Result<Self> {
-        let plan = CachePlan { capacity: 0 };
+        let expected = request.options.max_tokens.min(EXPECTED_TOKENS);
+        let plan = CachePlan::new(request.prompt.len() + expected);
         memory::reset_peak_memory()?;
         Ok(Run {
             cache: loaded.network.cache(&plan),
             sampler: Sampler::new(&request.options, &request.prompt)?,
-            detokenizer: request.tokenizer.detokenizer(true),
+            detokenizer: request.tokenizer.as_ref().map(|tokenizer| tokenizer.detokenizer(true)),
             loaded,
             prefilled: 0,
             queued: None,
@@ -299,7 +304,10 @@ impl Run {
             return self.finish(request, FinishReason::Stop);
         }
         self.generated += 1;
-        let text = self.detokenizer.push(id)?;
+        let text = match &mut self.detokenizer {
+            Some(detokenizer) => detokenizer.push(id)?,
+            None => String::new(),
+        };
         Ok(Event::Token(Token { id, logprob, text }))
     }
 
@@ -309,9 +317,6 @@ impl Run {
         let end = total.min(self.prefilled + request.options.prefill_chunk);
         let chunk = &request.prompt[self.prefilled..end];
         let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
-        if self.prefilled == 0 {
-            self.cache.reserve((total + request.options.max_tokens.min(256)) as i32)?;
-        }
         let network = &*self.loaded.network;
         let hidden = prefill(network, &ids, &mut self.cache)?;
         if end == total && request.options.max_tokens > 0 {
@@ -343,7 +348,10 @@ impl Run {
         };
         Ok(Event::Finished(Summary {
             finish_reason,
-            remaining_text: self.detokenizer.finish()?,
+            remaining_text: match &mut self.detokenizer {
+                Some(detokenizer) => detokenizer.finish()?,
+                None => String::new(),
+            },
             prompt_tokens: request.prompt.len(),
             generated_tokens: self.generated,
             time_to_first_token: first,

@@ -28,10 +28,6 @@ impl Linear {
         Linear { weight, bias }
     }
 
-    pub(crate) fn has_bias(&self) -> bool {
-        self.bias.is_some()
-    }
-
     /// `[…, input]` to `[…, output]`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         Ok(match (&self.weight, &self.bias) {

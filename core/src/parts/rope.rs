@@ -54,15 +54,19 @@ impl Rope {
     /// What a config with the usual fields asks for.
     ///
     /// # Errors
-    /// [`Error::Config`] for an unknown kind of scaling or one with fields missing.
+    /// [`Error::Config`] for an unknown kind of scaling or one with fields missing, and when the
+    /// elements do not make pairs.
     pub fn of(c: &Text) -> Result<Self> {
         let context = c.max_position_embeddings;
         Self::scaled(c.head_dim(), c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
     }
 
     /// Frequencies from a base alone.
-    pub fn base(dims: i32, base: f32) -> Self {
-        Rope::Base { dims, traditional: false, base, scale: 1.0 }
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the elements do not make pairs.
+    pub fn base(dims: i32, base: f32) -> Result<Self> {
+        Self::scaled(dims, base, false, None, None)
     }
 
     /// Frequencies from a base, stretched as `scaling` says; `context` is the longest sequence
@@ -77,6 +81,10 @@ impl Rope {
         scaling: Option<&RopeScaling>,
         context: Option<i32>,
     ) -> Result<Self> {
+        if dims % 2 != 0 {
+            let reason = format!("{dims} elements of a head cannot be rotated in pairs");
+            return Err(Error::config("head_dim", reason));
+        }
         let plain = Rope::Base { dims, traditional, base, scale: 1.0 };
         let Some(s) = scaling else { return Ok(plain) };
         let context = || context.map(f64::from).ok_or_else(|| missing("max_position_embeddings"));

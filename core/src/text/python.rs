@@ -5,11 +5,11 @@
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, State};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use std::fmt::Write;
 
 /// More than a prompt needs, and little enough to allocate.
-const MAX_WIDTH: usize = 10_000;
+const MAX_WIDTH: usize = 1_000;
 
 /// More nesting than a template needs, and little enough for the stack.
 const MAX_DEPTH: usize = 100;
@@ -19,6 +19,7 @@ pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the delimiters are the usual ones"));
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(method);
     minijinja_contrib::add_to_environment(&mut environment);
     environment.set_formatter(|out, state, value| match exponential(value) {
@@ -109,6 +110,10 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         Some(byte) => Ok(Value::from(text[..byte].chars().count())),
         None => Err(invalid("substring not found")),
     };
+    let around_separator = |(head, tail): (&str, &str)| {
+        let separator = &text[head.len()..text.len() - tail.len()];
+        Value::from(Tuple::new([head, separator, tail].map(Value::from).into()))
+    };
     match name {
         "index" => position(text.find(from_args::<(&str,)>(args)?.0)),
         "rindex" => position(text.rfind(from_args::<(&str,)>(args)?.0)),
@@ -122,15 +127,11 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         }
         "partition" => {
             let (separator,): (&str,) = from_args(args)?;
-            let (head, tail) = text.split_once(separator).unwrap_or((text, ""));
-            let found = &text[head.len()..text.len() - tail.len()];
-            Ok(Tuple::new([head, found, tail].map(Value::from).into()).into())
+            Ok(around_separator(text.split_once(separator).unwrap_or((text, ""))))
         }
         "rpartition" => {
             let (separator,): (&str,) = from_args(args)?;
-            let (head, tail) = text.rsplit_once(separator).unwrap_or(("", text));
-            let found = &text[head.len()..text.len() - tail.len()];
-            Ok(Tuple::new([head, found, tail].map(Value::from).into()).into())
+            Ok(around_separator(text.rsplit_once(separator).unwrap_or(("", text))))
         }
         "rsplit" => {
             let (separator, limit): (Option<&str>, Option<i64>) = from_args(args)?;
@@ -166,7 +167,7 @@ fn rsplit(text: &str, separator: Option<&str>, limit: usize) -> Result<Value, Er
 }
 
 /// `json.dumps` without the escapes for HTML and ASCII.
-fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
+fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     let (item, key) = match separators.as_deref() {
@@ -180,7 +181,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent = indent.map(|width| width.min(MAX_WIDTH));
     let mut json = Json { out: String::new(), indent, item, key, ensure_ascii, sort_keys };
     json.value(value, 0)?;
-    Ok(Value::from_safe_string(json.out))
+    Ok(json.out)
 }
 
 struct Json {
@@ -296,29 +297,17 @@ fn float(number: f64) -> String {
 
 /// `datetime.strftime` in the C locale, for seconds since 1970 on the clock that is meant.
 pub fn strftime(pattern: &str, seconds: i64) -> String {
-    const DAYS: [&str; 7] =
-        ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
+    const DAYS: &str = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday";
+    const MONTHS: &str = "January February March April May June July August September October \
+                          November December";
+    let nth = |names: &'static str, n: i64| names.split(' ').nth(n as usize).unwrap_or_default();
     let (days, time) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
     let (year, month, day) = civil(days);
     let week_day = (days + 4).rem_euclid(7);
     let day_of_year = days - days_before(year, 1, 1) + 1;
     let hour_of_12 = (hour + 11) % 12 + 1;
-    let (day_name, month_name) = (DAYS[week_day as usize], MONTHS[month as usize - 1]);
+    let (day_name, month_name) = (nth(DAYS, week_day), nth(MONTHS, month - 1));
 
     let mut out = String::new();
     let mut rest = pattern;

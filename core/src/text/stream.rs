@@ -3,13 +3,14 @@
 use super::Tokenizer;
 use crate::error::Result;
 
-/// Ids beyond which an end that never becomes a whole character is no longer waited for.
+/// Malformed text or tokens without text can keep the end of the text from ever being whole; the
+/// window is cut when it has this many ids, far more than a character has.
 const LONGEST_WINDOW: usize = 32;
 
 /// Decodes a stream of ids. The pieces, joined, are what [`Tokenizer::decode`] makes of all ids.
 ///
-/// One exception: such a decoder replaces a malformed run of byte tokens (`<0xE5>`) as a whole,
-/// and the whole characters of that run that were already given out stay as they are.
+/// One exception: a run of byte tokens (`<0xE5>`) that turns out malformed is decoded to U+FFFD
+/// from its beginning, but characters of it that were whole have been given out by then.
 #[derive(Clone, Debug)]
 pub struct Detokenizer {
     tokenizer: Tokenizer,

@@ -101,7 +101,7 @@ pub struct TemplateOptions {
     /// JSON schemas of the functions that the model may call; an empty list means no tools.
     pub tools: Vec<Json>,
     /// More variables for the template, such as `enable_thinking` or `reasoning_effort`. They
-    /// come before the special tokens of the checkpoint.
+    /// replace special tokens of the same name.
     pub variables: Map<String, Json>,
     /// Which of several templates, such as `rag`. By default `tool_use` when there are tools,
     /// otherwise `default`.

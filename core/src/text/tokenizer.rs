@@ -7,6 +7,7 @@ use super::Detokenizer;
 use crate::error::{Error, Result};
 use crate::files::Files;
 use serde_json::{Map, Value as Json};
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokenizers::AddedToken;
@@ -28,10 +29,9 @@ const UNSUPPORTED: [&str; 8] = [
 ];
 
 /// Turns text into token ids and back. Clones share one vocabulary.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     backend: tokenizers::Tokenizer,
     special_tokens: Map<String, Json>,
@@ -125,6 +125,13 @@ impl Tokenizer {
     /// The id of [`eos_token`](Self::eos_token). Generation may have more ends than this one.
     pub fn eos_token_id(&self) -> Option<u32> {
         self.token_id(self.eos_token()?)
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let size = self.0.vocabulary_size;
+        f.debug_struct("Tokenizer").field("vocabulary_size", &size).finish_non_exhaustive()
     }
 }
 

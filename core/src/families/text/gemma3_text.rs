@@ -8,13 +8,17 @@ pub const FAMILY: Family = Family { model_types: &["gemma3_text", "gemma3"], bui
 
 #[derive(Deserialize)]
 struct Config {
+    #[serde(default, deserialize_with = "config::optional_positive")]
     rope_theta: Option<f32>,
+    #[serde(default, deserialize_with = "config::optional_positive")]
     rope_local_base_freq: Option<f32>,
     rope_scaling: Option<config::RopeScaling>,
     rope_parameters: Option<RopeParameters>,
+    #[serde(deserialize_with = "config::positive")]
     query_pre_attn_scalar: f32,
     #[serde(default, deserialize_with = "config::optional_size")]
     sliding_window_pattern: Option<i32>,
+    #[serde(default, deserialize_with = "config::optional_positive")]
     final_logit_softcapping: Option<f32>,
 }
 
@@ -26,12 +30,13 @@ struct RopeParameters {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &text_config(config, json!({
+    let config = text_config(config, json!({
         "hidden_size": 1152, "num_hidden_layers": 26, "intermediate_size": 6912,
         "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
         "rms_norm_eps": 1e-6, "vocab_size": 262144, "query_pre_attn_scalar": 256.0,
         "sliding_window": 512, "max_position_embeddings": 32768,
-    }), json!({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}));
+    }), json!({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}))?;
+    let config = &config;
     let e: Config = config::read(config)?;
     let mut c = Text::read(&without(config, &["rope_parameters", "rope_theta", "rope_scaling"]))?;
     for part in ["vision_tower", "multi_modal_projector"] {
@@ -79,13 +84,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// The config of the language model, which exports of the whole model nest and complete with
 /// other defaults.
-pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Json {
+pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Result<Json> {
     let Some(text) = config.get("text_config") else {
-        return config::with_defaults(config, defaults);
+        return Ok(config::with_defaults(config, defaults));
     };
+    if !text.is_object() {
+        return Err(Error::config("text_config", "not an object"));
+    }
     let outer = json!({"vocab_size": config.get("vocab_size").or(nested_defaults.get("vocab_size"))});
     let text = config::with_defaults(&outer, text.clone());
-    config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults))
+    Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults)))
 }
 
 fn without(config: &Json, fields: &[&str]) -> Json {

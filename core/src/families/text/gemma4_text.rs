@@ -11,23 +11,28 @@ use crate::{
     },
     prelude::*,
 };
-use std::{any::Any, collections::HashMap};
+use std::collections::HashMap;
 
 pub const FAMILY: Family =
     Family { model_types: &["gemma4_text", "gemma4", "gemma4_unified", "gemma4_unified_text"], build };
 
 #[derive(Deserialize)]
 struct Config {
+    #[serde(default, deserialize_with = "config::optional_size")]
     global_head_dim: Option<i32>,
+    #[serde(default, deserialize_with = "config::optional_size")]
     num_global_key_value_heads: Option<i32>,
+    #[serde(deserialize_with = "config::count")]
     num_kv_shared_layers: i32,
     #[serde(default, deserialize_with = "config::optional_size")]
     vocab_size_per_layer_input: Option<i32>,
-    hidden_size_per_layer_input: Option<i32>,
+    #[serde(deserialize_with = "config::count")]
+    hidden_size_per_layer_input: i32,
     rope_parameters: RopeParameters,
     #[serde(deserialize_with = "config::size")]
     sliding_window_pattern: i32,
     attention_k_eq_v: bool,
+    #[serde(default, deserialize_with = "config::optional_positive")]
     final_logit_softcapping: Option<f32>,
     use_double_wide_mlp: bool,
     enable_moe_block: bool,
@@ -37,7 +42,7 @@ struct Config {
 type RopeParameters = HashMap<String, config::RopeScaling>;
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &text_config(config, json!({
+    let config = text_config(config, json!({
         "hidden_size": 1536, "num_hidden_layers": 35, "intermediate_size": 6144,
         "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256,
         "global_head_dim": 512, "rms_norm_eps": 1e-6, "vocab_size": 262144,
@@ -51,7 +56,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             },
             "sliding_attention": {"rope_theta": 1e4},
         },
-    }), json!({"vocab_size": 262144}));
+    }), json!({"vocab_size": 262144}))?;
+    let config = &config;
     let e: Config = config::read(config)?;
     if e.enable_moe_block {
         return Err(Error::config("enable_moe_block", "experts of this family are not supported yet"));
@@ -60,11 +66,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if let Json::Object(fields) = &mut outer {
         fields.remove("rope_parameters");
     }
-    let mut c = Text::read(&outer)?;
+    let c = Text::read(&outer)?;
     let layers = c.num_hidden_layers;
-    let kind = |i| if (i + 1) % e.sliding_window_pattern == 0 { "full" } else { "sliding" };
-    let kinds = (0..layers).map(|i| format!("{}_attention", kind(i)));
-    c.layer_types.get_or_insert_with(|| kinds.collect());
     if !(0..layers).contains(&e.num_kv_shared_layers) {
         let reason = format!("{} of {layers} layers", e.num_kv_shared_layers);
         return Err(Error::config("num_kv_shared_layers", reason));
@@ -75,66 +78,230 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         w.at("model").ignore(tower);
     }
     w.ignore_named(&["input_max", "input_min", "output_max", "output_min"]);
-    let (body, head) = body(w);
-    let width = e.hidden_size_per_layer_input.filter(|width| *width > 0);
-    let read = |i| Gemma4Layer::read(&body.at("layers").at(i), &c, &e, i);
+    let decoder = Decoder::stack(w, &c, |i, w| block(w, &c, &e, i))?;
+    let (body, _) = body(w);
+    let end = |i| LayerEnd::read(&body.at("layers").at(i), &c, &e);
     Ok(Box::new(Gemma4 {
-        embedding: body.embedding("embed_tokens", c.vocab_size, c.hidden_size)?,
-        embedding_scale: (c.hidden_size as f32).sqrt(),
-        inputs: width.map(|width| LayerInputs::read(&body, &c, &e, width)).transpose()?,
-        layers: (0..layers).map(read).collect::<Result<_>>()?,
-        norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
-        head: Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?
-            .softcap(e.final_logit_softcapping),
+        ends: (0..layers).map(end).collect::<Result<_>>()?,
+        inputs: e.has_inputs().then(|| LayerInputs::read(&body, &c, &e)).transpose()?,
+        decoder: Decoder {
+            embedding_scale: Some((c.hidden_size as f32).sqrt()),
+            head: decoder.head.softcap(e.final_logit_softcapping),
+            ..decoder
+        },
     }))
 }
 
-struct Gemma4 {
-    embedding: Embedding,
-    embedding_scale: f32,
-    inputs: Option<LayerInputs>,
-    layers: Vec<Gemma4Layer>,
+impl Config {
+    fn has_inputs(&self) -> bool {
+        self.hidden_size_per_layer_input > 0
+    }
+
+    /// The window of a layer; every `sliding_window_pattern`th is full where no list says more.
+    fn window(&self, c: &Text, layer: i32) -> Result<Option<i32>> {
+        match c.layer_types {
+            Some(_) => c.window(layer),
+            None if (layer + 1) % self.sliding_window_pattern == 0 => Ok(None),
+            None => Ok(c.sliding_window),
+        }
+    }
+
+    /// The layer whose keys and values another attends over: the last of its kind that has some.
+    fn lender(&self, c: &Text, layer: i32) -> Result<Option<i32>> {
+        let own = c.num_hidden_layers - self.num_kv_shared_layers;
+        if layer < own {
+            return Ok(None);
+        }
+        let window = self.window(c, layer)?;
+        let alike = |other: &i32| self.window(c, *other).is_ok_and(|other| other == window);
+        match (0..own).rev().find(alike) {
+            None => {
+                let reason = "no layer of the same kind has keys and values to share";
+                Err(Error::config("num_kv_shared_layers", reason))
+            }
+            lender => Ok(lender),
+        }
+    }
+}
+
+/// The usual four norms around attention and the feed-forward network.
+fn block(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Block> {
+    let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
+    let lender = e.lender(c, i)?;
+    let mut sizes = c.clone();
+    if e.use_double_wide_mlp && lender.is_some() && e.num_kv_shared_layers < c.num_hidden_layers {
+        sizes.intermediate_size *= 2;
+    }
+    let mlp = Residual::sandwich(
+        norm("pre_feedforward_layernorm")?,
+        Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &sizes, geglu_tanh)?,
+        norm("post_feedforward_layernorm")?,
+    );
+    let (before, after) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
+    let a = w.at("self_attn");
+    Ok(match lender {
+        Some(lender) => {
+            for unused in ["k_proj", "v_proj", "k_norm"] {
+                a.ignore(unused);
+            }
+            let attention = BorrowedKeys { queries: Queries::read(&a, c, e, i)?, lender };
+            Block::new((Residual::sandwich(before, attention, after), mlp))
+        }
+        None => {
+            let attention = OwnKeys::read(&a, c, e, i)?;
+            Block::new((Residual::sandwich(before, attention, after), mlp))
+        }
+    })
+}
+
+/// The half of attention that every layer has for itself.
+struct Queries {
+    q: Linear,
     norm: Norm,
-    head: Head,
+    rope: Rope,
+    output: Linear,
+    heads: i32,
+    head_dim: i32,
+}
+
+impl Queries {
+    fn read(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Self> {
+        let is_full = e.window(c, i)?.is_none();
+        let (head_dim, kind) = match e.global_head_dim {
+            Some(wide) if is_full => (wide, "full_attention"),
+            None if is_full => (c.head_dim(), "full_attention"),
+            _ => (c.head_dim(), "sliding_attention"),
+        };
+        let scaling = e.rope_parameters.get(kind);
+        let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
+        let (width, heads) = (c.hidden_size, c.num_attention_heads);
+        let all = config::product("global_head_dim", [heads, head_dim])?;
+        let context = c.max_position_embeddings;
+        Ok(Queries {
+            q: w.linear("q_proj", width, all)?,
+            norm: w.rms_norm("q_norm", head_dim, c.rms_norm_eps)?,
+            rope: Rope::scaled(head_dim, base, c.rope_traditional, scaling, context)?,
+            output: w.linear("o_proj", all, width)?,
+            heads,
+            head_dim,
+        })
+    }
+
+    fn attend(&self, x: &Array, seen: &Seen, step: &Step) -> Result<Array> {
+        let q = self.norm.forward(&split_heads(&self.q.forward(x)?, self.heads)?)?;
+        let scores = Scores { scale: 1.0, sinks: None };
+        let y = seen.attend(&self.rope.forward(&q, step)?, &scores, step)?;
+        self.output.forward(&join_heads(&y)?)
+    }
+}
+
+/// Attention over keys and values of its own, which it lends.
+struct OwnKeys {
+    queries: Queries,
+    k: Linear,
+    /// Values are the keys before their norm where there is none.
+    v: Option<Linear>,
+    k_norm: Norm,
+    v_norm: Norm,
+    heads: i32,
+    window: Option<i32>,
+    layer: i32,
+}
+
+impl OwnKeys {
+    fn read(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Self> {
+        let queries = Queries::read(w, c, e, layer)?;
+        let window = e.window(c, layer)?;
+        let keys_are_values = e.attention_k_eq_v && window.is_none();
+        let heads = match e.num_global_key_value_heads {
+            Some(global) if keys_are_values => global,
+            _ => c.kv_heads(),
+        };
+        if queries.heads % heads != 0 {
+            let reason = format!("does not divide the {} query heads", queries.heads);
+            return Err(Error::config("num_global_key_value_heads", reason));
+        }
+        let read = |name| w.linear(name, c.hidden_size, heads * queries.head_dim);
+        Ok(OwnKeys {
+            k: read("k_proj")?,
+            v: (!keys_are_values).then(|| read("v_proj")).transpose()?,
+            k_norm: w.rms_norm("k_norm", queries.head_dim, c.rms_norm_eps)?,
+            v_norm: Norm::Rms { weight: None, eps: c.rms_norm_eps },
+            queries,
+            heads,
+            window,
+            layer,
+        })
+    }
+}
+
+impl Layer for OwnKeys {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        Kv::new(self.window, plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        let keys = split_heads(&self.k.forward(x)?, self.heads)?;
+        let values = match &self.v {
+            Some(v) => split_heads(&v.forward(x)?, self.heads)?,
+            None => keys.clone(),
+        };
+        let keys = self.queries.rope.forward(&self.k_norm.forward(&keys)?, step)?;
+        let seen = kv.update(keys, self.v_norm.forward(&values)?, step)?;
+        step.lend(self.layer, seen.clone());
+        self.queries.attend(x, &seen, step)
+    }
+}
+
+/// Attention over the keys and values of an earlier layer.
+struct BorrowedKeys {
+    queries: Queries,
+    lender: i32,
+}
+
+impl Layer for BorrowedKeys {
+    type State = ();
+
+    fn state(&self, _: &CachePlan) {}
+
+    fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
+        self.queries.attend(x, &step.lent(self.lender), step)
+    }
+}
+
+struct Gemma4 {
+    decoder: Decoder,
+    ends: Vec<LayerEnd>,
+    inputs: Option<LayerInputs>,
 }
 
 impl LanguageModel for Gemma4 {
     fn vocabulary(&self) -> u32 {
-        self.embedding.vocabulary()
+        self.decoder.vocabulary()
     }
 
     fn cache(&self, plan: &CachePlan) -> Cache {
-        let state = |layer: &Gemma4Layer| -> Box<dyn State> {
-            match layer.attention.source {
-                Source::Own { window, .. } => Box::new(Kv::new(window, plan)),
-                Source::Shared(_) => Box::new(()),
-            }
-        };
-        Cache::new(self.layers.iter().map(state).collect(), plan)
+        self.decoder.cache(plan)
     }
 
     fn embed(&self, ids: &Array) -> Result<Embedded> {
-        let hidden = self.embedding.lookup(ids)?;
-        let scale = mlx::scalar(self.embedding_scale, hidden.dtype())?;
-        Ok(Embedded { ids: ids.clone(), hidden: hidden.multiply(scale)? })
+        self.decoder.embed(ids)
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
         let inputs = self.inputs.as_ref().map(|inputs| inputs.forward(x)).transpose()?;
         let mut h = x.hidden.clone();
-        let mut seen: Vec<Seen> = Vec::new();
-        for (i, (layer, state)) in self.layers.iter().zip(&mut cache.states).enumerate() {
-            let input = match &inputs {
-                Some(inputs) => Some(mlx::slice(inputs, 2, i as i32, i as i32 + 1)?.squeeze_axes(&[2])?),
-                None => None,
-            };
-            h = layer.forward(&h, &mut **state, &mut seen, input, step)?;
+        let layers = self.decoder.blocks.iter().zip(&self.ends).zip(&mut cache.states);
+        for (i, ((block, end), state)) in (0..).zip(layers) {
+            h = end.forward(&block.forward(&h, &mut **state, step)?, inputs.as_ref(), i)?;
         }
-        self.norm.forward(&h)
+        self.decoder.norm.forward(&h)
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.head.forward(hidden, &self.embedding)
+        self.decoder.logits(hidden)
     }
 }
 
@@ -146,20 +313,23 @@ struct LayerInputs {
     norm: Norm,
     layers: i32,
     width: i32,
-    hidden_size: i32,
 }
 
 impl LayerInputs {
-    fn read(w: &Scope, c: &Text, e: &Config, width: i32) -> Result<Self> {
-        let (layers, hidden_size) = (c.num_hidden_layers, c.hidden_size);
+    fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
+        let (layers, width) = (c.num_hidden_layers, e.hidden_size_per_layer_input);
         let vocabulary = e.vocab_size_per_layer_input.unwrap_or(c.vocab_size);
+        if vocabulary < c.vocab_size {
+            let reason = format!("{vocabulary} are fewer than the {} tokens", c.vocab_size);
+            return Err(Error::config("vocab_size_per_layer_input", reason));
+        }
+        let all = config::product("hidden_size_per_layer_input", [layers, width])?;
         Ok(LayerInputs {
-            table: w.embedding("embed_tokens_per_layer", vocabulary, layers * width)?,
-            projection: w.linear("per_layer_model_projection", hidden_size, layers * width)?,
+            table: w.embedding("embed_tokens_per_layer", vocabulary, all)?,
+            projection: w.linear("per_layer_model_projection", c.hidden_size, all)?,
             norm: w.rms_norm("per_layer_projection_norm", width, c.rms_norm_eps)?,
             layers,
             width,
-            hidden_size,
         })
     }
 
@@ -169,176 +339,40 @@ impl LayerInputs {
         let shape = [x.ids.dim(0), x.ids.dim(1), self.layers, self.width];
         let token = self.table.lookup(&x.ids)?.multiply(constant((self.width as f32).sqrt())?)?;
         let context = self.projection.forward(&x.hidden)?;
-        let context = context.multiply(constant((self.hidden_size as f32).powf(-0.5))?)?;
+        let context = context.multiply(constant((x.hidden.dim(-1) as f32).powf(-0.5))?)?;
         let context = self.norm.forward(&context.reshape(&shape)?)?;
         let sum = context.add(token.reshape(&shape)?)?;
         Ok(sum.multiply(constant(std::f32::consts::FRAC_1_SQRT_2)?)?)
     }
 }
 
-struct Gemma4Layer {
-    attention: Gemma4Attention,
-    mlp: Mlp,
-    /// Before and after attention, before and after the feed-forward network.
-    norms: [Norm; 4],
-    input: Option<LayerInput>,
+/// What follows a block: its own input through a gate, and a factor.
+struct LayerEnd {
+    input: Option<(Linear, Linear, Norm)>,
     scalar: Array,
 }
 
-/// How a layer takes its own input in.
-struct LayerInput {
-    gate: Linear,
-    projection: Linear,
-    norm: Norm,
-}
-
-impl Gemma4Layer {
-    fn read(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Self> {
-        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let own = c.num_hidden_layers - e.num_kv_shared_layers;
-        let wide = e.use_double_wide_mlp && i >= own && own > 0;
-        let mut sizes = c.clone();
-        sizes.intermediate_size *= if wide { 2 } else { 1 };
-        let input = |width| -> Result<LayerInput> {
-            Ok(LayerInput {
-                gate: w.linear("per_layer_input_gate", c.hidden_size, width)?,
-                projection: w.linear("per_layer_projection", width, c.hidden_size)?,
-                norm: norm("post_per_layer_input_norm")?,
-            })
+impl LayerEnd {
+    fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
+        let (hidden, width) = (c.hidden_size, e.hidden_size_per_layer_input);
+        let input = || -> Result<_> {
+            Ok((
+                w.linear("per_layer_input_gate", hidden, width)?,
+                w.linear("per_layer_projection", width, hidden)?,
+                w.rms_norm("post_per_layer_input_norm", hidden, c.rms_norm_eps)?,
+            ))
         };
-        Ok(Gemma4Layer {
-            attention: Gemma4Attention::read(&w.at("self_attn"), c, e, i)?,
-            mlp: Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &sizes, geglu_tanh)?,
-            norms: [
-                norm("input_layernorm")?,
-                norm("post_attention_layernorm")?,
-                norm("pre_feedforward_layernorm")?,
-                norm("post_feedforward_layernorm")?,
-            ],
-            input: e.hidden_size_per_layer_input.filter(|n| *n > 0).map(input).transpose()?,
-            scalar: w.tensor("layer_scalar", &[1])?,
-        })
+        let input = e.has_inputs().then(input).transpose()?;
+        Ok(LayerEnd { input, scalar: w.tensor("layer_scalar", &[1])? })
     }
 
-    fn forward(
-        &self,
-        x: &Array,
-        state: &mut dyn State,
-        seen: &mut Vec<Seen>,
-        input: Option<Array>,
-        step: &Step,
-    ) -> Result<Array> {
-        let [before, after, before_mlp, after_mlp] = &self.norms;
-        let y = self.attention.forward(&before.forward(x)?, state, seen, step)?;
-        let h = x.add(after.forward(&y)?)?;
-        let y = self.mlp.forward(&before_mlp.forward(&h)?, &mut (), step)?;
-        let mut h = h.add(after_mlp.forward(&y)?)?;
-        if let (Some(layer), Some(input)) = (&self.input, input) {
-            let y = layer.projection.forward(&geglu_tanh(&layer.gate.forward(&h)?, &input)?)?;
-            h = h.add(layer.norm.forward(&y)?)?;
+    fn forward(&self, h: &Array, inputs: Option<&Array>, i: i32) -> Result<Array> {
+        let mut h = h.clone();
+        if let (Some((gate, projection, norm)), Some(inputs)) = (&self.input, inputs) {
+            let input = mlx::slice(inputs, 2, i, i + 1)?.squeeze_axes(&[2])?;
+            let y = projection.forward(&geglu_tanh(&gate.forward(&h)?, &input)?)?;
+            h = h.add(norm.forward(&y)?)?;
         }
         Ok(h.multiply(&self.scalar)?)
-    }
-}
-
-struct Gemma4Attention {
-    q: Linear,
-    q_norm: Norm,
-    output: Linear,
-    source: Source,
-    rope: Rope,
-    heads: i32,
-}
-
-/// Where keys and values come from.
-enum Source {
-    Own {
-        k: Linear,
-        /// Values are the keys before their norm when there is none.
-        v: Option<Linear>,
-        k_norm: Norm,
-        v_norm: Norm,
-        heads: i32,
-        window: Option<i32>,
-    },
-    /// From the layer of this number.
-    Shared(usize),
-}
-
-impl Gemma4Attention {
-    fn read(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Self> {
-        let window = c.window(i)?;
-        let is_full = window.is_none();
-        let head_dim = match e.global_head_dim {
-            Some(wide) if is_full && wide > 0 => wide,
-            _ => c.head_dim(),
-        };
-        let (width, heads) = (c.hidden_size, c.num_attention_heads);
-        let kind = if is_full { "full_attention" } else { "sliding_attention" };
-        let scaling = e.rope_parameters.get(kind);
-        let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
-        let context = c.max_position_embeddings;
-        let norm = |name| w.rms_norm(name, head_dim, c.rms_norm_eps);
-        let own = c.num_hidden_layers - e.num_kv_shared_layers;
-        let source = if i < own {
-            let keys_are_values = e.attention_k_eq_v && is_full;
-            let kv_heads = match e.num_global_key_value_heads {
-                Some(global) if keys_are_values => global,
-                _ => c.kv_heads(),
-            };
-            let read = |name| w.linear(name, width, kv_heads * head_dim);
-            Source::Own {
-                k: read("k_proj")?,
-                v: (!keys_are_values).then(|| read("v_proj")).transpose()?,
-                k_norm: norm("k_norm")?,
-                v_norm: Norm::Rms { weight: None, eps: c.rms_norm_eps },
-                heads: kv_heads,
-                window,
-            }
-        } else {
-            for unused in ["k_proj", "v_proj", "k_norm"] {
-                w.ignore(unused);
-            }
-            let kinds = c.layer_types.as_ref().map_or(&[][..], Vec::as_slice);
-            let donor = kinds[..own as usize].iter().rposition(|kind| *kind == kinds[i as usize]);
-            let reason = "no layer of the same kind has keys and values to share";
-            Source::Shared(donor.ok_or_else(|| Error::config("num_kv_shared_layers", reason))?)
-        };
-        Ok(Gemma4Attention {
-            q: w.linear("q_proj", width, heads * head_dim)?,
-            q_norm: norm("q_norm")?,
-            output: w.linear("o_proj", heads * head_dim, width)?,
-            source,
-            rope: Rope::scaled(head_dim, base, c.rope_traditional, scaling, context)?,
-            heads,
-        })
-    }
-
-    fn forward(
-        &self,
-        x: &Array,
-        state: &mut dyn State,
-        seen: &mut Vec<Seen>,
-        step: &Step,
-    ) -> Result<Array> {
-        let q = self.q_norm.forward(&split_heads(&self.q.forward(x)?, self.heads)?)?;
-        let q = self.rope.forward(&q, step)?;
-        let visible = match &self.source {
-            Source::Shared(layer) => seen[*layer].clone(),
-            Source::Own { k, v, k_norm, v_norm, heads, .. } => {
-                let keys = split_heads(&k.forward(x)?, *heads)?;
-                let values = match v {
-                    Some(v) => split_heads(&v.forward(x)?, *heads)?,
-                    None => keys.clone(),
-                };
-                let keys = self.rope.forward(&k_norm.forward(&keys)?, step)?;
-                let state = (state as &mut dyn Any).downcast_mut::<Kv>();
-                let kv = state.expect("a layer with keys of its own has a Kv");
-                seen.push(kv.update(keys, v_norm.forward(&values)?, step)?);
-                seen[seen.len() - 1].clone()
-            }
-        };
-        let y = visible.attend(&q, &Scores { scale: 1.0, sinks: None }, step)?;
-        self.output.forward(&join_heads(&y)?)
     }
 }

@@ -28,15 +28,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     (c.attention_bias, c.tie_word_embeddings) = (true, Some(false));
-    let kinds = ["sliding_attention", "full_attention"].into_iter().cycle().map(String::from);
-    c.layer_types.get_or_insert_with(|| kinds.take(c.num_hidden_layers as usize).collect());
+    let window = |i| match c.layer_types {
+        Some(_) => c.window(i),
+        None => Ok(c.sliding_window.filter(|_| i % 2 == 0)),
+    };
     let rope = Rope::of(&c)?;
     let decoder = Decoder::stack(w, &c, |i, w| {
         let a = w.at("self_attn");
         let sinks = Some(a.tensor("sinks", &[c.num_attention_heads])?);
         let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks };
         let attention =
-            Attention::read(&a, QKVO, &c, rope.clone())?.scores(scores).window(c.window(i)?);
+            Attention::read(&a, QKVO, &c, rope.clone())?.scores(scores).window(window(i)?);
         pre_norm(w, &c, attention, moe(&w.at("mlp"), &c, &e)?)
     })?;
     Ok(Box::new(decoder))
@@ -46,7 +48,10 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
     let (count, width, inner) = (e.num_local_experts, c.hidden_size, c.intermediate_size);
     let router = w.linear_with_bias("router", width, count)?;
     let experts = if w.has_below("experts.gate_proj") {
-        let read = |name, input, output| w.experts("experts", name, count, input, output);
+        let read = |name, input, output| {
+            w.at("experts").at(name).require("bias")?;
+            w.experts("experts", name, count, input, output)
+        };
         [
             read("gate_proj", width, inner)?,
             read("up_proj", width, inner)?,
@@ -75,9 +80,9 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
 fn published(w: &Scope, name: &str, count: i32, input: i32, output: i32) -> Result<Matrix> {
     let (blocks, scales) = (format!("{name}_blocks"), format!("{name}_scales"));
     if w.has(&blocks) {
-        let packed = w.take(&blocks, &[count, output, input / 32, 16])?;
+        let packed = w.take_bytes(&blocks, &[count, output, input / 32, 16])?;
         let weight = packed.view_dtype(Dtype::Uint32)?.reshape(&[count, output, input / 8])?;
-        let scales = w.take(&scales, &[count, output, input / 32])?;
+        let scales = w.take_bytes(&scales, &[count, output, input / 32])?;
         let format = Format { mode: Mode::Mxfp4, bits: 4, group: 32 };
         return Ok(Matrix::Quantized(Quantized { weight, scales, biases: None, format }));
     }

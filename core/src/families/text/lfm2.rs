@@ -14,9 +14,11 @@ struct Config {
     block_ff_dim: Option<i32>,
     #[serde(deserialize_with = "config::size")]
     block_multiple_of: i32,
+    #[serde(default, deserialize_with = "config::optional_positive")]
     block_ffn_dim_multiplier: Option<f64>,
     block_auto_adjust_ff_dim: bool,
     full_attn_idxs: Option<Vec<i32>>,
+    #[serde(default, deserialize_with = "config::optional_positive")]
     rope_theta: Option<f32>,
     rope_parameters: Option<config::RopeScaling>,
 }
@@ -25,15 +27,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "intermediate_size": config.get("block_ff_dim"), "rms_norm_eps": config.get("norm_eps"),
     }));
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    c.intermediate_size = e.ffn_width(c.intermediate_size);
+    let e: Config = config::read(config)?;
+    let mut c = Text::read(config)?;
+    c.intermediate_size = e.ffn_width(c.intermediate_size)?;
     let attends = |i: i32| match (&e.full_attn_idxs, &c.layer_types) {
         (Some(layers), _) => layers.contains(&i),
         (None, Some(kinds)) => kinds[i as usize] == "full_attention",
         (None, None) => false,
     };
     let base = e.rope_parameters.as_ref().and_then(|nested| nested.rope_theta).or(e.rope_theta);
-    let rope = Rope::base(c.head_dim(), base.unwrap_or(1_000_000.0));
+    let rope = Rope::base(c.head_dim(), base.unwrap_or(1_000_000.0))?;
     let body = w.at("model");
     let norm = |w: &Scope, name, width| w.rms_norm(name, width, c.rms_norm_eps);
     let block = |i| {
@@ -64,15 +67,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 impl Config {
     /// The width of the feed-forward network, of which two thirds are rounded up when gated.
-    fn ffn_width(&self, written: i32) -> i32 {
+    fn ffn_width(&self, written: i32) -> Result<i32> {
         let width = self.block_ff_dim.unwrap_or(written);
         if !self.block_auto_adjust_ff_dim {
-            return width;
+            return Ok(width);
         }
         let width = 2 * width / 3;
         let multiplier = self.block_ffn_dim_multiplier.unwrap_or(1.0);
-        let width = (multiplier * f64::from(width)) as u32;
-        width.next_multiple_of(self.block_multiple_of as u32) as i32
+        let width = (multiplier * f64::from(width)) as i32;
+        let blocks = width / self.block_multiple_of + i32::from(width % self.block_multiple_of > 0);
+        config::product("block_ffn_dim_multiplier", [blocks, self.block_multiple_of])
     }
 }
 

@@ -25,6 +25,7 @@ struct Config {
     n_groups: i32,
     #[serde(deserialize_with = "config::size")]
     conv_kernel: i32,
+    #[serde(deserialize_with = "config::epsilon")]
     layer_norm_epsilon: f32,
     use_bias: bool,
     use_conv_bias: bool,
@@ -38,16 +39,23 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let reason = format!("does not divide the {} heads", c.num_heads);
         return Err(Error::config("n_groups", reason));
     }
+    let state = c.ssm_state_size.unwrap_or(c.state_size);
+    config::product("head_dim", [c.num_heads, c.head_dim])?;
+    config::product("state_size", [c.n_groups, state])?;
     let sizes = Mamba2Sizes {
         hidden: c.hidden_size,
         heads: c.num_heads,
         head_dim: c.head_dim,
-        state: c.ssm_state_size.unwrap_or(c.state_size),
+        state,
         groups: c.n_groups,
         taps: c.conv_kernel,
     };
     let (width, eps) = (c.hidden_size, c.layer_norm_epsilon);
     let (config::Float(shortest), config::Float(longest)) = c.time_step_limit;
+    if !(shortest <= longest) {
+        let reason = format!("{shortest} to {longest} is no range");
+        return Err(Error::config("time_step_limit", reason));
+    }
     let biases = (c.use_bias, c.use_conv_bias);
     let body = w.at("backbone");
     let block = |i| {

@@ -11,6 +11,7 @@ pub const FAMILY: Family = Family { model_types: &["qwen3_moe"], build };
 
 #[derive(Deserialize)]
 struct Config {
+    #[serde(deserialize_with = "config::count")]
     num_experts: i32,
     #[serde(deserialize_with = "config::size")]
     num_experts_per_tok: i32,

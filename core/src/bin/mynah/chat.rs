@@ -1,0 +1,111 @@
+//! `mynah chat`.
+
+use crate::{
+    Failure, Outcome,
+    answer::follow,
+    model::{self, Sampling},
+    terminal::{Interrupts, exit_interrupted, one_line, say, say_summary},
+};
+use clap::Args;
+use mynah::{Error, Message};
+use rustyline::{DefaultEditor, error::ReadlineError};
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
+const COMMANDS: &str = "\
+/clear forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
+Where standard input is no terminal, each of its lines is a message.";
+
+#[derive(Args)]
+#[command(after_help = COMMANDS)]
+pub struct Arguments {
+    /// Directory of a checkpoint; the embedded demo model by default
+    model: Option<String>,
+    /// Instructions that come before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    #[command(flatten)]
+    sampling: Sampling,
+}
+
+pub async fn run(arguments: Arguments) -> Outcome {
+    let model = model::load(model::files(arguments.model.as_deref())?).await?;
+    let options = arguments.sampling.options(&model);
+    options.check()?;
+    let beginning: Vec<_> = arguments.system.as_deref().map(Message::system).into_iter().collect();
+    let mut messages = beginning.clone();
+    let mut input = Input::open()?;
+    let interrupts = input.interrupts()?;
+    while let Some(line) = input.next()? {
+        match line.trim() {
+            "" => continue,
+            "/quit" => break,
+            "/clear" => messages.clone_from(&beginning),
+            text => {
+                messages.push(Message::user(text));
+                let generation = match model.generate(messages.clone(), &options) {
+                    Err(error @ Error::ContextOverflow { .. }) => {
+                        messages.pop();
+                        say(&format!("mynah: {error}; /clear forgets"));
+                        continue;
+                    }
+                    generation => generation?,
+                };
+                let answer = follow(generation, &interrupts, print).await?;
+                print("\n")?;
+                say_summary(&answer.summary);
+                messages.push(Message::assistant(&answer.text()));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes())?;
+    io::stdout().flush()
+}
+
+/// Where the user's lines come from.
+enum Input {
+    Editor(Box<DefaultEditor>),
+    Lines(io::Lines<io::StdinLock<'static>>),
+}
+
+impl Input {
+    fn open() -> Result<Self, Failure> {
+        if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
+            return Ok(Input::Lines(io::stdin().lines()));
+        }
+        say(&one_line(COMMANDS.lines().next().unwrap_or_default()));
+        Ok(Input::Editor(Box::new(DefaultEditor::new().map_err(io::Error::other)?)))
+    }
+
+    /// While nothing is generated, Ctrl-C reaches the editor as a key and ends any other program.
+    fn interrupts(&self) -> io::Result<Interrupts> {
+        Interrupts::listen(match self {
+            Input::Editor(_) => || {},
+            Input::Lines(_) => exit_interrupted,
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<String>, Failure> {
+        match self {
+            Input::Lines(lines) => Ok(lines.next().transpose()?),
+            Input::Editor(editor) => loop {
+                match editor.readline("> ") {
+                    Ok(line) => {
+                        editor.add_history_entry(&line).ok();
+                        return Ok(Some(line));
+                    }
+                    Err(ReadlineError::Interrupted) => {}
+                    Err(ReadlineError::Eof) => return Ok(None),
+                    Err(ReadlineError::Io(error)) => return Err(error.into()),
+                    Err(error) => return Err(io::Error::other(error).into()),
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! `mynah generate`.
+
+use crate::{
+    Failure, INTERRUPTED, Outcome,
+    answer::{Answer, follow},
+    model::{self, Sampling},
+    terminal::{Interrupts, exit_interrupted, say_summary},
+};
+use clap::Args;
+use mynah::{Error, FinishReason, GenerateOptions, Generation, Message, Model, Prompt};
+use serde::Serialize;
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+const EXAMPLES: &str = "\
+A single argument is a model when it is a directory or is spelt like a path: it begins with
+`/`, `./`, `../` or `~/`, or holds a `/` and no space. Otherwise it is a prompt for the demo
+model. Of several arguments the first is the model. After --prompt and --tokens there is no
+such question: an argument is a model.
+
+Examples:
+  mynah generate \"What is 3 + 4?\"
+  mynah generate path/to/checkpoint \"Why is the sky blue?\" --max-tokens 100
+  mynah generate path/to/checkpoint - < question.txt
+  mynah generate path/to/checkpoint --tokens 5,9,2 --json";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Directory of a checkpoint; the embedded demo model by default
+    model: Option<String>,
+    /// What to continue or to answer; `-` reads it from standard input
+    #[arg(value_name = "PROMPT")]
+    words: Vec<String>,
+    /// The prompt, when it could be mistaken for a model
+    #[arg(long, value_name = "TEXT", conflicts_with = "words")]
+    prompt: Option<String>,
+    /// Continue these token ids
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(conflicts_with_all = ["words", "prompt", "system", "raw"])]
+    tokens: Option<Vec<u32>>,
+    /// Instructions that come before the prompt
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Continue the prompt as it is, without the checkpoint's chat template
+    #[arg(long)]
+    raw: bool,
+    /// Go on after the model has ended its text
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Print one line of JSON at the end
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sampling: Sampling,
+}
+
+/// The line that `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    tokens: Vec<u32>,
+    text: String,
+    logprobs: Vec<f32>,
+    finish_reason: &'static str,
+    prompt_tokens: usize,
+    generated_tokens: usize,
+    time_to_first_token: f64,
+    prefill_tokens_per_second: f64,
+    decode_tokens_per_second: f64,
+    peak_memory: usize,
+}
+
+pub async fn run(arguments: Arguments) -> Outcome {
+    let arguments = arguments.settle();
+    let files = model::files(arguments.model.as_deref())?;
+    if arguments.tokens.is_none() && arguments.prompt.is_none() {
+        return Err(Failure::Usage("there is no prompt; see mynah generate --help"));
+    }
+    let model = model::load(files).await?;
+    let generation = arguments.start(&model)?;
+    let interrupts = Interrupts::listen(exit_interrupted)?;
+    let answer = if arguments.json {
+        let answer = follow(generation, &interrupts, |_| Ok(())).await?;
+        let line = serde_json::to_string(&Report::new(&answer)).map_err(io::Error::from)?;
+        writeln!(io::stdout(), "{line}")?;
+        answer
+    } else {
+        let answer = follow(generation, &interrupts, print).await?;
+        print("\n")?;
+        say_summary(&answer.summary);
+        answer
+    };
+    let cancelled = answer.summary.finish_reason == FinishReason::Cancelled;
+    Ok(ExitCode::from(if cancelled { INTERRUPTED } else { 0 }))
+}
+
+fn print(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes())?;
+    io::stdout().flush()
+}
+
+impl Arguments {
+    /// Decides what the positional arguments are.
+    fn settle(mut self) -> Self {
+        if !self.words.is_empty() {
+            self.prompt = Some(std::mem::take(&mut self.words).join(" "));
+        } else if self.tokens.is_none() && self.prompt.is_none() {
+            self.prompt = self.model.take_if(|argument| !is_model(argument));
+        }
+        self
+    }
+
+    fn start(&self, model: &Model) -> Result<Generation, Failure> {
+        let options =
+            GenerateOptions { ignore_end: self.ignore_eos, ..self.sampling.options(model) };
+        if let Some(tokens) = &self.tokens {
+            return Ok(model.generate(Prompt::Tokens(tokens.clone()), &options)?);
+        }
+        let text = model::text(self.prompt.clone().unwrap_or_default())?;
+        if self.raw {
+            return Ok(model.generate(text.as_str(), &options)?);
+        }
+        let system = self.system.as_deref().map(Message::system);
+        let messages: Vec<_> = system.into_iter().chain([Message::user(&text)]).collect();
+        match model.generate(messages, &options) {
+            Err(Error::NoChatTemplate) if self.system.is_none() => {
+                Ok(model.generate(text.as_str(), &options)?)
+            }
+            generation => Ok(generation?),
+        }
+    }
+}
+
+/// Whether a single argument is a model rather than a prompt.
+fn is_model(argument: &str) -> bool {
+    let begins_as_path = ["/", "./", "../", "~/"].iter().any(|start| argument.starts_with(start));
+    let is_path = argument.contains('/') && !argument.contains(char::is_whitespace);
+    begins_as_path || is_path || Path::new(argument).is_dir()
+}
+
+impl Report {
+    fn new(answer: &Answer) -> Self {
+        let summary = &answer.summary;
+        Report {
+            tokens: answer.tokens.iter().map(|token| token.id).collect(),
+            text: answer.text(),
+            logprobs: answer.tokens.iter().map(|token| token.logprob).collect(),
+            finish_reason: summary.finish_reason.name(),
+            prompt_tokens: summary.prompt_tokens,
+            generated_tokens: summary.generated_tokens,
+            time_to_first_token: summary.time_to_first_token.as_secs_f64(),
+            prefill_tokens_per_second: summary.prefill_rate,
+            decode_tokens_per_second: summary.decode_rate,
+            peak_memory: summary.peak_memory,
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `mynah inspect` and `mynah families`.
+
+use crate::{Outcome, model, terminal::bytes};
+use clap::Args;
+use mynah::{Inspection, families};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Directory of a checkpoint; the embedded demo model by default
+    model: Option<String>,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct FamiliesArguments {
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: Arguments) -> Outcome {
+    let inspection = mynah::inspect(model::files(arguments.model.as_deref())?)?;
+    let text = if arguments.json {
+        serde_json::to_string(&inspection).map_err(io::Error::from)? + "\n"
+    } else {
+        describe(&inspection)
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(inspection: &Inspection) -> String {
+    let number = |n: Option<u64>| n.map_or("not said".into(), |n| n.to_string());
+    let yes = |is: bool| if is { "yes" } else { "no" }.to_string();
+    let supported = inspection.problem.as_ref().map_or("yes".into(), |why| format!("no: {why}"));
+    let packing = inspection.quantization.iter().map(|packing| {
+        let mynah::Packing { mode, bits, group_size, matrices } = packing;
+        format!("{mode}, {bits} bits, groups of {group_size}, {matrices} matrices")
+    });
+    let dense = inspection.dtypes.iter().map(|(dtype, count)| format!("{dtype}, {count} tensors"));
+    let lines = [
+        ("model type", inspection.model_type.clone()),
+        ("supported", supported),
+        ("layers", number(inspection.layers)),
+        ("hidden size", number(inspection.hidden_size)),
+        ("context", number(inspection.context.map(|tokens| tokens as u64))),
+        ("parameters", inspection.parameters.to_string()),
+        ("size", bytes(inspection.bytes)),
+        ("weights", packing.chain(dense).collect::<Vec<_>>().join("; ")),
+        ("tokenizer", yes(inspection.tokenizer)),
+        ("chat template", yes(inspection.chat_template)),
+    ];
+    lines.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
+}
+
+/// Each family with its model types, under the first of them.
+pub fn families(arguments: FamiliesArguments) -> Outcome {
+    let text = if arguments.json {
+        let families: BTreeMap<_, _> =
+            families::all().map(|family| (family.model_types[0], family.model_types)).collect();
+        serde_json::to_string(&families).map_err(io::Error::from)? + "\n"
+    } else {
+        families::all().map(|family| family.model_types.join(" ") + "\n").collect()
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,82 @@
+//! `mynah score`.
+
+use crate::{Outcome, model};
+use clap::Args;
+use mynah::{Model, Prompt, Score};
+use serde::Serialize;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+const MEANING: &str = "\
+Log-probabilities are natural. Those of a token are given all tokens before it; the likeliest
+tokens of a line are those that could follow it.";
+
+#[derive(Args)]
+#[command(after_help = MEANING)]
+pub struct Arguments {
+    /// Directory of a checkpoint; the embedded demo model by default
+    model: Option<String>,
+    /// Score these token ids
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(required_unless_present = "text", conflicts_with = "text")]
+    tokens: Option<Vec<u32>>,
+    /// Score this text; `-` reads it from standard input
+    #[arg(long)]
+    text: Option<String>,
+    /// How many of the likeliest next tokens to show
+    #[arg(long, value_name = "K", default_value_t = 8)]
+    top: usize,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The line that `--json` prints; `top[i]` is the distribution after token `i`.
+#[derive(Serialize)]
+struct Report<'a> {
+    tokens: &'a [u32],
+    logprobs: &'a [Option<f32>],
+    top: &'a [Vec<(u32, f32)>],
+}
+
+pub async fn run(arguments: Arguments) -> Outcome {
+    let files = model::files(arguments.model.as_deref())?;
+    let prompt = match (arguments.tokens, arguments.text) {
+        (Some(tokens), _) => Prompt::Tokens(tokens),
+        (None, text) => Prompt::Text(model::text(text.unwrap_or_default())?),
+    };
+    let model = model::load(files).await?;
+    let (tokens, score) = model.score(prompt, arguments.top).await?;
+    let text = if arguments.json {
+        let report = Report { tokens: &tokens, logprobs: &score.logprobs, top: &score.top };
+        serde_json::to_string(&report).map_err(io::Error::from)? + "\n"
+    } else {
+        table(&model, &tokens, &score)
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The scores for people.
+fn table(model: &Model, tokens: &[u32], score: &Score) -> String {
+    let text = |id: u32| {
+        let text = model.tokenizer().and_then(|tokenizer| tokenizer.decode(&[id], false));
+        text.map_or_else(|_| format!("#{id}"), |text| format!("{text:?}"))
+    };
+    let mut table = format!("{:>5} {:>7}  {:<16} {:>9}  next\n", "", "id", "token", "logprob");
+    for (i, &id) in tokens.iter().enumerate() {
+        let logprob = score.logprobs[i].map_or_else(String::new, |p| format!("{p:.4}"));
+        let next =
+            score.top[i].iter().map(|(id, p)| format!("{} {:.1} %", text(*id), 100.0 * p.exp()));
+        let next = next.collect::<Vec<_>>().join("  ");
+        table += &format!("{i:>5} {id:>7}  {:<16} {logprob:>9}  {next}\n", text(id));
+    }
+    let scored: Vec<f64> = score.logprobs.iter().flatten().map(|p| f64::from(*p)).collect();
+    if !scored.is_empty() {
+        let mean = scored.iter().sum::<f64>() / scored.len() as f64;
+        table += &format!("perplexity {:.4} over {} tokens\n", (-mean).exp(), scored.len());
+    }
+    table
+}

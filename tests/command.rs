@@ -1,0 +1,301 @@
+//! The command says what the library computes, in the form and with the exit codes that it promises.
+
+use mynah::families;
+use mynah_tests::{Case, Fixture, on_engine};
+use serde_json::{Map, Value as Json, json};
+use std::{
+    env, fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+};
+use tempfile::TempDir;
+
+/// Absolute, on log-probabilities.
+const TOLERANCE: f32 = 1e-4;
+
+/// The command, built with the features of the whole workspace, as these tests are.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--workspace", "--all-features", "--bin", "mynah"]);
+        build.arg("--message-format=json").current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let output = build.stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "the command does not build");
+        let messages = String::from_utf8(output.stdout).unwrap();
+        let messages = messages.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+        let mut executables = messages
+            .filter(|message| message["target"]["name"] == "mynah")
+            .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
+        executables.next_back().expect("cargo names the executable")
+    })
+}
+
+fn spawn(arguments: &[&str]) -> Child {
+    let mut command = Command::new(binary());
+    command.args(arguments).env_remove("RUST_LOG");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The exit code, standard output and standard error.
+fn finish(child: Child) -> (Option<i32>, String, String) {
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn run(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+    let mut child = spawn(arguments);
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    finish(child)
+}
+
+/// The one line of JSON that a command prints.
+fn json(arguments: &[&str]) -> Json {
+    let (code, out, err) = run(&[arguments, &["--json"]].concat(), "");
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{arguments:?}");
+    assert_eq!(out.lines().count(), 1, "{out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+fn write(case: &Case) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (case, path) = (case.clone(), folder.path().to_owned());
+    on_engine(move || case.write(&path)).unwrap();
+    folder
+}
+
+fn path(folder: &TempDir) -> &str {
+    folder.path().to_str().unwrap()
+}
+
+fn list(tokens: &[u32]) -> String {
+    tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn ids(json: &Json) -> Vec<u32> {
+    serde_json::from_value(json.clone()).unwrap()
+}
+
+fn is_close(a: &Json, b: f32) -> bool {
+    (a.as_f64().unwrap() as f32 - b).abs() <= TOLERANCE
+}
+
+/// The pairs of one position in `top`.
+fn row(top: &Json, position: usize) -> Vec<(u32, f32)> {
+    serde_json::from_value(top[position].clone()).unwrap()
+}
+
+#[test]
+fn scores_are_those_of_the_reference() {
+    for (family, fixture) in Fixture::all() {
+        let case = &fixture.cases[0];
+        let folder = write(case);
+        let tokens = list(&case.tokens);
+        let score = json(&["score", path(&folder), "--tokens", &tokens, "--top", "1000"]);
+        assert_eq!(ids(&score["tokens"]), case.tokens, "{family}");
+        let logprobs: Vec<Option<f32>> = serde_json::from_value(score["logprobs"].clone()).unwrap();
+        assert_eq!((logprobs.len(), logprobs[0]), (case.tokens.len(), None), "{family}");
+        for position in 0..case.tokens.len() {
+            let row = row(&score["top"], position);
+            assert!(row.is_sorted_by(|a, b| a.1 >= b.1), "{family}: {row:?}");
+            let of = |token: u32| row.iter().find(|(id, _)| *id == token).unwrap().1;
+            if let Some(next) = case.tokens.get(position + 1) {
+                assert_eq!(logprobs[position + 1], Some(of(*next)), "{family}");
+            }
+            if position % case.every == 0 {
+                for (probe, expected) in
+                    case.probes.iter().zip(&case.logprobs[position / case.every])
+                {
+                    let found = of(*probe);
+                    assert!((found - expected).abs() <= TOLERANCE, "{family}: {found} {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_are_the_likeliest_after_their_prefix() {
+    const GENERATED: usize = 12;
+    for (family, fixture) in Fixture::all() {
+        let case = &fixture.cases[0];
+        let folder = write(case);
+        let prompt = &case.tokens[..7];
+        let answer = json(
+            &[
+                &["generate", path(&folder), "--tokens", &list(prompt), "--max-tokens", "12"][..],
+                &["--temperature", "0", "--ignore-eos"],
+            ]
+            .concat(),
+        );
+        let tokens = ids(&answer["tokens"]);
+        assert_eq!(tokens.len(), GENERATED, "{family}");
+        assert_eq!(answer["generated_tokens"], GENERATED, "{family}");
+        assert_eq!(answer["prompt_tokens"], prompt.len(), "{family}");
+        assert_eq!((&answer["text"], &answer["finish_reason"]), (&json!(""), &json!("length")));
+        for rate in ["time_to_first_token", "prefill_tokens_per_second", "peak_memory"] {
+            assert!(answer[rate].as_f64().unwrap() > 0.0, "{family}: {rate}");
+        }
+        let sequence = list(&[prompt, &tokens].concat());
+        let score = json(&["score", path(&folder), "--tokens", &sequence, "--top", "1"]);
+        for (i, token) in tokens.iter().enumerate() {
+            let (best, logprob) = row(&score["top"], prompt.len() - 1 + i)[0];
+            assert_eq!(best, *token, "{family}, token {i}");
+            assert!(is_close(&answer["logprobs"][i], logprob), "{family}, token {i}");
+        }
+    }
+}
+
+fn demo() -> Vec<Json> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/demo.json");
+    serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+#[test]
+fn the_demo_model_answers() {
+    let demo = demo();
+    let questions = demo.iter().filter(|entry| entry.get("question").is_some());
+    for entry in questions.step_by(8) {
+        let question = entry["question"].as_str().unwrap();
+        let answer = entry["answer"].as_str().unwrap();
+        let (code, out, err) = run(&["generate", question], "");
+        assert_eq!((code, out.trim_end()), (Some(0), answer), "{question}");
+        assert!(err.contains("tokens/s") && err.lines().count() == 1, "{err}");
+        assert_eq!(json(&["generate", "--prompt", question])["text"], answer);
+        assert_eq!(run(&["generate", "-"], question).1.trim_end(), answer);
+    }
+}
+
+#[test]
+fn a_chat_remembers_until_it_is_cleared() {
+    let demo = demo();
+    let two_turns = |entry: &&Json| {
+        let roles = entry["messages"].as_array().into_iter().flatten();
+        roles.map(|message| &message["role"]).eq(["user", "assistant", "user"])
+    };
+    for entry in demo.iter().filter(two_turns) {
+        let turn = |i: usize| entry["messages"][i]["content"].as_str().unwrap();
+        let (first, second) = (turn(0), turn(2));
+        let input = format!("{first}\n{second}\n/clear\n{first}\n/quit\n{second}\n");
+        let (code, out, err) = run(&["chat"], &input);
+        let answers: Vec<_> = out.lines().collect();
+        let expected = [turn(1), entry["answer"].as_str().unwrap(), turn(1)];
+        assert_eq!((code, &answers[..]), (Some(0), &expected[..]), "{err}");
+        assert_eq!(err.lines().count(), 3, "{err}");
+        assert!(!format!("{out}{err}").contains('\x1b'));
+    }
+}
+
+#[test]
+fn errors_are_one_line_and_have_their_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), r#"{"model_type": "lama"}"#).unwrap();
+    let unknown = path(&folder);
+    let dense = write(&Fixture::all().remove(0).1.cases[0]);
+    let dense = path(&dense);
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["generate", "./nowhere"], 1, "./nowhere: "),
+        (&["generate", dense], 2, "there is no prompt"),
+        (&["generate", "./nowhere", "Hello"], 1, "./nowhere: "),
+        (&["generate", "no/where", "--tokens", "1"], 1, "no/where: "),
+        (&["chat", "nowhere"], 1, "nowhere: "),
+        (&["score", "nowhere", "--tokens", "1"], 1, "nowhere: "),
+        (&["inspect", "nowhere"], 1, "nowhere: "),
+        (&["generate", unknown, "--tokens", "1"], 1, "`lama` is not supported; did you mean llama"),
+        (&["score", unknown, "--tokens", "1"], 1, "`lama` is not supported"),
+        (&["generate", dense, "Hello"], 1, "tokenizer.json: there is no such file"),
+        (&["generate", dense, "--tokens", "1,100000"], 1, "token 100000 is outside"),
+        (&["generate", dense, "--tokens", "1", "--top-p", "-1"], 1, "option `top_p`: -1"),
+        (&["generate", "Hello", "--temperature", "hot"], 2, "'hot' for '--temperature <T>'"),
+        (&["generate", "Hello", "--max-token", "1"], 2, "similar argument exists: '--max-tokens'"),
+        (&["generate", "--tokens", "1,two"], 2, "'two' for '--tokens <IDS>'"),
+        (&["generate", "--tokens", "1", "--prompt", "Hello"], 2, "cannot be used with"),
+        (&["generate"], 2, "there is no prompt"),
+        (&["score"], 2, "--tokens <IDS>"),
+        (&["sing"], 2, "unrecognized subcommand 'sing'"),
+    ];
+    for (arguments, code, message) in cases {
+        let (found, out, err) = run(arguments, "");
+        assert_eq!((found, out.as_str()), (Some(*code), ""), "{arguments:?}: {err}");
+        assert!(err.starts_with("mynah: ") && err.contains(message), "{arguments:?}: {err}");
+        assert_eq!(err.lines().count(), 1, "{arguments:?}: {err}");
+    }
+}
+
+const ENDLESS: [&str; 5] = ["generate", "Hello", "--ignore-eos", "--max-tokens", "100000000"];
+
+/// A generation that has begun.
+fn endless() -> Child {
+    let mut child = spawn(&ENDLESS);
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    child
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_generation_with_its_statistics() {
+    let mut child = endless();
+    let interrupt = format!("kill -INT {}", child.id());
+    assert!(Command::new("sh").args(["-c", &interrupt]).status().unwrap().success());
+    child.stdin.take();
+    let (code, out, err) = finish(child);
+    assert_eq!(code, Some(130), "{err}");
+    assert!(out.ends_with('\n') && err.contains("tokens/s"), "{err}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = endless();
+    child.stdout.take();
+    let (code, _, err) = finish(child);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn an_inspection_counts_what_the_headers_say() {
+    for (family, fixture) in Fixture::all() {
+        for case in fixture.cases {
+            let folder = write(&case);
+            let inspection = json(&["inspect", path(&folder)]);
+            let name = case.name.clone();
+            let label = format!("{family}, {name}: {inspection}");
+            assert_eq!(inspection["model_type"], case.config["model_type"], "{label}");
+            assert_eq!(inspection["problem"], Json::Null, "{label}");
+            assert_eq!(inspection["tokenizer"], false, "{label}");
+            let parameters = inspection["parameters"].as_u64().unwrap();
+            let packings = inspection["quantization"].as_array().unwrap();
+            let (elements, bytes) = on_engine(move || {
+                let tensors = case.checkpoint()?;
+                let sum = |of: fn(&mlx_rs::Array) -> usize| tensors.values().map(of).sum::<usize>();
+                Ok((sum(mlx_rs::Array::size) as u64, sum(mlx_rs::Array::nbytes)))
+            })
+            .unwrap();
+            assert_eq!(inspection["bytes"], bytes, "{label}");
+            if let Some(bits) =
+                name.strip_suffix(" bit").and_then(|name| name.split(' ').next_back())
+            {
+                assert_eq!(packings[0]["bits"].to_string(), bits, "{label}");
+            }
+            if packings.is_empty() {
+                assert_eq!(parameters, elements, "{label}");
+            } else {
+                assert!(parameters > elements, "{label}");
+            }
+        }
+    }
+}
+
+#[test]
+fn families_are_listed_with_their_model_types() {
+    let types =
+        |family: &families::Family| (family.model_types[0].into(), json!(family.model_types));
+    let all: Map<String, Json> = families::all().map(types).collect();
+    assert_eq!(json(&["families"]), Json::Object(all));
+}
