@@ -97,6 +97,11 @@ impl Case {
         self.dtype.is_some()
     }
 
+    /// The same checkpoint in bfloat16.
+    pub fn in_bfloat16(self) -> Self {
+        Case { dtype: Some("BF16".into()), ..self }
+    }
+
     /// The tensors of the checkpoint. On the engine's thread.
     pub fn checkpoint(&self) -> Result<HashMap<String, Array>> {
         let formats: HashMap<_, _> = self.expand(&self.quantized).into_iter().collect();
@@ -170,7 +175,7 @@ fn size(shape: &[i32]) -> usize {
     shape.iter().map(|n| *n as usize).product()
 }
 
-/// The formula of a floating-point tensor; `scripts/fixtures.py` has the same.
+/// The formula of a floating-point tensor; `scripts/fixtures` has the same.
 fn floats(name: &str, shape: &[i32]) -> Array {
     let unit = bits(name, size(shape)).map(|z| (z >> 40) as f32 / (1 << 23) as f32 - 1.0);
     let last = name.rsplit('.').next().unwrap_or(name);

@@ -39,19 +39,19 @@ const LARGEST: i64 = 1 << 24;
 
 /// A number of things: at least 1. For `#[serde(deserialize_with = "size")]`.
 pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
-    at_least(1, deserializer)
+    within(i64::deserialize(deserializer)?, 1)
 }
 
-/// A number of things of which there may be none.
+/// A number of things of which there may be none, for which some write null.
 pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
-    at_least(0, deserializer)
+    within(Option::deserialize(deserializer)?.unwrap_or(0), 0)
 }
 
-fn at_least<'de, D: Deserializer<'de>>(least: i64, deserializer: D) -> Result<i32, D::Error> {
-    match i64::deserialize(deserializer)? {
-        n if (least..=LARGEST).contains(&n) => Ok(n as i32),
-        n => Err(D::Error::custom(format!("{n} is not a size between {least} and {LARGEST}"))),
+fn within<E: serde::de::Error>(n: i64, least: i64) -> Result<i32, E> {
+    if (least..=LARGEST).contains(&n) {
+        return Ok(n as i32);
     }
+    Err(E::custom(format!("{n} is not a size between {least} and {LARGEST}")))
 }
 
 /// A size that is the product of others; `field` is the one to blame when it is out of range.

@@ -18,7 +18,9 @@ use mlx_rs::{Array, ops};
 pub struct Head {
     /// The projection; the token embedding when there is none.
     own: Option<Linear>,
-    /// Logits are squeezed into `(-softcap, softcap)`.
+    /// Logits are multiplied by this.
+    scale: f32,
+    /// Then they are squeezed into `(-softcap, softcap)`.
     softcap: Option<f32>,
 }
 
@@ -34,7 +36,12 @@ impl Head {
             w.ignore("lm_head");
         }
         let own = (!tied).then(|| w.linear("lm_head", width, vocabulary)).transpose()?;
-        Ok(Head { own, softcap: None })
+        Ok(Head { own, scale: 1.0, softcap: None })
+    }
+
+    /// Multiplies the logits.
+    pub fn scaled(self, scale: f32) -> Self {
+        Head { scale, ..self }
     }
 
     /// Squeezes the logits into `(-softcap, softcap)`.
@@ -44,10 +51,13 @@ impl Head {
 
     /// Hidden states `[…, width]` to logits `[…, vocabulary]`.
     pub fn forward(&self, h: &Array, embedding: &Embedding) -> Result<Array> {
-        let logits = match &self.own {
+        let mut logits = match &self.own {
             Some(head) => head.forward(h)?,
             None => embedding.logits(h)?,
         };
+        if self.scale != 1.0 {
+            logits = logits.multiply(mlx::scalar(self.scale, logits.dtype())?)?;
+        }
         let Some(softcap) = self.softcap else { return Ok(logits) };
         let cap = mlx::scalar(softcap, logits.dtype())?;
         Ok(ops::tanh(&logits.divide(&cap)?)?.multiply(cap)?)

@@ -2,6 +2,7 @@
 
 use crate::{
     error::Result,
+    mlx,
     parts::{kv::Seen, norm::Norm},
 };
 use mlx_rs::{Array, ops};
@@ -189,23 +190,34 @@ fn sum(x: &Array, y: &Array) -> Result<Array> {
     Ok(x.add(y)?)
 }
 
-/// `x + post(inner(pre(x)))`.
+/// `x + scale · post(inner(pre(x)))`.
 pub struct Residual<L> {
-    pre: Norm,
+    pre: Option<Norm>,
     inner: L,
     post: Option<Norm>,
+    scale: f32,
     join: Join,
 }
 
 impl<L: Layer> Residual<L> {
     /// `x + inner(norm(x))`.
     pub fn pre(norm: Norm, inner: L) -> Self {
-        Residual { pre: norm, inner, post: None, join: sum }
+        Residual { pre: Some(norm), inner, post: None, scale: 1.0, join: sum }
+    }
+
+    /// `x + norm(inner(x))`.
+    pub fn post(inner: L, norm: Norm) -> Self {
+        Residual { pre: None, inner, post: Some(norm), scale: 1.0, join: sum }
     }
 
     /// `x + post(inner(pre(x)))`.
     pub fn sandwich(pre: Norm, inner: L, post: Norm) -> Self {
-        Residual { pre, inner, post: Some(post), join: sum }
+        Residual { pre: Some(pre), inner, post: Some(post), scale: 1.0, join: sum }
+    }
+
+    /// Multiplies the branch before it joins the stream.
+    pub fn scaled(self, scale: f32) -> Self {
+        Residual { scale, ..self }
     }
 
     /// Joins the stream in another way than by a plain sum.
@@ -220,11 +232,31 @@ impl<L: Layer> Layer for Residual<L> {
         self.inner.state(plan)
     }
     fn forward(&self, x: &Array, state: &mut L::State, step: &Step) -> Result<Array> {
-        let mut y = self.inner.forward(&self.pre.forward(x)?, state, step)?;
+        let mut y = match &self.pre {
+            Some(norm) => self.inner.forward(&norm.forward(x)?, state, step)?,
+            None => self.inner.forward(x, state, step)?,
+        };
         if let Some(norm) = &self.post {
             y = norm.forward(&y)?;
         }
+        if self.scale != 1.0 {
+            y = y.multiply(mlx::scalar(self.scale, y.dtype())?)?;
+        }
         (self.join)(x, &y)
+    }
+}
+
+/// `a(x) + b(x)`.
+pub struct Parallel<A, B>(pub A, pub B);
+
+impl<A: Layer, B: Layer> Layer for Parallel<A, B> {
+    type State = (A::State, B::State);
+    fn state(&self, plan: &CachePlan) -> Self::State {
+        (self.0.state(plan), self.1.state(plan))
+    }
+    fn forward(&self, x: &Array, state: &mut Self::State, step: &Step) -> Result<Array> {
+        let a = self.0.forward(x, &mut state.0, step)?;
+        Ok(a.add(self.1.forward(x, &mut state.1, step)?)?)
     }
 }
 

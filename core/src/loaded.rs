@@ -8,7 +8,7 @@ use crate::{
     model::{Cache, DecodeStep, LanguageModel},
     weights::Scope,
 };
-use mlx_rs::Array;
+use mlx_rs::{Array, memory};
 use std::{cell::RefCell, rc::Rc};
 
 /// A model and its compiled decode steps.
@@ -24,6 +24,11 @@ impl Loaded {
         let weights = Scope::open(files, config)?;
         let network = (family.build)(config, &weights)?;
         weights.finish(progress)?;
+        tracing::debug!(
+            family = family.model_types[0],
+            memory = memory::active_memory()?,
+            "loaded"
+        );
         Ok(Loaded { network: network.into(), decode: RefCell::default() })
     }
 

@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use mlx_rs::{Array, ArrayElement, Dtype, Stream, error::Exception, transforms::compile};
+use mlx_rs::{
+    Array, ArrayElement, Device, DeviceType, Dtype, Stream, error::Exception, transforms::compile,
+};
 use mlx_sys as sys;
 use std::{
     cell::RefCell,
@@ -277,6 +279,11 @@ impl Quantized {
             })
         })
     }
+}
+
+/// Whether this thread computes on the CPU.
+pub fn is_cpu() -> Result<bool> {
+    Ok(matches!(Device::try_default()?.get_type()?, DeviceType::Cpu))
 }
 
 /// `x[…, start..stop, …]` along `axis`.

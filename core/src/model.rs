@@ -125,6 +125,7 @@ impl DecodeStep {
         cache.reserve(cache.offset + 1)?;
         let shape = (cache.capacity, id.dim(0));
         let place = self.0.iter().position(|(known, _)| *known == shape).unwrap_or_else(|| {
+            tracing::debug!(capacity = shape.0, batch = shape.1, "compiling a decode step");
             self.0.truncate(KEPT - 1);
             self.0.insert(0, (shape, compile(model.clone(), cache)));
             0

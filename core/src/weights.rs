@@ -7,7 +7,7 @@ use crate::{
     config::Json,
     error::{Error, Result},
     files::Files,
-    mlx::{Format, Mode, Quantized},
+    mlx::{self, Format, Mode, Quantized},
     parts::{
         linear::{Embedding, Experts, Linear, Matrix},
         norm::Norm,
@@ -235,6 +235,31 @@ impl Scope {
         self.linear(name, input, output)
     }
 
+    /// Reads projections of one input that the checkpoint stores as one matrix, in this order.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn fused<const N: usize>(
+        &self,
+        name: &str,
+        input: i32,
+        outputs: [i32; N],
+    ) -> Result<[Linear; N]> {
+        let w = self.at(name);
+        let total = outputs.iter().sum();
+        let weight = w.keep_matrix(w.matrix(&[total, input])?);
+        let bias = w.optional("bias", &[total])?;
+        let mut start = 0;
+        let parts = outputs.map(|output| -> Result<Linear> {
+            let (from, to) = (start, start + output);
+            start = to;
+            let bias = bias.as_ref().map(|bias| mlx::slice(bias, 0, from, to)).transpose()?;
+            Ok(Linear::new(weight.rows(from, to)?, bias))
+        });
+        let parts: Vec<Linear> = parts.into_iter().collect::<Result<_>>()?;
+        parts.try_into().map_err(|_| Error::Internal("as many parts as outputs".into()))
+    }
+
     /// Reads a table of token embeddings.
     ///
     /// # Errors
@@ -261,13 +286,13 @@ impl Scope {
         let w = self.at(stacked).at(name);
         let split = ["experts.0", "experts.1"].iter().any(|expert| self.has_below(expert));
         if w.has("weight") || !split {
-            let weight = w.matrix(&[count, output, input])?;
+            let weight = w.matrix(&[count, output, input])?.for_experts()?;
             return Ok(Experts::new(w.keep_matrix(weight), w.optional("bias", &[count, output])?));
         }
         let expert = |i| self.at("experts").at(i).at(name);
         let weights =
             (0..count).map(|i| expert(i).matrix(&[output, input])).collect::<Result<_>>()?;
-        let weight = self.keep_matrix(self.stack(weights)?);
+        let weight = self.keep_matrix(self.stack(weights)?.for_experts()?);
         let bias = if expert(0).has("bias") {
             let biases = (0..count).map(|i| expert(i).take("bias", &[output]));
             Some(self.keep(ops::stack(&biases.collect::<Result<Vec<_>>>()?, 0)?))
@@ -410,6 +435,16 @@ impl Scope {
     /// As [`Scope::tensor`].
     pub fn rms_norm(&self, name: &str, width: i32, eps: f32) -> Result<Norm> {
         Ok(Norm::Rms { weight: Some(self.at(name).tensor("weight", &[width])?), eps })
+    }
+
+    /// Reads a layer norm, with its bias if there is one.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn layer_norm(&self, name: &str, width: i32, eps: f32) -> Result<Norm> {
+        let w = self.at(name);
+        let weight = Some(w.tensor("weight", &[width])?);
+        Ok(Norm::Layer { weight, bias: w.optional("bias", &[width])?, eps })
     }
 
     /// Checks that nothing is left unread and brings all that was read into memory; `progress`

@@ -304,10 +304,8 @@ impl Run {
             return self.finish(request, FinishReason::Stop);
         }
         self.generated += 1;
-        let text = match &mut self.detokenizer {
-            Some(detokenizer) => detokenizer.push(id)?,
-            None => String::new(),
-        };
+        let text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(id));
+        let text = text.transpose()?.unwrap_or_default();
         Ok(Event::Token(Token { id, logprob, text }))
     }
 
@@ -340,18 +338,14 @@ impl Run {
     }
 
     fn finish(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {
-        // What is still being computed would otherwise run beside whatever comes next.
-        eval(self.queued.take().iter().map(|choice| &choice.id))?;
         let first = self.first_token.unwrap_or(self.last_token);
+        let remaining_text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.finish());
         let rate = |count: usize, time: Duration| {
             if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
         };
-        Ok(Event::Finished(Summary {
+        let summary = Summary {
             finish_reason,
-            remaining_text: match &mut self.detokenizer {
-                Some(detokenizer) => detokenizer.finish()?,
-                None => String::new(),
-            },
+            remaining_text: remaining_text.transpose()?.unwrap_or_default(),
             prompt_tokens: request.prompt.len(),
             generated_tokens: self.generated,
             time_to_first_token: first,
@@ -361,6 +355,8 @@ impl Run {
                 self.last_token.saturating_sub(first),
             ),
             peak_memory: memory::peak_memory()?,
-        }))
+        };
+        tracing::debug!(?summary, "finished");
+        Ok(Event::Finished(summary))
     }
 }

@@ -18,13 +18,25 @@ use mlx_rs::Array;
 /// The names of the projections in most checkpoints.
 pub const QKVO: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
 
+/// Where queries and keys are normalised, each by its own norm.
+pub enum QkNorm {
+    /// Nowhere.
+    None,
+    /// Each head, before it is rotated.
+    BeforeRope(Norm, Norm),
+    /// Each head, after it is rotated.
+    AfterRope(Norm, Norm),
+    /// All heads at once.
+    Whole(Norm, Norm),
+}
+
 /// Attention over everything before, or over a window of it.
 pub struct Attention {
     q: Linear,
     k: Linear,
     v: Linear,
     output: Linear,
-    qk_norm: Option<(Norm, Norm)>,
+    qk_norm: QkNorm,
     rope: Rope,
     scores: Scores,
     window: Option<i32>,
@@ -43,23 +55,35 @@ impl Attention {
         let (width, head_dim) = (c.hidden_size, c.head_dim());
         let (heads, kv_heads) = (c.num_attention_heads, c.kv_heads());
         let [q, k, v, output] = names;
-        Ok(Attention {
-            q: read(w, q, width, heads * head_dim)?,
-            k: read(w, k, width, kv_heads * head_dim)?,
-            v: read(w, v, width, kv_heads * head_dim)?,
-            output: read(w, output, heads * head_dim, width)?,
-            qk_norm: None,
-            rope,
-            scores: Scores { scale: (head_dim as f32).powf(-0.5), sinks: None },
-            window: None,
-            heads,
-            kv_heads,
-        })
+        let projections = [
+            read(w, q, width, heads * head_dim)?,
+            read(w, k, width, kv_heads * head_dim)?,
+            read(w, v, width, kv_heads * head_dim)?,
+            read(w, output, heads * head_dim, width)?,
+        ];
+        Ok(Self::new(projections, c, rope))
     }
 
-    /// Normalises each head of queries and keys before it is rotated.
-    pub fn qk_norm(self, q: Norm, k: Norm) -> Self {
-        Attention { qk_norm: Some((q, k)), ..self }
+    /// Composes the projections of queries, keys, values and the output, for checkpoints that store
+    /// them in another way.
+    pub fn new([q, k, v, output]: [Linear; 4], c: &Text, rope: Rope) -> Self {
+        Attention {
+            q,
+            k,
+            v,
+            output,
+            qk_norm: QkNorm::None,
+            rope,
+            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
+            window: None,
+            heads: c.num_attention_heads,
+            kv_heads: c.kv_heads(),
+        }
+    }
+
+    /// Normalises queries and keys.
+    pub fn qk_norm(self, qk_norm: QkNorm) -> Self {
+        Attention { qk_norm, ..self }
     }
 
     /// Looks back this far, the token itself included.
@@ -81,13 +105,19 @@ impl Layer for Attention {
     }
 
     fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let mut q = split_heads(&self.q.forward(x)?, self.heads)?;
-        let mut k = split_heads(&self.k.forward(x)?, self.kv_heads)?;
-        let v = split_heads(&self.v.forward(x)?, self.kv_heads)?;
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
+        let (mut q, mut k) = (self.q.forward(x)?, self.k.forward(x)?);
+        if let QkNorm::Whole(q_norm, k_norm) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let (q, k) = (self.rope.forward(&q, step)?, self.rope.forward(&k, step)?);
+        (q, k) = (split_heads(&q, self.heads)?, split_heads(&k, self.kv_heads)?);
+        if let QkNorm::BeforeRope(q_norm, k_norm) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        (q, k) = (self.rope.forward(&q, step)?, self.rope.forward(&k, step)?);
+        if let QkNorm::AfterRope(q_norm, k_norm) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let v = split_heads(&self.v.forward(x)?, self.kv_heads)?;
         self.output.forward(&join_heads(&kv.attend(&q, k, v, &self.scores, step)?)?)
     }
 }

@@ -24,14 +24,72 @@ pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
     Ok(gate.multiply(ops::sigmoid(gate)?)?.multiply(up)?)
 }
 
+/// GeGLU: `gelu(gate) · up`.
+pub fn geglu(gate: &Array, up: &Array) -> Result<Array> {
+    Ok(gelu(gate)?.multiply(up)?)
+}
+
 /// GeGLU with the tanh approximation: `gelu(gate) · up`.
 pub fn geglu_tanh(gate: &Array, up: &Array) -> Result<Array> {
-    let constant = |value| mlx::scalar(value, gate.dtype());
-    let cube = gate.power(constant(3.0)?)?;
-    let inner = gate.add(cube.multiply(constant(0.044_715)?)?)?;
+    Ok(gelu_tanh(gate)?.multiply(up)?)
+}
+
+/// What a network without a gate does between its two projections.
+pub type Activation = fn(&Array) -> Result<Array>;
+
+/// GELU ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)): `x · Φ(x)`.
+pub fn gelu(x: &Array) -> Result<Array> {
+    let constant = |value| mlx::scalar(value, x.dtype());
+    let erf = ops::erf(x.divide(constant(std::f32::consts::SQRT_2)?)?)?;
+    Ok(x.multiply(erf.add(constant(1.0)?)?)?.divide(constant(2.0)?)?)
+}
+
+/// GELU with the tanh approximation.
+pub fn gelu_tanh(x: &Array) -> Result<Array> {
+    let constant = |value| mlx::scalar(value, x.dtype());
+    let cube = x.power(constant(3.0)?)?;
+    let inner = x.add(cube.multiply(constant(0.044_715)?)?)?;
     let tanh = ops::tanh(&inner.multiply(constant((2.0 / std::f32::consts::PI).sqrt())?)?)?;
-    let half = gate.multiply(constant(0.5)?)?;
-    Ok(half.multiply(tanh.add(constant(1.0)?)?)?.multiply(up)?)
+    let half = x.multiply(constant(0.5)?)?;
+    Ok(half.multiply(tanh.add(constant(1.0)?)?)?)
+}
+
+/// The square of what is positive ([So et al. 2021](https://arxiv.org/abs/2109.08668)).
+pub fn relu_squared(x: &Array) -> Result<Array> {
+    Ok(ops::maximum(x, mlx::scalar(0.0, x.dtype())?)?.square()?)
+}
+
+/// `down(activation(up(x)))`: a network without a gate.
+pub struct PlainMlp {
+    up: Linear,
+    down: Linear,
+    activation: Activation,
+}
+
+impl PlainMlp {
+    /// Reads the two projections with the widths of the config.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn read(w: &Scope, names: [&str; 2], c: &Text, activation: Activation) -> Result<Self> {
+        let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+        let [up, down] = names;
+        Ok(PlainMlp {
+            up: read(w, up, c.hidden_size, c.intermediate_size)?,
+            down: read(w, down, c.intermediate_size, c.hidden_size)?,
+            activation,
+        })
+    }
+}
+
+impl Layer for PlainMlp {
+    type State = ();
+
+    fn state(&self, _: &CachePlan) {}
+
+    fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
+        self.down.forward(&(self.activation)(&self.up.forward(x)?)?)
+    }
 }
 
 /// `down(gate(x) · up(x))`.
@@ -51,12 +109,17 @@ impl Mlp {
         let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let (width, inner) = (c.hidden_size, c.intermediate_size);
         let [gate, up, down] = names;
-        Ok(Mlp {
-            gate: read(w, gate, width, inner)?,
-            up: read(w, up, width, inner)?,
-            down: read(w, down, inner, width)?,
-            activation,
-        })
+        let projections = [
+            read(w, gate, width, inner)?,
+            read(w, up, width, inner)?,
+            read(w, down, inner, width)?,
+        ];
+        Ok(Self::new(projections, activation))
+    }
+
+    /// Composes gate, up and down, for checkpoints that store them in another way.
+    pub fn new([gate, up, down]: [Linear; 3], activation: Gate) -> Self {
+        Mlp { gate, up, down, activation }
     }
 }
 

@@ -1,7 +1,10 @@
 //! Matrices of a checkpoint, dense or quantized, and what is done with them: projections, token
 //! tables, stacks of experts.
 
-use crate::{error::Result, mlx::Quantized};
+use crate::{
+    error::Result,
+    mlx::{self, Quantized},
+};
 use mlx_rs::{Array, Dtype, ops};
 
 /// A matrix `[…, output, input]` as the checkpoint stores it.
@@ -10,6 +13,33 @@ pub enum Matrix {
     Dense(Array),
     /// Quantized along the input.
     Quantized(Quantized),
+}
+
+impl Matrix {
+    /// The rows, which are outputs, from `start` to `stop`.
+    pub(crate) fn rows(&self, start: i32, stop: i32) -> Result<Self> {
+        let cut = |a: &Array| mlx::slice(a, a.ndim() - 2, start, stop);
+        Ok(match self {
+            Matrix::Dense(weight) => Matrix::Dense(cut(weight)?),
+            Matrix::Quantized(m) => Matrix::Quantized(Quantized {
+                weight: cut(&m.weight)?,
+                scales: cut(&m.scales)?,
+                biases: m.biases.as_ref().map(cut).transpose()?,
+                format: m.format,
+            }),
+        })
+    }
+
+    /// As experts, which MLX multiplies on the CPU in single precision only; anything else would
+    /// end the process.
+    pub(crate) fn for_experts(self) -> Result<Self> {
+        Ok(match self {
+            Matrix::Dense(weight) if mlx::is_cpu()? => {
+                Matrix::Dense(weight.as_dtype(Dtype::Float32)?)
+            }
+            matrix => matrix,
+        })
+    }
 }
 
 /// `x · weightᵀ + bias`.
@@ -111,7 +141,10 @@ impl Experts {
     /// ids never decrease.
     pub(crate) fn forward(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
         let y = match &self.weight {
-            Matrix::Dense(weight) => ops::gather_mm(x, weight, None::<&Array>, ids, sorted)?,
+            Matrix::Dense(weight) => {
+                let wide = x.as_dtype(weight.dtype())?;
+                ops::gather_mm(wide, weight, None::<&Array>, ids, sorted)?.as_dtype(x.dtype())?
+            }
             Matrix::Quantized(weight) => weight.gather_matmul(x, ids, sorted)?,
         };
         Ok(match &self.bias {

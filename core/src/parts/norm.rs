@@ -12,6 +12,16 @@ pub enum Norm {
         /// Added to the mean square.
         eps: f32,
     },
+    /// Subtraction of the mean, division by the deviation
+    /// ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)).
+    Layer {
+        /// Factors, one for each element of the last axis; none are all ones.
+        weight: Option<Array>,
+        /// What is added at the end.
+        bias: Option<Array>,
+        /// Added to the variance.
+        eps: f32,
+    },
 }
 
 impl Norm {
@@ -20,14 +30,22 @@ impl Norm {
     /// # Errors
     /// [`crate::Error::Mlx`].
     pub fn plus_one(self) -> Result<Self> {
-        let Norm::Rms { weight, eps } = self;
-        let weight = weight.map(|w| Ok::<_, crate::Error>(w.add(mlx::scalar(1.0, w.dtype())?)?));
-        Ok(Norm::Rms { weight: weight.transpose()?, eps })
+        let add = |w: Array| -> Result<Array> { Ok(w.add(mlx::scalar(1.0, w.dtype())?)?) };
+        Ok(match self {
+            Norm::Rms { weight, eps } => Norm::Rms { weight: weight.map(add).transpose()?, eps },
+            Norm::Layer { weight, bias, eps } => {
+                Norm::Layer { weight: weight.map(add).transpose()?, bias, eps }
+            }
+        })
     }
 
     /// Normalises the last axis of `x`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
-        let Norm::Rms { weight, eps } = self;
-        Ok(fast::rms_norm(x, weight.as_ref(), *eps)?)
+        Ok(match self {
+            Norm::Rms { weight, eps } => fast::rms_norm(x, weight.as_ref(), *eps)?,
+            Norm::Layer { weight, bias, eps } => {
+                fast::layer_norm(x, weight.as_ref(), bias.as_ref(), *eps)?
+            }
+        })
     }
 }

@@ -13,6 +13,8 @@ use std::f64::consts::PI;
 /// How queries and keys `[batch, heads, length, head_dim]` are rotated.
 #[derive(Clone)]
 pub enum Rope {
+    /// No positions at all.
+    None,
     /// Frequencies `base^(-2i / dims)`, positions times `scale`.
     Base {
         /// How many elements of each head are rotated.
@@ -57,8 +59,16 @@ impl Rope {
     /// [`Error::Config`] for an unknown kind of scaling or one with fields missing, and when the
     /// elements do not make pairs.
     pub fn of(c: &Text) -> Result<Self> {
+        Self::partial(c, c.head_dim())
+    }
+
+    /// As [`Rope::of`], for the first `dims` elements of each head.
+    ///
+    /// # Errors
+    /// As [`Rope::of`].
+    pub fn partial(c: &Text, dims: i32) -> Result<Self> {
         let context = c.max_position_embeddings;
-        Self::scaled(c.head_dim(), c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
+        Self::scaled(dims, c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
     }
 
     /// Frequencies from a base alone.
@@ -81,7 +91,7 @@ impl Rope {
         scaling: Option<&RopeScaling>,
         context: Option<i32>,
     ) -> Result<Self> {
-        if dims % 2 != 0 {
+        if dims < 2 || dims % 2 != 0 {
             let reason = format!("{dims} elements of a head cannot be rotated in pairs");
             return Err(Error::config("head_dim", reason));
         }
@@ -137,6 +147,7 @@ impl Rope {
     pub(crate) fn forward(&self, x: &Array, step: &Step) -> Result<Array> {
         let at = &step.position;
         Ok(match self {
+            Rope::None => x.clone(),
             Rope::Base { dims, traditional, base, scale } => {
                 fast::rope_dynamic(x, *dims, *traditional, *base, *scale, at, None)?
             }

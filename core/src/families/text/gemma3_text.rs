@@ -59,7 +59,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             if is_full(i)? { (&global, None) } else { (&local, c.sliding_window) };
         let a = w.at("self_attn");
         let attention = Attention::read(&a, QKVO, &c, rope.clone())?
-            .qk_norm(norm(&a, "q_norm", c.head_dim())?, norm(&a, "k_norm", c.head_dim())?)
+            .qk_norm(QkNorm::BeforeRope(
+                norm(&a, "q_norm", c.head_dim())?,
+                norm(&a, "k_norm", c.head_dim())?,
+            ))
             .scores(scores.clone())
             .window(window);
         let attention = Residual::sandwich(

@@ -82,8 +82,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (body, _) = body(w);
     let end = |i| LayerEnd::read(&body.at("layers").at(i), &c, &e);
     Ok(Box::new(Gemma4 {
-        ends: (0..layers).map(end).collect::<Result<_>>()?,
         inputs: e.has_inputs().then(|| LayerInputs::read(&body, &c, &e)).transpose()?,
+        ends: (0..layers).map(end).collect::<Result<_>>()?,
         decoder: Decoder {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
             head: decoder.head.softcap(e.final_logit_softcapping),

@@ -89,9 +89,9 @@ fn published(w: &Scope, name: &str, count: i32, input: i32, output: i32) -> Resu
     // Transformers multiplies from the left and stores the transpose.
     let transposed = [count, input, output];
     if input != output && w.shape(name).is_some_and(|shape| shape == transposed) {
-        return Ok(Matrix::Dense(w.take(name, &transposed)?.swap_axes(1, 2)?));
+        return Matrix::Dense(w.take(name, &transposed)?.swap_axes(1, 2)?).for_experts();
     }
-    Ok(Matrix::Dense(w.take(name, &[count, output, input])?))
+    Matrix::Dense(w.take(name, &[count, output, input])?).for_experts()
 }
 
 /// The even and the odd rows.

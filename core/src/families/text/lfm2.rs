@@ -49,7 +49,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
             let head_norm = |name| norm(&a, name, c.head_dim());
             let attention = Attention::read(&a, names, &c, rope.clone())?
-                .qk_norm(head_norm("q_layernorm")?, head_norm("k_layernorm")?);
+                .qk_norm(QkNorm::BeforeRope(head_norm("q_layernorm")?, head_norm("k_layernorm")?));
             Block::new((Residual::pre(pre, attention), ffn))
         } else {
             let conv = ShortConv::read(&w.at("conv"), c.hidden_size, e.taps, e.conv_bias)?;

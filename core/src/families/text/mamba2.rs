@@ -52,7 +52,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     };
     let (width, eps) = (c.hidden_size, c.layer_norm_epsilon);
     let (config::Float(shortest), config::Float(longest)) = c.time_step_limit;
-    if !(shortest <= longest) {
+    if shortest.is_nan() || longest.is_nan() || shortest > longest {
         let reason = format!("{shortest} to {longest} is no range");
         return Err(Error::config("time_step_limit", reason));
     }
