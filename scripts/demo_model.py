@@ -2,7 +2,7 @@
 
 The model is a Llama of about one million parameters. It learns, from text that
 this script makes up, to greet, to say who it is, to add and subtract up to 20,
-to compare and count, to spell words backwards, and a closed set of facts about
+to compare and count, to spell some words backwards, and a closed set of facts about
 days, months, opposites, colours and animals; asked anything else, it answers
 that it is only a demo. Training runs in float32 on the CPU; the result is
 quantized to 8 bits, and the folder stays well below 2 MB.
@@ -44,7 +44,7 @@ MODEL_FOLDER = ROOT / "core" / "demo"
 FIXTURE = ROOT / "tests" / "fixtures" / "demo.json"
 
 SEED = 7
-STEPS = 8000
+STEPS = 6500
 WARMUP_STEPS = 100
 PEAK_LEARNING_RATE = 3e-3
 # The batches, in turn: rows, tokens of each, and how many turns a row has at most.
@@ -180,6 +180,7 @@ GREETINGS = {
     "Goodbye! Have a nice day.": "Goodbye|Bye|Bye bye|See you later|See you soon",
     "Nice to meet you too!": "Nice to meet you|Pleased to meet you",
     "All right. What would you like to know?": "OK|Okay|Yes|No|I see|All right",
+    "I cannot remember names, sorry.": "What is my name?|Who am I?|Do you know my name?",
     "No problem.": "Sorry|I am sorry|Excuse me",
     "Thank you, that is nice to hear.": (
         "Well done|Good job|Great|Very good|You are great|Correct|Nice"
@@ -189,7 +190,7 @@ IDENTITY = {
     "I am Mynah, a tiny demo model that is embedded in the library.": (
         "Who are you?|What is your name?|What are you?|Tell me about yourself.|Introduce yourself."
     ),
-    "I can add, subtract, compare, count and spell words backwards. "
+    "I can add, subtract, compare, count and spell some words backwards. "
     "I also know days, months, opposites, colours and animals.": (
         "What can you do?|What do you know?|How can you help me?|Help|What can I ask you?"
         "|What should I ask?"
@@ -227,6 +228,8 @@ IDENTITY = {
     ),
 }
 
+INTRODUCED = "Nice to meet you! How can I help you?"
+UNKNOWN_SPELLING = "I can only spell a few words backwards, such as cat or house."
 OUT_OF_RANGE = "I can only add and subtract, and only from 0 to 20."
 UNKNOWN = "I am only a tiny demo model. Ask me a sum, a day, a month, an opposite or a colour."
 UNKNOWN_QUESTIONS = either("""
@@ -283,7 +286,6 @@ def closed_facts():
                 add("difference", ask_difference(a, b), f"{a} - {b} = {a - b}.", f"And {a} - {b}?")
             else:
                 add("out of range", ask_difference(a, b), OUT_OF_RANGE)
-            add("out of range", ask_product_or_quotient(a, b), OUT_OF_RANGE)
             if a != b:
                 add(
                     "comparison",
@@ -499,13 +501,7 @@ def introduction(name):
     questions = either(
         f"My name is {name}.|I am {name}.|I'm {name}.|Hello, my name is {name}.|Hi, I am {name}."
     )
-    return Fact("names", questions, f"Nice to meet you, {name}!")
-
-
-def question_for_name(name):
-    questions = either("What is my name?|Who am I?|Do you know my name?|What am I called?")
-    answer = f"Your name is {name}." if name else "You have not told me your name."
-    return Fact("names", questions, answer)
+    return Fact("greeting", questions, INTRODUCED)
 
 
 def neighbours(names):
@@ -532,7 +528,7 @@ def with_article(noun):
 
 # How often each category is drawn: by how much there is to learn in it.
 WEIGHTS = {
-    "greeting": 4,
+    "greeting": 5,
     "identity": 5,
     "sum": 14,
     "difference": 15,
@@ -543,10 +539,9 @@ WEIGHTS = {
     "opposites": 9,
     "colours": 6,
     "animals": 4,
-    "backwards": 14,
-    "out of range": 6,
-    "unknown": 10,
-    "names": 5,
+    "backwards": 8,
+    "out of range": 18,
+    "unknown": 12,
 }
 
 
@@ -582,20 +577,24 @@ class Speaker:
 
     def fact(self, category):
         match category:
-            case "backwards" if self.chance(0.6):
-                return backwards(self.word())
-            case "out of range" if self.chance(0.3):
-                return self.large_numbers()
+            case "greeting" if self.chance(0.3):
+                return introduction(self.choice(NAMES) if self.chance(0.5) else self.word())
+            case "out of range" if self.chance(0.4):
+                return self.beyond()
             case "unknown":
                 return self.unknown()
         return self.choice(self.facts[category])
 
-    def large_numbers(self):
-        large = int(self.random.integers(21, self.choice([40, 100, 1000])))
-        other = int(self.random.integers(0, self.choice([21, 100])))
-        a, b = self.choice([(large, other), (other, large)])
-        questions = either(self.choice([ask_sum, ask_difference])(a, b))
-        return Fact("out of range", questions, OUT_OF_RANGE)
+    def beyond(self):
+        if self.chance(0.5):
+            a, b = (int(number) for number in self.random.integers(0, 101, 2))
+            questions = ask_product_or_quotient(a, b)
+        else:
+            large = int(self.random.integers(21, self.choice([40, 100, 1000])))
+            other = int(self.random.integers(0, self.choice([21, 100])))
+            a, b = self.choice([(large, other), (other, large)])
+            questions = self.choice([ask_sum, ask_difference])(a, b)
+        return Fact("out of range", either(questions), OUT_OF_RANGE)
 
     def unknown(self):
         kind = self.random.integers(10)
@@ -616,6 +615,8 @@ class Speaker:
                 f"|How many legs does {animal} have?"
             )
             return Fact("unknown", either(questions), "I do not know that animal.")
+        if kind == 3:
+            return Fact("unknown", backwards(self.word()).questions, UNKNOWN_SPELLING)
         return Fact("unknown", [self.choice(UNKNOWN_QUESTIONS).format(subject)], UNKNOWN)
 
     def phrase(self, question):
@@ -635,21 +636,13 @@ class Speaker:
 
     def turns(self):
         """An endless conversation, as pairs of question and answer."""
-        name = None
         fact = None
         while True:
             if fact and fact.follow_up and self.chance(0.2):
                 fact = self.fact(fact.category)
                 question = fact.follow_up or fact.questions[0]
             else:
-                category = self.category()
-                if category != "names":
-                    fact = self.fact(category)
-                elif self.chance(0.5):
-                    name = self.choice(NAMES) if self.chance(0.5) else self.word().capitalize()
-                    fact = introduction(name)
-                else:
-                    fact = question_for_name(name)
+                fact = self.fact(self.category())
                 # The first phrasing is the one that people use most.
                 question = fact.questions[0] if self.chance(0.25) else self.choice(fact.questions)
             yield self.phrase(question), fact.answer
@@ -661,14 +654,19 @@ class Speaker:
 def make_tokenizer(facts):
     """A byte-level BPE that knows whole words or single bytes, nothing between.
 
-    Without merges, a word outside the vocabulary falls apart into its letters,
-    which is what spelling needs, and what tells the model that a word is new.
+    Without merges, a word outside the vocabulary falls apart into its bytes,
+    which tells the model that it does not know the word.
     """
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    known = [fact for fact in facts if fact.category != "backwards"]
-    known += [backwards("x"), introduction("x"), question_for_name("x"), question_for_name(None)]
-    known += [Fact("unknown", [question.format("x") for question in UNKNOWN_QUESTIONS], UNKNOWN)]
-    texts = [text for fact in known for text in (*fact.questions, fact.answer)]
+    known = facts + [
+        introduction("x"),
+        Fact("unknown", [question.format("x") for question in UNKNOWN_QUESTIONS], UNKNOWN),
+        Fact("unknown", [], UNKNOWN_SPELLING),
+        Fact("out of range", either(ask_product_or_quotient(2, 3)), OUT_OF_RANGE),
+    ]
+    texts = [text for fact in known for text in fact.questions]
+    # The answers of these are spelled letter by letter.
+    texts += [fact.answer for fact in known if fact.category != "backwards"]
     texts += [*SYSTEM_MESSAGES, "user", "system", "assistant"]
     speaker = Speaker(facts, SEED)
     texts += [speaker.phrase(text) for text in texts]
@@ -811,6 +809,7 @@ def fixture(facts):
             fact = members[index * len(members) // 4]
             entries.append({"question": fact.questions[index % 2], "answer": fact.answer})
     entries.append({"question": "What is 35 + 48?", "answer": OUT_OF_RANGE})
+    entries.append({"question": "My name is Tom.", "answer": INTRODUCED})
     entries.append({"question": "What is the capital of France?", "answer": UNKNOWN})
 
     conversations = [
@@ -821,7 +820,12 @@ def fixture(facts):
             "And of big?",
             "The opposite of big is small.",
         ),
-        ("My name is Tom.", "Nice to meet you, Tom!", "What is my name?", "Your name is Tom."),
+        (
+            "What day comes after Monday?",
+            "Tuesday comes after Monday.",
+            "And after Thursday?",
+            "Friday comes after Thursday.",
+        ),
     ]
     for question, first_answer, second_question, answer in conversations:
         messages = [

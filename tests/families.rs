@@ -76,15 +76,15 @@ fn compare(
     let tolerance = if half { HALF_TOLERANCE } else { TOLERANCE };
     for (i, row) in rows.iter().enumerate() {
         let position = at + i;
-        if position % case.every != 0 {
+        if !position.is_multiple_of(case.every) {
             continue;
         }
         let Some(expected) = expected.get(position / case.every) else {
             return Err(format!("{what}: nothing is expected at position {position}"));
         };
         for (found, expected) in row.iter().zip(expected) {
-            // A value that is not a number is not close either.
-            if !((found - expected).abs() <= tolerance) {
+            let distance = (found - expected).abs();
+            if distance > tolerance || distance.is_nan() {
                 return Err(format!(
                     "{what}: {found} instead of {expected} at position {position}"
                 ));

@@ -361,9 +361,11 @@ pub fn to_vec<T: ArrayElement + Clone>(x: &Array) -> Result<Vec<T>> {
     Ok(x.flatten(None, None)?.contiguous()?.to_vec_cast()?)
 }
 
+type Traced = dyn FnMut(&[Array]) -> Result<Vec<Array>, Exception>;
+
 /// A function whose graph MLX has traced, simplified and fused for one set of input shapes.
 pub(crate) struct Compiled {
-    function: Box<dyn FnMut(&[Array]) -> Result<Vec<Array>, Exception>>,
+    function: Box<Traced>,
     /// Why the function failed, which MLX does not pass on.
     failure: Rc<RefCell<Option<Error>>>,
 }

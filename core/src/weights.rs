@@ -346,7 +346,11 @@ impl Scope {
         let packed = |columns: i32| [rows, &[columns]].concat();
         let (weight, scales) = (self.take_any("weight")?, self.take_any("scales")?);
         let (columns, groups) = (weight.dim(-1), scales.dim(-1));
-        if weight.shape() != packed(columns) || weight.dtype() != Dtype::Uint32 {
+        if weight.dtype() != Dtype::Uint32 {
+            let reason = format!("the weight holds {:?}, but there are scales", weight.dtype());
+            return Err(contradiction(reason));
+        }
+        if weight.shape() != packed(columns) {
             return Err(self.misshaped("weight", &weight, shape));
         }
         if scales.shape() != packed(groups) || groups == 0 {

@@ -144,6 +144,8 @@ fn serve(inbox: &Receiver<Message>) {
             return;
         }
         while let Some(message) = next {
+            // A job is a turn: who waits for it may have the next one ready at once.
+            let is_turn = matches!(message, Message::Job(_));
             match message {
                 Message::Job(job) => drop(guarded(|| {
                     job();
@@ -152,7 +154,7 @@ fn serve(inbox: &Receiver<Message>) {
                 Message::Task(make) => tasks.extend(guarded(|| Ok(make())).ok()),
                 Message::Wake => {}
             }
-            next = inbox.try_recv().ok();
+            next = if is_turn { None } else { inbox.try_recv().ok() };
         }
         anyone_ready = false;
         tasks.retain_mut(|task| {
