@@ -198,9 +198,11 @@ mod tests {
     #[test]
     fn the_demo_model_is_what_it_is() {
         let inspection = inspect(crate::DEMO).unwrap();
+        let config = crate::DEMO.json("config.json").unwrap().unwrap();
+        let vocabulary = config["vocab_size"].as_u64().unwrap();
         assert_eq!((inspection.model_type.as_str(), inspection.problem), ("llama", None));
         assert_eq!((inspection.layers, inspection.hidden_size), (Some(4), Some(128)));
-        let (h, ffn, vocabulary, kv, layers) = (128, 384, 1024, 64, 4);
+        let (h, ffn, kv, layers) = (128, 384, 64, 4);
         let layer = 2 * h * h + 2 * h * kv + 3 * h * ffn + 2 * h;
         assert_eq!(inspection.parameters, vocabulary * h + layers * layer + h);
         let packing = Packing { mode: "affine", bits: 8, group_size: 64, matrices: 4 * 7 + 1 };
