@@ -225,7 +225,8 @@ impl Text {
 
     /// The base of the rotary frequencies; transformers 5 nests it under `rope_parameters`.
     pub fn rope_theta(&self) -> f32 {
-        let nested = self.rope_scaling().and_then(|scaling| scaling.rope_theta);
+        let nested = [&self.rope_scaling, &self.rope_parameters].into_iter().flatten();
+        let nested = nested.filter_map(|scaling| scaling.rope_theta).next();
         self.rope_theta.or(nested).unwrap_or(10_000.0)
     }
 

@@ -20,6 +20,8 @@ pub struct Head {
     own: Option<Linear>,
     /// Logits are multiplied by this.
     scale: f32,
+    /// Then they are divided by this.
+    divisor: f32,
     /// Then they are squeezed into `(-softcap, softcap)`.
     softcap: Option<f32>,
 }
@@ -31,17 +33,36 @@ impl Head {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, tied: Option<bool>, width: i32, vocabulary: i32) -> Result<Self> {
-        let tied = tied.unwrap_or_else(|| !w.has("lm_head.weight"));
+        Self::named(w, "lm_head", tied, width, vocabulary)
+    }
+
+    /// As [`Head::read`], for checkpoints with another name for it.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn named(
+        w: &Scope,
+        name: &str,
+        tied: Option<bool>,
+        width: i32,
+        vocabulary: i32,
+    ) -> Result<Self> {
+        let tied = tied.unwrap_or_else(|| !w.at(name).has("weight"));
         if tied {
-            w.ignore("lm_head");
+            w.ignore(name);
         }
-        let own = (!tied).then(|| w.linear("lm_head", width, vocabulary)).transpose()?;
-        Ok(Head { own, scale: 1.0, softcap: None })
+        let own = (!tied).then(|| w.linear(name, width, vocabulary)).transpose()?;
+        Ok(Head { own, scale: 1.0, divisor: 1.0, softcap: None })
     }
 
     /// Multiplies the logits.
     pub fn scaled(self, scale: f32) -> Self {
         Head { scale, ..self }
+    }
+
+    /// Divides the logits: in half precision not the same as multiplying by the inverse.
+    pub fn divided(self, divisor: f32) -> Self {
+        Head { divisor, ..self }
     }
 
     /// Squeezes the logits into `(-softcap, softcap)`.
@@ -57,6 +78,9 @@ impl Head {
         };
         if self.scale != 1.0 {
             logits = logits.multiply(mlx::scalar(self.scale, logits.dtype())?)?;
+        }
+        if self.divisor != 1.0 {
+            logits = logits.divide(mlx::scalar(self.divisor, logits.dtype())?)?;
         }
         let Some(softcap) = self.softcap else { return Ok(logits) };
         let cap = mlx::scalar(softcap, logits.dtype())?;
