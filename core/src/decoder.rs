@@ -113,15 +113,30 @@ impl Decoder {
         block: impl Fn(i32, &Scope) -> Result<Block>,
     ) -> Result<Self> {
         let (body, head) = body(w);
-        let layers = body.at("layers");
+        let head = Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+        Self::named(&body, ["embed_tokens", "layers", "norm"], c, head, block)
+    }
+
+    /// Other names: of the embedding, of the layers and of the norm.
+    ///
+    /// # Errors
+    /// Those of `block` and of [`Scope::linear`].
+    pub fn named(
+        body: &Scope,
+        [embedding, layers, norm]: [&str; 3],
+        c: &Text,
+        head: Head,
+        block: impl Fn(i32, &Scope) -> Result<Block>,
+    ) -> Result<Self> {
+        let layers = body.at(layers);
         Ok(Decoder {
-            embedding: body.embedding("embed_tokens", c.vocab_size, c.hidden_size)?,
+            embedding: body.embedding(embedding, c.vocab_size, c.hidden_size)?,
             embedding_scale: None,
             blocks: (0..c.num_hidden_layers)
                 .map(|i| block(i, &layers.at(i)))
                 .collect::<Result<_>>()?,
-            norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
-            head: Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
+            norm: body.rms_norm(norm, c.hidden_size, c.rms_norm_eps)?,
+            head,
         })
     }
 }
@@ -178,9 +193,23 @@ pub fn pre_norm(
     mixer: impl Layer + 'static,
     ffn: impl Layer + 'static,
 ) -> Result<Block> {
+    pre_norm_named(w, ["input_layernorm", "post_attention_layernorm"], c, mixer, ffn)
+}
+
+/// As [`pre_norm`], with other names of the norms.
+///
+/// # Errors
+/// As [`Scope::tensor`].
+pub fn pre_norm_named(
+    w: &Scope,
+    [before_mixer, before_ffn]: [&str; 2],
+    c: &Text,
+    mixer: impl Layer + 'static,
+    ffn: impl Layer + 'static,
+) -> Result<Block> {
     let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
     Ok(Block::new((
-        Residual::pre(norm("input_layernorm")?, mixer),
-        Residual::pre(norm("post_attention_layernorm")?, ffn),
+        Residual::pre(norm(before_mixer)?, mixer),
+        Residual::pre(norm(before_ffn)?, ffn),
     )))
 }
