@@ -1,5 +1,5 @@
-//! InternLM 3: Llama with one switch for the biases of attention and one for the others. Follows
-//! `internlm3` of mlx-lm.
+//! InternLM 3: Llama with one switch for the biases of attention and one for the others.
+//! Follows `internlm3` of mlx-lm.
 
 use super::llama;
 use crate::prelude::*;

@@ -1,5 +1,5 @@
-//! Phi 3, 3.5 and 4 mini: Llama with fused projections, of whose heads a part is rotated. Follows
-//! `phi3` of mlx-lm, and Microsoft's own code where that has a window.
+//! Phi 3, 3.5 and 4 mini: Llama with fused projections, of whose heads a part is rotated.
+//! Follows `phi3` of mlx-lm, and Microsoft's own code where that has a window.
 
 use crate::prelude::*;
 
