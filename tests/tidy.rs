@@ -11,6 +11,7 @@ use std::{
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("parts/mamba.rs", "mamba2", "the mechanism, which families share"),
     ("parts/rope.rs", "llama", "configs call this kind of scaling by the name"),
+    ("parts/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
     ("prelude.rs", "mamba2", "the mechanism, which families share"),
 ];
 

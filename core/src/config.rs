@@ -223,9 +223,15 @@ impl Text {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
+    /// Widths of all query heads together, and of all key heads.
+    pub fn qk_widths(&self) -> [i32; 2] {
+        [self.num_attention_heads, self.kv_heads()].map(|heads| heads * self.head_dim())
+    }
+
     /// The base of the rotary frequencies; transformers 5 nests it under `rope_parameters`.
     pub fn rope_theta(&self) -> f32 {
-        let nested = self.rope_scaling().and_then(|scaling| scaling.rope_theta);
+        let nested = [&self.rope_scaling, &self.rope_parameters].into_iter().flatten();
+        let nested = nested.filter_map(|scaling| scaling.rope_theta).next();
         self.rope_theta.or(nested).unwrap_or(10_000.0)
     }
 

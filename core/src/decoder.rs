@@ -20,6 +20,8 @@ pub struct Head {
     own: Option<Linear>,
     /// Logits are multiplied by this.
     scale: f32,
+    /// Then they are divided by this.
+    divisor: f32,
     /// Then they are squeezed into `(-softcap, softcap)`.
     softcap: Option<f32>,
 }
@@ -31,17 +33,36 @@ impl Head {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, tied: Option<bool>, width: i32, vocabulary: i32) -> Result<Self> {
-        let tied = tied.unwrap_or_else(|| !w.has("lm_head.weight"));
+        Self::named(w, "lm_head", tied, width, vocabulary)
+    }
+
+    /// As [`Head::read`], for checkpoints with another name for it.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn named(
+        w: &Scope,
+        name: &str,
+        tied: Option<bool>,
+        width: i32,
+        vocabulary: i32,
+    ) -> Result<Self> {
+        let tied = tied.unwrap_or_else(|| !w.at(name).has("weight"));
         if tied {
-            w.ignore("lm_head");
+            w.ignore(name);
         }
-        let own = (!tied).then(|| w.linear("lm_head", width, vocabulary)).transpose()?;
-        Ok(Head { own, scale: 1.0, softcap: None })
+        let own = (!tied).then(|| w.linear(name, width, vocabulary)).transpose()?;
+        Ok(Head { own, scale: 1.0, divisor: 1.0, softcap: None })
     }
 
     /// Multiplies the logits.
     pub fn scaled(self, scale: f32) -> Self {
         Head { scale, ..self }
+    }
+
+    /// Divides the logits: in half precision not the same as multiplying by the inverse.
+    pub fn divided(self, divisor: f32) -> Self {
+        Head { divisor, ..self }
     }
 
     /// Squeezes the logits into `(-softcap, softcap)`.
@@ -57,6 +78,9 @@ impl Head {
         };
         if self.scale != 1.0 {
             logits = logits.multiply(mlx::scalar(self.scale, logits.dtype())?)?;
+        }
+        if self.divisor != 1.0 {
+            logits = logits.divide(mlx::scalar(self.divisor, logits.dtype())?)?;
         }
         let Some(softcap) = self.softcap else { return Ok(logits) };
         let cap = mlx::scalar(softcap, logits.dtype())?;
@@ -89,15 +113,30 @@ impl Decoder {
         block: impl Fn(i32, &Scope) -> Result<Block>,
     ) -> Result<Self> {
         let (body, head) = body(w);
-        let layers = body.at("layers");
+        let head = Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+        Self::named(&body, ["embed_tokens", "layers", "norm"], c, head, block)
+    }
+
+    /// Other names: of the embedding, of the layers and of the norm.
+    ///
+    /// # Errors
+    /// Those of `block` and of [`Scope::linear`].
+    pub fn named(
+        body: &Scope,
+        [embedding, layers, norm]: [&str; 3],
+        c: &Text,
+        head: Head,
+        block: impl Fn(i32, &Scope) -> Result<Block>,
+    ) -> Result<Self> {
+        let layers = body.at(layers);
         Ok(Decoder {
-            embedding: body.embedding("embed_tokens", c.vocab_size, c.hidden_size)?,
+            embedding: body.embedding(embedding, c.vocab_size, c.hidden_size)?,
             embedding_scale: None,
             blocks: (0..c.num_hidden_layers)
                 .map(|i| block(i, &layers.at(i)))
                 .collect::<Result<_>>()?,
-            norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
-            head: Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
+            norm: body.rms_norm(norm, c.hidden_size, c.rms_norm_eps)?,
+            head,
         })
     }
 }
@@ -154,9 +193,23 @@ pub fn pre_norm(
     mixer: impl Layer + 'static,
     ffn: impl Layer + 'static,
 ) -> Result<Block> {
+    pre_norm_named(w, ["input_layernorm", "post_attention_layernorm"], c, mixer, ffn)
+}
+
+/// As [`pre_norm`], with other names of the norms.
+///
+/// # Errors
+/// As [`Scope::tensor`].
+pub fn pre_norm_named(
+    w: &Scope,
+    [before_mixer, before_ffn]: [&str; 2],
+    c: &Text,
+    mixer: impl Layer + 'static,
+    ffn: impl Layer + 'static,
+) -> Result<Block> {
     let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
     Ok(Block::new((
-        Residual::pre(norm("input_layernorm")?, mixer),
-        Residual::pre(norm("post_attention_layernorm")?, ffn),
+        Residual::pre(norm(before_mixer)?, mixer),
+        Residual::pre(norm(before_ffn)?, ffn),
     )))
 }

@@ -2,7 +2,7 @@
 
 pub use crate::{
     config::{self, Json, Text},
-    decoder::{Decoder, Head, body, pre_norm},
+    decoder::{Decoder, Head, body, pre_norm, pre_norm_named},
     error::{Error, Result},
     families::Family,
     layer::{Block, CachePlan, Layer, Parallel, Residual, State, Step},

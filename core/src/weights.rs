@@ -7,9 +7,9 @@ use crate::{
     config::Json,
     error::{Error, Result},
     files::Files,
-    mlx::{self, Format, Mode, Quantized},
+    mlx::{Format, Mode, Quantized},
     parts::{
-        linear::{Embedding, Experts, Linear, Matrix},
+        linear::{Embedding, Experts, Linear, Matrix, cut},
         norm::Norm,
     },
 };
@@ -245,16 +245,31 @@ impl Scope {
         input: i32,
         outputs: [i32; N],
     ) -> Result<[Linear; N]> {
+        self.fused_by_group(name, input, 1, outputs)
+    }
+
+    /// As [`Scope::fused`], where that order repeats for each of `groups` parts of the outputs.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn fused_by_group<const N: usize>(
+        &self,
+        name: &str,
+        input: i32,
+        groups: i32,
+        outputs: [i32; N],
+    ) -> Result<[Linear; N]> {
         let w = self.at(name);
-        let total = outputs.iter().sum();
-        let weight = w.keep_matrix(w.matrix(&[total, input])?);
-        let bias = w.optional("bias", &[total])?;
+        let total: i32 = outputs.iter().sum();
+        let weight = w.matrix(&[groups * total, input])?;
+        let bias = w.has("bias").then(|| w.take("bias", &[groups * total])).transpose()?;
         let mut start = 0;
         let parts = outputs.map(|output| -> Result<Linear> {
             let (from, to) = (start, start + output);
             start = to;
-            let bias = bias.as_ref().map(|bias| mlx::slice(bias, 0, from, to)).transpose()?;
-            Ok(Linear::new(weight.rows(from, to)?, bias))
+            let bias = bias.as_ref().map(|bias| cut(bias, 0, groups, from, to)).transpose()?;
+            let weight = w.keep_matrix(weight.rows(groups, from, to)?);
+            Ok(Linear::new(weight, bias.map(|bias| w.keep(bias))))
         });
         let parts: Vec<Linear> = parts.into_iter().collect::<Result<_>>()?;
         parts.try_into().map_err(|_| Error::Internal("as many parts as outputs".into()))

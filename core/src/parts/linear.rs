@@ -16,9 +16,9 @@ pub enum Matrix {
 }
 
 impl Matrix {
-    /// The rows, which are outputs, from `start` to `stop`.
-    pub(crate) fn rows(&self, start: i32, stop: i32) -> Result<Self> {
-        let cut = |a: &Array| mlx::slice(a, a.ndim() - 2, start, stop);
+    /// The rows, which are outputs, from `start` to `stop` of each of `groups`.
+    pub(crate) fn rows(&self, groups: i32, start: i32, stop: i32) -> Result<Self> {
+        let cut = |a: &Array| cut(a, a.ndim() - 2, groups, start, stop);
         Ok(match self {
             Matrix::Dense(weight) => Matrix::Dense(cut(weight)?),
             Matrix::Quantized(m) => Matrix::Quantized(Quantized {
@@ -40,6 +40,18 @@ impl Matrix {
             matrix => matrix,
         })
     }
+}
+
+/// What stands from `start` to `stop` in each of the `groups` that an axis consists of.
+pub(crate) fn cut(a: &Array, axis: usize, groups: i32, start: i32, stop: i32) -> Result<Array> {
+    if groups == 1 {
+        return mlx::slice(a, axis, start, stop);
+    }
+    let (mut split, mut joined) = (a.shape().to_vec(), a.shape().to_vec());
+    split[axis] /= groups;
+    split.insert(axis, groups);
+    joined[axis] = groups * (stop - start);
+    Ok(mlx::slice(&a.reshape(&split)?, axis + 1, start, stop)?.reshape(&joined)?)
 }
 
 /// `x · weightᵀ + bias`.

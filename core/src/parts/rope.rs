@@ -71,6 +71,18 @@ impl Rope {
         Self::scaled(dims, c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
     }
 
+    /// As [`Rope::of`], for the first elements of each head, of which it is this share.
+    ///
+    /// # Errors
+    /// As [`Rope::of`], and for more than the whole.
+    pub fn share(c: &Text, share: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&share) {
+            let reason = format!("{share} is no share of a head");
+            return Err(Error::config("partial_rotary_factor", reason));
+        }
+        Self::partial(c, (f64::from(c.head_dim()) * share) as i32)
+    }
+
     /// Frequencies from a base alone.
     ///
     /// # Errors

@@ -11,11 +11,16 @@ pub const FAMILY: Family = Family {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Transformers leaves out of a config what is its default.
     let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": true})))?;
-    let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
-        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
-        pre_norm(w, &c, attention.window(c.window(i)?), mlp)
-    })?;
-    Ok(Box::new(decoder))
+    Ok(Box::new(decoder(w, &c)?))
+}
+
+pub fn decoder(w: &Scope, c: &Text) -> Result<Decoder> {
+    let rope = Rope::of(c)?;
+    Decoder::stack(w, c, |i, w| block(w, c, i, rope.clone()))
+}
+
+pub fn block(w: &Scope, c: &Text, layer: i32, rope: Rope) -> Result<Block> {
+    let attention = Attention::read(&w.at("self_attn"), QKVO, c, rope)?;
+    let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)?;
+    pre_norm(w, c, attention.window(c.window(layer)?), mlp)
 }

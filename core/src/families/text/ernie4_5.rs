@@ -1,0 +1,16 @@
+//! ERNIE 4.5 (dense): Llama whose rotary pairs are neighbours, with one switch for all biases.
+//! Follows `ernie4_5` of mlx-lm.
+
+use super::llama;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["ernie4_5", "ernie4.5"], build };
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let biases = config.get("use_bias").cloned();
+    let mut c = Text::read(&config::with_defaults(config, json!({
+        "tie_word_embeddings": true, "attention_bias": biases, "mlp_bias": biases,
+    })))?;
+    c.rope_traditional = true;
+    Ok(Box::new(llama::decoder(w, &c)?))
+}

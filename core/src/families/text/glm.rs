@@ -1,0 +1,16 @@
+//! GLM 4 (9B) and GLM-Edge: GLM 4 without the norms after each branch. Follows `glm` of mlx-lm, and
+//! the authors' code where that rotates only a part of each head.
+
+use super::{glm4, phi3, qwen2};
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["glm"], build };
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let (c, rope) = glm4::read(config)?;
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
+        pre_norm(w, &c, attention, phi3::mlp(&w.at("mlp"), &c)?)
+    })?;
+    Ok(Box::new(decoder))
+}

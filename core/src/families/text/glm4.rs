@@ -1,0 +1,43 @@
+//! GLM 4 (0414) and Z1: norms before and after each branch, half of each head is rotated, gate and
+//! values are one matrix. Follows `glm4` of mlx-lm.
+
+use super::{phi3, qwen2};
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["glm4"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default, deserialize_with = "config::optional_positive")]
+    partial_rotary_factor: Option<f64>,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let (c, rope) = read(config)?;
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
+        let attention = Residual::sandwich(
+            norm("input_layernorm")?,
+            qwen2::attention(&w.at("self_attn"), &c, rope.clone())?,
+            norm("post_self_attn_layernorm")?,
+        );
+        let mlp = Residual::sandwich(
+            norm("post_attention_layernorm")?,
+            phi3::mlp(&w.at("mlp"), &c)?,
+            norm("post_mlp_layernorm")?,
+        );
+        Ok(Block::new((attention, mlp)))
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// The fields, and positions for a part of each head, whose pairs are neighbours.
+pub fn read(config: &Json) -> Result<(Text, Rope)> {
+    let config = &config::with_defaults(config, json!({
+        "tie_word_embeddings": false, "rope_traditional": true,
+    }));
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
+    let rope = Rope::share(&c, e.partial_rotary_factor.or(nested).unwrap_or(0.5))?;
+    Ok((c, rope))
+}

@@ -1,0 +1,50 @@
+//! Hunyuan (dense): Llama whose queries and keys are normalised after they are rotated, over a base
+//! that the config stretches by `alpha`. Follows `hunyuan_v1_dense` of mlx-lm.
+
+use crate::prelude::*;
+
+pub const FAMILY: Family =
+    Family { model_types: &["hunyuan_v1_dense", "hunyuan_dense"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    use_qk_norm: bool,
+    rope_scaling: Option<Stretch>,
+    rope_parameters: Option<Stretch>,
+}
+
+#[derive(Deserialize)]
+struct Stretch {
+    #[serde(default, deserialize_with = "config::optional_positive")]
+    alpha: Option<f64>,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "tie_word_embeddings": false, "use_qk_norm": true,
+    }));
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let rope = e.rope(&c)?;
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let a = w.at("self_attn");
+        let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
+        let mut attention = Attention::read(&a, QKVO, &c, rope.clone())?;
+        if e.use_qk_norm {
+            let norms = QkNorm::AfterRope(norm("query_layernorm")?, norm("key_layernorm")?);
+            attention = attention.qk_norm(norms);
+        }
+        pre_norm(w, &c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+impl Config {
+    fn rope(&self, c: &Text) -> Result<Rope> {
+        let stretch = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
+        let Some(alpha) = stretch.and_then(|stretch| stretch.alpha) else { return Rope::of(c) };
+        // Configs call this dynamic, but with an alpha it depends on no length.
+        let dims = f64::from(c.head_dim());
+        let base = f64::from(c.rope_theta()) * alpha.powf(dims / (dims - 2.0));
+        Rope::base(c.head_dim(), base as f32)
+    }
+}

@@ -1,0 +1,15 @@
+//! InternLM 3: Llama with one switch for the biases of attention and one for the others.
+//! Follows `internlm3` of mlx-lm.
+
+use super::llama;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["internlm3"], build };
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let c = Text::read(&config::with_defaults(config, json!({
+        "tie_word_embeddings": false,
+        "attention_bias": config.get("qkv_bias"), "mlp_bias": config.get("bias"),
+    })))?;
+    Ok(Box::new(llama::decoder(w, &c)?))
+}

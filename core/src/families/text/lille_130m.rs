@@ -1,0 +1,33 @@
+//! Lille 130M: Llama under other names, with rotary pairs that are neighbours, and queries, keys
+//! and values in one matrix. Follows `lille-130m` of mlx-lm.
+
+use super::phi3;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["lille_130m", "lille-130m"], build };
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let c = Text::read(&config::with_defaults(config, json!({
+        "hidden_size": config.get("n_embd"), "num_hidden_layers": config.get("n_layer"),
+        "num_attention_heads": config.get("n_head"),
+        "num_key_value_heads": config.get("n_kv_heads"),
+        "rms_norm_eps": config.get("layer_norm_eps"), "rope_traditional": true,
+        "intermediate_size": config.get("n_embd").and_then(Json::as_i64).map(ffn_width),
+    })))?;
+    let rope = Rope::of(&c)?;
+    let names = ["tok_embeddings", "layers", "norm"];
+    let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
+    let decoder = Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
+        let (a, f) = (w.at("attention"), w.at("feed_forward"));
+        let attention = phi3::attention(&a, ["qkv_proj", "out_proj"], &c, rope.clone())?;
+        let mlp = Mlp::read(&f, GATE_UP_DOWN, &c, swiglu)?;
+        pre_norm_named(w, ["attention.norm", "feed_forward.norm"], &c, attention, mlp)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// Eight thirds of the stream's width, rounded to a multiple of 256; half of one to the even one.
+fn ffn_width(width: i64) -> i64 {
+    let exact = width.saturating_mul(8) / 3;
+    256 * (exact as f64 / 256.0).round_ties_even() as i64
+}

@@ -1,0 +1,34 @@
+//! MiniCPM 1 and 2: Llama whose branches shrink with the depth of the stack, with factors of the
+//! embeddings and of what the head sees. Follows `minicpm` of mlx-lm, and OpenBMB's own code for
+//! the default of `rope_theta` and for tied heads.
+
+use super::granite::scaled_pre_norm;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["minicpm"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::positive")]
+    scale_emb: f32,
+    #[serde(deserialize_with = "config::positive")]
+    scale_depth: f32,
+    #[serde(deserialize_with = "config::size")]
+    dim_model_base: i32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let rope = Rope::of(&c)?;
+    let branch = e.scale_depth / (c.num_hidden_layers as f32).sqrt();
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+        scaled_pre_norm(w, &c, branch, attention, mlp)
+    })?;
+    Ok(Box::new(Decoder {
+        embedding_scale: Some(e.scale_emb),
+        head: decoder.head.divided(c.hidden_size as f32 / e.dim_model_base as f32),
+        ..decoder
+    }))
+}

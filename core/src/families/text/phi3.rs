@@ -1,0 +1,48 @@
+//! Phi 3, 3.5 and 4 mini: Llama with fused projections, of whose heads a part is rotated.
+//! Follows `phi3` of mlx-lm, and Microsoft's own code where that has a window.
+
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["phi3"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default, deserialize_with = "config::optional_positive")]
+    partial_rotary_factor: Option<f64>,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    const ORIGINAL: &str = "original_max_position_embeddings";
+    let mut config = config::with_defaults(config, json!({
+        "tie_word_embeddings": false, "max_position_embeddings": 131072, ORIGINAL: 4096,
+    }));
+    // The context of the first training stands outside of the scaling that needs it.
+    let original = config[ORIGINAL].clone();
+    for field in ["rope_scaling", "rope_parameters"] {
+        if let Some(Json::Object(scaling)) = config.get_mut(field) {
+            scaling.entry(ORIGINAL).or_insert_with(|| original.clone());
+        }
+    }
+    let (c, e): (Text, Config) = (Text::read(&config)?, config::read(&config)?);
+    let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
+    let rope = Rope::share(&c, e.partial_rotary_factor.or(nested).unwrap_or(1.0))?;
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let attention = attention(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
+        pre_norm(w, &c, attention.window(c.sliding_window), mlp(&w.at("mlp"), &c)?)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// Attention whose queries, keys and values are one matrix.
+pub fn attention(w: &Scope, [qkv, output]: [&str; 2], c: &Text, rope: Rope) -> Result<Attention> {
+    let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
+    let [q, k, v] = w.fused(qkv, width, [queries, keys, keys])?;
+    Ok(Attention::new([q, k, v, w.linear(output, queries, width)?], c, rope))
+}
+
+/// SwiGLU whose gate and values are one matrix.
+pub fn mlp(w: &Scope, c: &Text) -> Result<Mlp> {
+    let (width, inner) = (c.hidden_size, c.intermediate_size);
+    let [gate, up] = w.fused("gate_up_proj", width, [inner, inner])?;
+    Ok(Mlp::new([gate, up, w.linear("down_proj", inner, width)?], swiglu))
+}

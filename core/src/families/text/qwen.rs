@@ -1,0 +1,46 @@
+//! Qwen 1: Llama under the names of GPT-2; queries, keys and values are one matrix with a bias, and
+//! the config counts the widths of gate and values together. Follows `qwen` of mlx-lm, which leaves
+//! out what Qwen's own code does beyond the context of the training (`use_logn_attn`,
+//! `use_dynamic_ntk`).
+
+use super::phi3;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["qwen"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    no_bias: bool,
+    #[serde(deserialize_with = "config::positive")]
+    rotary_emb_base: f32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 24,
+        "intermediate_size": 11008, "vocab_size": 151936, "no_bias": true,
+        "rms_norm_eps": config.get("layer_norm_epsilon").unwrap_or(&json!(1e-6)),
+        "head_dim": config.get("kv_channels").unwrap_or(&json!(128)), "rotary_emb_base": 10000.0,
+    }));
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    if c.intermediate_size < 2 {
+        return Err(Error::config("intermediate_size", "is less than one gate and one value"));
+    }
+    c.intermediate_size /= 2;
+    c.num_key_value_heads = None;
+    c.mlp_bias = !e.no_bias;
+    let rope = Rope::base(c.head_dim(), e.rotary_emb_base)?;
+    let require = |w: &Scope| if e.no_bias { Ok(()) } else { w.require("bias") };
+    require(&w.at("lm_head"))?;
+    let names = ["wte", "h", "ln_f"];
+    let head = Head::read(w, Some(false), c.hidden_size, c.vocab_size)?;
+    let decoder = Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
+        let a = w.at("attn");
+        a.at("c_attn").require("bias")?;
+        require(&a.at("c_proj"))?;
+        let attention = phi3::attention(&a, ["c_attn", "c_proj"], &c, rope.clone())?;
+        let mlp = Mlp::read(&w.at("mlp"), ["w2", "w1", "c_proj"], &c, swiglu)?;
+        pre_norm_named(w, ["ln_1", "ln_2"], &c, attention, mlp)
+    })?;
+    Ok(Box::new(decoder))
+}

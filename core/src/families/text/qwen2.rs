@@ -1,0 +1,53 @@
+//! Qwen 2 and 2.5: Llama with biases on queries, keys and values. Follows `qwen2` of mlx-lm, and
+//! Qwen's own code where that has windows.
+
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["qwen2", "acereason"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    use_sliding_window: bool,
+    #[serde(deserialize_with = "config::count")]
+    max_window_layers: i32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "tie_word_embeddings": true, "rope_parameters": {"rope_theta": 1e6},
+        "use_sliding_window": false, "max_window_layers": 28,
+    }));
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    c.attention_bias = true;
+    if !e.use_sliding_window {
+        c.layer_types = None;
+    } else if c.layer_types.is_none() {
+        let kind = |i| if i < e.max_window_layers { "full_attention" } else { "sliding_attention" };
+        c.layer_types = Some((0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect());
+    }
+    Ok(Box::new(decoder(w, &c)?))
+}
+
+pub fn decoder(w: &Scope, c: &Text) -> Result<Decoder> {
+    let rope = Rope::of(c)?;
+    Decoder::stack(w, c, |i, w| {
+        let attention = attention(&w.at("self_attn"), c, rope.clone())?.window(c.window(i)?);
+        pre_norm(w, c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)?)
+    })
+}
+
+/// Attention whose output does without a bias, whatever queries, keys and values need.
+pub fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {
+    Ok(Attention::new(projections(w, c)?, c, rope))
+}
+
+pub fn projections(w: &Scope, c: &Text) -> Result<[Linear; 4]> {
+    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
+    Ok([
+        read(w, "q_proj", width, queries)?,
+        read(w, "k_proj", width, keys)?,
+        read(w, "v_proj", width, keys)?,
+        w.linear("o_proj", queries, width)?,
+    ])
+}

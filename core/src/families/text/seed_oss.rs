@@ -1,0 +1,26 @@
+//! Seed-OSS: Llama whose attention has one switch for the biases of queries, keys and values and
+//! one for the output's. Follows `seed_oss` of mlx-lm.
+
+use super::qwen2;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["seed_oss"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    attention_out_bias: bool,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "tie_word_embeddings": true, "attention_out_bias": false,
+    }));
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    if e.attention_out_bias {
+        let layers = body(w).0.at("layers");
+        for i in 0..c.num_hidden_layers {
+            layers.at(i).at("self_attn.o_proj").require("bias")?;
+        }
+    }
+    Ok(Box::new(qwen2::decoder(w, &c)?))
+}

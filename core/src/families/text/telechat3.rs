@@ -1,0 +1,12 @@
+//! TeleChat 3: Llama whose head is not the embedding unless the config says so.
+//! Follows `telechat3` of mlx-lm.
+
+use super::llama;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["telechat3"], build };
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": false})))?;
+    Ok(Box::new(llama::decoder(w, &c)?))
+}
