@@ -36,7 +36,12 @@ impl Head {
             w.ignore("lm_head");
         }
         let own = (!tied).then(|| w.linear("lm_head", width, vocabulary)).transpose()?;
-        Ok(Head { own, scale: 1.0, softcap: None })
+        Ok(Self::new(own))
+    }
+
+    /// A head that the checkpoint names in another way; the token embedding when there is none.
+    pub fn new(own: Option<Linear>) -> Self {
+        Head { own, scale: 1.0, softcap: None }
     }
 
     /// Multiplies the logits.
@@ -88,6 +93,20 @@ impl Decoder {
         c: &Text,
         block: impl Fn(i32, &Scope) -> Result<Block>,
     ) -> Result<Self> {
+        let norm = |body: &Scope| body.rms_norm("norm", c.hidden_size, c.rms_norm_eps);
+        Self::stack_under(w, c, norm, block)
+    }
+
+    /// As [`Decoder::stack`], with another norm after the last block.
+    ///
+    /// # Errors
+    /// As [`Decoder::stack`], and those of `norm`.
+    pub fn stack_under(
+        w: &Scope,
+        c: &Text,
+        norm: impl Fn(&Scope) -> Result<Norm>,
+        block: impl Fn(i32, &Scope) -> Result<Block>,
+    ) -> Result<Self> {
         let (body, head) = body(w);
         let layers = body.at("layers");
         Ok(Decoder {
@@ -96,7 +115,7 @@ impl Decoder {
             blocks: (0..c.num_hidden_layers)
                 .map(|i| block(i, &layers.at(i)))
                 .collect::<Result<_>>()?,
-            norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
+            norm: norm(&body)?,
             head: Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
         })
     }

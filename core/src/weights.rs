@@ -4,7 +4,7 @@
 //! was read, each byte once.
 
 use crate::{
-    config::Json,
+    config::{self, Json},
     error::{Error, Result},
     files::Files,
     mlx::{self, Format, Mode, Quantized},
@@ -260,6 +260,38 @@ impl Scope {
         parts.try_into().map_err(|_| Error::Internal("as many parts as outputs".into()))
     }
 
+    /// As [`Scope::fused`], where the rows come in `groups`, each with so many rows of every part.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn interleaved<const N: usize>(
+        &self,
+        name: &str,
+        input: i32,
+        groups: i32,
+        outputs: [i32; N],
+    ) -> Result<[Linear; N]> {
+        let w = self.at(name);
+        let total = config::product(name, [groups, outputs.iter().sum()])?;
+        let weight = w.matrix(&[total, input])?;
+        let bias = w.has("bias").then(|| w.take("bias", &[total])).transpose()?;
+        let mut start = 0;
+        let parts = outputs.map(|output| -> Result<Linear> {
+            let (from, to) = (start, start + output);
+            start = to;
+            let cut = |a: &Array| -> Result<Array> {
+                let rows = a.reshape(&[groups, -1, a.size() as i32 / total])?;
+                let mut shape = a.shape().to_vec();
+                shape[0] = groups * output;
+                Ok(mlx::slice(&rows, 1, from, to)?.reshape(&shape)?.contiguous()?)
+            };
+            let bias = bias.as_ref().map(cut).transpose()?.map(|bias| w.keep(bias));
+            Ok(Linear::new(w.keep_matrix(weight.map(cut)?), bias))
+        });
+        let parts: Vec<Linear> = parts.into_iter().collect::<Result<_>>()?;
+        parts.try_into().map_err(|_| Error::Internal("as many parts as outputs".into()))
+    }
+
     /// Reads a table of token embeddings.
     ///
     /// # Errors
@@ -445,6 +477,15 @@ impl Scope {
         let w = self.at(name);
         let weight = Some(w.tensor("weight", &[width])?);
         Ok(Norm::Layer { weight, bias: w.optional("bias", &[width])?, eps })
+    }
+
+    /// As [`Scope::layer_norm`], for a norm that cannot do without its bias.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn layer_norm_with_bias(&self, name: &str, width: i32, eps: f32) -> Result<Norm> {
+        self.at(name).require("bias")?;
+        self.layer_norm(name, width, eps)
     }
 
     /// Checks that nothing is left unread and brings all that was read into memory; `progress`

@@ -71,6 +71,17 @@ impl Rope {
         Self::scaled(dims, c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
     }
 
+    /// As [`Rope::of`], for a share of each head: `own`, or what `rope_parameters` says, or
+    /// `default`.
+    ///
+    /// # Errors
+    /// As [`Rope::of`].
+    pub fn share(c: &Text, own: Option<f64>, default: f64) -> Result<Self> {
+        let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
+        let share = own.or(nested).unwrap_or(default).clamp(0.0, 1.0);
+        Self::partial(c, (share * f64::from(c.head_dim())) as i32)
+    }
+
     /// Frequencies from a base alone.
     ///
     /// # Errors

@@ -1,12 +1,25 @@
 //! Families that read and write text.
 
 crate::families::families! {
+    apertus,
+    cohere,
+    cohere2,
+    exaone4,
+    gemma,
+    gemma2,
     gemma3_text,
     gemma4_text,
+    gpt_neox,
     gpt_oss,
     lfm2,
     llama,
     mamba2,
+    nemotron,
+    olmo2,
+    olmo3,
+    phi,
     qwen3,
     qwen3_moe,
+    stablelm,
+    starcoder2,
 }
