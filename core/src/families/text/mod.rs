@@ -19,6 +19,7 @@ crate::families::families! {
     mamba2,
     nanochat,
     nemotron,
+    olmo,
     olmo2,
     olmo3,
     phi,
