@@ -52,7 +52,12 @@ impl Head {
             w.ignore(name);
         }
         let own = (!tied).then(|| w.linear(name, width, vocabulary)).transpose()?;
-        Ok(Head { own, scale: 1.0, divisor: 1.0, softcap: None })
+        Ok(Self::new(own))
+    }
+
+    /// A head that is already read; the token embedding when there is none.
+    pub fn new(own: Option<Linear>) -> Self {
+        Head { own, scale: 1.0, divisor: 1.0, softcap: None }
     }
 
     /// Multiplies the logits.
@@ -112,9 +117,23 @@ impl Decoder {
         c: &Text,
         block: impl Fn(i32, &Scope) -> Result<Block>,
     ) -> Result<Self> {
+        let norm = |body: &Scope| body.rms_norm("norm", c.hidden_size, c.rms_norm_eps);
+        Self::stack_under(w, c, norm, block)
+    }
+
+    /// As [`Decoder::stack`], with another norm after the last block.
+    ///
+    /// # Errors
+    /// As [`Decoder::stack`], and those of `norm`.
+    pub fn stack_under(
+        w: &Scope,
+        c: &Text,
+        norm: impl Fn(&Scope) -> Result<Norm>,
+        block: impl Fn(i32, &Scope) -> Result<Block>,
+    ) -> Result<Self> {
         let (body, head) = body(w);
         let head = Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
-        Self::named(&body, ["embed_tokens", "layers", "norm"], c, head, block)
+        Self::assemble(&body, ["embed_tokens", "layers"], c, (norm(&body)?, head), block)
     }
 
     /// Other names: of the embedding, of the layers and of the norm.
@@ -128,6 +147,17 @@ impl Decoder {
         head: Head,
         block: impl Fn(i32, &Scope) -> Result<Block>,
     ) -> Result<Self> {
+        let norm = body.rms_norm(norm, c.hidden_size, c.rms_norm_eps)?;
+        Self::assemble(body, [embedding, layers], c, (norm, head), block)
+    }
+
+    fn assemble(
+        body: &Scope,
+        [embedding, layers]: [&str; 2],
+        c: &Text,
+        (norm, head): (Norm, Head),
+        block: impl Fn(i32, &Scope) -> Result<Block>,
+    ) -> Result<Self> {
         let layers = body.at(layers);
         Ok(Decoder {
             embedding: body.embedding(embedding, c.vocab_size, c.hidden_size)?,
@@ -135,7 +165,7 @@ impl Decoder {
             blocks: (0..c.num_hidden_layers)
                 .map(|i| block(i, &layers.at(i)))
                 .collect::<Result<_>>()?,
-            norm: body.rms_norm(norm, c.hidden_size, c.rms_norm_eps)?,
+            norm,
             head,
         })
     }

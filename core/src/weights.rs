@@ -4,7 +4,7 @@
 //! was read, each byte once.
 
 use crate::{
-    config::Json,
+    config::{self, Json},
     error::{Error, Result},
     files::Files,
     mlx::{Format, Mode, Quantized},
@@ -260,9 +260,9 @@ impl Scope {
         outputs: [i32; N],
     ) -> Result<[Linear; N]> {
         let w = self.at(name);
-        let total: i32 = outputs.iter().sum();
-        let weight = w.matrix(&[groups * total, input])?;
-        let bias = w.has("bias").then(|| w.take("bias", &[groups * total])).transpose()?;
+        let total = config::product(name, [groups, outputs.iter().sum()])?;
+        let weight = w.matrix(&[total, input])?;
+        let bias = w.has("bias").then(|| w.take("bias", &[total])).transpose()?;
         let mut start = 0;
         let parts = outputs.map(|output| -> Result<Linear> {
             let (from, to) = (start, start + output);
@@ -464,6 +464,15 @@ impl Scope {
         let w = self.at(name);
         let weight = Some(w.tensor("weight", &[width])?);
         Ok(Norm::Layer { weight, bias: w.optional("bias", &[width])?, eps })
+    }
+
+    /// As [`Scope::layer_norm`], for a norm that cannot do without its bias.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn layer_norm_with_bias(&self, name: &str, width: i32, eps: f32) -> Result<Norm> {
+        self.at(name).require("bias")?;
+        self.layer_norm(name, width, eps)
     }
 
     /// Checks that nothing is left unread and brings all that was read into memory; `progress`

@@ -13,7 +13,7 @@ use crate::{
     layer::{CachePlan, Layer, Step},
     weights::Scope,
 };
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 
 /// The names of the projections in most checkpoints.
 pub const QKVO: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
@@ -40,6 +40,7 @@ pub struct Attention {
     rope: Rope,
     scores: Scores,
     window: Option<i32>,
+    precision: fn(Dtype) -> Dtype,
     heads: i32,
     kv_heads: i32,
 }
@@ -76,6 +77,7 @@ impl Attention {
             rope,
             scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
             window: None,
+            precision: |own| own,
             heads: c.num_attention_heads,
             kv_heads: c.kv_heads(),
         }
@@ -94,6 +96,11 @@ impl Attention {
     /// Weighs keys in another way than by `head_dim^(-1/2)`.
     pub fn scores(self, scores: Scores) -> Self {
         Attention { scores, ..self }
+    }
+
+    /// Attends in another precision than that of the queries.
+    pub fn precision(self, precision: fn(Dtype) -> Dtype) -> Self {
+        Attention { precision, ..self }
     }
 }
 
@@ -118,7 +125,10 @@ impl Layer for Attention {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         let v = split_heads(&self.v.forward(x)?, self.kv_heads)?;
-        self.output.forward(&join_heads(&kv.attend(&q, k, v, &self.scores, step)?)?)
+        let own = v.dtype();
+        q = q.as_dtype((self.precision)(q.dtype()))?;
+        let mixed = kv.attend(&q, k, v, &self.scores, step)?.as_dtype(own)?;
+        self.output.forward(&join_heads(&mixed)?)
     }
 }
 

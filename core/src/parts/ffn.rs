@@ -74,11 +74,16 @@ impl PlainMlp {
     pub fn read(w: &Scope, names: [&str; 2], c: &Text, activation: Activation) -> Result<Self> {
         let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let [up, down] = names;
-        Ok(PlainMlp {
-            up: read(w, up, c.hidden_size, c.intermediate_size)?,
-            down: read(w, down, c.intermediate_size, c.hidden_size)?,
-            activation,
-        })
+        let projections = [
+            read(w, up, c.hidden_size, c.intermediate_size)?,
+            read(w, down, c.intermediate_size, c.hidden_size)?,
+        ];
+        Ok(Self::new(projections, activation))
+    }
+
+    /// Composes up and down, for checkpoints that store them in another way.
+    pub fn new([up, down]: [Linear; 2], activation: Activation) -> Self {
+        PlainMlp { up, down, activation }
     }
 }
 

@@ -180,6 +180,15 @@ impl Seen {
         let (keys, values) = (&self.keys, &self.values);
         Ok(scaled_dot_product_attention(q, keys, values, *scale, mask, sinks.as_ref())?)
     }
+
+    /// Keys, values, and which keys each query sees, for attention that no kernel computes.
+    pub fn parts(&self, step: &Step) -> Result<(&Array, &Array, Array)> {
+        let mask = match self.past {
+            None => step.filled_mask(self.keys.dim(2))?,
+            Some(past) => step.window_mask(past, self.window.unwrap_or(i32::MAX))?,
+        };
+        Ok((&self.keys, &self.values, mask))
+    }
 }
 
 /// The last `window - 1` positions before `offset`, in order.

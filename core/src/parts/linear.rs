@@ -18,13 +18,17 @@ pub enum Matrix {
 impl Matrix {
     /// The rows, which are outputs, from `start` to `stop` of each of `groups`.
     pub(crate) fn rows(&self, groups: i32, start: i32, stop: i32) -> Result<Self> {
-        let cut = |a: &Array| cut(a, a.ndim() - 2, groups, start, stop);
+        self.map(|a| cut(a, a.ndim() - 2, groups, start, stop))
+    }
+
+    /// The same done to all arrays, for what leaves the input axis alone.
+    pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
         Ok(match self {
-            Matrix::Dense(weight) => Matrix::Dense(cut(weight)?),
+            Matrix::Dense(weight) => Matrix::Dense(change(weight)?),
             Matrix::Quantized(m) => Matrix::Quantized(Quantized {
-                weight: cut(&m.weight)?,
-                scales: cut(&m.scales)?,
-                biases: m.biases.as_ref().map(cut).transpose()?,
+                weight: change(&m.weight)?,
+                scales: change(&m.scales)?,
+                biases: m.biases.as_ref().map(&change).transpose()?,
                 format: m.format,
             }),
         })

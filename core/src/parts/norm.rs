@@ -22,6 +22,13 @@ pub enum Norm {
         /// Added to the variance.
         eps: f32,
     },
+    /// A layer norm of each head `[batch, heads, length, head_dim]`.
+    Heads {
+        /// Factors `[heads, 1, head_dim]`.
+        weight: Array,
+        /// Added to the variance.
+        eps: f32,
+    },
 }
 
 impl Norm {
@@ -30,8 +37,17 @@ impl Norm {
     /// # Errors
     /// [`crate::Error::Mlx`].
     pub fn plus_one(self) -> Result<Self> {
-        let add = |w: Array| -> Result<Array> { Ok(w.add(mlx::scalar(1.0, w.dtype())?)?) };
+        self.plus(1.0)
+    }
+
+    /// As [`Norm::plus_one`], for another offset.
+    ///
+    /// # Errors
+    /// [`crate::Error::Mlx`].
+    pub fn plus(self, offset: f32) -> Result<Self> {
+        let add = |w: Array| -> Result<Array> { Ok(w.add(mlx::scalar(offset, w.dtype())?)?) };
         Ok(match self {
+            Norm::Heads { weight, eps } => Norm::Heads { weight: add(weight)?, eps },
             Norm::Rms { weight, eps } => Norm::Rms { weight: weight.map(add).transpose()?, eps },
             Norm::Layer { weight, bias, eps } => {
                 Norm::Layer { weight: weight.map(add).transpose()?, bias, eps }
@@ -45,6 +61,9 @@ impl Norm {
             Norm::Rms { weight, eps } => fast::rms_norm(x, weight.as_ref(), *eps)?,
             Norm::Layer { weight, bias, eps } => {
                 fast::layer_norm(x, weight.as_ref(), bias.as_ref(), *eps)?
+            }
+            Norm::Heads { weight, eps } => {
+                weight.multiply(fast::layer_norm(x, None, None, *eps)?)?
             }
         })
     }

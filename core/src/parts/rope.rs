@@ -71,11 +71,14 @@ impl Rope {
         Self::scaled(dims, c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
     }
 
-    /// As [`Rope::of`], for the first elements of each head, of which it is this share.
+    /// As [`Rope::of`], for a share of each head: `own`, or what `rope_parameters` says, or
+    /// `default`.
     ///
     /// # Errors
     /// As [`Rope::of`], and for more than the whole.
-    pub fn share(c: &Text, share: f64) -> Result<Self> {
+    pub fn share(c: &Text, own: Option<f64>, default: f64) -> Result<Self> {
+        let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
+        let share = own.or(nested).unwrap_or(default);
         if !(0.0..=1.0).contains(&share) {
             let reason = format!("{share} is no share of a head");
             return Err(Error::config("partial_rotary_factor", reason));

@@ -37,7 +37,6 @@ pub fn read(config: &Json) -> Result<(Text, Rope)> {
         "tie_word_embeddings": false, "rope_traditional": true,
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
-    let rope = Rope::share(&c, e.partial_rotary_factor.or(nested).unwrap_or(0.5))?;
+    let rope = Rope::share(&c, e.partial_rotary_factor, 0.5)?;
     Ok((c, rope))
 }

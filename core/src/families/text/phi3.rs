@@ -24,8 +24,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }
     }
     let (c, e): (Text, Config) = (Text::read(&config)?, config::read(&config)?);
-    let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
-    let rope = Rope::share(&c, e.partial_rotary_factor.or(nested).unwrap_or(1.0))?;
+    let rope = Rope::share(&c, e.partial_rotary_factor, 1.0)?;
     let decoder = Decoder::stack(w, &c, |_, w| {
         let attention = attention(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
         pre_norm(w, &c, attention.window(c.sliding_window), mlp(&w.at("mlp"), &c)?)

@@ -1,0 +1,61 @@
+//! Command R: attention and feed-forward side by side after one layer norm, rotary pairs that are
+//! neighbours, scaled logits. Follows `cohere` of mlx-lm, and Cohere where positions are stretched.
+
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["cohere"], build };
+
+#[derive(Deserialize)]
+pub struct Config {
+    #[serde(deserialize_with = "config::positive")]
+    logit_scale: f32,
+    #[serde(default)]
+    layer_norm_bias: bool,
+    #[serde(default)]
+    use_qk_norm: bool,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let (c, e) = read(config, json!({"rope_parameters": {"rope_theta": 8_000_000.0}}))?;
+    let rope = Rope::of(&c)?;
+    stack(w, &c, &e, |_, w| {
+        let attention = Attention::read(w, QKVO, &c, rope.clone())?;
+        if !e.use_qk_norm {
+            return Ok(attention);
+        }
+        let norm = |name, heads| -> Result<Norm> {
+            let weight = w.at(name).take("weight", &[heads, c.head_dim()])?;
+            Ok(Norm::Heads { weight: w.keep(weight.expand_dims(1)?), eps: c.rms_norm_eps })
+        };
+        let (q_norm, k_norm) =
+            (norm("q_norm", c.num_attention_heads)?, norm("k_norm", c.kv_heads())?);
+        Ok(attention.qk_norm(QkNorm::BeforeRope(q_norm, k_norm)))
+    })
+}
+
+/// The fields of both Cohere families.
+pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
+    let config = config::with_defaults(config, defaults);
+    let config = config::with_defaults(&config, json!({
+        "rms_norm_eps": config.get("layer_norm_eps").unwrap_or(&json!(1e-5)),
+        "logit_scale": 0.0625, "tie_word_embeddings": true, "rope_traditional": true,
+    }));
+    Ok((Text::read(&config)?, config::read(&config)?))
+}
+
+/// Blocks of two branches side by side.
+pub fn stack(
+    w: &Scope,
+    c: &Text,
+    e: &Config,
+    attention: impl Fn(i32, &Scope) -> Result<Attention>,
+) -> Result<Box<dyn LanguageModel>> {
+    let read = if e.layer_norm_bias { Scope::layer_norm_with_bias } else { Scope::layer_norm };
+    let norm = |w: &Scope, name| read(w, name, c.hidden_size, c.rms_norm_eps);
+    let decoder = Decoder::stack_under(w, c, |w| norm(w, "norm"), |i, w| {
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)?;
+        let branches = Parallel(attention(i, &w.at("self_attn"))?, mlp);
+        Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, branches)))
+    })?;
+    Ok(Box::new(Decoder { head: decoder.head.scaled(e.logit_scale), ..decoder }))
+}

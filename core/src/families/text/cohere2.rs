@@ -1,0 +1,31 @@
+//! Command R7B and Command A: Command R with three sliding layers for each full one; full layers have
+//! no positions. Follows `cohere2` of mlx-lm.
+
+use super::cohere;
+use crate::prelude::*;
+use mlx_rs::Dtype;
+
+pub const FAMILY: Family = Family { model_types: &["cohere2"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default, deserialize_with = "config::optional_size")]
+    sliding_window_pattern: Option<i32>,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let (c, shared) = cohere::read(config, json!({
+        "sliding_window": 4096, "rope_parameters": {"rope_theta": 50_000.0},
+    }))?;
+    let pattern = config::read::<Config>(config)?.sliding_window_pattern.unwrap_or(4);
+    let rope = Rope::of(&c)?;
+    cohere::stack(w, &c, &shared, |i, w| {
+        let window = match &c.layer_types {
+            Some(_) => c.window(i)?,
+            None => c.sliding_window.filter(|_| (i + 1) % pattern != 0),
+        };
+        let rope = if window.is_some() { rope.clone() } else { Rope::None };
+        let attention = Attention::read(w, QKVO, &c, rope)?.window(window);
+        Ok(attention.precision(|own| if own == Dtype::Float16 { Dtype::Float32 } else { own }))
+    })
+}

@@ -1,0 +1,32 @@
+//! Gemma: Llama with GeGLU, norms that store `w` and mean `1 + w`, and embeddings times the root of
+//! their width. Follows `gemma` of mlx-lm.
+
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["gemma"], build };
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let c = Text::read(&config::with_defaults(config, json!({
+        "head_dim": 256, "tie_word_embeddings": true,
+    })))?;
+    let rope = Rope::of(&c)?;
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
+        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu)?;
+        Ok(Block::new((
+            Residual::pre(norm("input_layernorm")?, attention),
+            Residual::pre(norm("post_attention_layernorm")?, mlp),
+        )))
+    })?;
+    Ok(Box::new(scaled(decoder, &c)?))
+}
+
+/// With the embeddings and the last norm of all Gemmas.
+pub fn scaled(decoder: Decoder, c: &Text) -> Result<Decoder> {
+    Ok(Decoder {
+        embedding_scale: Some((c.hidden_size as f32).sqrt()),
+        norm: decoder.norm.plus_one()?,
+        ..decoder
+    })
+}

@@ -1,0 +1,46 @@
+//! GPT-J: attention and a network without a gate side by side after one layer norm; rotary pairs are
+//! neighbours, in a part of each head. Follows `gptj` of mlx-lm.
+
+use super::gpt2;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["gptj"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default, deserialize_with = "config::optional_size")]
+    rotary_dim: Option<i32>,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64, "vocab_size": 50400,
+        "tie_word_embeddings": false, "mlp_bias": true,
+    }));
+    let (c, e): (Text, Config) = (gpt2::read(config)?, config::read(config)?);
+    let rope = Rope::scaled(e.rotary_dim.unwrap_or(c.head_dim()), 10_000.0, true, None, None)?;
+    let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
+    // As published, then as mlx-lm writes it.
+    let body = w.at(if w.has_below("transformer") { "transformer" } else { "model" });
+    if c.tie_word_embeddings == Some(false) {
+        w.at("lm_head").require("bias")?;
+    }
+    let block = |i| {
+        let w = body.at("h").at(i);
+        let a = w.at("attn");
+        // The masks of old exporters.
+        a.ignore("bias");
+        a.ignore("masked_bias");
+        let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
+        let attention = Attention::read(&a, names, &c, rope.clone())?;
+        let mlp = PlainMlp::read(&w.at("mlp"), ["fc_in", "fc_out"], &c, gelu_tanh)?;
+        Ok(Block::new(Residual::pre(norm(&w, "ln_1")?, Parallel(attention, mlp))))
+    };
+    Ok(Box::new(Decoder {
+        embedding: body.embedding("wte", c.vocab_size, c.hidden_size)?,
+        embedding_scale: None,
+        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
+        norm: norm(&body, "ln_f")?,
+        head: Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
+    }))
+}

@@ -1,0 +1,128 @@
+//! OLMo: Llama with layer norms that have no weights and, in some, bounded queries, keys and values.
+//! Follows `olmo` of mlx-lm for the first exports, and transformers for the later ones and the bound.
+
+use crate::{
+    parts::{
+        attention::{join_heads, split_heads},
+        kv::Kv,
+    },
+    prelude::*,
+};
+
+pub const FAMILY: Family = Family { model_types: &["olmo"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default, deserialize_with = "config::optional_size")]
+    embedding_size: Option<i32>,
+    #[serde(default, deserialize_with = "config::optional_positive")]
+    clip_qkv: Option<f32>,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let first = config.get("d_model").is_some();
+    let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
+    let rope = Rope::of(&c)?;
+    let norm = || Norm::Layer { weight: None, bias: None, eps: 1e-5 };
+    let [body, table, layers] = if first {
+        ["model.transformer", "wte", "blocks"]
+    } else {
+        ["model", "embed_tokens", "layers"]
+    };
+    let body = w.at(body);
+    let (width, inner) = (c.hidden_size, c.intermediate_size);
+    let block = |i| {
+        let w = body.at(layers).at(i);
+        let (projections, mlp) = if first {
+            let [q, k, v] = w.fused("att_proj", width, [width; 3])?;
+            let [up, gate] = w.fused("ff_proj", width, [inner; 2])?;
+            let mlp = Mlp::new([gate, up, w.linear("ff_out", inner, width)?], swiglu);
+            ([q, k, v, w.linear("attn_out", width, width)?], mlp)
+        } else {
+            let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+            (projections(&w.at("self_attn"), &c)?, mlp)
+        };
+        let attention = BoundedAttention {
+            projections,
+            rope: rope.clone(),
+            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
+            heads: c.num_attention_heads,
+            kv_heads: c.kv_heads(),
+            bound: e.clip_qkv,
+        };
+        Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
+    };
+    let vocabulary = e.embedding_size.unwrap_or(c.vocab_size);
+    let tied = c.tie_word_embeddings == Some(true);
+    let (place, name) = if first { (&body, "ff_out") } else { (w, "lm_head") };
+    if tied {
+        place.ignore(name);
+    }
+    let own = (!tied).then(|| place.linear(name, width, vocabulary)).transpose()?;
+    Ok(Box::new(Decoder {
+        embedding: body.embedding(table, vocabulary, width)?,
+        embedding_scale: None,
+        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
+        norm: norm(),
+        head: Head::new(own),
+    }))
+}
+
+/// The fields, also under the names of the first exports.
+fn read(config: &Json) -> Result<Text> {
+    let integer = |name| config.get(name).and_then(Json::as_i64);
+    let ratio = integer("mlp_ratio").unwrap_or(4);
+    let both = integer("mlp_hidden_size")
+        .unwrap_or(integer("d_model").unwrap_or(0).saturating_mul(ratio));
+    Text::read(&config::with_defaults(config, json!({
+        "hidden_size": config.get("d_model"), "num_hidden_layers": config.get("n_layers"),
+        "num_attention_heads": config.get("n_heads"), "intermediate_size": both / 2,
+        "tie_word_embeddings": config.get("weight_tying"), "rms_norm_eps": 1e-5,
+    })))
+}
+
+fn projections(w: &Scope, c: &Text) -> Result<[Linear; 4]> {
+    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    let (width, head_dim) = (c.hidden_size, c.head_dim());
+    let (inner, kv_inner) = (c.num_attention_heads * head_dim, c.kv_heads() * head_dim);
+    Ok([
+        read(w, "q_proj", width, inner)?,
+        read(w, "k_proj", width, kv_inner)?,
+        read(w, "v_proj", width, kv_inner)?,
+        read(w, "o_proj", inner, width)?,
+    ])
+}
+
+/// Attention whose queries, keys and values are cut to `-bound..bound`.
+struct BoundedAttention {
+    projections: [Linear; 4],
+    rope: Rope,
+    scores: Scores,
+    heads: i32,
+    kv_heads: i32,
+    bound: Option<f32>,
+}
+
+impl Layer for BoundedAttention {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        Kv::new(None, plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        let project = |linear: &Linear, heads| -> Result<Array> {
+            let mut y = linear.forward(x)?;
+            if let Some(bound) = self.bound {
+                let constant = |value| mlx::scalar(value, y.dtype());
+                y = ops::clip(&y, (constant(-bound)?, constant(bound)?))?;
+            }
+            split_heads(&y, heads)
+        };
+        let [q, k, v, output] = &self.projections;
+        let (q, k) = (project(q, self.heads)?, project(k, self.kv_heads)?);
+        let (q, k) = (self.rope.forward(&q, step)?, self.rope.forward(&k, step)?);
+        let v = project(v, self.kv_heads)?;
+        output.forward(&join_heads(&kv.attend(&q, k, v, &self.scores, step)?)?)
+    }
+}

@@ -1,0 +1,89 @@
+//! PLaMo: attention and feed-forward side by side after one norm; head `h` uses the key and value
+//! `h mod n`, where grouped-query attention counts in blocks. Follows `plamo` of mlx-lm.
+
+use crate::{
+    parts::{
+        attention::{join_heads, split_heads},
+        kv::Kv,
+    },
+    prelude::*,
+};
+
+pub const FAMILY: Family = Family { model_types: &["plamo"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    n_shared_head: i32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "n_shared_head": 8, "tie_word_embeddings": false,
+    }));
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    if c.num_attention_heads % e.n_shared_head != 0 {
+        let reason = format!("does not divide the {} query heads", c.num_attention_heads);
+        return Err(Error::config("n_shared_head", reason));
+    }
+    let rope = Rope::of(&c)?;
+    let layers = w.at("model.layers.layers");
+    let decoder = Decoder::stack(w, &c, |i, _| {
+        let w = layers.at(i);
+        let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
+        let attention =
+            TiledAttention::read(&w.at("self_attn"), &c, e.n_shared_head, rope.clone())?;
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+        Ok(Block::new(Residual::pre(norm, Parallel(attention, mlp))))
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// Attention whose neighbouring heads use different keys.
+struct TiledAttention {
+    projections: [Linear; 4],
+    rope: Rope,
+    scores: Scores,
+    kv_heads: i32,
+    shared: i32,
+}
+
+impl TiledAttention {
+    fn read(w: &Scope, c: &Text, shared: i32, rope: Rope) -> Result<Self> {
+        let kv_heads = c.num_attention_heads / shared;
+        let (width, inner) = (c.hidden_size, c.num_attention_heads * c.head_dim());
+        let projections = [
+            w.linear("q_proj", width, inner)?,
+            w.linear("k_proj", width, kv_heads * c.head_dim())?,
+            w.linear("v_proj", width, kv_heads * c.head_dim())?,
+            w.linear("o_proj", inner, width)?,
+        ];
+        let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None };
+        Ok(TiledAttention { projections, rope, scores, kv_heads, shared })
+    }
+}
+
+impl Layer for TiledAttention {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        Kv::new(None, plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        let [q, k, v, output] = &self.projections;
+        let q = split_heads(&q.forward(x)?, self.kv_heads * self.shared)?;
+        let k = split_heads(&k.forward(x)?, self.kv_heads)?;
+        let v = split_heads(&v.forward(x)?, self.kv_heads)?;
+        let (q, k) = (self.rope.forward(&q, step)?, self.rope.forward(&k, step)?);
+        let q = turned(&q, self.shared, self.kv_heads)?;
+        let mixed = kv.attend(&q, k, v, &self.scores, step)?;
+        output.forward(&join_heads(&turned(&mixed, self.kv_heads, self.shared)?)?)
+    }
+}
+
+/// Heads that count through `rows · columns`, counted through `columns · rows`.
+fn turned(x: &Array, rows: i32, columns: i32) -> Result<Array> {
+    let table = x.reshape(&[x.dim(0), rows, columns, x.dim(2), x.dim(3)])?;
+    Ok(table.swap_axes(1, 2)?.reshape(x.shape())?)
+}

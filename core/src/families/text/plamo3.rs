@@ -1,0 +1,63 @@
+//! PLaMo 3: four norms a block that store `w` less an offset of their own, normalised queries and
+//! keys, fused projections, seven sliding layers for each full one, with their own rotary base.
+//! Follows `plamo3` of mlx-lm.
+
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["plamo3"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    window_size: i32,
+    #[serde(deserialize_with = "config::size")]
+    sliding_window_pattern: i32,
+    #[serde(deserialize_with = "config::positive")]
+    rope_local_theta: f32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 13312,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 32000,
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "window_size": 2048,
+        "sliding_window_pattern": 8, "rope_theta": 1_000_000.0, "rope_local_theta": 10_000.0,
+    }));
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (full, local) = (Rope::of(&c)?, Rope::base(c.head_dim(), e.rope_local_theta)?);
+    let (width, inner, head_dim) = (c.hidden_size, c.intermediate_size, c.head_dim());
+    let (q_width, kv_width) = (c.num_attention_heads * head_dim, c.kv_heads() * head_dim);
+    let norm = |w: &Scope, name, width, offset| {
+        w.rms_norm(name, width, c.rms_norm_eps)?.plus(offset)
+    };
+    let layers = w.at("model.layers.layers");
+    let decoder = Decoder::stack_under(w, &c, |w| norm(w, "norm", width, 1.0), |i, _| {
+        let w = layers.at(i);
+        // A window is what comes before a token, which mlx-lm cuts by one when it decodes.
+        let back = c.sliding_window.unwrap_or(e.window_size) + 1;
+        let is_full = (i + 1) % e.sliding_window_pattern == 0;
+        let (rope, window) = if is_full { (&full, None) } else { (&local, Some(back)) };
+        let a = w.at("mixer");
+        let [q, k, v] = a.fused("qkv_proj", width, [q_width, kv_width, kv_width])?;
+        let output = a.linear("o_proj", q_width, width)?;
+        let attention = Attention::new([q, k, v, output], &c, rope.clone())
+            .window(window)
+            .qk_norm(QkNorm::BeforeRope(
+                norm(&a, "q_norm", head_dim, 1.0)?,
+                norm(&a, "k_norm", head_dim, 1.0)?,
+            ));
+        let m = w.at("mlp");
+        let [gate, up] = m.fused("gate_up_proj", width, [inner, inner])?;
+        let mlp = Mlp::new([gate, up, m.linear("down_proj", inner, width)?], swiglu);
+        let branch_norm = |name, offset| norm(&w, name, width, offset);
+        let (pre, post) =
+            (branch_norm("pre_mixer_norm", 1.0)?, branch_norm("post_mixer_norm", 0.2)?);
+        let attention = Residual::sandwich(pre, attention, post);
+        let (pre, post) = (
+            branch_norm("pre_mlp_norm", 1.0)?,
+            branch_norm("post_mlp_norm", 5.0_f32.powf(-1.5))?,
+        );
+        Ok(Block::new((attention, Residual::sandwich(pre, mlp, post))))
+    })?;
+    Ok(Box::new(decoder))
+}
