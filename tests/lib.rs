@@ -185,7 +185,8 @@ fn floats(name: &str, shape: &[i32]) -> Array {
         let scale = (3.0 / fan_in as f64).sqrt() as f32;
         unit.map(|u| u * scale).collect()
     } else if name.contains("norm")
-        || ["D", "layer_scalar", "scale", "per_expert_scale"].contains(&last)
+        || ["D", "layer_scalar", "scale", "per_expert_scale", "a_g", "head_g", "w_g"]
+            .contains(&last)
     {
         unit.map(|u| 1.0 + 0.25 * u).collect()
     } else {

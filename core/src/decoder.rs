@@ -36,7 +36,13 @@ impl Head {
             w.ignore("lm_head");
         }
         let own = (!tied).then(|| w.linear("lm_head", width, vocabulary)).transpose()?;
-        Ok(Head { own, scale: 1.0, softcap: None })
+        Ok(Self::new(own))
+    }
+
+    /// A projection that the checkpoint stores in another way; the token embedding when there is
+    /// none.
+    pub fn new(own: Option<Linear>) -> Self {
+        Head { own, scale: 1.0, softcap: None }
     }
 
     /// Multiplies the logits.

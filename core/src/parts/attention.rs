@@ -95,16 +95,10 @@ impl Attention {
     pub fn scores(self, scores: Scores) -> Self {
         Attention { scores, ..self }
     }
-}
 
-impl Layer for Attention {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(self.window, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+    /// What all heads gather, `[batch, length, heads · head_dim]`, for families that change it
+    /// before [`Attention::project`].
+    pub fn gather(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
         let (mut q, mut k) = (self.q.forward(x)?, self.k.forward(x)?);
         if let QkNorm::Whole(q_norm, k_norm) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
@@ -118,7 +112,24 @@ impl Layer for Attention {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         let v = split_heads(&self.v.forward(x)?, self.kv_heads)?;
-        self.output.forward(&join_heads(&kv.attend(&q, k, v, &self.scores, step)?)?)
+        join_heads(&kv.attend(&q, k, v, &self.scores, step)?)
+    }
+
+    /// The projection of the output.
+    pub fn project(&self, gathered: &Array) -> Result<Array> {
+        self.output.forward(gathered)
+    }
+}
+
+impl Layer for Attention {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        Kv::new(self.window, plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        self.project(&self.gather(x, kv, step)?)
     }
 }
 
