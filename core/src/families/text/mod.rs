@@ -1,9 +1,12 @@
 //! Families that read and write text.
 
 crate::families::families! {
+    afm7,
+    baichuan_m1,
     gemma3_text,
     gemma4_text,
     gpt_oss,
+    iquestloopcoder,
     lfm2,
     llama,
     llama4_text,
