@@ -4,6 +4,7 @@ crate::families::families! {
     afm7,
     baichuan_m1,
     gemma3_text,
+    gemma3n,
     gemma4_text,
     gpt_oss,
     iquestloopcoder,
