@@ -16,6 +16,7 @@ crate::families::families! {
     nanbeige,
     nemotron_nas,
     openelm,
+    phi3small,
     qwen3,
     qwen3_moe,
     spark2_5,
