@@ -186,7 +186,8 @@ fn floats(name: &str, shape: &[i32]) -> Array {
         unit.map(|u| u * scale).collect()
     } else if name.contains("norm")
         || name.contains(".ln_")
-        || ["D", "layer_scalar", "scale", "per_expert_scale"].contains(&last)
+        || ["D", "layer_scalar", "scale", "per_expert_scale", "a_g", "head_g", "w_g"]
+            .contains(&last)
     {
         unit.map(|u| 1.0 + 0.25 * u).collect()
     } else {

@@ -113,10 +113,12 @@ pub fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Err
 
 /// As [`size`], for a field that may be absent or null.
 pub fn optional_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
-    #[derive(Deserialize)]
-    struct Size(#[serde(deserialize_with = "size")] i32);
     Ok(Option::<Size>::deserialize(deserializer)?.map(|Size(n)| n))
 }
+
+/// As [`size`], for lists.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Size(#[serde(deserialize_with = "size")] pub i32);
 
 /// A number, or one of those that JSON cannot write: `{"__float__": "Infinity"}`.
 #[derive(Clone, Copy, Debug, PartialEq)]

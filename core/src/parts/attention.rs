@@ -102,16 +102,10 @@ impl Attention {
     pub fn precision(self, precision: fn(Dtype) -> Dtype) -> Self {
         Attention { precision, ..self }
     }
-}
 
-impl Layer for Attention {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(self.window, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+    /// What all heads gather, `[batch, length, heads · head_dim]`, for families that change it
+    /// before [`Attention::project`].
+    pub fn gather(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
         let (mut q, mut k) = (self.q.forward(x)?, self.k.forward(x)?);
         if let QkNorm::Whole(q_norm, k_norm) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
@@ -127,8 +121,24 @@ impl Layer for Attention {
         let v = split_heads(&self.v.forward(x)?, self.kv_heads)?;
         let own = v.dtype();
         q = q.as_dtype((self.precision)(q.dtype()))?;
-        let mixed = kv.attend(&q, k, v, &self.scores, step)?.as_dtype(own)?;
-        self.output.forward(&join_heads(&mixed)?)
+        join_heads(&kv.attend(&q, k, v, &self.scores, step)?.as_dtype(own)?)
+    }
+
+    /// The projection of the output.
+    pub fn project(&self, gathered: &Array) -> Result<Array> {
+        self.output.forward(gathered)
+    }
+}
+
+impl Layer for Attention {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        Kv::new(self.window, plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        self.project(&self.gather(x, kv, step)?)
     }
 }
 

@@ -24,7 +24,13 @@ impl CausalConv {
     pub fn read(w: &Scope, name: &str, channels: i32, taps: i32, bias: bool) -> Result<Self> {
         let kernel = w.depthwise(name, channels, taps)?;
         let bias = bias.then(|| w.at(name).tensor("bias", &[channels])).transpose()?;
-        Ok(CausalConv { kernel, bias, channels, taps })
+        Ok(Self::new(kernel, bias))
+    }
+
+    /// Composes a kernel `[channels, taps, 1]` that the checkpoint stores in another way.
+    pub fn new(kernel: Array, bias: Option<Array>) -> Self {
+        let (channels, taps) = (kernel.dim(0), kernel.dim(1));
+        CausalConv { kernel, bias, channels, taps }
     }
 
     /// Convolves `[batch, length, channels]`, after the tail of what came before.

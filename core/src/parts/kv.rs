@@ -191,6 +191,26 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// As [`Seen::attend`], for layers without a window, where `seen` says which of the keys before
+    /// a query, both given by their positions `[length, 1]` and `[1, keys]`, it sees.
+    pub fn attend_where(
+        &self,
+        q: &Array,
+        scores: &Scores,
+        step: &Step,
+        seen: impl FnOnce(&Array, &Array) -> Result<Array>,
+    ) -> Result<Array> {
+        let queries = ops::arange::<_, i32>(0, step.length, None)?.add(&step.position)?;
+        let queries = queries.expand_dims(1)?;
+        let keys = ops::arange::<_, i32>(0, self.keys.dim(2), None)?.expand_dims(0)?;
+        let mask = seen(&queries, &keys)?.logical_and(keys.le(&queries)?)?;
+        let (Scores { scale, sinks }, mask) = (scores, Mask::Array(&mask));
+        let (keys, values) = (&self.keys, &self.values);
+        Ok(scaled_dot_product_attention(q, keys, values, *scale, Some(mask), sinks.as_ref())?)
+    }
+}
+
 /// The last `window - 1` positions before `offset`, in order.
 fn recent(ring: &Array, offset: i32, window: i32) -> Result<Array> {
     if offset < window {

@@ -207,7 +207,7 @@ fn exponents(dims: i32) -> Result<Array> {
 }
 
 /// `base^(2i / dims)`: wavelengths over 2π.
-fn wavelengths(dims: i32, base: f32) -> Result<Array> {
+pub(crate) fn wavelengths(dims: i32, base: f32) -> Result<Array> {
     Ok(Array::from_f32(base).power(exponents(dims)?)?)
 }
 

@@ -7,13 +7,17 @@ use mlx_rs::Dtype;
 pub const FAMILY: Family = Family { model_types: &["gemma3_text", "gemma3"], build };
 
 #[derive(Deserialize)]
-struct Config {
+struct Bases {
     #[serde(default, deserialize_with = "config::optional_positive")]
     rope_theta: Option<f32>,
     #[serde(default, deserialize_with = "config::optional_positive")]
     rope_local_base_freq: Option<f32>,
     rope_scaling: Option<config::RopeScaling>,
     rope_parameters: Option<RopeParameters>,
+}
+
+#[derive(Deserialize)]
+struct Config {
     #[serde(deserialize_with = "config::positive")]
     query_pre_attn_scalar: f32,
     #[serde(default, deserialize_with = "config::optional_size")]
@@ -50,7 +54,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let is_full = |i| -> Result<bool> {
         if kinds { Ok(c.window(i)?.is_none()) } else { Ok((i + 1) % pattern == 0) }
     };
-    let (local, global) = ropes(&c, &e)?;
+    let (local, global) = ropes(&c, config)?;
     let scores = Scores { scale: e.query_pre_attn_scalar.powf(-0.5), sinks: None };
     let decoder = Decoder::stack(w, &c, |i, w| {
         let norm = |w: &Scope, name, width| w.rms_norm(name, width, c.rms_norm_eps)?.plus_one();
@@ -99,7 +103,7 @@ pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Resu
     Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults)))
 }
 
-fn without(config: &Json, fields: &[&str]) -> Json {
+pub fn without(config: &Json, fields: &[&str]) -> Json {
     let mut config = config.clone();
     if let Json::Object(map) = &mut config {
         map.retain(|field, _| !fields.contains(&field.as_str()));
@@ -108,7 +112,8 @@ fn without(config: &Json, fields: &[&str]) -> Json {
 }
 
 /// The rotary embeddings of sliding and of full layers.
-fn ropes(c: &Text, e: &Config) -> Result<(Rope, Rope)> {
+pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
+    let e: Bases = config::read(config)?;
     let nested = e.rope_parameters.as_ref();
     let (local, global) = (
         nested.and_then(|p| p.sliding_attention.as_ref()),

@@ -82,7 +82,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (body, _) = body(w);
     let end = |i| LayerEnd::read(&body.at("layers").at(i), &c, &e);
     Ok(Box::new(Gemma4 {
-        inputs: e.has_inputs().then(|| LayerInputs::read(&body, &c, &e)).transpose()?,
+        inputs: e.has_inputs().then(|| e.inputs(&body, &c)).transpose()?,
         ends: (0..layers).map(end).collect::<Result<_>>()?,
         decoder: Decoder {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
@@ -106,21 +106,40 @@ impl Config {
         }
     }
 
-    /// The layer whose keys and values another attends over: the last of its kind that has some.
+    /// The layer whose keys and values another attends over.
     fn lender(&self, c: &Text, layer: i32) -> Result<Option<i32>> {
         let own = c.num_hidden_layers - self.num_kv_shared_layers;
-        if layer < own {
-            return Ok(None);
+        lender(own, layer, |layer| self.window(c, layer))
+    }
+
+    fn inputs(&self, w: &Scope, c: &Text) -> Result<LayerInputs> {
+        let vocabulary = self.vocab_size_per_layer_input.unwrap_or(c.vocab_size);
+        if vocabulary < c.vocab_size {
+            let reason = format!("{vocabulary} are fewer than the {} tokens", c.vocab_size);
+            return Err(Error::config("vocab_size_per_layer_input", reason));
         }
-        let window = self.window(c, layer)?;
-        let alike = |other: &i32| self.window(c, *other).is_ok_and(|other| other == window);
-        match (0..own).rev().find(alike) {
-            None => {
-                let reason = "no layer of the same kind has keys and values to share";
-                Err(Error::config("num_kv_shared_layers", reason))
-            }
-            lender => Ok(lender),
+        LayerInputs::read(w, c, vocabulary, self.hidden_size_per_layer_input)
+    }
+}
+
+/// The layer whose keys and values another attends over: the last of its kind among the first
+/// `own`, which have some.
+pub fn lender(
+    own: i32,
+    layer: i32,
+    window: impl Fn(i32) -> Result<Option<i32>>,
+) -> Result<Option<i32>> {
+    if layer < own {
+        return Ok(None);
+    }
+    let wanted = window(layer)?;
+    let alike = |other: &i32| window(*other).is_ok_and(|other| other == wanted);
+    match (0..own).rev().find(alike) {
+        None => {
+            let reason = "no layer of the same kind has keys and values to share";
+            Err(Error::config("num_kv_shared_layers", reason))
         }
+        lender => Ok(lender),
     }
 }
 
@@ -141,21 +160,49 @@ fn block(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Block> {
     let a = w.at("self_attn");
     Ok(match lender {
         Some(lender) => {
-            for unused in ["k_proj", "v_proj", "k_norm"] {
-                a.ignore(unused);
-            }
-            let attention = BorrowedKeys { queries: Queries::read(&a, c, e, i)?, lender };
+            let attention = BorrowedKeys::read(&a, queries(&a, c, e, i)?, lender);
             Block::new((Residual::sandwich(before, attention, after), mlp))
         }
         None => {
-            let attention = OwnKeys::read(&a, c, e, i)?;
+            let attention = own_keys(&a, c, e, i)?;
             Block::new((Residual::sandwich(before, attention, after), mlp))
         }
     })
 }
 
+fn queries(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Queries> {
+    let is_full = e.window(c, i)?.is_none();
+    let (head_dim, kind) = match e.global_head_dim {
+        Some(wide) if is_full => (wide, "full_attention"),
+        None if is_full => (c.head_dim(), "full_attention"),
+        _ => (c.head_dim(), "sliding_attention"),
+    };
+    let scaling = e.rope_parameters.get(kind);
+    let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
+    let context = c.max_position_embeddings;
+    let rope = Rope::scaled(head_dim, base, c.rope_traditional, scaling, context)?;
+    Queries::read(w, c, head_dim, rope)
+}
+
+fn own_keys(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<OwnKeys> {
+    let window = e.window(c, layer)?;
+    let keys_are_values = e.attention_k_eq_v && window.is_none();
+    let mut sizes = c.clone();
+    if let Some(global) = e.num_global_key_value_heads
+        && keys_are_values
+    {
+        sizes.num_key_value_heads = Some(global);
+    }
+    if sizes.num_attention_heads % sizes.kv_heads() != 0 {
+        let reason = format!("does not divide the {} query heads", c.num_attention_heads);
+        return Err(Error::config("num_global_key_value_heads", reason));
+    }
+    let keys = OwnKeys::read(w, &sizes, queries(w, c, e, layer)?, !keys_are_values)?;
+    Ok(keys.place(layer, window))
+}
+
 /// The half of attention that every layer has for itself.
-struct Queries {
+pub struct Queries {
     q: Linear,
     norm: Norm,
     rope: Rope,
@@ -165,22 +212,13 @@ struct Queries {
 }
 
 impl Queries {
-    fn read(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Self> {
-        let is_full = e.window(c, i)?.is_none();
-        let (head_dim, kind) = match e.global_head_dim {
-            Some(wide) if is_full => (wide, "full_attention"),
-            None if is_full => (c.head_dim(), "full_attention"),
-            _ => (c.head_dim(), "sliding_attention"),
-        };
-        let scaling = e.rope_parameters.get(kind);
-        let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
+    pub fn read(w: &Scope, c: &Text, head_dim: i32, rope: Rope) -> Result<Self> {
         let (width, heads) = (c.hidden_size, c.num_attention_heads);
         let all = config::product("global_head_dim", [heads, head_dim])?;
-        let context = c.max_position_embeddings;
         Ok(Queries {
             q: w.linear("q_proj", width, all)?,
             norm: w.rms_norm("q_norm", head_dim, c.rms_norm_eps)?,
-            rope: Rope::scaled(head_dim, base, c.rope_traditional, scaling, context)?,
+            rope,
             output: w.linear("o_proj", all, width)?,
             heads,
             head_dim,
@@ -196,7 +234,7 @@ impl Queries {
 }
 
 /// Attention over keys and values of its own, which it lends.
-struct OwnKeys {
+pub struct OwnKeys {
     queries: Queries,
     k: Linear,
     /// Values are the keys before their norm where there is none.
@@ -209,29 +247,24 @@ struct OwnKeys {
 }
 
 impl OwnKeys {
-    fn read(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Self> {
-        let queries = Queries::read(w, c, e, layer)?;
-        let window = e.window(c, layer)?;
-        let keys_are_values = e.attention_k_eq_v && window.is_none();
-        let heads = match e.num_global_key_value_heads {
-            Some(global) if keys_are_values => global,
-            _ => c.kv_heads(),
-        };
-        if queries.heads % heads != 0 {
-            let reason = format!("does not divide the {} query heads", queries.heads);
-            return Err(Error::config("num_global_key_value_heads", reason));
-        }
-        let read = |name| w.linear(name, c.hidden_size, heads * queries.head_dim);
+    pub fn read(w: &Scope, c: &Text, queries: Queries, has_values: bool) -> Result<Self> {
+        let (heads, head_dim) = (c.kv_heads(), queries.head_dim);
+        let read = |name| w.linear(name, c.hidden_size, heads * head_dim);
         Ok(OwnKeys {
             k: read("k_proj")?,
-            v: (!keys_are_values).then(|| read("v_proj")).transpose()?,
-            k_norm: w.rms_norm("k_norm", queries.head_dim, c.rms_norm_eps)?,
+            v: has_values.then(|| read("v_proj")).transpose()?,
+            k_norm: w.rms_norm("k_norm", head_dim, c.rms_norm_eps)?,
             v_norm: Norm::Rms { weight: None, eps: c.rms_norm_eps },
             queries,
             heads,
-            window,
-            layer,
+            window: None,
+            layer: 0,
         })
+    }
+
+    /// The layer that it is, by which others borrow from it, and how far it looks back.
+    pub fn place(self, layer: i32, window: Option<i32>) -> Self {
+        OwnKeys { layer, window, ..self }
     }
 }
 
@@ -256,9 +289,19 @@ impl Layer for OwnKeys {
 }
 
 /// Attention over the keys and values of an earlier layer.
-struct BorrowedKeys {
+pub struct BorrowedKeys {
     queries: Queries,
     lender: i32,
+}
+
+impl BorrowedKeys {
+    /// Checkpoints carry keys and values that nobody uses.
+    pub fn read(w: &Scope, queries: Queries, lender: i32) -> Self {
+        for unused in ["k_proj", "v_proj", "k_norm"] {
+            w.ignore(unused);
+        }
+        BorrowedKeys { queries, lender }
+    }
 }
 
 impl Layer for BorrowedKeys {
@@ -307,7 +350,7 @@ impl LanguageModel for Gemma4 {
 
 /// What each layer gets beside the residual stream: a row of a second token table plus a
 /// projection of the embedding.
-struct LayerInputs {
+pub struct LayerInputs {
     table: Embedding,
     projection: Linear,
     norm: Norm,
@@ -316,13 +359,8 @@ struct LayerInputs {
 }
 
 impl LayerInputs {
-    fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        let (layers, width) = (c.num_hidden_layers, e.hidden_size_per_layer_input);
-        let vocabulary = e.vocab_size_per_layer_input.unwrap_or(c.vocab_size);
-        if vocabulary < c.vocab_size {
-            let reason = format!("{vocabulary} are fewer than the {} tokens", c.vocab_size);
-            return Err(Error::config("vocab_size_per_layer_input", reason));
-        }
+    pub fn read(w: &Scope, c: &Text, vocabulary: i32, width: i32) -> Result<Self> {
+        let layers = c.num_hidden_layers;
         let all = config::product("hidden_size_per_layer_input", [layers, width])?;
         Ok(LayerInputs {
             table: w.embedding("embed_tokens_per_layer", vocabulary, all)?,
@@ -334,7 +372,7 @@ impl LayerInputs {
     }
 
     /// `[batch, length, layers, width]`.
-    fn forward(&self, x: &Embedded) -> Result<Array> {
+    pub fn forward(&self, x: &Embedded) -> Result<Array> {
         let constant = |value: f32| mlx::scalar(value, x.hidden.dtype());
         let shape = [x.ids.dim(0), x.ids.dim(1), self.layers, self.width];
         let token = self.table.lookup(&x.ids)?.multiply(constant((self.width as f32).sqrt())?)?;

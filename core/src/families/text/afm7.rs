@@ -1,0 +1,165 @@
+//! Apple's 3B foundation model: keys and values rounded to 8 bits, queries and keys normalised after
+//! neighbouring pairs are rotated; the upper layers attend over the keys of the last lower one.
+//! Follows `afm7` of mlx-lm.
+
+use crate::{
+    parts::{
+        attention::{join_heads, split_heads},
+        kv::{Kv, Seen},
+    },
+    prelude::*,
+};
+use mlx_rs::Dtype;
+
+pub const FAMILY: Family = Family { model_types: &["afm7"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::count")]
+    num_kv_reuse_layers: i32,
+    #[serde(deserialize_with = "config::positive")]
+    hidden_dim_scale_factor: f32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "hidden_size": config.get("hidden_dim"), "num_hidden_layers": config.get("num_layers"),
+        "num_attention_heads": config.get("num_heads"),
+        "num_key_value_heads": config.get("num_kv_heads"), "rms_norm_eps": 1e-5,
+        "rope_theta": 50_000.0, "hidden_dim_scale_factor": 3.25, "intermediate_size": 1,
+    }));
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    (c.rope_traditional, c.head_dim) = (true, None);
+    let width = c.hidden_size;
+    let inner = (f64::from(width) * f64::from(e.hidden_dim_scale_factor)) as i32;
+    c.intermediate_size = config::product("hidden_dim_scale_factor", [inner, 1])?;
+    let own = c.num_hidden_layers - e.num_kv_reuse_layers;
+    if own < 1 {
+        let reason = format!("{} of {} layers", e.num_kv_reuse_layers, c.num_hidden_layers);
+        return Err(Error::config("num_kv_reuse_layers", reason));
+    }
+    let body = w.at("model");
+    let lower = (0..own).map(|i| {
+        let w = body.at("layers").at(i);
+        let lends = i == own - 1;
+        pre_norm(&w, &c, OwnKeys::read(&w.at("self_attn"), &c, lends)?, mlp(&w, &c)?)
+    });
+    let upper = (0..e.num_kv_reuse_layers).map(|i| {
+        let w = body.at("kv_reuse_layers").at(i);
+        let a = w.at("self_attn");
+        let queries = Queries::read(&a, &c, a.linear("q_proj", width, width)?)?;
+        pre_norm(&w, &c, BorrowedKeys(queries), mlp(&w, &c)?)
+    });
+    Ok(Box::new(Decoder {
+        embedding: body.embedding("embedding", c.vocab_size, width)?,
+        embedding_scale: None,
+        blocks: lower.chain(upper).collect::<Result<_>>()?,
+        norm: body.rms_norm("output_norm", width, c.rms_norm_eps)?,
+        head: Head::read(w, Some(true), width, c.vocab_size)?,
+    }))
+}
+
+fn mlp(w: &Scope, c: &Text) -> Result<Mlp> {
+    Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)
+}
+
+/// The norms of heads have this one, whatever the config says.
+const HEAD_EPS: f32 = 1e-5;
+/// The one layer that lends.
+const LENDER: i32 = 0;
+
+/// The half of attention that every layer has for itself.
+struct Queries {
+    q: Linear,
+    norm: Norm,
+    rope: Rope,
+    output: Linear,
+    heads: i32,
+    scores: Scores,
+}
+
+impl Queries {
+    fn read(w: &Scope, c: &Text, q: Linear) -> Result<Self> {
+        Ok(Queries {
+            q,
+            norm: w.rms_norm("q_norm", c.head_dim(), HEAD_EPS)?,
+            rope: Rope::of(c)?,
+            output: w.linear("out_proj", c.hidden_size, c.hidden_size)?,
+            heads: c.num_attention_heads,
+            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
+        })
+    }
+
+    fn attend(&self, x: &Array, seen: &Seen, step: &Step) -> Result<Array> {
+        let q = self.rope.forward(&split_heads(&self.q.forward(x)?, self.heads)?, step)?;
+        let y = seen.attend(&self.norm.forward(&q)?, &self.scores, step)?;
+        self.output.forward(&join_heads(&y)?)
+    }
+}
+
+/// Attention over keys and values of its own.
+struct OwnKeys {
+    queries: Queries,
+    k: Linear,
+    v: Linear,
+    norm: Norm,
+    scales: [Array; 2],
+    heads: i32,
+    lends: bool,
+}
+
+impl OwnKeys {
+    fn read(w: &Scope, c: &Text, lends: bool) -> Result<Self> {
+        let keys = c.kv_heads() * c.head_dim();
+        let [q, k, v] = w.fused("qkv_proj", c.hidden_size, [c.hidden_size, keys, keys])?;
+        Ok(OwnKeys {
+            queries: Queries::read(w, c, q)?,
+            k,
+            v,
+            norm: w.rms_norm("k_norm", c.head_dim(), HEAD_EPS)?,
+            scales: [w.tensor("quant_key_scale", &[])?, w.tensor("quant_value_scale", &[])?],
+            heads: c.kv_heads(),
+            lends,
+        })
+    }
+}
+
+impl Layer for OwnKeys {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        Kv::new(None, plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        let k = split_heads(&self.k.forward(x)?, self.heads)?;
+        let k = self.norm.forward(&self.queries.rope.forward(&k, step)?)?;
+        let v = split_heads(&self.v.forward(x)?, self.heads)?;
+        let [k_scale, v_scale] = &self.scales;
+        let seen = kv.update(round(&k, k_scale)?, round(&v, v_scale)?, step)?;
+        if self.lends {
+            step.lend(LENDER, seen.clone());
+        }
+        self.queries.attend(x, &seen, step)
+    }
+}
+
+/// What 8-bit integers would keep of `x`; the model was trained with that loss.
+fn round(x: &Array, scale: &Array) -> Result<Array> {
+    let steps = x.as_dtype(Dtype::Float32)?.divide(scale)?.round(0)?;
+    let kept = ops::clip(&steps, (Array::from_f32(-128.0), Array::from_f32(127.0)))?;
+    Ok(kept.multiply(scale)?.as_dtype(x.dtype())?)
+}
+
+/// Attention over the keys and values of the last layer that has some.
+struct BorrowedKeys(Queries);
+
+impl Layer for BorrowedKeys {
+    type State = ();
+
+    fn state(&self, _: &CachePlan) {}
+
+    fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
+        self.0.attend(x, &step.lent(LENDER), step)
+    }
+}

@@ -1,0 +1,134 @@
+//! Muse Glimmer (text): four norms a block that mean `1 + w`, a gate on what attention gathers,
+//! normalised embeddings; three sliding layers with positions, then a full one without. Follows
+//! `muse_glimmer` of mlx-lm.
+
+use crate::{
+    model::{Cache, Embedded},
+    parts::kv::Kv,
+    prelude::*,
+};
+
+pub const FAMILY: Family = Family { model_types: &["muse_glimmer", "muse_glimmer_text"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::epsilon")]
+    post_norm_eps: f32,
+    qk_scale_factor: f32,
+    layer_rope_theta: Option<Vec<f32>>,
+    #[serde(deserialize_with = "config::positive")]
+    final_logit_softcapping: f32,
+    output_multiplier: f32,
+    hidden_activation: String,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = match config.get("text_config") {
+        Some(text) => config::with_defaults(text, config.clone()),
+        None => config.clone(),
+    };
+    let config = &config::with_defaults(&config, json!({
+        "hidden_size": 6656, "num_hidden_layers": 52, "intermediate_size": 19968,
+        "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 202_048,
+        "rms_norm_eps": 1e-5, "post_norm_eps": 1e-8, "sliding_window": 2048, "qk_scale_factor": 3.87,
+        "max_position_embeddings": 131_072, "rope_theta": 500_000.0, "tie_word_embeddings": false,
+        "final_logit_softcapping": 20.0, "output_multiplier": 0.196_116_135_138_184_04,
+        "hidden_activation": "silu",
+    }));
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    if e.hidden_activation != "silu" {
+        return Err(Error::config("hidden_activation", format!("`{}`, not silu", e.hidden_activation)));
+    }
+    let kind = |i| if i % 4 == 3 { "full_attention" } else { "sliding_attention" };
+    c.layer_types.get_or_insert_with(|| (0..c.num_hidden_layers).map(|i| kind(i).into()).collect());
+    if e.layer_rope_theta.as_ref().is_some_and(|list| list.len() != c.num_hidden_layers as usize) {
+        return Err(Error::config("layer_rope_theta", "not as many entries as layers"));
+    }
+    for part in ["vision_tower", "vision_adapter", "vision_projection", "perception_emb_norm"] {
+        w.ignore(part);
+        w.at("model").ignore(part);
+    }
+    let scaling = c.rope_scaling();
+    let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(c.rope_theta());
+    let rope = Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)?;
+    let scale = e.qk_scale_factor * (c.head_dim() as f32).powf(-0.5);
+    let decoder = Decoder::stack(w, &c, |i, w| {
+        let norm = |name, eps| w.rms_norm(name, c.hidden_size, eps)?.plus_one();
+        let head_norm = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
+        let (a, window) = (w.at("self_attn"), c.window(i)?);
+        let rotates =
+            e.layer_rope_theta.as_ref().map_or(window.is_some(), |bases| bases[i as usize] != 0.0);
+        let rope = if rotates { rope.clone() } else { Rope::None };
+        let attention = Gated {
+            gate: a.linear("gate_proj", c.hidden_size, c.num_attention_heads * c.head_dim())?,
+            attention: Attention::read(&a, QKVO, &c, rope)?
+                .qk_norm(QkNorm::BeforeRope(head_norm(), head_norm()))
+                .scores(Scores { scale, sinks: None })
+                .window(window),
+        };
+        Ok(Block::new((
+            Residual::sandwich(
+                norm("input_layernorm", c.rms_norm_eps)?,
+                attention,
+                norm("post_attention_layernorm", e.post_norm_eps)?,
+            ),
+            Residual::sandwich(
+                norm("pre_feedforward_layernorm", c.rms_norm_eps)?,
+                Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?,
+                norm("post_feedforward_layernorm", e.post_norm_eps)?,
+            ),
+        )))
+    })?;
+    let head = decoder.head.scaled(e.output_multiplier).softcap(Some(e.final_logit_softcapping));
+    Ok(Box::new(MuseGlimmer {
+        decoder: Decoder { head, ..decoder },
+        embedding_norm: Norm::Rms { weight: None, eps: c.rms_norm_eps },
+    }))
+}
+
+/// Attention with a gate on each element that it gathers.
+struct Gated {
+    attention: Attention,
+    gate: Linear,
+}
+
+impl Layer for Gated {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        self.attention.state(plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        let gathered = self.attention.gather(x, kv, step)?;
+        self.attention.project(&gathered.multiply(ops::sigmoid(self.gate.forward(x)?)?)?)
+    }
+}
+
+struct MuseGlimmer {
+    decoder: Decoder,
+    embedding_norm: Norm,
+}
+
+impl LanguageModel for MuseGlimmer {
+    fn vocabulary(&self) -> u32 {
+        self.decoder.vocabulary()
+    }
+
+    fn cache(&self, plan: &CachePlan) -> Cache {
+        self.decoder.cache(plan)
+    }
+
+    fn embed(&self, ids: &Array) -> Result<Embedded> {
+        let Embedded { ids, hidden } = self.decoder.embed(ids)?;
+        Ok(Embedded { ids, hidden: self.embedding_norm.forward(&hidden)? })
+    }
+
+    fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
+        self.decoder.forward(x, cache, step)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        self.decoder.logits(hidden)
+    }
+}

@@ -1,0 +1,103 @@
+//! Nanbeige: Llama whose whole stack runs several times, each time with keys and values of its own.
+//! Follows `nanbeige` of mlx-lm.
+
+use crate::{
+    model::{Cache, Embedded},
+    prelude::*,
+};
+
+pub const FAMILY: Family = Family { model_types: &["nanbeige"], build };
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    num_loops: i32,
+    loop_loss_weights: Option<Vec<f32>>,
+    skip_loop_final_norm: bool,
+    enable_double_loop_split: bool,
+    loop_share_kv: bool,
+    enable_depth_attention: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            num_loops: 1,
+            loop_loss_weights: None,
+            skip_loop_final_norm: false,
+            enable_double_loop_split: false,
+            loop_share_kv: false,
+            enable_depth_attention: false,
+        }
+    }
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let e: Config = config::read(config)?;
+    for (field, asked) in [
+        ("enable_double_loop_split", e.enable_double_loop_split),
+        ("loop_share_kv", e.loop_share_kv),
+        ("enable_depth_attention", e.enable_depth_attention),
+    ] {
+        if asked {
+            return Err(Error::config(field, "not supported yet"));
+        }
+    }
+    // The training has a weight for the loss of each loop after the first.
+    let loops = match &e.loop_loss_weights {
+        Some(weights) if !weights.is_empty() => weights.len() + 1,
+        _ => e.num_loops as usize,
+    };
+    if loops > MOST_LOOPS {
+        return Err(Error::config("num_loops", format!("{loops} are more than {MOST_LOOPS}")));
+    }
+    let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": false})))?;
+    let rope = Rope::of(&c)?;
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
+        pre_norm(w, &c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?)
+    })?;
+    Ok(Box::new(Looped { decoder, loops, norm_between: !e.skip_loop_final_norm }))
+}
+
+/// A number in a config must not make a cache of any size.
+const MOST_LOOPS: usize = 64;
+
+struct Looped {
+    decoder: Decoder,
+    loops: usize,
+    norm_between: bool,
+}
+
+impl LanguageModel for Looped {
+    fn vocabulary(&self) -> u32 {
+        self.decoder.vocabulary()
+    }
+
+    fn cache(&self, plan: &CachePlan) -> Cache {
+        let loops = (0..self.loops).flat_map(|_| self.decoder.cache(plan).states);
+        Cache::new(loops.collect(), plan)
+    }
+
+    fn embed(&self, ids: &Array) -> Result<Embedded> {
+        self.decoder.embed(ids)
+    }
+
+    fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
+        let (mut h, blocks) = (x.hidden.clone(), &self.decoder.blocks);
+        for (i, states) in cache.states.chunks_mut(blocks.len()).enumerate() {
+            for (block, state) in blocks.iter().zip(states) {
+                h = block.forward(&h, &mut **state, step)?;
+            }
+            if self.norm_between || i + 1 == self.loops {
+                h = self.decoder.norm.forward(&h)?;
+            }
+        }
+        Ok(h)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        self.decoder.logits(hidden)
+    }
+}

@@ -1,0 +1,94 @@
+//! OpenELM: Llama with heads and networks that widen from layer to layer, normalised queries and
+//! keys, and fused projections. Follows `openelm` of mlx-lm.
+
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["openelm"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    head_dim: i32,
+    num_query_heads: Vec<config::Size>,
+    num_kv_heads: Vec<config::Size>,
+    ffn_multipliers: Vec<f64>,
+    #[serde(deserialize_with = "config::size")]
+    ffn_dim_divisor: i32,
+    ffn_with_glu: bool,
+    normalize_qk_projections: bool,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "hidden_size": config.get("model_dim"), "rms_norm_eps": 1e-6, "ffn_with_glu": true,
+        "num_hidden_layers": config.get("num_transformer_layers"),
+        "rope_theta": config.get("rope_freq_constant"), "normalize_qk_projections": true,
+        "tie_word_embeddings": config.get("share_input_output_layers").unwrap_or(&json!(true)),
+        // Each layer has its own.
+        "num_attention_heads": 1, "intermediate_size": 1,
+    }));
+    let e: Config = config::read(config)?;
+    if !e.ffn_with_glu {
+        return Err(Error::config("ffn_with_glu", "networks without a gate are not supported"));
+    }
+    let c = Text::read(config)?;
+    let (width, rope) = (c.hidden_size, Rope::of(&c)?);
+    let body = w.at("transformer");
+    let norm = |w: &Scope, name, width| w.rms_norm(name, width, c.rms_norm_eps);
+    let block = |i: i32| {
+        let w = body.at("layers").at(i);
+        let sizes = e.layer(&c, i as usize)?;
+        let (a, f) = (w.at("attn"), w.at("ffn"));
+        let (queries, keys) =
+            (sizes.num_attention_heads * e.head_dim, sizes.kv_heads() * e.head_dim);
+        let [q, k, v] = a.fused("qkv_proj", width, [queries, keys, keys])?;
+        let output = a.linear("out_proj", queries, width)?;
+        let mut attention = Attention::new([q, k, v, output], &sizes, rope.clone());
+        if e.normalize_qk_projections {
+            let norm = |name| norm(&a, name, e.head_dim);
+            attention = attention.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?));
+        }
+        let inner = sizes.intermediate_size;
+        let [gate, up] = f.fused("proj_1", width, [inner, inner])?;
+        let mlp = Mlp::new([gate, up, f.linear("proj_2", inner, width)?], swiglu);
+        Ok(Block::new((
+            Residual::pre(norm(&w, "attn_norm", width)?, attention),
+            Residual::pre(norm(&w, "ffn_norm", width)?, mlp),
+        )))
+    };
+    Ok(Box::new(Decoder {
+        embedding: body.embedding("token_embeddings", c.vocab_size, width)?,
+        embedding_scale: None,
+        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
+        norm: norm(&body, "norm", width)?,
+        head: Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?,
+    }))
+}
+
+impl Config {
+    /// The sizes of one layer.
+    fn layer(&self, c: &Text, i: usize) -> Result<Text> {
+        let short = |field: &str| Error::config(field, format!("no entry for layer {i}"));
+        let heads = self.num_query_heads.get(i).ok_or_else(|| short("num_query_heads"))?.0;
+        let kv_heads = self.num_kv_heads.get(i).ok_or_else(|| short("num_kv_heads"))?.0;
+        let multiplier = *self.ffn_multipliers.get(i).ok_or_else(|| short("ffn_multipliers"))?;
+        if heads % kv_heads != 0 {
+            let reason = format!("{kv_heads} do not divide the {heads} query heads");
+            return Err(Error::config(format!("num_kv_heads[{i}]"), reason));
+        }
+        config::product("num_query_heads", [heads + 2 * kv_heads, self.head_dim])?;
+        let mut sizes = c.clone();
+        (sizes.num_attention_heads, sizes.num_key_value_heads) = (heads, Some(kv_heads));
+        sizes.intermediate_size = self.inner(multiplier * f64::from(c.hidden_size))?;
+        Ok(sizes)
+    }
+
+    /// The nearest multiple of the divisor that is at most a tenth smaller.
+    fn inner(&self, wanted: f64) -> Result<i32> {
+        let divisor = f64::from(self.ffn_dim_divisor);
+        let nearest = (((wanted + divisor / 2.0) / divisor).floor() * divisor).max(divisor);
+        let inner = if nearest < 0.9 * wanted { nearest + divisor } else { nearest };
+        // One that is no number becomes 0.
+        config::product("ffn_multipliers", [(inner / divisor) as i32, self.ffn_dim_divisor])
+    }
+}
