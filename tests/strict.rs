@@ -250,6 +250,11 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("llama", &["architectures", "hidden_act"]),
     ("mamba2", &["intermediate_size", "time_step_rank"]),
     ("qwen3", &["use_sliding_window", "max_window_layers"]),
+    ("apertus", &["post_norm", "qk_norm", "hidden_act"]),
+    ("gpt2", &["n_ctx", "scale_attn_weights"]),
+    ("gptj", &["n_positions"]),
+    ("nemotron", &["hidden_act"]),
+    ("olmo3", &["attention_factor"]),
 ];
 
 /// Fields whose zero means "none of them".
@@ -259,6 +264,8 @@ const MAY_BE_ZERO: &[&str] = &[
     "rms_norm_eps",
     "norm_eps",
     "layer_norm_epsilon",
+    "layer_norm_eps",
+    "norm_epsilon",
     "num_experts",
 ];
 
@@ -270,11 +277,16 @@ const TIED: &[(&str, &str)] = &[
     ("num_heads", "head_dim"),
     ("num_hidden_layers", "layer_types"),
     ("block_ff_dim", "intermediate_size"),
+    ("num_attention_heads", "n_shared_head"),
+    ("partial_rotary_factor", "head_dim"),
+    ("rotary_pct", "head_dim"),
+    ("n_head", "rotary_dim"),
+    ("n_embd", "rotary_dim"),
 ];
 
 /// Fields that are written as integers and need not be.
 const FRACTIONS: &[&str] =
-    &["rope_theta", "query_pre_attn_scalar", "original_max_position_embeddings"];
+    &["rope_theta", "rotary_emb_base", "query_pre_attn_scalar", "original_max_position_embeddings"];
 
 /// The fields of an object and of the objects in it, as paths.
 fn fields(config: &Json, prefix: &str) -> Vec<String> {
@@ -376,7 +388,7 @@ fn check_fields(family: &str, config: &Json, folder: &Path) -> Vec<String> {
                 }
                 Err(Error::ContextOverflow { .. }) => name == "max_position_embeddings",
                 // Frequencies of an absurd base overflow.
-                Err(Error::NotANumber { .. }) => name == "rope_theta",
+                Err(Error::NotANumber { .. }) => ["rope_theta", "factor"].contains(&name),
                 Err(error) => names(&error, &path) || is_about_tensors(&error),
             };
             if !fits {

@@ -215,6 +215,29 @@ impl Text {
         Ok(text)
     }
 
+    /// As [`Text::read`], for configs with other names of fields: pairs of theirs and ours.
+    ///
+    /// # Errors
+    /// As [`Text::read`], with their names.
+    pub fn read_as(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
+        let mut config = config.clone();
+        if let Json::Object(map) = &mut config {
+            for (theirs, ours) in names {
+                if let Some(value) = map.remove(*theirs) {
+                    map.insert(ours.to_string(), value);
+                }
+            }
+        }
+        Self::read(&config).map_err(|error| match error {
+            Error::Config { file, field, reason } => {
+                let theirs = names.iter().find(|(_, ours)| *ours == field);
+                let field = theirs.map_or(field, |(theirs, _)| theirs.to_string());
+                Error::Config { file, field, reason }
+            }
+            error => error,
+        })
+    }
+
     /// Width of one head.
     pub fn head_dim(&self) -> i32 {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)

@@ -52,17 +52,7 @@ impl Attention {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, names: [&str; 4], c: &Text, rope: Rope) -> Result<Self> {
-        let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
-        let (width, head_dim) = (c.hidden_size, c.head_dim());
-        let (heads, kv_heads) = (c.num_attention_heads, c.kv_heads());
-        let [q, k, v, output] = names;
-        let projections = [
-            read(w, q, width, heads * head_dim)?,
-            read(w, k, width, kv_heads * head_dim)?,
-            read(w, v, width, kv_heads * head_dim)?,
-            read(w, output, heads * head_dim, width)?,
-        ];
-        Ok(Self::new(projections, c, rope))
+        Ok(Self::new(projections(w, names, c)?, c, rope))
     }
 
     /// Composes the projections of queries, keys, values and the output, for checkpoints that store
@@ -128,6 +118,24 @@ impl Attention {
     pub fn project(&self, gathered: &Array) -> Result<Array> {
         self.output.forward(gathered)
     }
+}
+
+/// Reads the projections of queries, keys, values and the output; all must have biases where the
+/// config asks for them.
+///
+/// # Errors
+/// As [`Scope::linear`].
+pub fn projections(w: &Scope, names: [&str; 4], c: &Text) -> Result<[Linear; 4]> {
+    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    let (width, head_dim) = (c.hidden_size, c.head_dim());
+    let (heads, kv_heads) = (c.num_attention_heads, c.kv_heads());
+    let [q, k, v, output] = names;
+    Ok([
+        read(w, q, width, heads * head_dim)?,
+        read(w, k, width, kv_heads * head_dim)?,
+        read(w, v, width, kv_heads * head_dim)?,
+        read(w, output, heads * head_dim, width)?,
+    ])
 }
 
 impl Layer for Attention {

@@ -32,7 +32,7 @@ pub enum Norm {
 }
 
 impl Norm {
-    /// Gemma stores `w` and means `1 + w`: adds the one, once, at load.
+    /// For files that store `w` and mean `1 + w`: adds the one, once, at load.
     ///
     /// # Errors
     /// [`crate::Error::Mlx`].

@@ -37,10 +37,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
     let config = config::with_defaults(config, defaults);
     let config = config::with_defaults(&config, json!({
-        "rms_norm_eps": config.get("layer_norm_eps").unwrap_or(&json!(1e-5)),
+        "layer_norm_eps": 1e-5,
         "logit_scale": 0.0625, "tie_word_embeddings": true, "rope_traditional": true,
     }));
-    Ok((Text::read(&config)?, config::read(&config)?))
+    Ok((Text::read_as(&config, &[("layer_norm_eps", "rms_norm_eps")])?, config::read(&config)?))
 }
 
 /// Blocks of two branches side by side.

@@ -5,7 +5,7 @@
 use super::gemma;
 use crate::{
     parts::{
-        attention::{join_heads, split_heads},
+        attention::{join_heads, projections, split_heads},
         kv::Kv,
     },
     prelude::*,
@@ -38,10 +38,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             None => c.sliding_window.filter(|_| i % 2 == 0),
         };
         let attention = CappedAttention {
+            projections: projections(&w.at("self_attn"), QKVO, &c)?,
+            rope: rope.clone(),
             window,
             scale: e.query_pre_attn_scalar.powf(-0.5),
             softcap: e.attn_logit_softcapping,
-            ..CappedAttention::read(&w.at("self_attn"), &c, rope.clone())?
+            heads: c.num_attention_heads,
+            kv_heads: c.kv_heads(),
         };
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
         let (pre, post) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
@@ -64,22 +67,6 @@ struct CappedAttention {
     softcap: Option<f32>,
     heads: i32,
     kv_heads: i32,
-}
-
-impl CappedAttention {
-    fn read(w: &Scope, c: &Text, rope: Rope) -> Result<Self> {
-        let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
-        let (heads, kv_heads) = (c.num_attention_heads, c.kv_heads());
-        let (width, inner) = (c.hidden_size, heads * c.head_dim());
-        let projections = [
-            read(w, "q_proj", width, inner)?,
-            read(w, "k_proj", width, kv_heads * c.head_dim())?,
-            read(w, "v_proj", width, kv_heads * c.head_dim())?,
-            read(w, "o_proj", inner, width)?,
-        ];
-        let (window, scale, softcap) = (None, 1.0, None);
-        Ok(CappedAttention { projections, rope, window, scale, softcap, heads, kv_heads })
-    }
 }
 
 impl Layer for CappedAttention {

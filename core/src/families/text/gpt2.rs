@@ -17,14 +17,15 @@ struct Positions {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = read(&config::with_defaults(config, json!({"tie_word_embeddings": true})))?;
     // Published files hold projections transposed, those of mlx-lm do not.
-    let (body, transposed) = if w.has_below("model") {
+    let (body, transposed) = if w.has("model.wte.weight") {
         (w.at("model"), false)
-    } else if w.has_below("transformer") {
+    } else if w.has("transformer.wte.weight") {
         (w.at("transformer"), true)
     } else {
         (w.clone(), true)
     };
     let (width, inner) = (c.hidden_size, c.intermediate_size);
+    let heads = c.num_attention_heads * c.head_dim();
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, width, c.rms_norm_eps);
     let block = |i| {
         let w = body.at("h").at(i);
@@ -32,8 +33,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         // The masks of old exporters.
         a.ignore("bias");
         a.ignore("masked_bias");
-        let [q, k, v] = fused(&a, "c_attn", width, [width; 3], transposed)?;
-        let [output] = fused(&a, "c_proj", width, [width], transposed)?;
+        let [q, k, v] = fused(&a, "c_attn", width, [heads; 3], transposed)?;
+        let [output] = fused(&a, "c_proj", heads, [width], transposed)?;
         let [up] = fused(&m, "c_fc", width, [inner], transposed)?;
         let [down] = fused(&m, "c_proj", inner, [width], transposed)?;
         let attention = Attention::new([q, k, v, output], &c, Rope::None);
@@ -53,14 +54,23 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// The fields under the names of OpenAI's first models.
 pub fn read(config: &Json) -> Result<Text> {
-    let width = config.get("n_embd").and_then(Json::as_i64).unwrap_or(0);
-    let inner = config.get("n_inner").filter(|inner| !inner.is_null()).cloned();
-    Text::read(&config::with_defaults(config, json!({
-        "hidden_size": config.get("n_embd"), "num_hidden_layers": config.get("n_layer"),
-        "num_attention_heads": config.get("n_head"),
-        "intermediate_size": inner.unwrap_or(json!(width.saturating_mul(4))),
-        "rms_norm_eps": config.get("layer_norm_epsilon").unwrap_or(&json!(1e-5)),
-    })))
+    let mut config = config::with_defaults(config, json!({"layer_norm_epsilon": 1e-5}));
+    let mut names = vec![
+        ("n_embd", "hidden_size"),
+        ("n_layer", "num_hidden_layers"),
+        ("n_head", "num_attention_heads"),
+        ("layer_norm_epsilon", "rms_norm_eps"),
+    ];
+    if config.get("n_inner").is_some_and(|inner| !inner.is_null()) {
+        names.push(("n_inner", "intermediate_size"));
+    } else if let Some(width) = config.get("n_embd").and_then(Json::as_i64) {
+        config = config::with_defaults(
+            &config,
+            json!({"intermediate_size": width.saturating_mul(4)}),
+        );
+        names.push(("n_embd", "intermediate_size"));
+    }
+    Text::read_as(&config, &names)
 }
 
 /// As [`Scope::fused`], with biases, from a matrix that may be transposed.

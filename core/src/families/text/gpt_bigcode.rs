@@ -6,11 +6,21 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gpt_bigcode"], build };
 
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default = "shared")]
+    multi_query: bool,
+}
+
+fn shared() -> bool {
+    true
+}
+
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut c = gpt2::read(&config::with_defaults(config, json!({
         "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true,
     })))?;
-    let shared = config.get("multi_query") != Some(&json!(false));
+    let shared = config::read::<Config>(config)?.multi_query;
     c.num_key_value_heads = shared.then_some(1);
     let (width, heads, head_dim) = (c.hidden_size, c.num_attention_heads, c.head_dim());
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, width, c.rms_norm_eps);

@@ -15,11 +15,10 @@ struct Config {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
     let width = config.get("hidden_size").and_then(Json::as_i64).unwrap_or(0);
-    let mut c = Text::read(&config::with_defaults(config, json!({
-        "rms_norm_eps": config.get("layer_norm_eps").unwrap_or(&json!(1e-5)),
-        "rope_theta": config.get("rotary_emb_base"), "tie_word_embeddings": false,
-        "intermediate_size": width.saturating_mul(4), "attention_bias": true, "mlp_bias": true,
-    })))?;
+    let mut c = Text::read_as(&config::with_defaults(config, json!({
+        "layer_norm_eps": 1e-5, "tie_word_embeddings": false, "attention_bias": true,
+        "mlp_bias": true, "intermediate_size": width.saturating_mul(4),
+    })), &[("layer_norm_eps", "rms_norm_eps"), ("rotary_emb_base", "rope_theta")])?;
     c.num_key_value_heads = None;
     let rope = Rope::share(&c, e.rotary_pct, 0.25)?;
     let parallel = e.use_parallel_residual.unwrap_or(true);
@@ -48,6 +47,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         })
     };
     let tied = c.tie_word_embeddings == Some(true);
+    if tied {
+        head.ignore("embed_out");
+    }
     let own = (!tied).then(|| head.linear("embed_out", c.hidden_size, c.vocab_size));
     Ok(Box::new(Decoder {
         embedding: body.embedding("embed_in", c.vocab_size, c.hidden_size)?,

@@ -18,7 +18,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "tie_word_embeddings": false, "mlp_bias": true,
     }));
     let (c, e): (Text, Config) = (gpt2::read(config)?, config::read(config)?);
-    let rope = Rope::scaled(e.rotary_dim.unwrap_or(c.head_dim()), 10_000.0, true, None, None)?;
+    let dims = e.rotary_dim.unwrap_or(c.head_dim());
+    if dims > c.head_dim() || dims % 2 != 0 {
+        let reason = format!("{dims} of the {} elements of a head", c.head_dim());
+        return Err(Error::config("rotary_dim", reason + " cannot be rotated in pairs"));
+    }
+    let rope = Rope::scaled(dims, 10_000.0, true, None, None)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     // As published, then as mlx-lm writes it.
     let body = w.at(if w.has_below("transformer") { "transformer" } else { "model" });

@@ -29,7 +29,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     };
     let norm = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
     // As transformers names things, then as the authors do.
-    let hugging = w.has_below("model");
+    let hugging = w.has("model.embed_tokens.weight");
     let body = w.at(if hugging { "model" } else { "transformer" });
     let [table, layers, mixer] =
         if hugging { ["embed_tokens", "layers", "self_attn"] } else { ["wte", "h", "attn"] };

@@ -3,13 +3,16 @@
 
 use crate::{
     parts::{
-        attention::{join_heads, split_heads},
+        attention::{join_heads, projections, split_heads},
         kv::Kv,
     },
     prelude::*,
 };
 
 pub const FAMILY: Family = Family { model_types: &["olmo"], build };
+
+/// No config says it.
+const EPS: f32 = 1e-5;
 
 #[derive(Deserialize)]
 struct Config {
@@ -21,9 +24,14 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let first = config.get("d_model").is_some();
-    let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
+    let e: Config = config::read(config)?;
+    let c = if first {
+        read_first(config)?
+    } else {
+        Text::read(&config::with_defaults(config, json!({"rms_norm_eps": EPS})))?
+    };
     let rope = Rope::of(&c)?;
-    let norm = || Norm::Layer { weight: None, bias: None, eps: 1e-5 };
+    let norm = || Norm::Layer { weight: None, bias: None, eps: EPS };
     let [body, table, layers] = if first {
         ["model.transformer", "wte", "blocks"]
     } else {
@@ -31,16 +39,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     };
     let body = w.at(body);
     let (width, inner) = (c.hidden_size, c.intermediate_size);
+    let heads = c.num_attention_heads * c.head_dim();
     let block = |i| {
         let w = body.at(layers).at(i);
         let (projections, mlp) = if first {
-            let [q, k, v] = w.fused("att_proj", width, [width; 3])?;
+            let [q, k, v] = w.fused("att_proj", width, [heads; 3])?;
             let [up, gate] = w.fused("ff_proj", width, [inner; 2])?;
             let mlp = Mlp::new([gate, up, w.linear("ff_out", inner, width)?], swiglu);
-            ([q, k, v, w.linear("attn_out", width, width)?], mlp)
+            ([q, k, v, w.linear("attn_out", heads, width)?], mlp)
         } else {
             let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
-            (projections(&w.at("self_attn"), &c)?, mlp)
+            (projections(&w.at("self_attn"), QKVO, &c)?, mlp)
         };
         let attention = BoundedAttention {
             projections,
@@ -68,28 +77,20 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }))
 }
 
-/// The fields, also under the names of the first exports.
-fn read(config: &Json) -> Result<Text> {
+/// The fields under the names of the first exports.
+fn read_first(config: &Json) -> Result<Text> {
     let integer = |name| config.get(name).and_then(Json::as_i64);
     let ratio = integer("mlp_ratio").unwrap_or(4);
     let both = integer("mlp_hidden_size")
-        .unwrap_or(integer("d_model").unwrap_or(0).saturating_mul(ratio));
-    Text::read(&config::with_defaults(config, json!({
-        "hidden_size": config.get("d_model"), "num_hidden_layers": config.get("n_layers"),
-        "num_attention_heads": config.get("n_heads"), "intermediate_size": both / 2,
-        "tie_word_embeddings": config.get("weight_tying"), "rms_norm_eps": 1e-5,
-    })))
-}
-
-fn projections(w: &Scope, c: &Text) -> Result<[Linear; 4]> {
-    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
-    let (width, head_dim) = (c.hidden_size, c.head_dim());
-    let (inner, kv_inner) = (c.num_attention_heads * head_dim, c.kv_heads() * head_dim);
-    Ok([
-        read(w, "q_proj", width, inner)?,
-        read(w, "k_proj", width, kv_inner)?,
-        read(w, "v_proj", width, kv_inner)?,
-        read(w, "o_proj", inner, width)?,
+        .or(integer("d_model").map(|width| width.saturating_mul(ratio)));
+    let config = config::with_defaults(config, json!({
+        "rms_norm_eps": EPS, "intermediate_size": both.map(|both| both / 2),
+    }));
+    Text::read_as(&config, &[
+        ("d_model", "hidden_size"),
+        ("n_layers", "num_hidden_layers"),
+        ("n_heads", "num_attention_heads"),
+        ("weight_tying", "tie_word_embeddings"),
     ])
 }
 

@@ -14,12 +14,11 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
-    let c = Text::read(&config::with_defaults(config, json!({
+    let c = Text::read_as(&config::with_defaults(config, json!({
         "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 10240,
         "num_attention_heads": 32, "vocab_size": 51200, "attention_bias": true, "mlp_bias": true,
-        "rms_norm_eps": config.get("layer_norm_eps").unwrap_or(&json!(1e-5)),
-        "tie_word_embeddings": false,
-    })))?;
+        "layer_norm_eps": 1e-5, "tie_word_embeddings": false,
+    })), &[("layer_norm_eps", "rms_norm_eps")])?;
     let rope = Rope::share(&c, e.partial_rotary_factor, 0.4)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     if c.tie_word_embeddings == Some(false) {

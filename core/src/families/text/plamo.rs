@@ -3,7 +3,7 @@
 
 use crate::{
     parts::{
-        attention::{join_heads, split_heads},
+        attention::{join_heads, projections, split_heads},
         kv::Kv,
     },
     prelude::*,
@@ -21,18 +21,24 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "n_shared_head": 8, "tie_word_embeddings": false,
     }));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     if c.num_attention_heads % e.n_shared_head != 0 {
         let reason = format!("does not divide the {} query heads", c.num_attention_heads);
         return Err(Error::config("n_shared_head", reason));
     }
+    c.num_key_value_heads = Some(c.num_attention_heads / e.n_shared_head);
     let rope = Rope::of(&c)?;
     let layers = w.at("model.layers.layers");
     let decoder = Decoder::stack(w, &c, |i, _| {
         let w = layers.at(i);
         let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
-        let attention =
-            TiledAttention::read(&w.at("self_attn"), &c, e.n_shared_head, rope.clone())?;
+        let attention = TiledAttention {
+            projections: projections(&w.at("self_attn"), QKVO, &c)?,
+            rope: rope.clone(),
+            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
+            kv_heads: c.kv_heads(),
+            shared: e.n_shared_head,
+        };
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
         Ok(Block::new(Residual::pre(norm, Parallel(attention, mlp))))
     })?;
@@ -46,21 +52,6 @@ struct TiledAttention {
     scores: Scores,
     kv_heads: i32,
     shared: i32,
-}
-
-impl TiledAttention {
-    fn read(w: &Scope, c: &Text, shared: i32, rope: Rope) -> Result<Self> {
-        let kv_heads = c.num_attention_heads / shared;
-        let (width, inner) = (c.hidden_size, c.num_attention_heads * c.head_dim());
-        let projections = [
-            w.linear("q_proj", width, inner)?,
-            w.linear("k_proj", width, kv_heads * c.head_dim())?,
-            w.linear("v_proj", width, kv_heads * c.head_dim())?,
-            w.linear("o_proj", inner, width)?,
-        ];
-        let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None };
-        Ok(TiledAttention { projections, rope, scores, kv_heads, shared })
-    }
 }
 
 impl Layer for TiledAttention {

@@ -20,10 +20,10 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
-    let c = Text::read(&config::with_defaults(config, json!({
-        "rms_norm_eps": config.get("layer_norm_eps").unwrap_or(&json!(1e-5)),
+    let c = Text::read_as(&config::with_defaults(config, json!({
+        "layer_norm_eps": 1e-5,
         "tie_word_embeddings": false,
-    })))?;
+    })), &[("layer_norm_eps", "rms_norm_eps")])?;
     let rope = Rope::share(&c, e.partial_rotary_factor, 0.25)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     let decoder = Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
