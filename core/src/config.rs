@@ -213,6 +213,26 @@ impl Text {
         Ok(text)
     }
 
+    /// As [`Text::read`], for configs that have other names for fields: `(theirs, ours)`.
+    ///
+    /// # Errors
+    /// As [`Text::read`], with their names.
+    pub fn read_renamed(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
+        let renamed = names.iter().filter(|(_, ours)| config.get(ours).is_none());
+        let fields = renamed.clone().filter_map(|(theirs, ours)| {
+            let value = config.get(theirs).filter(|value| !value.is_null())?;
+            Some((ours.to_string(), value.clone()))
+        });
+        let complete = with_defaults(config, Json::Object(fields.collect()));
+        Self::read(&complete).map_err(|error| match error {
+            Error::Config { field, reason, .. } => {
+                let theirs = renamed.clone().find(|(_, ours)| *ours == field);
+                Error::config(theirs.map_or(&*field, |(theirs, _)| theirs), reason)
+            }
+            error => error,
+        })
+    }
+
     /// Width of one head.
     pub fn head_dim(&self) -> i32 {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
