@@ -245,10 +245,16 @@ fn a_config_that_is_none() {
 /// Fields that are in fixtures because published configs have them, and that no number follows
 /// from in that family.
 const UNREAD: &[(&str, &[&str])] = &[
+    ("exaone", &["activation_function"]),
     ("gpt_oss", &["truncate"]),
+    ("hunyuan_v1_dense", &["beta_fast", "beta_slow", "factor"]),
     ("lfm2", &["block_dim"]),
+    ("lille_130m", &["block_size"]),
     ("llama", &["architectures", "hidden_act"]),
     ("mamba2", &["intermediate_size", "time_step_rank"]),
+    ("mimo", &["num_nextn_predict_layers"]),
+    ("mistral3", &["vocab_size"]),
+    ("phi3", &["short_factor"]),
     ("qwen3", &["use_sliding_window", "max_window_layers"]),
     ("apertus", &["post_norm", "qk_norm", "hidden_act"]),
     ("gpt2", &["n_ctx", "scale_attn_weights"]),
@@ -266,7 +272,21 @@ const MAY_BE_ZERO: &[&str] = &[
     "layer_norm_epsilon",
     "layer_norm_eps",
     "norm_epsilon",
+    "max_window_layers",
     "num_experts",
+];
+
+/// Fields that may be any number.
+const MAY_BE_NEGATIVE: &[&str] = &["mscale", "mscale_all_dim", "llama_4_scaling_beta"];
+
+/// Fields of which absurd values make numbers overflow.
+const OVERFLOW: &[&str] = &[
+    "rope_theta",
+    "factor",
+    "mscale",
+    "original_max_position_embeddings",
+    "llama_4_scaling_beta",
+    "logits_scaling",
 ];
 
 /// Fields that are checked against a second one, which the error may name instead.
@@ -276,17 +296,32 @@ const TIED: &[(&str, &str)] = &[
     ("hidden_size", "head_dim"),
     ("num_heads", "head_dim"),
     ("num_hidden_layers", "layer_types"),
+    ("hidden_size", "rope_scaling.long_factor"),
+    ("num_hidden_layers", "no_rope_layers"),
+    ("partial_rotary_factor", "head_dim"),
     ("block_ff_dim", "intermediate_size"),
     ("num_attention_heads", "n_shared_head"),
     ("partial_rotary_factor", "head_dim"),
     ("rotary_pct", "head_dim"),
     ("n_head", "rotary_dim"),
     ("n_embd", "rotary_dim"),
+    ("n_embd", "intermediate_size"),
+    ("n_head", "n_kv_heads"),
+    ("n_head", "head_dim"),
+    ("kv_channels", "head_dim"),
+    ("num_attention_heads", "kv_channels"),
 ];
 
 /// Fields that are written as integers and need not be.
-const FRACTIONS: &[&str] =
-    &["rope_theta", "rotary_emb_base", "query_pre_attn_scalar", "original_max_position_embeddings"];
+const FRACTIONS: &[&str] = &[
+    "rope_theta",
+    "rotary_emb_base",
+    "query_pre_attn_scalar",
+    "original_max_position_embeddings",
+    "scale_emb",
+    "beta_fast",
+    "beta_slow",
+];
 
 /// The fields of an object and of the objects in it, as paths.
 fn fields(config: &Json, prefix: &str) -> Vec<String> {
@@ -351,9 +386,10 @@ fn values(old: &Json, name: &str) -> Vec<(Kind, Option<Json>)> {
     });
     values.extend(mistyped.into_iter().map(|value| (Mistyped, Some(value))));
     if old.is_i64() || old.is_f64() {
-        let zero = if MAY_BE_ZERO.contains(&name) { Other } else { Impossible };
+        let negative = if MAY_BE_NEGATIVE.contains(&name) { Other } else { Impossible };
+        let zero = if MAY_BE_ZERO.contains(&name) { Other } else { negative };
         values.push((zero, Some(json!(0))));
-        values.push((Impossible, Some(json!(-1))));
+        values.push((negative, Some(json!(-1))));
         values.push((Other, Some(json!(1))));
         values.push((Other, Some(json!(3))));
         values.push((Other, Some(json!(1_000_000_000))));
@@ -373,7 +409,8 @@ fn values(old: &Json, name: &str) -> Vec<(Kind, Option<Json>)> {
 }
 
 fn check_fields(family: &str, config: &Json, folder: &Path) -> Vec<String> {
-    let unread = UNREAD.iter().find(|(name, _)| *name == family).map_or(&[][..], |(_, all)| all);
+    let unread =
+        UNREAD.iter().find(|(name, _)| *name == family).map_or(&[][..], |(_, fields)| fields);
     let mut failures = Vec::new();
     for path in fields(config, "") {
         let name = path.rsplit('/').next().unwrap();
@@ -387,8 +424,7 @@ fn check_fields(family: &str, config: &Json, folder: &Path) -> Vec<String> {
                     names(&error, &path)
                 }
                 Err(Error::ContextOverflow { .. }) => name == "max_position_embeddings",
-                // Frequencies of an absurd base overflow.
-                Err(Error::NotANumber { .. }) => ["rope_theta", "factor"].contains(&name),
+                Err(Error::NotANumber { .. }) => OVERFLOW.contains(&name),
                 Err(error) => names(&error, &path) || is_about_tensors(&error),
             };
             if !fits {
@@ -625,6 +661,33 @@ fn a_config_that_only_one_family_refuses() {
                 },
                 "TensorShape",
                 &["model.layers.1"],
+            ),
+        ),
+        (
+            "glm4",
+            (
+                "more than whole heads are rotated",
+                |f| set(f, "partial_rotary_factor", json!(1.5)),
+                "Config",
+                &["partial_rotary_factor", "1.5"],
+            ),
+        ),
+        (
+            "mistral3",
+            (
+                "a text model that is not supported",
+                |f| set(f, "text_config", json!({"model_type": "mistral4"})),
+                "Config",
+                &["text_config.model_type", "mistral4"],
+            ),
+        ),
+        (
+            "smollm3",
+            (
+                "positions for other layers",
+                |f| set(f, "no_rope_layers", json!([1, 0])),
+                "Config",
+                &["no_rope_layers", "2 entries for 4 layers"],
             ),
         ),
         (

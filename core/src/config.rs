@@ -215,24 +215,21 @@ impl Text {
         Ok(text)
     }
 
-    /// As [`Text::read`], for configs with other names of fields: pairs of theirs and ours.
+    /// As [`Text::read`], for configs that have other names for fields: `(theirs, ours)`.
     ///
     /// # Errors
     /// As [`Text::read`], with their names.
-    pub fn read_as(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
-        let mut config = config.clone();
-        if let Json::Object(map) = &mut config {
-            for (theirs, ours) in names {
-                if let Some(value) = map.remove(*theirs) {
-                    map.insert(ours.to_string(), value);
-                }
-            }
-        }
-        Self::read(&config).map_err(|error| match error {
-            Error::Config { file, field, reason } => {
-                let theirs = names.iter().find(|(_, ours)| *ours == field);
-                let field = theirs.map_or(field, |(theirs, _)| theirs.to_string());
-                Error::Config { file, field, reason }
+    pub fn read_renamed(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
+        let renamed = names.iter().filter(|(_, ours)| config.get(ours).is_none());
+        let fields = renamed.clone().filter_map(|(theirs, ours)| {
+            let value = config.get(theirs).filter(|value| !value.is_null())?;
+            Some((ours.to_string(), value.clone()))
+        });
+        let complete = with_defaults(config, Json::Object(fields.collect()));
+        Self::read(&complete).map_err(|error| match error {
+            Error::Config { field, reason, .. } => {
+                let theirs = renamed.clone().find(|(_, ours)| *ours == field);
+                Error::config(theirs.map_or(&*field, |(theirs, _)| theirs), reason)
             }
             error => error,
         })

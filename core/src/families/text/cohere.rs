@@ -40,7 +40,7 @@ pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
         "layer_norm_eps": 1e-5,
         "logit_scale": 0.0625, "tie_word_embeddings": true, "rope_traditional": true,
     }));
-    Ok((Text::read_as(&config, &[("layer_norm_eps", "rms_norm_eps")])?, config::read(&config)?))
+    Ok((Text::read_renamed(&config, &[("layer_norm_eps", "rms_norm_eps")])?, config::read(&config)?))
 }
 
 /// Blocks of two branches side by side.

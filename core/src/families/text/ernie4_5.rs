@@ -7,10 +7,9 @@ use crate::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["ernie4_5", "ernie4.5"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let biases = config.get("use_bias").cloned();
-    let mut c = Text::read(&config::with_defaults(config, json!({
-        "tie_word_embeddings": true, "attention_bias": biases, "mlp_bias": biases,
-    })))?;
+    let config = &config::with_defaults(config, json!({"tie_word_embeddings": true}));
+    let names = [("use_bias", "attention_bias"), ("use_bias", "mlp_bias")];
+    let mut c = Text::read_renamed(config, &names)?;
     c.rope_traditional = true;
     Ok(Box::new(llama::decoder(w, &c)?))
 }

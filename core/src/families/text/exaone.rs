@@ -5,10 +5,9 @@ use crate::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["exaone"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = Text::read(&config::with_defaults(config, json!({
-        "num_hidden_layers": config.get("num_layers"),
-        "rms_norm_eps": config.get("layer_norm_epsilon"), "tie_word_embeddings": true,
-    })))?;
+    let config = &config::with_defaults(config, json!({"tie_word_embeddings": true}));
+    let names = [("num_layers", "num_hidden_layers"), ("layer_norm_epsilon", "rms_norm_eps")];
+    let c = Text::read_renamed(config, &names)?;
     let rope = Rope::of(&c)?;
     let names = ["wte", "h", "ln_f"];
     let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;

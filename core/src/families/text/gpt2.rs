@@ -70,7 +70,7 @@ pub fn read(config: &Json) -> Result<Text> {
         );
         names.push(("n_embd", "intermediate_size"));
     }
-    Text::read_as(&config, &names)
+    Text::read_renamed(&config, &names)
 }
 
 /// As [`Scope::fused`], with biases, from a matrix that may be transposed.

@@ -15,7 +15,7 @@ struct Config {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
     let width = config.get("hidden_size").and_then(Json::as_i64).unwrap_or(0);
-    let mut c = Text::read_as(&config::with_defaults(config, json!({
+    let mut c = Text::read_renamed(&config::with_defaults(config, json!({
         "layer_norm_eps": 1e-5, "tie_word_embeddings": false, "attention_bias": true,
         "mlp_bias": true, "intermediate_size": width.saturating_mul(4),
     })), &[("layer_norm_eps", "rms_norm_eps"), ("rotary_emb_base", "rope_theta")])?;

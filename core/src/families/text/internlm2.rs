@@ -6,9 +6,10 @@ use crate::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["internlm2"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let mut c = Text::read(&config::with_defaults(config, json!({
-        "tie_word_embeddings": false, "attention_bias": config.get("bias").unwrap_or(&json!(true)),
-    })))?;
+    let config = &config::with_defaults(config, json!({
+        "tie_word_embeddings": false, "bias": true,
+    }));
+    let mut c = Text::read_renamed(config, &[("bias", "attention_bias")])?;
     // Feed-forward networks have no biases, whatever the config says.
     c.mlp_bias = false;
     let rope = Rope::of(&c)?;

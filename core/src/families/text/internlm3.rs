@@ -7,9 +7,7 @@ use crate::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["internlm3"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = Text::read(&config::with_defaults(config, json!({
-        "tie_word_embeddings": false,
-        "attention_bias": config.get("qkv_bias"), "mlp_bias": config.get("bias"),
-    })))?;
+    let config = &config::with_defaults(config, json!({"tie_word_embeddings": false}));
+    let c = Text::read_renamed(config, &[("qkv_bias", "attention_bias"), ("bias", "mlp_bias")])?;
     Ok(Box::new(llama::decoder(w, &c)?))
 }

@@ -7,13 +7,18 @@ use crate::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["lille_130m", "lille-130m"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = Text::read(&config::with_defaults(config, json!({
-        "hidden_size": config.get("n_embd"), "num_hidden_layers": config.get("n_layer"),
-        "num_attention_heads": config.get("n_head"),
-        "num_key_value_heads": config.get("n_kv_heads"),
-        "rms_norm_eps": config.get("layer_norm_eps"), "rope_traditional": true,
-        "intermediate_size": config.get("n_embd").and_then(Json::as_i64).map(ffn_width),
-    })))?;
+    let width = config.get("n_embd").and_then(Json::as_i64).map_or(1, ffn_width);
+    let config = &config::with_defaults(config, json!({
+        "intermediate_size": width, "rope_traditional": true,
+    }));
+    let names = [
+        ("n_embd", "hidden_size"),
+        ("n_layer", "num_hidden_layers"),
+        ("n_head", "num_attention_heads"),
+        ("n_kv_heads", "num_key_value_heads"),
+        ("layer_norm_eps", "rms_norm_eps"),
+    ];
+    let c = Text::read_renamed(config, &names)?;
     let rope = Rope::of(&c)?;
     let names = ["tok_embeddings", "layers", "norm"];
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;

@@ -13,11 +13,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         w.ignore(part);
         w.at("model").ignore(part);
     }
-    match text.get("model_type").and_then(Json::as_str).unwrap_or("mistral") {
-        "ministral3" => Ok(Box::new(ministral3::decoder(text, w)?)),
-        "mistral" | "llama" => Ok(Box::new(llama::decoder(w, &Text::read(text)?)?)),
-        kind => {
-            let reason = format!("`{kind}` is not supported yet");
+    let kind = text.get("model_type").filter(|kind| !kind.is_null());
+    match kind.map(Json::as_str) {
+        Some(Some("ministral3")) => Ok(Box::new(ministral3::decoder(text, w)?)),
+        // The checkpoint says whether the head is the embedding where the config does not.
+        None | Some(Some("mistral" | "llama")) => {
+            Ok(Box::new(llama::decoder(w, &Text::read(text)?)?))
+        }
+        Some(_) => {
+            let reason = format!("{} is not supported yet", text["model_type"]);
             Err(Error::config("text_config.model_type", reason))
         }
     }

@@ -13,7 +13,7 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
-    let c = Text::read_as(config, &[("norm_eps", "rms_norm_eps")])?;
+    let c = Text::read_renamed(config, &[("norm_eps", "rms_norm_eps")])?;
     let rope = Rope::share(&c, e.partial_rotary_factor, 0.5)?;
     let norm = |w: &Scope, name| {
         w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps)?.plus_one()

@@ -86,7 +86,7 @@ fn read_first(config: &Json) -> Result<Text> {
     let config = config::with_defaults(config, json!({
         "rms_norm_eps": EPS, "intermediate_size": both.map(|both| both / 2),
     }));
-    Text::read_as(&config, &[
+    Text::read_renamed(&config, &[
         ("d_model", "hidden_size"),
         ("n_layers", "num_hidden_layers"),
         ("n_heads", "num_attention_heads"),

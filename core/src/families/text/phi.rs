@@ -14,7 +14,7 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
-    let c = Text::read_as(&config::with_defaults(config, json!({
+    let c = Text::read_renamed(&config::with_defaults(config, json!({
         "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 10240,
         "num_attention_heads": 32, "vocab_size": 51200, "attention_bias": true, "mlp_bias": true,
         "layer_norm_eps": 1e-5, "tie_word_embeddings": false,

@@ -19,10 +19,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 24,
         "intermediate_size": 11008, "vocab_size": 151936, "no_bias": true,
-        "rms_norm_eps": config.get("layer_norm_epsilon").unwrap_or(&json!(1e-6)),
-        "head_dim": config.get("kv_channels").unwrap_or(&json!(128)), "rotary_emb_base": 10000.0,
+        "layer_norm_epsilon": 1e-6, "kv_channels": 128, "rotary_emb_base": 10000.0,
     }));
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let names = [("layer_norm_epsilon", "rms_norm_eps"), ("kv_channels", "head_dim")];
+    let (mut c, e): (_, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
     if c.intermediate_size < 2 {
         return Err(Error::config("intermediate_size", "is less than one gate and one value"));
     }

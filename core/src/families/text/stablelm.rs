@@ -20,7 +20,7 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
-    let c = Text::read_as(&config::with_defaults(config, json!({
+    let c = Text::read_renamed(&config::with_defaults(config, json!({
         "layer_norm_eps": 1e-5,
         "tie_word_embeddings": false,
     })), &[("layer_norm_eps", "rms_norm_eps")])?;

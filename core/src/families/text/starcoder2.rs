@@ -11,7 +11,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "rope_parameters": {"rope_theta": 100_000.0},
     }));
     let names = [("norm_epsilon", "rms_norm_eps"), ("use_bias", "attention_bias")];
-    let mut c = Text::read_as(config, &names)?;
+    let mut c = Text::read_renamed(config, &names)?;
     c.mlp_bias = c.attention_bias;
     let rope = Rope::of(&c)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
