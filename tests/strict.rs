@@ -1300,12 +1300,6 @@ fn a_quantization_at_odds_with_the_config() {
                 &["quantization_config.quant_method", "gptq"],
             ),
             (
-                "BitNet",
-                |f| set(f, "quantization_config", json!({"quant_method": "bitnet"})),
-                "Quantization",
-                &["quantization_config.quant_method", "bitnet"],
-            ),
-            (
                 "FP8",
                 |f| set(f, "quantization_config", json!({"quant_method": "fp8"})),
                 "Quantization",

@@ -500,7 +500,7 @@ impl Quantization {
             _ => return Ok(Self::default()),
         };
         if let Some(method) = map.get("quant_method").and_then(Json::as_str)
-            && !["mxfp4", "mxfp8"].contains(&method)
+            && !["mxfp4", "mxfp8", "bitnet"].contains(&method)
         {
             return Err(Error::Quantization {
                 path: format!("{field}.quant_method"),

@@ -3,6 +3,7 @@
 crate::families::families! {
     afm7,
     baichuan_m1,
+    bitnet,
     gemma3_text,
     gemma3n,
     gemma4_text,
