@@ -248,6 +248,8 @@ const UNREAD: &[(&str, &[&str])] = &[
     // Beside the name under which the tests count layers.
     ("afm7", &["num_layers"]),
     ("openelm", &["num_transformer_layers"]),
+    // The outer config's size of the vocabulary counts.
+    ("gemma3n", &["model_type", "vocab_size"]),
     ("bitnet", &["quant_method", "linear_class", "quantization_mode"]),
     ("gemma3_text", &[]),
     ("gemma4_text", &[]),
@@ -267,6 +269,9 @@ const MAY_BE_ZERO: &[&str] = &[
     "norm_eps",
     "layer_norm_epsilon",
     "num_experts",
+    "num_kv_reuse_layers",
+    "post_norm_eps",
+    "altup_active_idx",
 ];
 
 /// Fields that are checked against a second one, which the error may name instead.
@@ -277,6 +282,10 @@ const TIED: &[(&str, &str)] = &[
     ("num_heads", "head_dim"),
     ("num_hidden_layers", "layer_types"),
     ("block_ff_dim", "intermediate_size"),
+    ("num_hidden_layers", "no_rope_layers"),
+    ("num_hidden_layers", "block_configs"),
+    ("num_hidden_layers", "num_kv_reuse_layers"),
+    ("global_head_dim", "head_dim"),
     ("hidden_dim", "hidden_size"),
     ("model_dim", "hidden_size"),
     ("num_heads", "num_attention_heads"),
