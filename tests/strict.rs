@@ -250,7 +250,7 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("openelm", &["num_transformer_layers"]),
     // The outer config's size of the vocabulary counts.
     ("gemma3n", &["model_type", "vocab_size"]),
-    ("bitnet", &["quant_method", "linear_class", "quantization_mode"]),
+    ("bitnet", &["quantization_config", "quant_method", "linear_class", "quantization_mode"]),
     ("gemma3_text", &[]),
     ("gemma4_text", &[]),
     ("gpt_oss", &["truncate"]),
@@ -284,6 +284,10 @@ const TIED: &[(&str, &str)] = &[
     ("block_ff_dim", "intermediate_size"),
     ("num_hidden_layers", "no_rope_layers"),
     ("num_hidden_layers", "block_configs"),
+    ("num_hidden_layers", "num_query_heads"),
+    ("num_attention_heads", "block_configs[0].attention.n_heads_in_group"),
+    ("head_dim", "num_query_heads"),
+    ("partial_rotary_factor", "head_dim"),
     ("num_hidden_layers", "num_kv_reuse_layers"),
     ("global_head_dim", "head_dim"),
     ("hidden_dim", "hidden_size"),
@@ -301,8 +305,12 @@ const TIED: &[(&str, &str)] = &[
 ];
 
 /// Fields that are written as integers and need not be.
-const FRACTIONS: &[&str] =
-    &["rope_theta", "query_pre_attn_scalar", "original_max_position_embeddings"];
+const FRACTIONS: &[&str] = &[
+    "rope_theta",
+    "rope_freq_constant",
+    "query_pre_attn_scalar",
+    "original_max_position_embeddings",
+];
 
 /// The fields of an object and of the objects in it, as paths.
 fn fields(config: &Json, prefix: &str) -> Vec<String> {
@@ -362,6 +370,8 @@ fn values(old: &Json, name: &str) -> Vec<(Kind, Option<Json>)> {
         (Json::Array(_), Json::Array(list)) => !list.is_empty(),
         // A sequence fills the fields of a struct, and an empty object its defaults.
         (Json::Object(_), Json::Object(_) | Json::Array(_)) => false,
+        // One width for all layers, or one for each.
+        (Json::Array(_), Json::Number(_)) => name != "intermediate_size",
         (Json::Null, _) => false,
         _ => true,
     });
@@ -403,8 +413,10 @@ fn check_fields(family: &str, config: &Json, folder: &Path) -> Vec<String> {
                     names(&error, &path)
                 }
                 Err(Error::ContextOverflow { .. }) => name == "max_position_embeddings",
-                // Frequencies of an absurd base overflow.
-                Err(Error::NotANumber { .. }) => name == "rope_theta",
+                // Absurd factors overflow.
+                Err(Error::NotANumber { .. }) => {
+                    ["rope_theta", "factor", "mup_width_multiplier", "rms_norm_eps"].contains(&name)
+                }
                 Err(error) => names(&error, &path) || is_about_tensors(&error),
             };
             if !fits {
