@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("parts/rope.rs", "llama", "configs call this kind of scaling by the name"),
     ("parts/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
     ("prelude.rs", "mamba2", "the mechanism, which families share"),
+    ("weights.rs", "bitnet", "configs call this kind of quantization by the name"),
 ];
 
 /// One file of the core.
@@ -160,15 +161,17 @@ fn parts_are_small() {
 fn families_are_short_and_name_their_reference() {
     const LINES: usize = 250;
     // What is longer, how long, and why: it owns its loop and shares no layer with others.
-    const LONGER: &[(&str, usize)] = &[("families/text/gemma4_text.rs", 350)];
+    const LONGER: &[(&str, usize)] =
+        &[("families/text/gemma3n.rs", 330), ("families/text/gemma4_text.rs", 360)];
     let mut breaches = Vec::new();
     for source in Source::all().iter().filter(|source| source.is_in("families/")) {
         let opening: Vec<_> =
-            source.text.lines().take_while(|line| line.starts_with("//!")).collect();
+            source.text.lines().map_while(|line| line.strip_prefix("//!")).collect();
         if source.path.ends_with("mod.rs") {
             continue;
         }
-        if !opening.join(" ").contains("Follows `") && !opening.join(" ").contains("follows `") {
+        let opening = opening.concat().to_lowercase();
+        if !opening.contains("follows `") {
             breaches.push(format!("{}: its opening does not say what it follows", source.path));
         }
         let lines = source.code().count();

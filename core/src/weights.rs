@@ -4,7 +4,7 @@
 //! was read, each byte once.
 
 use crate::{
-    config::{self, Json},
+    config::Json,
     error::{Error, Result},
     files::Files,
     mlx::{Format, Mode, Quantized},
@@ -260,7 +260,7 @@ impl Scope {
         outputs: [i32; N],
     ) -> Result<[Linear; N]> {
         let w = self.at(name);
-        let total = config::product(name, [groups, outputs.iter().sum()])?;
+        let total = groups * outputs.iter().sum::<i32>();
         let weight = w.matrix(&[total, input])?;
         let bias = w.has("bias").then(|| w.take("bias", &[total])).transpose()?;
         let mut start = 0;
@@ -528,7 +528,7 @@ impl Quantization {
             _ => return Ok(Self::default()),
         };
         if let Some(method) = map.get("quant_method").and_then(Json::as_str)
-            && !["mxfp4", "mxfp8"].contains(&method)
+            && !["mxfp4", "mxfp8", "bitnet"].contains(&method)
         {
             return Err(Error::Quantization {
                 path: format!("{field}.quant_method"),

@@ -4,6 +4,7 @@ crate::families::families! {
     afm7,
     apertus,
     baichuan_m1,
+    bitnet,
     cohere,
     cohere2,
     ernie4_5,

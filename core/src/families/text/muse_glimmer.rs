@@ -14,10 +14,12 @@ pub const FAMILY: Family = Family { model_types: &["muse_glimmer", "muse_glimmer
 struct Config {
     #[serde(deserialize_with = "config::epsilon")]
     post_norm_eps: f32,
+    #[serde(deserialize_with = "config::positive")]
     qk_scale_factor: f32,
     layer_rope_theta: Option<Vec<f32>>,
     #[serde(deserialize_with = "config::positive")]
     final_logit_softcapping: f32,
+    #[serde(deserialize_with = "config::positive")]
     output_multiplier: f32,
     hidden_activation: String,
 }

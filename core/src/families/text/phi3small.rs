@@ -58,7 +58,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (width, body) = (c.hidden_size, w.at("model"));
     let block = |i: i32| {
         let w = body.at("layers").at(i);
-        let norm = |name| w.layer_norm(name, width, c.rms_norm_eps);
+        let norm = |name| norm(&w, name, &c);
         let sparse = i % e.dense_attention_every_n_layers == 0;
         Ok(Block::new((
             Residual::pre(
@@ -81,11 +81,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             embedding: body.embedding("embed_tokens", c.vocab_size, width)?,
             embedding_scale: e.mup_embedding_multiplier,
             blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-            norm: body.layer_norm("final_layernorm", width, c.rms_norm_eps)?,
+            norm: norm(&body, "final_layernorm", &c)?,
             head: head.scaled(logit_scale),
         },
         unused: w.keep(Array::from_slice(&unused, &[c.vocab_size])),
     }))
+}
+
+fn norm(w: &Scope, name: &str, c: &Text) -> Result<Norm> {
+    w.at(name).require("bias")?;
+    w.layer_norm(name, c.hidden_size, c.rms_norm_eps)
 }
 
 struct Phi3Small {
