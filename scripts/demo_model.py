@@ -15,7 +15,7 @@ if the model answers one of those questions differently.
     pip install mlx mlx-lm tokenizers numpy
     python scripts/demo_model.py
 
-It takes about TODO minutes on two cores with a fast BLAS, such as Accelerate.
+It takes 20 to 30 minutes on two cores with a fast BLAS, such as Accelerate.
 The BLAS in MLX's wheels for Linux is some thirty times slower than OpenBLAS, so
 preload the latter there. All seeds are fixed: the same machine with the same
 versions makes the same model again.
