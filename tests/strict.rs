@@ -1394,6 +1394,18 @@ fn a_quantization_at_odds_with_the_config() {
                 &["model.layers.0.mlp.up_proj.scales"],
             ),
             (
+                "packed weights that only another family reads",
+                |f| {
+                    set(f, "quantization_config", json!({"quant_method": "bitnet"}));
+                    reheader(f, |header| {
+                        let packed = &mut header["model.layers.0.self_attn.q_proj.weight"];
+                        (packed["dtype"], packed["shape"]) = (json!("U8"), json!([16, 1024]));
+                    });
+                },
+                "Quantization",
+                &["model.layers.0.self_attn.q_proj.weight"],
+            ),
+            (
                 "AWQ",
                 |f| set(f, "quantization_config", json!({"quant_method": "awq", "bits": 4})),
                 "Quantization",

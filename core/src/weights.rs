@@ -159,6 +159,10 @@ impl Scope {
     /// integers.
     pub fn take(&self, name: &str, shape: &[i32]) -> Result<Array> {
         let tensor = self.take_any(name)?;
+        // Weights packed into bytes have another shape too; that they are packed says more.
+        if tensor.dtype() == Dtype::Uint8 {
+            return Err(self.integers(name, &tensor));
+        }
         if tensor.shape() != shape {
             return Err(self.misshaped(name, &tensor, shape));
         }
