@@ -198,8 +198,27 @@ impl Quantized {
         }
     }
 
+    /// The same done to all arrays, for what leaves the input axis alone.
+    pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
+        Ok(Quantized {
+            weight: change(&self.weight)?,
+            scales: change(&self.scales)?,
+            biases: self.biases.as_ref().map(&change).transpose()?,
+            format: self.format,
+        })
+    }
+
     /// `x · selfᵀ`: `[…, input]` to `[…, output]`.
     pub(crate) fn matmul(&self, x: &Array) -> Result<Array> {
+        self.multiply(x, true)
+    }
+
+    /// `x · self`: `[…, output]` to `[…, input]`, for a matrix whose rows are summed.
+    pub(crate) fn sum_rows(&self, x: &Array) -> Result<Array> {
+        self.multiply(x, false)
+    }
+
+    fn multiply(&self, x: &Array, transposed: bool) -> Result<Array> {
         let (group, bits) = (some_int(self.format.group), some_int(self.format.bits));
         let mode = self.format.mode.c_name().as_ptr();
         let (weight, scales) = (self.weight.as_ptr(), self.scales.as_ptr());
@@ -212,7 +231,7 @@ impl Quantized {
                     weight,
                     scales,
                     biases,
-                    true,
+                    transposed,
                     group,
                     bits,
                     mode,
