@@ -44,6 +44,7 @@ pub mod mlx;
 pub mod model;
 pub mod parts;
 pub mod prelude;
+mod saved;
 pub mod state;
 pub mod text;
 pub mod weights;

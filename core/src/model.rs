@@ -42,8 +42,8 @@ pub struct Cache {
     /// One state a layer.
     pub states: Vec<Box<dyn State>>,
     /// Its capacity is the one that there is now.
-    plan: CachePlan,
-    quantized: bool,
+    pub(crate) plan: CachePlan,
+    pub(crate) quantized: bool,
 }
 
 /// A place that a cache can come back to: what rewinding it may not bring back, which is rings and
@@ -92,11 +92,12 @@ impl Cache {
     fn advance(&mut self, count: i32) -> Result<()> {
         self.offset += count;
         let due = self.plan.quantization.is_some_and(|q| self.offset >= q.from);
-        if due && !self.quantized {
-            self.memories().try_for_each(Memory::quantize)?;
-            self.quantized = true;
-        }
-        Ok(())
+        if due && !self.quantized { self.quantize() } else { Ok(()) }
+    }
+
+    pub(crate) fn quantize(&mut self) -> Result<()> {
+        self.quantized = true;
+        self.memories().try_for_each(Memory::quantize)
     }
 
     /// Everything it holds.
@@ -156,7 +157,7 @@ impl Cache {
         self.offset = snapshot.offset;
         self.fit()?;
         if self.quantized {
-            self.memories().try_for_each(Memory::quantize)?;
+            self.quantize()?;
         }
         Ok(true)
     }
