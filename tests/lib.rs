@@ -3,7 +3,7 @@
 
 use mlx_rs::{Array, Dtype};
 use mynah::{
-    Engine, Result,
+    Bound, CachePlan, CacheQuantization, Engine, Result,
     mlx::{Format, Mode, Quantized},
 };
 use serde::Deserialize;
@@ -43,9 +43,41 @@ pub struct Case {
     pub logprobs: Vec<Vec<f32>>,
     /// The same, token by token, where the reference itself differs.
     pub steps: Option<Vec<Vec<f32>>>,
+    /// What comes out of caches that are kept in other ways.
+    #[serde(default)]
+    pub caches: Vec<Kept>,
     /// Positions from one row to the next.
     #[serde(default = "one")]
     pub every: usize,
+}
+
+/// A cache that is kept in another way than the plain one; 0 is none.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Kept {
+    bits: i32,
+    group_size: i32,
+    /// From which position on it is quantized.
+    pub start: usize,
+    bound: usize,
+    /// Where pieces of the sequence end that are computed at once; the rest is token by token.
+    pub cuts: Vec<usize>,
+    /// As those of the case.
+    pub logprobs: Vec<Vec<f32>>,
+}
+
+impl Kept {
+    /// The plan of such a cache.
+    pub fn plan(&self) -> CachePlan {
+        let mut plan = CachePlan::default();
+        if self.bits > 0 {
+            let quantization = CacheQuantization::new(self.bits, self.group_size, self.start);
+            plan.quantization = Some(quantization.unwrap());
+        }
+        if self.bound > 0 {
+            plan.bound = Some(Bound::new(self.bound, 4).unwrap());
+        }
+        plan
+    }
 }
 
 fn one() -> usize {

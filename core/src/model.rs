@@ -117,7 +117,7 @@ impl Cache {
     }
 
     /// Forgets the last `count` positions; `false`, with nothing changed, when a memory cannot.
-    /// All of them can always be forgotten.
+    /// All of them can always be forgotten. What has been quantized stays so.
     pub fn rewind(&mut self, count: i32) -> bool {
         let (from, to) = (self.offset, self.offset - count);
         if to == 0 {
@@ -140,6 +140,7 @@ impl Cache {
 
     /// Goes back to a snapshot of this cache, or of one that it was forked from or that was forked
     /// from it, whose positions it still has; `false`, with nothing changed, when it is before it.
+    /// What has been quantized since stays so.
     ///
     /// # Errors
     /// [`Error::Mlx`].
