@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Result},
     layer::{CachePlan, State, Step},
+    memory,
     mlx::Compiled,
     state::{Memory, Volatile},
 };
@@ -72,12 +73,15 @@ impl Cache {
     /// Makes room for `positions` in all.
     ///
     /// # Errors
-    /// [`Error::Mlx`].
+    /// [`Error::MemoryLimit`], [`Error::Mlx`].
     pub fn reserve(&mut self, positions: i32) -> Result<()> {
         let needed = self.plan.bound.map_or(positions, |bound| positions.min(bound.positions));
         if needed > self.plan.capacity {
-            self.plan.capacity = (needed as u32).next_multiple_of(GROWTH) as i32;
-            self.fit()?;
+            let mut grown = self.fork();
+            grown.plan.capacity = (needed as u32).next_multiple_of(GROWTH) as i32;
+            grown.fit()?;
+            memory::allow(grown.bytes())?;
+            *self = grown;
         }
         Ok(())
     }
@@ -185,11 +189,15 @@ impl Snapshot {
 /// Runs a part of a prompt: ids `[batch, length]` to hidden states.
 ///
 /// # Errors
-/// [`Error::Mlx`].
+/// [`Error::MemoryLimit`], [`Error::Mlx`].
 pub fn prefill(model: &dyn LanguageModel, ids: &Array, cache: &mut Cache) -> Result<Array> {
     let length = ids.dim(1);
     cache.reserve(cache.offset + length)?;
     let hidden = model.forward(&model.embed(ids)?, cache, &Step::prefill(cache.offset, length))?;
+    if cache.offset == 0 {
+        // Its size is known only now, and nothing of it is computed yet.
+        memory::allow(cache.bytes()).inspect_err(|_| cache.clear())?;
+    }
     cache.advance(length)?;
     Ok(hidden)
 }
