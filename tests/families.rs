@@ -160,8 +160,7 @@ fn pieces(cuts: &[usize]) -> Vec<usize> {
 
 fn check_kept(case: &Case) -> Result<(), String> {
     let text = |error: mynah::Error| error.to_string();
-    let scope = Scope::new(case.checkpoint().map_err(text)?, &case.config).map_err(text)?;
-    let model = build(case, &scope).map_err(text)?;
+    let model = case.model().map_err(text)?;
     for kept in &case.caches {
         let mut schedules = vec![if kept.cuts.is_empty() { vec![1] } else { pieces(&kept.cuts) }];
         // What is rounded away depends on the cuts, in the reference too; a bound alone does not.
@@ -207,7 +206,7 @@ fn decode(
 fn check_places(case: &Case, plan: &CachePlan, earliest: usize) -> Result<Option<String>> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("cache.safetensors");
-    let model = build(case, &Scope::new(case.checkpoint()?, &case.config)?)?;
+    let model = case.model()?;
     let mut step = DecodeStep::default();
     let note = HashMap::from([("note".to_string(), "kept".to_string())]);
     let other: Vec<u32> = case.tokens.iter().rev().copied().collect();
@@ -287,7 +286,7 @@ fn dense_experts_in_half_precision() {
     for (family, fixture) in Fixture::all().into_iter().filter(|(name, _)| name == "qwen3_moe") {
         let case = fixture.cases.into_iter().next().unwrap().in_bfloat16();
         let moved = on_engine(move || {
-            let model = build(&case, &Scope::new(case.checkpoint()?, &case.config)?)?;
+            let model = case.model()?;
             let rows =
                 run(&case, &model, &mut empty(&model), &case.tokens, &[case.tokens.len() / 2])?;
             let pairs = rows.iter().flatten().zip(case.logprobs.iter().flatten());

@@ -3,8 +3,10 @@
 
 use mlx_rs::{Array, Dtype};
 use mynah::{
-    Bound, CachePlan, CacheQuantization, Engine, Result,
+    Bound, CachePlan, CacheQuantization, Engine, Result, families,
     mlx::{Format, Mode, Quantized},
+    model::LanguageModel,
+    weights::Scope,
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -12,6 +14,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 /// All cases of one family.
@@ -134,6 +137,13 @@ impl Case {
         Case { dtype: Some("BF16".into()), ..self }
     }
 
+    /// The same checkpoint with another shape of one entry.
+    pub fn with_shape(mut self, name: &str, shape: &[i32]) -> Self {
+        let entry = self.tensors.get_mut(name).unwrap_or_else(|| panic!("{name} is no entry"));
+        *entry = Tensor::Float(shape.to_vec());
+        self
+    }
+
     /// The tensors of the checkpoint. On the engine's thread.
     pub fn checkpoint(&self) -> Result<HashMap<String, Array>> {
         let formats: HashMap<_, _> = self.expand(&self.quantized).into_iter().collect();
@@ -171,6 +181,15 @@ impl Case {
             }
         }
         Ok(tensors)
+    }
+
+    /// The model, with nothing left unread. On the engine's thread.
+    pub fn model(&self) -> Result<Rc<dyn LanguageModel>> {
+        let scope = Scope::new(self.checkpoint()?, &self.config)?;
+        let family = families::find(self.config["model_type"].as_str().unwrap())?;
+        let model = (family.build)(&self.config, &scope)?;
+        scope.finish(|_| {})?;
+        Ok(model.into())
     }
 
     /// Writes the checkpoint as a model repository would hold it. On the engine's thread.

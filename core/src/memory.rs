@@ -4,7 +4,11 @@
 //! what MLX may take on this machine; all of them go back to the system when the engine has been
 //! idle for a second and when a model is dropped.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::{Cache, LanguageModel},
+    state::{Bound, CachePlan, CacheQuantization},
+};
 use mlx_rs::memory;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -57,3 +61,47 @@ pub(crate) fn bound_free_buffers() -> Result<()> {
     memory::set_cache_limit(FREE_BUFFERS.min(memory::memory_limit()? / 16))?;
     Ok(())
 }
+
+impl CachePlan {
+    /// The plan that loses least of those whose cache takes at most `bytes` for so many positions:
+    /// everything in full precision, in 8 bits or in 4, else no more than the latest positions, as
+    /// many as fit. On the engine's thread.
+    ///
+    /// # Errors
+    /// [`Error::MemoryLimit`] when the model cannot do with that at all.
+    pub fn within(model: &dyn LanguageModel, positions: usize, bytes: usize) -> Result<CachePlan> {
+        const LEAST: usize = 128;
+        let whole = CachePlan::new(positions);
+        let mut plans = vec![whole];
+        for bits in [8, 4] {
+            for group in [64, 32] {
+                let plan = CachePlan {
+                    quantization: Some(CacheQuantization::new(bits, group, 0)?),
+                    ..whole
+                };
+                // What does not divide the heads of this model is no choice.
+                if Cache::estimate(model, &plan, 1).is_ok() {
+                    plans.push(plan);
+                    break;
+                }
+            }
+        }
+        let smallest = *plans.last().expect("the whole one is there");
+        let mut latest = positions / 2;
+        while latest >= LEAST {
+            plans.push(CachePlan { bound: Some(Bound::new(latest, KEPT)?), ..smallest });
+            latest /= 2;
+        }
+        let mut needed = 0;
+        for plan in plans {
+            needed = Cache::estimate(model, &plan, positions)?;
+            if needed <= bytes {
+                return Ok(plan);
+            }
+        }
+        Err(Error::MemoryLimit { needed, used: 0, limit: bytes })
+    }
+}
+
+/// The first positions, which stay whatever is dropped: as many as mlx-lm keeps.
+const KEPT: usize = 4;

@@ -45,7 +45,7 @@ impl Kv {
         Kv {
             buffers: Vec::new(),
             ring: window.filter(narrower).or(bound),
-            capacity: plan.capacity,
+            capacity: plan.first_capacity(),
             format: plan.quantization.map(|quantization| quantization.format),
         }
     }
