@@ -131,6 +131,11 @@ impl Cache {
         can
     }
 
+    /// Whether it could go back to any position by forgetting those after it.
+    pub fn rewinds(&self) -> bool {
+        self.fork().memories().all(|memory| memory.is_by_position())
+    }
+
     /// The place where it is now. Arrays are shared, and those in it are copied when the cache
     /// changes them.
     pub fn snapshot(&mut self) -> Snapshot {

@@ -141,6 +141,11 @@ impl<'a> Memory<'a> {
         }
     }
 
+    /// Whether any number of entries can be forgotten.
+    pub(crate) fn is_by_position(&self) -> bool {
+        matches!(self, Memory::Kv(kv) if !kv.is_ring())
+    }
+
     /// A copy of what rewinding may not bring back.
     pub(crate) fn volatile(&self) -> Volatile {
         match self {
