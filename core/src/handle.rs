@@ -240,6 +240,21 @@ impl Model {
         Session::new(self, options)
     }
 
+    /// A session as [`Session::save`] has written it, perhaps in another process. What comes next is
+    /// the same to the last bit. Under [`SessionOptions::overflow`] and
+    /// [`SessionOptions::quantization`] it must have been saved.
+    ///
+    /// # Errors
+    /// [`Error::SavedCache`] when the file is damaged, or was saved by another model, by another
+    /// version of this library or under other options.
+    pub async fn restore(
+        &self,
+        path: impl Into<PathBuf>,
+        options: SessionOptions,
+    ) -> Result<Session> {
+        Session::restore(self, path.into(), options).await
+    }
+
     /// How likely a text is, with the `top` likeliest tokens after each of its own.
     ///
     /// # Errors

@@ -10,12 +10,14 @@ use crate::{
     weights::Scope,
 };
 use mlx_rs::{Array, memory};
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, mem, rc::Rc};
 
 /// A model, its compiled decode steps, and the conversations that it has.
 pub(crate) struct Loaded {
     pub network: Rc<dyn LanguageModel>,
     decode: RefCell<DecodeStep>,
+    /// What tells its checkpoint from others.
+    pub fingerprint: String,
     pub sessions: RefCell<HashMap<u64, Rc<Slot>>>,
 }
 
@@ -31,6 +33,7 @@ impl Loaded {
         let weights = Scope::open(files, config)?;
         let mut network = Some((family.build)(config, &weights)?);
         let mut reading = weights.reading()?;
+        let mut fingerprint = files.fingerprint()?;
         Ok(move || {
             if let Some(share) = reading.next()? {
                 progress(share);
@@ -39,7 +42,10 @@ impl Loaded {
             let (decode, sessions) = (RefCell::default(), RefCell::default());
             let memory = memory::active_memory()?;
             tracing::debug!(family = family.model_types[0], memory, "loaded");
-            Ok(network.take().map(|network| Loaded { network: network.into(), decode, sessions }))
+            Ok(network.take().map(|network| {
+                let (network, fingerprint) = (network.into(), mem::take(&mut fingerprint));
+                Loaded { network, decode, fingerprint, sessions }
+            }))
         })
     }
 

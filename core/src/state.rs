@@ -118,6 +118,13 @@ impl<'a> Memory<'a> {
         }
     }
 
+    pub(crate) fn shrink(self, positions: i32) -> Result<()> {
+        match self {
+            Memory::Kv(kv) => kv.shrink(positions),
+            Memory::Recurrent(_) => Ok(()),
+        }
+    }
+
     pub(crate) fn quantize(self) -> Result<()> {
         match self {
             Memory::Kv(kv) => kv.quantize(),

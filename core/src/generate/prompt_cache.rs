@@ -5,13 +5,15 @@
 //! position that both agree on, and what cannot be reused is computed again.
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     layer::CachePlan,
     loaded::Loaded,
     model::{Cache, LanguageModel, Snapshot},
 };
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
+    path::Path,
     rc::Rc,
     sync::{
         Arc,
@@ -19,8 +21,14 @@ use std::{
     },
 };
 
+/// Where a saved cache names its tokens.
+const TOKENS: &str = "mynah.tokens";
+
 /// Tokens between snapshots of places that nothing is known about.
 const SPACING: usize = 512;
+
+/// So many tokens are worth a copy of what another session remembers.
+const WORTH_A_COPY: usize = 16;
 
 /// Snapshots that one memory keeps.
 const MOST_SNAPSHOTS: usize = 16;
@@ -71,6 +79,30 @@ impl PromptCache {
         }
     }
 
+    /// Writes it to a file, without its snapshots.
+    pub(crate) fn save(&mut self, path: &Path, fingerprint: &str) -> Result<()> {
+        let tokens: Vec<_> = self.tokens.iter().map(u32::to_string).collect();
+        let metadata = HashMap::from([(TOKENS.to_string(), tokens.join(","))]);
+        self.cache.save(path, fingerprint, &metadata)
+    }
+
+    /// Takes over what a file remembers.
+    pub(crate) fn restore(&mut self, path: &Path, fingerprint: &str) -> Result<()> {
+        let unfit = |reason: &str| Error::SavedCache { file: path.into(), reason: reason.into() };
+        let (cache, metadata) = Cache::load(path, &*self.network, fingerprint)?;
+        let CachePlan { capacity, .. } = *cache.plan();
+        if *cache.plan() != (CachePlan { capacity, ..self.plan }) {
+            return Err(unfit("was saved under other options"));
+        }
+        let tokens = metadata.get(TOKENS).ok_or_else(|| unfit("holds no session"))?;
+        let tokens: Option<Vec<u32>> = tokens.split(',').map(|id| id.parse().ok()).collect();
+        let fits = |tokens: &Vec<u32>| tokens.len() == cache.offset as usize;
+        self.tokens =
+            tokens.filter(fits).ok_or_else(|| unfit("its tokens do not fit its positions"))?;
+        self.cache = cache;
+        Ok(())
+    }
+
     /// Makes room for `positions` in all.
     fn reserve(&mut self, positions: usize) -> Result<()> {
         if self.tokens.is_empty() {
@@ -78,6 +110,7 @@ impl PromptCache {
             self.cache = self.network.cache(&CachePlan { capacity, ..self.plan });
             return Ok(());
         }
+        self.cache.shrink(positions)?;
         self.cache.reserve(i32::try_from(positions).unwrap_or(i32::MAX))
     }
 
@@ -113,6 +146,10 @@ impl PromptCache {
             return;
         }
         self.snapshots.push(snapshot);
+        self.thin_out();
+    }
+
+    fn thin_out(&mut self) {
         while self.snapshots.len() > MOST_SNAPSHOTS || self.bytes() > self.snapshot_bytes {
             let Some(least) = self.least_useful() else { return };
             self.snapshots.remove(least);
@@ -191,11 +228,12 @@ impl Slot {
             // This memory itself is borrowed already.
             let Ok(theirs) = other.memory.try_borrow() else { continue };
             let shared = theirs.shared(prompt);
-            if theirs.plan == memory.plan && shared > position {
+            if theirs.plan == memory.plan && shared >= position + WORTH_A_COPY {
                 let mut fork = theirs.fork();
-                if fork.go_back(shared)? > position {
+                if fork.go_back(shared)? >= position + WORTH_A_COPY {
                     position = fork.tokens.len();
                     fork.snapshot_bytes = memory.snapshot_bytes;
+                    fork.thin_out();
                     *memory = fork;
                 }
             }

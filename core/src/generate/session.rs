@@ -15,6 +15,7 @@ use crate::{
     text::{Message, TemplateOptions},
 };
 use std::{
+    path::PathBuf,
     rc::Rc,
     sync::{
         Arc,
@@ -206,6 +207,36 @@ impl Session {
             Ok(())
         };
         self.visit(forget).await
+    }
+
+    /// Writes what it remembers to a `.safetensors` file, once what was asked of it is done; see
+    /// [`Model::restore`]. A file that is there is replaced when the new one is whole.
+    ///
+    /// # Errors
+    /// [`Error::SavedCache`] when there is nothing to save, or the file cannot be written.
+    pub async fn save(&self, path: impl Into<PathBuf>) -> Result<()> {
+        let (path, key) = (path.into(), self.0.place.key.clone());
+        self.visit(move |slot| {
+            let (loaded, _) = key.find()?;
+            slot.memory.borrow_mut().save(&path, &loaded.fingerprint)
+        })
+        .await
+    }
+
+    pub(crate) async fn restore(
+        model: &Model,
+        path: PathBuf,
+        options: SessionOptions,
+    ) -> Result<Self> {
+        let place = Place::new(model, options);
+        let read = move || {
+            let loaded = find(place.key.model)?;
+            let mut memory = loaded.prompt_cache(options);
+            memory.restore(&path, &loaded.fingerprint)?;
+            place.fill(memory)
+        };
+        let place = model.engine().run(read).await?;
+        Ok(Session(Arc::new(Inner { model: model.clone(), place })))
     }
 
     /// Does something with the memory as soon as it is free.
