@@ -3,7 +3,7 @@
 use mlx_rs::{Array, memory, random, transforms::eval};
 use mynah::{
     Canceller, DEMO, Engine, Error, Event, FinishReason, GenerateOptions, Generation, Model,
-    Prompt, Result, Summary, families,
+    Prompt, Result, SessionOptions, Summary, families,
     layer::{CachePlan, Step},
     mlx,
     model::{LanguageModel, prefill},
@@ -43,11 +43,11 @@ fn handles_may_go_to_any_thread() {
     assert_sent::<mynah::Error>();
 }
 
-/// The first case of a family with room for long sequences.
-fn write(family: &str) -> TempDir {
+/// The first case of a family with room for so many positions.
+fn write(family: &str, context: usize) -> TempDir {
     let (_, fixture) = Fixture::all().into_iter().find(|(name, _)| name == family).unwrap();
     let mut case = fixture.cases[0].clone();
-    case.config["max_position_embeddings"] = json!(1024);
+    case.config["max_position_embeddings"] = json!(context);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_path_buf();
     on_engine(move || case.write(&path)).unwrap();
@@ -62,7 +62,7 @@ fn load(folder: &Path) -> Model {
 fn llama() -> &'static Model {
     static MODEL: OnceLock<(TempDir, Model)> = OnceLock::new();
     let init = || {
-        let folder = write("llama");
+        let folder = write("llama", 1024);
         let model = load(folder.path());
         (folder, model)
     };
@@ -110,7 +110,7 @@ fn turns(count: usize) {
 #[test]
 fn many_threads_get_what_each_would_get_alone() {
     let _busy = BUSY.read().unwrap();
-    let other = write("qwen3");
+    let other = write("qwen3", 1024);
     let other = load(other.path());
     let work: Vec<(Model, Vec<u32>)> = (0..8u32)
         .map(|i| {
@@ -272,7 +272,7 @@ fn the_shortest_requests() {
 fn long_texts_are_the_likeliest() {
     let _busy = BUSY.read().unwrap();
     for family in ["llama", "gemma3_text", "gemma4_text", "gpt_oss", "lfm2", "mamba2"] {
-        let folder = write(family);
+        let folder = write(family, 1024);
         let model = load(folder.path());
         let prompt: Vec<u32> = (0..60).map(|n| n * 31 % 96).collect();
         let chunked = GenerateOptions { prefill_chunk: 25, ..options(500) };
@@ -497,6 +497,34 @@ fn a_thousand_generations_and_a_hundred_models_leave_nothing_behind() {
     assert!(last.2 < first.2 + (4 << 20), "{after:?}");
 }
 
+/// What else may change: constants of compiled steps, allocations that are larger than asked.
+const SLACK: usize = 32 << 10;
+
+/// What a session holds, beyond the model, once it has read a long text.
+fn held(model: &Model, options: SessionOptions) -> usize {
+    let before = active();
+    let session = model.session(options);
+    let prompt = Prompt::Tokens((0..3000).map(|n| n * 31 % 96).collect());
+    rest(&mut session.generate(prompt, &self::options(1)).unwrap());
+    let held = active() - before;
+    drop(session);
+    assert!(active() < before + SLACK);
+    held
+}
+
+#[test]
+fn a_session_holds_what_it_may_and_is_freed_with_its_last_handle() {
+    let _alone = BUSY.write().unwrap();
+    for family in ["lfm2", "mamba2", "gemma3_text"] {
+        let folder = write(family, 8192);
+        let model = load(folder.path());
+        let (plain, few) = (SessionOptions::default(), 30_000);
+        let nowhere = held(&model, SessionOptions { snapshot_bytes: 0, ..plain });
+        let bounded = held(&model, SessionOptions { snapshot_bytes: few, ..plain });
+        assert!(bounded <= nowhere + few + SLACK, "{family}: {nowhere}, {bounded}");
+    }
+}
+
 fn threads() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
@@ -505,7 +533,7 @@ fn threads() -> usize {
 fn fifty_models_leave_nothing_behind() {
     let _alone = BUSY.write().unwrap();
     llama();
-    let folder = write("llama");
+    let folder = write("llama", 1024);
     let mut after = Vec::new();
     for i in 0..50 {
         let model = load(folder.path());

@@ -95,6 +95,19 @@ impl Cache {
         self.memories().try_for_each(|memory| memory.reserve(capacity))
     }
 
+    /// Gives up room that a longer sequence has left, if it is most of what there is.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`].
+    pub(crate) fn shrink(&mut self, positions: usize) -> Result<()> {
+        let CachePlan { capacity, .. } = CachePlan::new(positions.max(self.offset as usize));
+        if self.plan.capacity / 2 > capacity {
+            self.plan.capacity = capacity;
+            self.memories().try_for_each(|memory| memory.shrink(capacity))?;
+        }
+        Ok(())
+    }
+
     /// Moves on after a pass over `count` positions.
     fn advance(&mut self, count: i32) -> Result<()> {
         self.offset += count;
@@ -170,6 +183,11 @@ impl Cache {
             self.offset = to;
         }
         can
+    }
+
+    /// Whether it could go back to any position by forgetting those after it.
+    pub fn rewinds(&self) -> bool {
+        self.fork().memories().all(|memory| memory.is_by_position())
     }
 
     /// The place where it is now. Arrays are shared, and those in it are copied when the cache

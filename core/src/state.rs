@@ -123,6 +123,13 @@ impl<'a> Memory<'a> {
         }
     }
 
+    pub(crate) fn shrink(self, positions: i32) -> Result<()> {
+        match self {
+            Memory::Kv(kv) => kv.shrink(positions),
+            Memory::Recurrent(_) => Ok(()),
+        }
+    }
+
     pub(crate) fn quantize(self) -> Result<()> {
         match self {
             Memory::Kv(kv) => kv.quantize(),
@@ -144,6 +151,11 @@ impl<'a> Memory<'a> {
             Memory::Kv(kv) => kv.rewinds(from),
             Memory::Recurrent(_) => from == to,
         }
+    }
+
+    /// Whether any number of entries can be forgotten.
+    pub(crate) fn is_by_position(&self) -> bool {
+        matches!(self, Memory::Kv(kv) if !kv.is_ring())
     }
 
     /// A copy of what rewinding may not bring back.

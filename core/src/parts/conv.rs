@@ -40,7 +40,9 @@ impl CausalConv {
             }
         };
         let length = padded.dim(1);
-        tail.0 = Some(mlx::slice(&padded, 1, length - keep, length)?);
+        let last = mlx::slice(&padded, 1, length - keep, length)?;
+        // A slice keeps all of a long pass in memory.
+        tail.0 = Some(if x.dim(1) > 1 { last.contiguous()? } else { last });
         let y = ops::conv1d(&padded, &self.kernel, 1, 0, 1, self.channels)?;
         Ok(match &self.bias {
             Some(bias) => y.add(bias)?,

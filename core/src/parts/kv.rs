@@ -161,6 +161,17 @@ impl Kv {
         Ok(())
     }
 
+    /// Gives up room beyond `positions`, which hold all that there is.
+    pub(crate) fn shrink(&mut self, positions: i32) -> Result<()> {
+        self.capacity = positions;
+        let slots = self.slots();
+        for buffer in self.buffers.iter_mut().filter(|buffer| buffer.dim(2) > slots) {
+            // A slice alone would keep the whole buffer.
+            *buffer = mlx::slice(buffer, 2, 0, slots)?.contiguous()?;
+        }
+        Ok(())
+    }
+
     /// Keeps what is there, and what will come, in fewer bits, if the plan says so.
     pub(crate) fn quantize(&mut self) -> Result<()> {
         if let (Some(format), [keys, values]) = (self.format, &self.buffers[..]) {

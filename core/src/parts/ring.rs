@@ -45,6 +45,8 @@ impl Ring {
             let slot = self.slot(at);
             let border = if at < self.keep { self.keep } else { self.slots };
             let run = mlx::slice(new, 2, at - start, end.min(at + border - slot) - start)?;
+            // A run that replaces the whole buffer becomes it, and would keep all that was new.
+            let run = if run.dim(2) == self.slots { run.contiguous()? } else { run };
             buffer = mlx::slice_update(&buffer, &run, 2, slot)?;
             at += run.dim(2);
         }
