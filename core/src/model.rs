@@ -54,6 +54,7 @@ pub struct Cache {
 #[derive(Clone)]
 pub struct Snapshot {
     offset: i32,
+    quantized: bool,
     volatile: Vec<Volatile>,
 }
 
@@ -194,7 +195,7 @@ impl Cache {
     /// changes them.
     pub fn snapshot(&mut self) -> Snapshot {
         let volatile = self.memories().map(|memory| memory.volatile()).collect();
-        Snapshot { offset: self.offset, volatile }
+        Snapshot { offset: self.offset, quantized: self.quantized, volatile }
     }
 
     /// Goes back to a snapshot of this cache, or of one that it was forked from or that was forked
@@ -216,7 +217,7 @@ impl Cache {
         }
         self.offset = snapshot.offset;
         self.fit()?;
-        if self.quantized {
+        if self.quantized || snapshot.quantized {
             self.quantize()?;
         }
         Ok(true)
