@@ -2,7 +2,7 @@
 
 use mlx_rs::{Array, transforms::eval};
 use mynah::{
-    Bound, CachePlan, CacheQuantization, Error, Result, mlx,
+    Bound, CachePlan, CacheQuantization, DEMO, Error, Files, Result, mlx,
     model::{Cache, LanguageModel, prefill},
 };
 use mynah_tests::{Case, Fixture, on_engine};
@@ -180,6 +180,41 @@ fn plans_that_make_no_sense_are_refused() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn fingerprints_tell_checkpoints_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_path_buf();
+    on_engine(move || first("llama").write(&path)).unwrap();
+    let files = Files::from(folder.path());
+    let fingerprint = || files.fingerprint().unwrap();
+    let original = fingerprint();
+    fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    assert_eq!(fingerprint(), original);
+    let changes: [(&str, fn(&mut Vec<u8>)); 4] = [
+        ("config.json", |bytes| bytes.push(b' ')),
+        ("model.safetensors", |bytes| bytes.push(0)),
+        ("model.safetensors", |bytes| *bytes.last_mut().unwrap() ^= 1),
+        // As a fine-tuned model differs: everywhere a little.
+        ("model.safetensors", |bytes| {
+            bytes.iter_mut().skip(5000).step_by(200).for_each(|b| *b ^= 1)
+        }),
+    ];
+    for (name, change) in changes {
+        let file = folder.path().join(name);
+        let bytes = fs::read(&file).unwrap();
+        let mut changed = bytes.clone();
+        change(&mut changed);
+        fs::write(&file, changed).unwrap();
+        assert_ne!(fingerprint(), original, "{name}");
+        fs::write(&file, bytes).unwrap();
+        assert_eq!(fingerprint(), original);
+    }
+    let (from, to) = ("model.safetensors", "model-00001-of-00001.safetensors");
+    fs::rename(folder.path().join(from), folder.path().join(to)).unwrap();
+    assert_ne!(fingerprint(), original);
+    assert_ne!(DEMO.fingerprint().unwrap(), original);
 }
 
 const MODEL: &str = "0123";

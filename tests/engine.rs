@@ -394,14 +394,14 @@ struct Limit;
 
 impl Limit {
     fn of(bytes: usize) -> Self {
-        set_memory_limit(Some(bytes));
+        set_memory_limit(Some(bytes)).unwrap();
         Limit
     }
 }
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        set_memory_limit(None);
+        set_memory_limit(None).unwrap();
     }
 }
 

@@ -108,7 +108,7 @@ fn sample(path: &Path, hash: &mut Fnv) -> io::Result<()> {
     hash.add(&size.to_le_bytes());
     let last = size.saturating_sub(BYTES);
     for i in 0..SAMPLES {
-        file.seek(SeekFrom::Start(last / (SAMPLES - 1) * i))?;
+        file.seek(SeekFrom::Start(last * i / (SAMPLES - 1)))?;
         let mut bytes = Vec::new();
         file.by_ref().take(BYTES).read_to_end(&mut bytes)?;
         hash.add(&bytes);

@@ -1,7 +1,7 @@
 //! How much memory the process takes, and how much it may.
 //!
 //! Buffers that are free again stay in MLX's cache for the next step, up to 256 MB or a sixteenth of
-//! what MLX may take on this machine; all of them go back to the system when the engine has been
+//! what MLX may take; all of them go back to the system when the engine has been
 //! idle for a second and when a model is dropped.
 
 use crate::{
@@ -10,7 +10,10 @@ use crate::{
     state::{Bound, CachePlan, CacheQuantization},
 };
 use mlx_rs::memory;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// More than this is seldom asked for again.
 const FREE_BUFFERS: usize = 256 << 20;
@@ -39,8 +42,15 @@ pub fn memory_use() -> Result<MemoryUse> {
 ///
 /// A model that does not fit is not loaded and a sequence that does not fit does not go on, each
 /// with [`Error::MemoryLimit`]; what is there already stays.
-pub fn set_memory_limit(bytes: Option<usize>) {
+///
+/// # Errors
+/// [`Error::Mlx`].
+pub fn set_memory_limit(bytes: Option<usize>) -> Result<()> {
+    static USUAL: OnceLock<usize> = OnceLock::new();
+    let usual = *USUAL.get_or_init(|| memory::memory_limit().unwrap_or(usize::MAX));
     LIMIT.store(bytes.unwrap_or(usize::MAX), Ordering::Release);
+    memory::set_memory_limit(bytes.map_or(usual, |bytes| bytes.min(usual)))?;
+    bound_free_buffers()
 }
 
 /// An error unless so many more bytes are allowed.

@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Result},
     layer::CachePlan,
+    memory,
     model::{Cache, LanguageModel},
     state::{Bound, CacheQuantization},
     weights::{load_shard, read_header},
@@ -107,7 +108,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::SavedCache`] when the file is damaged, of another model or of another version of
-    /// this library.
+    /// this library; [`Error::MemoryLimit`].
     pub fn load(
         path: &Path,
         model: &dyn LanguageModel,
@@ -153,6 +154,7 @@ impl Cache {
         if !saved.is_empty() {
             return Err(unfit(format!("holds {} arrays too many", saved.len())));
         }
+        memory::allow(cache.bytes())?;
         // The file may go once this returns.
         eval(cache.arrays().into_iter().map(|array| &*array)).map_err(|e| damaged(e.into()))?;
         cache.offset = header.offset;
