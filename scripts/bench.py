@@ -99,6 +99,8 @@ TALKERS = [
 ]
 # Microseconds a token, from its id to the text at the reader.
 STREAMING = 20
+# The share of a 16-bit cache that a 4-bit one may take.
+CACHE = 0.3
 
 
 def qwen3(vocabulary: int, sizes: dict) -> dict:
@@ -122,6 +124,8 @@ def make_model(path: Path, config: dict, quantized: bool = False) -> None:
     module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
     mx.random.seed(0)
     model = module.Model(module.ModelArgs.from_dict(config))
+    if config.get("torch_dtype") == "bfloat16":
+        model.set_dtype(mx.bfloat16)
     if quantized:
         nn.quantize(model, group_size=64, bits=4)
         config["quantization"] = dict(group_size=64, bits=4)
@@ -232,9 +236,18 @@ def measure_streaming(runs: int) -> None:
     print(f"\n{'streaming, microseconds a token':38}{microseconds:10.2f}{note}", flush=True)
 
 
+def compare_caches() -> None:
+    """Four bits against sixteen; sizes are the same in every run."""
+    result = inside("cache", MODELS / "half", HISTORY)
+    four, sixteen = (result[bits] / 1e6 for bits in ("four", "sixteen"))
+    note = "" if four / sixteen <= CACHE else f"   missed: ≤ {CACHE}"
+    print(f"\n{f'cache of {HISTORY} positions, MB':38}{'4 bit':>10}{'bf16':>10}{'ratio':>8}")
+    print(f"{'llama':38}{four:10.2f}{sixteen:10.2f}{four / sixteen:8.2f}{note}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    names = [measure.name for measure in MEASURES] + ["second-turn", "streaming"]
+    names = [measure.name for measure in MEASURES] + ["second-turn", "streaming", "cache"]
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(names))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--reference", nargs=3, help=argparse.SUPPRESS)
@@ -245,6 +258,7 @@ def main() -> None:
 
     models = {"host": qwen3(512, HOST_BOUND), "qwen3": qwen3(151936, QWEN3_06B)}
     models |= {config["model_type"]: config for config in TALKERS}
+    models["half"] = TALKERS[0] | dict(torch_dtype="bfloat16")
     for name, config in models.items():
         if not (MODELS / name / "config.json").exists():
             make_model(MODELS / name, config, quantized=name == "qwen3")
@@ -265,6 +279,8 @@ def main() -> None:
         compare_second_turns(arguments.runs)
     if "streaming" in wanted:
         measure_streaming(arguments.runs)
+    if "cache" in wanted:
+        compare_caches()
 
 
 main()

@@ -1,9 +1,10 @@
 //! What `scripts/bench` measures inside one process; prints a line of JSON.
 
 use mynah::{
-    Event, GenerateOptions, Generation, Model, Prompt, Result, SessionOptions, Summary, Tokenizer,
+    CachePlan, CacheQuantization, Event, Files, GenerateOptions, Generation, Model, Prompt, Result,
+    SessionOptions, Summary, Tokenizer, families, model::Cache, weights::Scope,
 };
-use mynah_tests::block_on;
+use mynah_tests::{block_on, on_engine};
 use serde_json::{Value as Json, json};
 use std::{env, path::Path, time::Instant};
 use tokio::{runtime::Builder, sync::mpsc};
@@ -11,13 +12,12 @@ use tokio::{runtime::Builder, sync::mpsc};
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let number = |word: &str| word.parse().unwrap_or_else(|error| panic!("{word}: {error}"));
     let result = match words[..] {
-        ["second-turn", model, history] => match history.parse() {
-            Ok(history) => block_on(second_turn(model, history)),
-            Err(error) => panic!("{history}: {error}"),
-        },
+        ["second-turn", model, history] => block_on(second_turn(model, number(history))),
         ["streaming", model] => streaming(model),
-        _ => panic!("usage: bench second-turn MODEL HISTORY | streaming MODEL"),
+        ["cache", model, positions] => cache(model, number(positions)),
+        _ => panic!("usage: bench second-turn|cache MODEL POSITIONS | streaming MODEL"),
     };
     match result {
         Ok(result) => println!("{result}"),
@@ -65,6 +65,22 @@ async fn follow(mut stream: Generation, mut see: impl FnMut(u32)) -> Result<Summ
             None => unreachable!("a stream ends with a summary or an error"),
         }
     }
+}
+
+/// Bytes of a cache of so many positions, as the model computes and in 4 bits.
+fn cache(folder: &str, positions: usize) -> Result<Json> {
+    let files = Files::from(folder);
+    on_engine(move || {
+        let config = files.json("config.json")?.expect("the bench writes one");
+        let weights = Scope::open(&files, &config)?;
+        let family = families::find(config["model_type"].as_str().expect("a name"))?;
+        let model = (family.build)(&config, &weights)?;
+        let mut plan = CachePlan::default();
+        let sixteen = Cache::estimate(&*model, &plan, positions)?;
+        plan.quantization = Some(CacheQuantization::new(4, 64, 0)?);
+        let four = Cache::estimate(&*model, &plan, positions)?;
+        Ok(json!({ "sixteen": sixteen, "four": four }))
+    })
 }
 
 /// Microseconds a token from its id to the reader: the text that it completes, and a bounded

@@ -146,6 +146,32 @@ fn snapshots_outlive_growth() {
 }
 
 #[test]
+fn caches_of_any_size_are_saved() {
+    on_engine(|| {
+        let model = quantizable("gemma3_text").model()?;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cache.safetensors");
+        let late = Some(CacheQuantization::new(8, 32, 150)?);
+        for quantization in [None, quantized(4, 32), late] {
+            for bound in [None, bounded(70), bounded(300)] {
+                for (positions, seen) in [(0, 100), (330, 100), (330, 200), (330, 400), (10, 300)] {
+                    let mut plan = CachePlan::new(positions);
+                    (plan.quantization, plan.bound) = (quantization, bound);
+                    let mut cache = model.cache(&plan);
+                    fill(&*model, &mut cache, seen)?;
+                    cache.save(&file, MODEL, &HashMap::new())?;
+                    let (mut loaded, _) = Cache::load(&file, &*model, MODEL)?;
+                    assert_eq!((loaded.offset, loaded.plan()), (seen, cache.plan()));
+                    assert_eq!(fill(&*model, &mut loaded, 9)?, fill(&*model, &mut cache, 9)?);
+                }
+            }
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
 fn nobody_goes_forward_by_going_back() {
     on_engine(|| {
         let model = first("llama").model()?;

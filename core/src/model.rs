@@ -134,7 +134,8 @@ impl Cache {
         quantized: bool,
     ) -> Result<Cache> {
         let mut cache = model.cache(plan);
-        cache.reserve(plan.capacity.max(1))?;
+        cache.plan.capacity = plan.capacity.max(1);
+        cache.fit()?;
         pass(model, &Array::from_slice(&[0u32], &[1, 1]), &mut cache)?;
         if quantized {
             cache.quantize()?;
