@@ -8,6 +8,7 @@ Ours is timed from the start of the process; mlx-lm's from the call of `load`, a
 """
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -21,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / ".mlx" / "bench"
 MYNAH = ROOT / "target" / "release" / "mynah"
+INSIDE = ROOT / "target" / "release" / "bench"
 
 HOST_BOUND = dict(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
 QWEN3_06B = dict(hidden_size=1024, intermediate_size=3072, num_attention_heads=16, num_key_value_heads=8, head_dim=128)
@@ -48,13 +50,61 @@ MEASURES = [
 ]
 
 
-def make_model(path: Path, vocabulary: int, quantized: bool, sizes: dict) -> None:
-    import mlx.core as mx
-    import mlx.nn as nn
-    from mlx.utils import tree_flatten
-    from mlx_lm.models.qwen3 import Model, ModelArgs
+# The share of a long history that a second turn may cost, and the history's length.
+SECOND_TURN = 0.05
+HISTORY = 4000
+SMALL = dict(
+    hidden_size=128,
+    num_hidden_layers=4,
+    vocab_size=4096,
+    max_position_embeddings=8192,
+    intermediate_size=256,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    rms_norm_eps=1e-6,
+)
+# One of each kind: positions, windows, convolutions, recurrences.
+TALKERS = [
+    dict(model_type="llama", **SMALL),
+    dict(model_type="gemma3_text", head_dim=64, sliding_window=512, query_pre_attn_scalar=64, **SMALL),
+    dict(
+        model_type="lfm2",
+        block_dim=128,
+        block_ff_dim=256,
+        block_multiple_of=32,
+        block_ffn_dim_multiplier=1.0,
+        block_auto_adjust_ff_dim=True,
+        norm_eps=1e-6,
+        conv_bias=False,
+        conv_L_cache=3,
+        rope_theta=1e6,
+        full_attn_idxs=[1, 3],
+        **SMALL,
+    ),
+    dict(
+        model_type="mamba2",
+        num_heads=4,
+        head_dim=64,
+        state_size=64,
+        n_groups=1,
+        conv_kernel=4,
+        use_bias=False,
+        use_conv_bias=True,
+        layer_norm_epsilon=1e-5,
+        time_step_limit=[0.001, 0.1],
+        time_step_rank=16,
+        tie_word_embeddings=True,
+        **SMALL,
+    ),
+]
+# Microseconds a token, from its id to the text at the reader.
+STREAMING = 20
+# The share of a 16-bit cache that a 4-bit one may take.
+CACHE = 0.3
 
-    config = dict(
+
+def qwen3(vocabulary: int, sizes: dict) -> dict:
+    return dict(
         model_type="qwen3",
         num_hidden_layers=28,
         vocab_size=vocabulary,
@@ -64,14 +114,24 @@ def make_model(path: Path, vocabulary: int, quantized: bool, sizes: dict) -> Non
         tie_word_embeddings=True,
         **sizes,
     )
+
+
+def make_model(path: Path, config: dict, quantized: bool = False) -> None:
+    import mlx.core as mx
+    import mlx.nn as nn
+    from mlx.utils import tree_flatten
+
+    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
     mx.random.seed(0)
-    model = Model(ModelArgs.from_dict(config))
+    model = module.Model(module.ModelArgs.from_dict(config))
+    if config.get("torch_dtype") == "bfloat16":
+        model.set_dtype(mx.bfloat16)
     if quantized:
         nn.quantize(model, group_size=64, bits=4)
         config["quantization"] = dict(group_size=64, bits=4)
     path.mkdir(parents=True)
     mx.save_safetensors(str(path / "model.safetensors"), dict(tree_flatten(model.parameters())))
-    make_tokenizer(path, vocabulary)
+    make_tokenizer(path, config["vocab_size"])
     # Last, so that a model that is there is whole.
     (path / "config.json").write_text(json.dumps(config))
 
@@ -155,9 +215,40 @@ def theirs(measure: Measure) -> float:
     return (result | dict(memory=memory))[measure.field]
 
 
+def inside(*arguments) -> dict:
+    return run_process([str(word) for word in [INSIDE, *arguments]])[0]
+
+
+def compare_second_turns(runs: int) -> None:
+    print(f"\n{f'second turn after {HISTORY} tokens, seconds':38}{'session':>10}{'anew':>10}{'ratio':>8}")
+    for config in TALKERS:
+        name = config["model_type"]
+        results = [inside("second-turn", MODELS / name, HISTORY) for _ in range(runs)]
+        session, anew = (statistics.median(result[side] for result in results) for side in ("session", "anew"))
+        note = "" if session / anew <= SECOND_TURN else f"   missed: ≤ {SECOND_TURN}"
+        print(f"{name:38}{session:10.4f}{anew:10.4f}{session / anew:8.4f}{note}", flush=True)
+
+
+def measure_streaming(runs: int) -> None:
+    results = [inside("streaming", MODELS / "qwen3")["microseconds"] for _ in range(runs)]
+    microseconds = statistics.median(results)
+    note = "" if microseconds <= STREAMING else f"   missed: ≤ {STREAMING}"
+    print(f"\n{'streaming, microseconds a token':38}{microseconds:10.2f}{note}", flush=True)
+
+
+def compare_caches() -> None:
+    """Four bits against sixteen; sizes are the same in every run."""
+    result = inside("cache", MODELS / "half", HISTORY)
+    four, sixteen = (result[bits] / 1e6 for bits in ("four", "sixteen"))
+    note = "" if four / sixteen <= CACHE else f"   missed: ≤ {CACHE}"
+    print(f"\n{f'cache of {HISTORY} positions, MB':38}{'4 bit':>10}{'bf16':>10}{'ratio':>8}")
+    print(f"{'llama':38}{four:10.2f}{sixteen:10.2f}{four / sixteen:8.2f}{note}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(m.name for m in MEASURES))
+    names = [measure.name for measure in MEASURES] + ["second-turn", "streaming", "cache"]
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(names))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--reference", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -165,17 +256,18 @@ def main() -> None:
         path, prompt, tokens = arguments.reference
         return run_reference(path, int(prompt), int(tokens))
 
-    for name, vocabulary, quantized, sizes in [
-        ("host", 512, False, HOST_BOUND),
-        ("qwen3", 151936, True, QWEN3_06B),
-    ]:
+    models = {"host": qwen3(512, HOST_BOUND), "qwen3": qwen3(151936, QWEN3_06B)}
+    models |= {config["model_type"]: config for config in TALKERS}
+    models["half"] = TALKERS[0] | dict(torch_dtype="bfloat16")
+    for name, config in models.items():
         if not (MODELS / name / "config.json").exists():
-            make_model(MODELS / name, vocabulary, quantized, sizes)
+            make_model(MODELS / name, config, quantized=name == "qwen3")
 
-    print(f"{'':38}{'mynah':>10}{'mlx-lm':>10}{'ratio':>8}")
-    for measure in MEASURES:
-        if arguments.names and measure.name not in arguments.names:
-            continue
+    wanted = set(arguments.names or names)
+    measures = [measure for measure in MEASURES if measure.name in wanted]
+    if measures:
+        print(f"{'':38}{'mynah':>10}{'mlx-lm':>10}{'ratio':>8}")
+    for measure in measures:
         pairs = [(ours(measure), theirs(measure)) for _ in range(arguments.runs)]
         mine, other = (statistics.median(side) for side in zip(*pairs))
         ratio = mine / other
@@ -183,6 +275,12 @@ def main() -> None:
         sign = "≥" if measure.is_rate else "≤"
         note = "" if reached else f"   missed: {sign} {measure.bound}"
         print(f"{measure.title:38}{mine:10.2f}{other:10.2f}{ratio:8.2f}{note}", flush=True)
+    if "second-turn" in wanted:
+        compare_second_turns(arguments.runs)
+    if "streaming" in wanted:
+        measure_streaming(arguments.runs)
+    if "cache" in wanted:
+        compare_caches()
 
 
 main()

@@ -232,11 +232,20 @@ fn errors_are_one_line_and_have_their_exit_code() {
     }
 }
 
-const ENDLESS: [&str; 5] = ["generate", "Hello", "--ignore-eos", "--max-tokens", "100000000"];
-
-/// A generation that has begun.
+/// A generation that has begun: the demo model, with a context that nobody fills.
 fn endless() -> Child {
-    let mut child = spawn(&ENDLESS);
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/demo");
+    for file in fs::read_dir(demo).unwrap() {
+        let file = file.unwrap().path();
+        fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let config = folder.path().join("config.json");
+    let mut fields: Json = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    fields["max_position_embeddings"] = json!(100_000_000);
+    fs::write(config, fields.to_string()).unwrap();
+    let options = ["--ignore-eos", "--max-tokens", "100000000"];
+    let mut child = spawn(&[&["generate", path(&folder), "Hello"][..], &options].concat());
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     child
 }

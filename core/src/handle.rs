@@ -4,11 +4,15 @@ use crate::{
     config::Json,
     error::{Error, Result},
     files::Files,
-    generate::{Engine, GenerateOptions, Generation, Prompt, Request, Score, score},
+    generate::{
+        Engine, GenerateOptions, Generation, Prompt, Request, Score, Session, SessionOptions, Slot,
+        Turn, score,
+    },
+    layer::CachePlan,
     loaded::{Loaded, family, model_type},
+    mlx,
     text::{ChatTemplate, Message, TemplateOptions, Tokenizer},
 };
-use mlx_rs::memory;
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
@@ -40,6 +44,8 @@ struct Inner {
     template: Option<ChatTemplate>,
     end_tokens: Vec<u32>,
     defaults: GenerateOptions,
+    /// Whether a cache of its own choice can go back to any position.
+    rewinds: bool,
 }
 
 /// What is known of a model.
@@ -90,23 +96,26 @@ impl Model {
         let engine = Engine::get()?;
         let generation = files.json("generation_config.json")?;
 
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let place = Place { id: NEXT.fetch_add(1, Ordering::Relaxed), engine };
-        let vocabulary = {
-            let (id, files, config) = (place.id, files.clone(), config.clone());
-            engine.run(move || {
-                let loaded = Loaded::read(&files, &config, progress)?;
-                let vocabulary = loaded.network.vocabulary();
-                MODELS.with_borrow_mut(|models| models.insert(id, Rc::new(loaded)));
-                Ok(vocabulary)
+        let weights = {
+            let (files, config) = (files.clone(), config.clone());
+            engine.run_in_turns(Turn::Ready, move || {
+                let mut reading = Loaded::read(&files, &config, progress)?;
+                Ok(move || {
+                    Ok(reading()?.map(|loaded| {
+                        let vocabulary = loaded.network.vocabulary();
+                        let rewinds = loaded.network.cache(&CachePlan::default()).rewinds();
+                        (Place::new(engine, loaded), vocabulary, rewinds)
+                    }))
+                })
             })
         };
         // A large tokenizer takes as long as the weights do, so both are read at once.
         let (report, text) = oneshot::channel();
         thread::spawn(move || report.send(read_text(&files)));
-        let (vocabulary, text) = (vocabulary.await, text.await);
+        let (weights, text) = (weights.await, text.await);
         let lost = |_| Error::Internal("reading the tokenizer panicked".into());
-        let (vocabulary, (tokenizer, template)) = (vocabulary?, text.map_err(lost)??);
+        let ((place, vocabulary, rewinds), (tokenizer, template)) =
+            (weights?, text.map_err(lost)??);
         Ok(Model(Arc::new(Inner {
             place,
             info: ModelInfo { model_type, context: context(&config), vocabulary },
@@ -114,6 +123,7 @@ impl Model {
             defaults: defaults(generation.as_ref()),
             tokenizer,
             template,
+            rewinds,
         })))
     }
 
@@ -159,6 +169,15 @@ impl Model {
     /// Those of [`Model::render`] and [`Model::tokenizer`]; [`Error::EmptyPrompt`],
     /// [`Error::TokenOutOfVocabulary`], [`Error::ContextOverflow`].
     pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        let tokens = self.encode(prompt)?;
+        match self.0.info.context.filter(|limit| tokens.len() > *limit) {
+            Some(limit) => Err(Error::ContextOverflow { tokens: tokens.len(), limit }),
+            None => Ok(tokens),
+        }
+    }
+
+    /// As [`Model::tokens`], however many they are.
+    pub(crate) fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
         let tokens = match prompt {
             Prompt::Tokens(tokens) => tokens.clone(),
             Prompt::Text(text) if text.is_empty() => Vec::new(),
@@ -167,20 +186,15 @@ impl Model {
                 self.tokenizer()?.encode(&self.render(messages, options)?, false)?
             }
         };
-        let ModelInfo { vocabulary, context, .. } = self.0.info;
+        let vocabulary = self.0.info.vocabulary;
         if let Some(&id) = tokens.iter().find(|id| **id >= vocabulary) {
             return Err(Error::TokenOutOfVocabulary { id, vocabulary });
         }
-        match (tokens.len(), context) {
-            (0, _) => Err(Error::EmptyPrompt),
-            (tokens, Some(limit)) if tokens > limit => {
-                Err(Error::ContextOverflow { tokens, limit })
-            }
-            _ => Ok(tokens),
-        }
+        if tokens.is_empty() { Err(Error::EmptyPrompt) } else { Ok(tokens) }
     }
 
-    /// Starts to continue a prompt. The stream yields progress, tokens, and a summary last.
+    /// Starts to continue a prompt, from nothing: see [`Model::session`] for conversations. The
+    /// stream yields progress, tokens, and a summary last.
     ///
     /// # Errors
     /// Those of [`Model::tokens`]; [`Error::Option`].
@@ -190,15 +204,55 @@ impl Model {
         options: &GenerateOptions,
     ) -> Result<Generation> {
         options.check()?;
-        let request = Request {
-            engine: self.0.place.engine,
-            prompt: self.tokens(&prompt.into())?,
-            options: options.clone(),
+        let request = self.request(self.tokens(&prompt.into())?, options, self.0.info.context);
+        let id = self.id();
+        Ok(request.start(move || {
+            let loaded = find(id)?;
+            let slot = Slot::passing(loaded.prompt_cache(SessionOptions::default()));
+            Ok((loaded, slot))
+        }))
+    }
+
+    /// A request that goes no further than `limit` tokens in all.
+    pub(crate) fn request(
+        &self,
+        prompt: Vec<u32>,
+        options: &GenerateOptions,
+        limit: Option<usize>,
+    ) -> Request {
+        let room = limit.unwrap_or(i32::MAX as usize).saturating_sub(prompt.len());
+        Request {
+            engine: self.engine(),
+            prompt,
+            marks: Vec::new(),
+            dropped_messages: 0,
+            options: GenerateOptions {
+                max_tokens: options.max_tokens.min(room),
+                ..options.clone()
+            },
             end_tokens: self.0.end_tokens.clone(),
             tokenizer: self.0.tokenizer.clone().ok(),
-        };
-        let id = self.0.place.id;
-        Ok(request.start(move || find(id)))
+        }
+    }
+
+    /// The memory of a conversation, empty.
+    pub fn session(&self, options: SessionOptions) -> Session {
+        Session::new(self, options)
+    }
+
+    /// A session as [`Session::save`] has written it, perhaps in another process. What comes next is
+    /// the same to the last bit. Under [`SessionOptions::overflow`] and
+    /// [`SessionOptions::quantization`] it must have been saved.
+    ///
+    /// # Errors
+    /// [`Error::SavedCache`] when the file is damaged, or was saved by another model, by another
+    /// version of this library or under other options.
+    pub async fn restore(
+        &self,
+        path: impl Into<PathBuf>,
+        options: SessionOptions,
+    ) -> Result<Session> {
+        Session::restore(self, path.into(), options).await
     }
 
     /// How likely a text is, with the `top` likeliest tokens after each of its own.
@@ -222,10 +276,35 @@ impl Model {
     }
 }
 
+impl Model {
+    pub(crate) fn id(&self) -> u64 {
+        self.0.place.id
+    }
+
+    pub(crate) fn engine(&self) -> &'static Engine {
+        self.0.place.engine
+    }
+
+    /// Whether a cache of its own choice can go back to any position.
+    pub(crate) fn rewinds(&self) -> bool {
+        self.0.rewinds
+    }
+}
+
 /// The place of a model among those of the engine's thread, which this keeps.
 struct Place {
     id: u64,
     engine: &'static Engine,
+}
+
+impl Place {
+    /// On the engine's thread.
+    fn new(engine: &'static Engine, loaded: Loaded) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        MODELS.with_borrow_mut(|models| models.insert(id, Rc::new(loaded)));
+        Place { id, engine }
+    }
 }
 
 impl Drop for Place {
@@ -233,7 +312,7 @@ impl Drop for Place {
         let id = self.id;
         self.engine.post_job(move || {
             MODELS.with_borrow_mut(|models| models.remove(&id));
-            memory::clear_cache().ok();
+            mlx::release_memory().ok();
         });
     }
 }
@@ -255,7 +334,8 @@ fn read_text(files: &Files) -> Result<TextFiles> {
     Ok((tokenizer, template))
 }
 
-fn find(id: u64) -> Result<Rc<Loaded>> {
+/// A model by its id. On the engine's thread.
+pub(crate) fn find(id: u64) -> Result<Rc<Loaded>> {
     MODELS
         .with_borrow(|models| models.get(&id).cloned())
         .ok_or_else(|| Error::Internal("gone".into()))

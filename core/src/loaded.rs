@@ -5,36 +5,58 @@ use crate::{
     error::{Error, Result},
     families::{self, Family},
     files::Files,
+    generate::{PromptCache, SessionOptions, Slot},
     model::{Cache, DecodeStep, LanguageModel},
     weights::Scope,
 };
 use mlx_rs::{Array, memory};
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, mem, rc::Rc};
 
-/// A model and its compiled decode steps.
+/// A model, its compiled decode steps, and the conversations that it has.
 pub(crate) struct Loaded {
     pub network: Rc<dyn LanguageModel>,
     decode: RefCell<DecodeStep>,
+    /// What tells its checkpoint from others.
+    pub fingerprint: String,
+    pub sessions: RefCell<HashMap<u64, Rc<Slot>>>,
 }
 
 impl Loaded {
-    /// Reads a checkpoint into memory.
-    pub(crate) fn read(files: &Files, config: &Json, progress: impl FnMut(f32)) -> Result<Self> {
+    /// Begins to read a checkpoint into memory; what it gives is called until the model is there,
+    /// and reads a batch of tensors each time.
+    pub(crate) fn read<P: FnMut(f32)>(
+        files: &Files,
+        config: &Json,
+        mut progress: P,
+    ) -> Result<impl FnMut() -> Result<Option<Self>> + use<P>> {
         let family = family(config)?;
         let weights = Scope::open(files, config)?;
-        let network = (family.build)(config, &weights)?;
-        weights.finish(progress)?;
-        tracing::debug!(
-            family = family.model_types[0],
-            memory = memory::active_memory()?,
-            "loaded"
-        );
-        Ok(Loaded { network: network.into(), decode: RefCell::default() })
+        let mut network = Some((family.build)(config, &weights)?);
+        let mut reading = weights.reading()?;
+        let mut fingerprint = files.fingerprint()?;
+        Ok(move || {
+            if let Some(share) = reading.next()? {
+                progress(share);
+                return Ok(None);
+            }
+            let (decode, sessions) = (RefCell::default(), RefCell::default());
+            let memory = memory::active_memory()?;
+            tracing::debug!(family = family.model_types[0], memory, "loaded");
+            Ok(network.take().map(|network| {
+                let (network, fingerprint) = (network.into(), mem::take(&mut fingerprint));
+                Loaded { network, decode, fingerprint, sessions }
+            }))
+        })
     }
 
     /// One token `[1, 1]` to logits `[1, 1, vocabulary]`.
     pub(crate) fn decode(&self, id: &Array, cache: &mut Cache) -> Result<Array> {
         self.decode.borrow_mut().run(&self.network, id, cache)
+    }
+
+    /// An empty memory.
+    pub(crate) fn prompt_cache(&self, options: SessionOptions) -> PromptCache {
+        PromptCache::new(self.network.clone(), options.plan(), options.snapshot_bytes)
     }
 }
 

@@ -10,7 +10,7 @@ pub use crate::{
     model::{LanguageModel, Wrapper},
     parts::{
         attention::{Attention, QKVO, QkNorm},
-        conv::{CausalConv, Tail},
+        conv::CausalConv,
         ffn::{
             Ffn, GATE_UP_DOWN, Mlp, PlainMlp, geglu, geglu_tanh, gelu, gelu_tanh, relu_squared,
             swiglu,
@@ -22,6 +22,7 @@ pub use crate::{
         norm::Norm,
         rope::Rope,
     },
+    state::Recurrent,
     weights::Scope,
 };
 pub use mlx_rs::{Array, ops};

@@ -7,6 +7,7 @@ use crate::{
     config::Json,
     error::{Error, Result},
     files::Files,
+    memory,
     mlx::{Format, Mode, Quantized},
     parts::{
         linear::{Embedding, Experts, Linear, Matrix, cut},
@@ -483,33 +484,56 @@ impl Scope {
     /// gets the share that is there, from 0 to 1.
     ///
     /// # Errors
-    /// [`Error::UnusedTensors`]; [`Error::Mlx`] when a file cannot be read.
+    /// [`Error::UnusedTensors`]; [`Error::MemoryLimit`]; [`Error::Mlx`] when a file cannot be read.
     pub fn finish(&self, mut progress: impl FnMut(f32)) -> Result<()> {
+        let mut reading = self.reading()?;
+        while let Some(share) = reading.next()? {
+            progress(share);
+        }
+        Ok(())
+    }
+
+    /// As [`Scope::finish`], for whoever has other things to do meanwhile.
+    pub(crate) fn reading(&self) -> Result<Reading> {
         let unread = self.store.unread.take();
         let needed = |name: &&String| !NEVER_NEEDED.iter().any(|suffix| name.ends_with(suffix));
         let unused: BTreeSet<_> = unread.keys().filter(needed).cloned().collect();
         if !unused.is_empty() {
             return Err(Error::UnusedTensors(unused.into_iter().collect()));
         }
-        drop(unread);
+        let arrays = self.store.read.take();
+        let total = arrays.iter().map(Array::nbytes).sum();
+        Ok(Reading { arrays: arrays.into_iter(), done: 0, total })
+    }
+}
+
+/// Tensors on their way into memory.
+pub(crate) struct Reading {
+    arrays: std::vec::IntoIter<Array>,
+    done: usize,
+    total: usize,
+}
+
+impl Reading {
+    /// Brings the next batch into memory; gives the share that is there, and nothing at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<f32>> {
         // Batches keep the readers busy and bound what stacking holds twice.
         const BATCH: usize = 64 << 20;
-        let read = self.store.read.take();
-        let total = read.iter().map(Array::nbytes).sum::<usize>().max(1);
-        let (mut batch, mut batched, mut done) = (Vec::new(), 0, 0);
-        for array in read {
-            batched += array.nbytes();
+        // Others may have taken memory since the last batch.
+        memory::allow(self.total - self.done)?;
+        let (mut batch, mut size) = (Vec::new(), 0);
+        while size < BATCH
+            && let Some(array) = self.arrays.next()
+        {
+            size += array.nbytes();
             batch.push(array);
-            if batched >= BATCH {
-                eval(&batch)?;
-                batch.clear();
-                done += std::mem::take(&mut batched);
-                progress(done as f32 / total as f32);
-            }
+        }
+        if batch.is_empty() {
+            return Ok(None);
         }
         eval(&batch)?;
-        progress(1.0);
-        Ok(())
+        self.done += size;
+        Ok(Some(self.done as f32 / self.total.max(1) as f32))
     }
 }
 
@@ -679,7 +703,7 @@ fn blame(header: &[u8], error: &serde_json::Error) -> String {
 }
 
 /// The tensors of one file, unread.
-fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
+pub(crate) fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
     let damaged = |reason: String| Error::Checkpoint { file: path.into(), reason };
     for (name, info) in read_header(path)?.tensors() {
         use safetensors::Dtype::*;

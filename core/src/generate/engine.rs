@@ -6,6 +6,7 @@
 
 use crate::{
     error::{Error, Result},
+    memory::bound_free_buffers,
     mlx,
 };
 use std::{
@@ -13,7 +14,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         OnceLock,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, ThreadId},
     time::Duration,
@@ -33,7 +34,7 @@ pub(crate) trait Task {
 pub(crate) enum Turn {
     /// Its next step.
     Ready,
-    /// Nothing, until somebody calls [`Engine::wake`].
+    /// Nothing, until another task has had its turn or somebody calls [`Engine::wake`].
     Parked,
     /// Nothing any more.
     Done,
@@ -65,7 +66,8 @@ impl Engine {
             let (report, started) = channel();
             let thread =
                 thread::Builder::new().name("mynah".into()).stack_size(8 << 20).spawn(move || {
-                    report.send(guarded(|| mlx::initialize(halt))).ok();
+                    let start = || mlx::initialize(halt).and_then(|()| bound_free_buffers());
+                    report.send(guarded(start)).ok();
                     serve(&inbox);
                 });
             let id = thread.as_ref().ok().map(|thread| thread.thread().id());
@@ -98,6 +100,24 @@ impl Engine {
         result.await.unwrap_or_else(|_| Err(Error::Internal("the engine has stopped".into())))
     }
 
+    /// Runs a job in turns: `begin` makes it, then it is called until it has a result; before that
+    /// it wants what `meanwhile` says. It is dropped when the future is.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub(crate) async fn run_in_turns<T, B, J>(&self, meanwhile: Turn, begin: B) -> Result<T>
+    where
+        T: Send + 'static,
+        B: FnOnce() -> Result<J> + Send + 'static,
+        J: FnMut() -> Result<Option<T>> + 'static,
+    {
+        let (answer, result) = oneshot::channel();
+        self.start(move || {
+            Box::new(Job { begin: Some(begin), job: None, meanwhile, answer: Some(answer) })
+        });
+        result.await.unwrap_or_else(|_| Err(Error::Internal("the engine has stopped".into())))
+    }
+
     /// Runs `job` on the engine's thread when it is idle next, with nobody waiting for it.
     pub(crate) fn post_job(&self, job: impl FnOnce() + Send + 'static) {
         self.post(Message::Job(Box::new(job)));
@@ -116,6 +136,38 @@ impl Engine {
     fn post(&self, message: Message) {
         // The thread lives as long as the process, so this fails only while the process ends.
         self.messages.send(message).ok();
+    }
+}
+
+/// A job in turns whose result somebody waits for.
+struct Job<T, B, J> {
+    begin: Option<B>,
+    job: Option<J>,
+    meanwhile: Turn,
+    answer: Option<oneshot::Sender<Result<T>>>,
+}
+
+impl<T, B: FnOnce() -> Result<J>, J: FnMut() -> Result<Option<T>>> Job<T, B, J> {
+    fn advance(&mut self) -> Result<Option<T>> {
+        if let Some(begin) = self.begin.take() {
+            self.job = Some(begin()?);
+        }
+        self.job.as_mut().map_or(Ok(None), |job| job())
+    }
+}
+
+impl<T, B: FnOnce() -> Result<J>, J: FnMut() -> Result<Option<T>>> Task for Job<T, B, J> {
+    fn step(&mut self) -> Turn {
+        if self.answer.as_ref().is_none_or(oneshot::Sender::is_closed) {
+            return Turn::Done;
+        }
+        let Some(result) = self.advance().transpose() else { return self.meanwhile };
+        self.answer.take().map(|answer| answer.send(result));
+        Turn::Done
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.answer.take().map(|answer| answer.send(Err(error)));
     }
 }
 
@@ -139,7 +191,7 @@ fn serve(inbox: &Receiver<Message>) {
     let mut tasks: Vec<Box<dyn Task>> = Vec::new();
     let mut anyone_ready = false;
     loop {
-        let mut next = if anyone_ready { inbox.try_recv().ok() } else { inbox.recv().ok() };
+        let mut next = if anyone_ready { inbox.try_recv().ok() } else { wait(inbox) };
         if next.is_none() && !anyone_ready {
             return;
         }
@@ -165,6 +217,18 @@ fn serve(inbox: &Receiver<Message>) {
             anyone_ready |= turn == Turn::Ready;
             turn != Turn::Done
         });
+    }
+}
+
+/// The next message. Who waits long gives back what nobody uses meanwhile.
+fn wait(inbox: &Receiver<Message>) -> Option<Message> {
+    const LONG: Duration = Duration::from_secs(1);
+    match inbox.recv_timeout(LONG) {
+        Err(RecvTimeoutError::Timeout) => {
+            mlx::release_memory().ok();
+            inbox.recv().ok()
+        }
+        message => message.ok(),
     }
 }
 

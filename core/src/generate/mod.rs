@@ -1,14 +1,19 @@
 //! From a prompt to a stream of tokens.
 
 mod engine;
+mod prompt_cache;
 mod sampler;
 mod score;
+mod session;
 mod stream;
 
 pub use engine::Engine;
 pub use score::Score;
+pub use session::{Overflow, Session, SessionOptions};
 pub use stream::{Canceller, Event, FinishReason, Generation, Summary, Token};
 
+pub(crate) use engine::Turn;
+pub(crate) use prompt_cache::{PromptCache, Slot};
 pub(crate) use score::score;
 pub(crate) use stream::Request;
 

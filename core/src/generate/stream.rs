@@ -3,13 +3,13 @@
 use super::{
     Engine, GenerateOptions,
     engine::{Task, Turn},
+    prompt_cache::{Hold, Slot},
     sampler::{Choice, Sampler},
 };
 use crate::{
     error::{Error, Result},
-    layer::CachePlan,
     loaded::Loaded,
-    model::{Cache, prefill},
+    model::prefill,
     text::{Detokenizer, Tokenizer},
 };
 use mlx_rs::{
@@ -65,7 +65,7 @@ pub struct Token {
 pub enum FinishReason {
     /// The model ended its text.
     Stop,
-    /// [`GenerateOptions::max_tokens`] were generated.
+    /// [`GenerateOptions::max_tokens`] were generated, or the model's context is full.
     Length,
     /// Somebody cancelled it.
     Cancelled,
@@ -91,11 +91,16 @@ pub struct Summary {
     pub remaining_text: String,
     /// Length of the prompt.
     pub prompt_tokens: usize,
+    /// How many of them a session remembered, so that they were not computed again.
+    pub cached_tokens: usize,
+    /// How many messages were left out because they did not fit; see
+    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest).
+    pub dropped_messages: usize,
     /// Tokens generated, without the one that ended the text.
     pub generated_tokens: usize,
     /// From the request to the first token.
     pub time_to_first_token: Duration,
-    /// Prompt tokens a second.
+    /// Computed prompt tokens a second.
     pub prefill_rate: f64,
     /// Generated tokens a second, after the first.
     pub decode_rate: f64,
@@ -161,16 +166,19 @@ impl Drop for Generation {
 pub(crate) struct Request {
     pub engine: &'static Engine,
     pub prompt: Vec<u32>,
+    /// Positions inside the prompt that somebody may come back to.
+    pub marks: Vec<usize>,
+    pub dropped_messages: usize,
     pub options: GenerateOptions,
     pub end_tokens: Vec<u32>,
     pub tokenizer: Option<Tokenizer>,
 }
 
 impl Request {
-    /// Starts it on the model that `find` gives on the engine's thread.
+    /// Starts it on the model and in the memory that `find` gives on the engine's thread.
     pub(crate) fn start(
         self,
-        find: impl FnOnce() -> Result<Rc<Loaded>> + Send + 'static,
+        find: impl FnOnce() -> Result<(Rc<Loaded>, Rc<Slot>)> + Send + 'static,
     ) -> Generation {
         let (sender, events) = channel(BUFFERED);
         let control = Arc::new(Control {
@@ -182,7 +190,7 @@ impl Request {
         let engine = self.engine;
         engine.start(move || {
             let started = Instant::now();
-            let phase = match find().and_then(|loaded| Run::new(loaded, &self)) {
+            let phase = match find().and_then(|(loaded, slot)| Run::new(loaded, slot, &self)) {
                 Ok(run) => Phase::Running(Box::new(run)),
                 Err(error) => Phase::Failed(Some(error)),
             };
@@ -208,9 +216,12 @@ enum Phase {
 /// A generation in progress.
 struct Run {
     loaded: Rc<Loaded>,
-    cache: Cache,
+    slot: Rc<Slot>,
+    /// None while another request uses the memory.
+    hold: Option<Hold>,
     sampler: Sampler,
     detokenizer: Option<Detokenizer>,
+    cached: usize,
     prefilled: usize,
     queued: Option<Choice>,
     generated: usize,
@@ -240,11 +251,14 @@ impl Task for Worker {
         };
         let event = if self.control.cancelled.load(Ordering::Acquire) {
             run.finish(&self.request, FinishReason::Cancelled)
-        } else {
+        } else if run.holds_memory() {
             run.advance(&self.request, self.started)
+        } else {
+            return Turn::Parked;
         };
         match event {
             Ok(event) => {
+                run.slot.publish();
                 let turn =
                     if matches!(event, Event::Finished(_)) { Turn::Done } else { Turn::Ready };
                 self.sender.try_send(Ok(event)).ok();
@@ -258,20 +272,26 @@ impl Task for Worker {
     }
 
     fn fail(&mut self, error: Error) {
+        // What a failed computation has written cannot be told from what it has not.
+        if let Phase::Running(run) = &self.phase
+            && run.hold.is_some()
+        {
+            run.slot.memory.borrow_mut().clear();
+            run.slot.publish();
+        }
         self.sender.try_send(Err(error)).ok();
     }
 }
 
 impl Run {
-    fn new(loaded: Rc<Loaded>, request: &Request) -> Result<Self> {
-        let expected = request.options.max_tokens.min(EXPECTED_TOKENS);
-        let plan = CachePlan::new(request.prompt.len() + expected);
-        memory::reset_peak_memory()?;
+    fn new(loaded: Rc<Loaded>, slot: Rc<Slot>, request: &Request) -> Result<Self> {
         Ok(Run {
-            cache: loaded.network.cache(&plan),
+            loaded,
+            slot,
+            hold: None,
             sampler: Sampler::new(&request.options, &request.prompt)?,
             detokenizer: request.tokenizer.as_ref().map(|tokenizer| tokenizer.detokenizer(true)),
-            loaded,
+            cached: 0,
             prefilled: 0,
             queued: None,
             generated: 0,
@@ -280,7 +300,21 @@ impl Run {
         })
     }
 
+    fn holds_memory(&mut self) -> bool {
+        if self.hold.is_none() {
+            self.hold = self.slot.hold();
+        }
+        self.hold.is_some()
+    }
+
     fn advance(&mut self, request: &Request, started: Instant) -> Result<Event> {
+        if self.prefilled == 0 {
+            let expected = request.options.max_tokens.min(EXPECTED_TOKENS);
+            let positions = request.prompt.len() + expected;
+            memory::reset_peak_memory()?;
+            self.cached = self.slot.resume(&self.loaded, &request.prompt, positions)?;
+            self.prefilled = self.cached;
+        }
         if self.prefilled < request.prompt.len() {
             return self.prefill(request);
         }
@@ -289,8 +323,10 @@ impl Run {
         }
         let choice = self.queued.take().expect("the prompt ends with a choice");
         // The device computes the next token while the host looks at this one.
-        if self.generated + 1 < request.options.max_tokens {
-            let logits = self.loaded.decode(&choice.id, &mut self.cache)?;
+        let goes_on = self.generated + 1 < request.options.max_tokens;
+        if goes_on {
+            let logits =
+                self.loaded.decode(&choice.id, &mut self.slot.memory.borrow_mut().cache)?;
             self.queue(&logits)?;
         }
         let (id, logprob) = (choice.id.try_item_cast::<u32>()?, choice.logprob.try_item_cast()?);
@@ -298,6 +334,9 @@ impl Run {
         self.first_token.get_or_insert(self.last_token);
         if f32::is_nan(logprob) {
             return Err(Error::NotANumber { position: request.prompt.len() + self.generated });
+        }
+        if goes_on {
+            self.remember(&[id], false);
         }
         let ends = request.end_tokens.contains(&id) && !request.options.ignore_end;
         if ends || request.options.end_tokens.contains(&id) {
@@ -312,26 +351,42 @@ impl Run {
     /// One chunk of the prompt; the last one queues the first token.
     fn prefill(&mut self, request: &Request) -> Result<Event> {
         let total = request.prompt.len();
-        let end = total.min(self.prefilled + request.options.prefill_chunk);
+        let mark = request.marks.iter().copied().filter(|mark| *mark > self.prefilled).min();
+        let end = total.min(self.prefilled.saturating_add(request.options.prefill_chunk));
+        let end = end.min(mark.unwrap_or(total));
         let chunk = &request.prompt[self.prefilled..end];
         let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
         let network = &*self.loaded.network;
-        let hidden = prefill(network, &ids, &mut self.cache)?;
+        let hidden = prefill(network, &ids, &mut self.slot.memory.borrow_mut().cache)?;
         if end == total && request.options.max_tokens > 0 {
             let last = crate::mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
             let logits = network.logits(&last)?;
             self.queue(&logits)?;
         } else {
-            eval(self.cache.arrays().into_iter().map(|array| &*array))?;
+            let cache = &mut self.slot.memory.borrow_mut().cache;
+            eval(cache.arrays().into_iter().map(|array| &*array))?;
         }
+        self.remember(chunk, mark == Some(end));
         self.prefilled = end;
         Ok(Event::Prefill { done: end, total })
+    }
+
+    /// Notes what the cache has seen, and where it stands if somebody may come back.
+    fn remember(&self, tokens: &[u32], is_marked: bool) {
+        let mut memory = self.slot.memory.borrow_mut();
+        memory.tokens.extend(tokens);
+        match self.slot.lasts {
+            true if is_marked => memory.mark(),
+            true => memory.mark_now_and_then(),
+            false => {}
+        }
     }
 
     /// Chooses from the logits and starts the computation.
     fn queue(&mut self, logits: &Array) -> Result<()> {
         let choice = self.sampler.choose(logits)?;
-        let states = self.cache.arrays().into_iter().map(|array| &*array);
+        let cache = &mut self.slot.memory.borrow_mut().cache;
+        let states = cache.arrays().into_iter().map(|array| &*array);
         async_eval([&choice.id, &choice.logprob].into_iter().chain(states))?;
         self.queued = Some(choice);
         Ok(())
@@ -347,9 +402,11 @@ impl Run {
             finish_reason,
             remaining_text: remaining_text.transpose()?.unwrap_or_default(),
             prompt_tokens: request.prompt.len(),
+            cached_tokens: self.cached,
+            dropped_messages: request.dropped_messages,
             generated_tokens: self.generated,
             time_to_first_token: first,
-            prefill_rate: rate(request.prompt.len(), first),
+            prefill_rate: rate(request.prompt.len() - self.cached, first),
             decode_rate: rate(
                 self.generated.saturating_sub(1),
                 self.last_token.saturating_sub(first),

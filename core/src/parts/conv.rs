@@ -1,11 +1,6 @@
 //! Causal depthwise convolution over the sequence, for recurrent and hybrid models.
 
-use crate::{
-    error::Result,
-    layer::{CachePlan, State},
-    mlx,
-    weights::Scope,
-};
+use crate::{error::Result, mlx, state::Recurrent, weights::Scope};
 use mlx_rs::{Array, ops};
 
 /// One kernel of `taps` steps a channel.
@@ -33,8 +28,9 @@ impl CausalConv {
         CausalConv { kernel, bias, channels, taps }
     }
 
-    /// Convolves `[batch, length, channels]`, after the tail of what came before.
-    pub(crate) fn forward(&self, x: &Array, tail: &mut Tail) -> Result<Array> {
+    /// Convolves `[batch, length, channels]`, after the last `taps - 1` inputs of what came before,
+    /// which are the state `[batch, taps - 1, channels]`.
+    pub(crate) fn forward(&self, x: &Array, tail: &mut Recurrent) -> Result<Array> {
         let keep = self.taps - 1;
         let padded = match tail.0.take() {
             Some(tail) => ops::concatenate(&[&tail, x], 1)?,
@@ -44,37 +40,13 @@ impl CausalConv {
             }
         };
         let length = padded.dim(1);
-        tail.0 = Some(mlx::slice(&padded, 1, length - keep, length)?);
+        let last = mlx::slice(&padded, 1, length - keep, length)?;
+        // A slice keeps all of a long pass in memory.
+        tail.0 = Some(if x.dim(1) > 1 { last.contiguous()? } else { last });
         let y = ops::conv1d(&padded, &self.kernel, 1, 0, 1, self.channels)?;
         Ok(match &self.bias {
             Some(bias) => y.add(bias)?,
             None => y,
         })
-    }
-}
-
-/// The last `taps - 1` inputs of a causal convolution, `[batch, taps - 1, channels]`.
-#[derive(Clone, Default)]
-pub struct Tail(Option<Array>);
-
-impl State for Tail {
-    fn arrays(&mut self) -> Vec<&mut Array> {
-        self.0.iter_mut().collect()
-    }
-    fn reserve(&mut self, _: i32) -> Result<()> {
-        Ok(())
-    }
-    fn rewinds(&self, from: i32, to: i32) -> bool {
-        from == to
-    }
-    fn snapshot(&self) -> Box<dyn State> {
-        Box::new(self.clone())
-    }
-}
-
-impl Tail {
-    /// Nothing came before: zeros.
-    pub fn new(_: &CachePlan) -> Self {
-        Tail(None)
     }
 }

@@ -8,4 +8,6 @@ pub mod linear;
 pub mod mamba;
 pub mod moe;
 pub mod norm;
+mod quantized_attention;
+pub(crate) mod ring;
 pub mod rope;

@@ -7,7 +7,7 @@ use crate::{
     terminal::{Interrupts, exit_interrupted, one_line, say, say_summary},
 };
 use clap::Args;
-use mynah::{Error, Message};
+use mynah::{Error, Message, SessionOptions};
 use rustyline::{DefaultEditor, error::ReadlineError};
 use std::{
     io::{self, IsTerminal, Write},
@@ -36,6 +36,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     options.check()?;
     let beginning: Vec<_> = arguments.system.as_deref().map(Message::system).into_iter().collect();
     let mut messages = beginning.clone();
+    let session = model.session(SessionOptions::default());
     let mut input = Input::open()?;
     let interrupts = input.interrupts()?;
     while let Some(line) = input.next()? {
@@ -45,7 +46,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
             "/clear" => messages.clone_from(&beginning),
             text => {
                 messages.push(Message::user(text));
-                let generation = match model.generate(messages.clone(), &options) {
+                let generation = match session.generate(messages.clone(), &options) {
                     Err(error @ Error::ContextOverflow { .. }) => {
                         messages.pop();
                         say(&format!("mynah: {error}; /clear forgets"));

@@ -22,8 +22,12 @@ pub fn one_line(text: &str) -> String {
 
 /// What a generation was like, dim on a terminal.
 pub fn say_summary(summary: &Summary) {
+    let remembered = match summary.cached_tokens {
+        0 => String::new(),
+        tokens => format!(" ({tokens} remembered)"),
+    };
     let line = format!(
-        "{} + {} tokens, first after {:.2} s, prefill {:.1} tokens/s, decode {:.1} tokens/s, \
+        "{}{remembered} + {} tokens, first after {:.2} s, prefill {:.1} tokens/s, decode {:.1} tokens/s, \
          peak memory {}",
         summary.prompt_tokens,
         summary.generated_tokens,

@@ -1,0 +1,118 @@
+//! What `scripts/bench` measures inside one process; prints a line of JSON.
+
+use mynah::{
+    CachePlan, CacheQuantization, Event, Files, GenerateOptions, Generation, Model, Prompt, Result,
+    SessionOptions, Summary, Tokenizer, families, model::Cache, weights::Scope,
+};
+use mynah_tests::{block_on, on_engine};
+use serde_json::{Value as Json, json};
+use std::{env, path::Path, time::Instant};
+use tokio::{runtime::Builder, sync::mpsc};
+
+fn main() {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let number = |word: &str| word.parse().unwrap_or_else(|error| panic!("{word}: {error}"));
+    let result = match words[..] {
+        ["second-turn", model, history] => block_on(second_turn(model, number(history))),
+        ["streaming", model] => streaming(model),
+        ["cache", model, positions] => cache(model, number(positions)),
+        _ => panic!("usage: bench second-turn|cache MODEL POSITIONS | streaming MODEL"),
+    };
+    match result {
+        Ok(result) => println!("{result}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Ids that are no pattern, from 1 to below `below`.
+fn ids(count: usize, below: u32) -> impl Iterator<Item = u32> {
+    (0..count as u64).map(move |i| {
+        let mixed = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        1 + ((mixed >> 32) % u64::from(below - 1)) as u32
+    })
+}
+
+/// Seconds to the first token of a second turn: with a session, and computed anew.
+async fn second_turn(folder: &str, history: usize) -> Result<Json> {
+    const ANSWER: usize = 16;
+    const MESSAGE: usize = 16;
+    let model = Model::load(Path::new(folder), |_| {}).await?;
+    let ask =
+        |max_tokens| GenerateOptions { max_tokens, ignore_end: true, ..GenerateOptions::default() };
+    let words: Vec<u32> = ids(history + MESSAGE, model.info().vocabulary).collect();
+    let session = model.session(SessionOptions::default());
+    let mut said = Vec::new();
+    let first = Prompt::Tokens(words[..history].to_vec());
+    follow(session.generate(first, &ask(ANSWER))?, |id| said.push(id)).await?;
+    let turn = Prompt::Tokens([&words[..history], &said, &words[history..]].concat());
+    let known = follow(session.generate(turn.clone(), &ask(1))?, drop).await?;
+    let anew = follow(model.generate(turn, &ask(1))?, drop).await?;
+    Ok(json!({
+        "session": known.time_to_first_token.as_secs_f64(),
+        "anew": anew.time_to_first_token.as_secs_f64(),
+        "computed": known.prompt_tokens - known.cached_tokens,
+    }))
+}
+
+async fn follow(mut stream: Generation, mut see: impl FnMut(u32)) -> Result<Summary> {
+    loop {
+        match stream.next().await {
+            Some(Ok(Event::Token(token))) => see(token.id),
+            Some(Ok(Event::Finished(summary))) => return Ok(summary),
+            Some(Ok(Event::Prefill { .. })) => {}
+            Some(Err(error)) => return Err(error),
+            None => unreachable!("a stream ends with a summary or an error"),
+        }
+    }
+}
+
+/// Bytes of a cache of so many positions, as the model computes and in 4 bits.
+fn cache(folder: &str, positions: usize) -> Result<Json> {
+    let files = Files::from(folder);
+    on_engine(move || {
+        let config = files.json("config.json")?.expect("the bench writes one");
+        let weights = Scope::open(&files, &config)?;
+        let family = families::find(config["model_type"].as_str().expect("a name"))?;
+        let model = (family.build)(&config, &weights)?;
+        let mut plan = CachePlan::default();
+        let sixteen = Cache::estimate(&*model, &plan, positions)?;
+        plan.quantization = Some(CacheQuantization::new(4, 64, 0)?);
+        let four = Cache::estimate(&*model, &plan, positions)?;
+        Ok(json!({ "sixteen": sixteen, "four": four }))
+    })
+}
+
+/// Microseconds a token from its id to the reader: the text that it completes, and a bounded
+/// channel to another thread, as a [`Generation`] has it.
+fn streaming(folder: &str) -> Result<Json> {
+    const TOKENS: usize = 200_000;
+    const BUFFERED: usize = 32;
+    const TEXT: &str =
+        concat!(include_str!("../README.md"), "Ĉiuj homoj 人人生而自由 😀 все люди\n");
+    let tokenizer = Tokenizer::load(&Path::new(folder).into())?;
+    let text = tokenizer.encode(TEXT, false)?;
+    let (sender, mut events) = mpsc::channel(BUFFERED);
+    let writer = std::thread::spawn(move || -> Result<()> {
+        let mut detokenizer = tokenizer.detokenizer(true);
+        for &id in text.iter().cycle().take(TOKENS) {
+            let token = mynah::Token { id, logprob: 0.0, text: detokenizer.push(id)? };
+            sender.blocking_send(Event::Token(token)).ok();
+        }
+        Ok(())
+    });
+    let started = Instant::now();
+    let runtime = Builder::new_current_thread().build().expect("a runtime without drivers");
+    let letters = runtime.block_on(async {
+        let mut letters = 0;
+        while let Some(event) = events.recv().await {
+            if let Event::Token(token) = event {
+                letters += token.text.len();
+            }
+        }
+        letters
+    });
+    let elapsed = started.elapsed().as_secs_f64();
+    writer.join().expect("the writer does not panic")?;
+    Ok(json!({ "microseconds": elapsed * 1e6 / TOKENS as f64, "letters": letters }))
+}
