@@ -183,13 +183,17 @@ impl Model {
     /// Starts to continue a prompt. The stream yields progress, tokens, and a summary last.
     ///
     /// # Errors
-    /// Those of [`Model::tokens`]; [`Error::Option`].
+    /// Those of [`Model::tokens`] and [`GenerateOptions::check`]; [`Error::Tokenizer`] for stop texts
+    /// without a tokenizer.
     pub fn generate(
         &self,
         prompt: impl Into<Prompt>,
         options: &GenerateOptions,
     ) -> Result<Generation> {
-        options.check()?;
+        options.check(self.0.info.vocabulary)?;
+        if !options.stop.is_empty() {
+            self.tokenizer()?;
+        }
         let request = Request {
             engine: self.0.place.engine,
             prompt: self.tokens(&prompt.into())?,
@@ -292,7 +296,9 @@ fn defaults(generation: Option<&Json>) -> GenerateOptions {
         options.top_k = number("top_k").unwrap_or(0.0) as usize;
         options.top_p = number("top_p").unwrap_or(1.0) as f32;
         options.min_p = number("min_p").unwrap_or(0.0) as f32;
+        options.typical_p = number("typical_p").unwrap_or(1.0) as f32;
     }
+    options.min_tokens = number("min_new_tokens").unwrap_or(0.0) as usize;
     options.repetition_penalty = number("repetition_penalty").unwrap_or(1.0) as f32;
     options
 }

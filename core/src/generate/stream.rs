@@ -10,7 +10,7 @@ use crate::{
     layer::CachePlan,
     loaded::Loaded,
     model::{Cache, prefill},
-    text::{Detokenizer, Tokenizer},
+    text::{Detokenizer, StopFilter, Tokenizer},
 };
 use mlx_rs::{
     Array, memory,
@@ -55,9 +55,12 @@ pub struct Token {
     pub id: u32,
     /// The natural logarithm of its probability, before anything was filtered.
     pub logprob: f32,
-    /// The characters that it completes; none while one is still in parts, and none at all
-    /// without a tokenizer.
+    /// The characters that it completes; none while one is still in parts or may belong to a stop
+    /// text, and none at all without a tokenizer.
     pub text: String,
+    /// The likeliest tokens in its place and their log-probabilities, best first:
+    /// [`GenerateOptions::top_logprobs`] of them.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Why a generation ended.
@@ -87,7 +90,8 @@ impl FinishReason {
 pub struct Summary {
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Characters that were still in parts.
+    /// The end of the text that no token carried: characters that were still in parts, or what came
+    /// before a stop text.
     pub remaining_text: String,
     /// Length of the prompt.
     pub prompt_tokens: usize,
@@ -167,6 +171,12 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// The tokens that end the text.
+    fn ends(&self) -> Vec<u32> {
+        let own = if self.options.ignore_end { &[][..] } else { &self.end_tokens };
+        [own, &self.options.end_tokens].concat()
+    }
+
     /// Starts it on the model that `find` gives on the engine's thread.
     pub(crate) fn start(
         self,
@@ -210,7 +220,9 @@ struct Run {
     loaded: Rc<Loaded>,
     cache: Cache,
     sampler: Sampler,
+    ends: Vec<u32>,
     detokenizer: Option<Detokenizer>,
+    stops: StopFilter,
     prefilled: usize,
     queued: Option<Choice>,
     generated: usize,
@@ -267,10 +279,14 @@ impl Run {
         let expected = request.options.max_tokens.min(EXPECTED_TOKENS);
         let plan = CachePlan::new(request.prompt.len() + expected);
         memory::reset_peak_memory()?;
+        let (ends, tokenizer) = (request.ends(), request.tokenizer.as_ref());
         Ok(Run {
             cache: loaded.network.cache(&plan),
-            sampler: Sampler::new(&request.options, &request.prompt)?,
-            detokenizer: request.tokenizer.as_ref().map(|tokenizer| tokenizer.detokenizer(true)),
+            sampler: Sampler::new(&request.options, &request.prompt, &ends, tokenizer)?,
+            ends,
+            detokenizer: tokenizer
+                .map(|tokenizer| tokenizer.detokenizer(!request.options.special_tokens)),
+            stops: StopFilter::new(&request.options.stop),
             loaded,
             prefilled: 0,
             queued: None,
@@ -299,14 +315,16 @@ impl Run {
         if f32::is_nan(logprob) {
             return Err(Error::NotANumber { position: request.prompt.len() + self.generated });
         }
-        let ends = request.end_tokens.contains(&id) && !request.options.ignore_end;
-        if ends || request.options.end_tokens.contains(&id) {
+        if self.ends.contains(&id) {
             return self.finish(request, FinishReason::Stop);
         }
-        self.generated += 1;
         let text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(id));
-        let text = text.transpose()?.unwrap_or_default();
-        Ok(Event::Token(Token { id, logprob, text }))
+        let (text, stopped) = self.stops.push(&text.transpose()?.unwrap_or_default());
+        if stopped {
+            return self.finish_with(request, FinishReason::Stop, text);
+        }
+        self.generated += 1;
+        Ok(Event::Token(Token { id, logprob, text, top: choice.top()? }))
     }
 
     /// One chunk of the prompt; the last one queues the first token.
@@ -332,20 +350,33 @@ impl Run {
     fn queue(&mut self, logits: &Array) -> Result<()> {
         let choice = self.sampler.choose(logits)?;
         let states = self.cache.arrays().into_iter().map(|array| &*array);
-        async_eval([&choice.id, &choice.logprob].into_iter().chain(states))?;
+        async_eval(choice.arrays().chain(states))?;
         self.queued = Some(choice);
         Ok(())
     }
 
     fn finish(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {
+        let rest = self.detokenizer.as_mut().map(|detokenizer| detokenizer.finish());
+        let (mut text, stopped) = self.stops.push(&rest.transpose()?.unwrap_or_default());
+        if !stopped {
+            text += &self.stops.finish();
+        }
+        self.finish_with(request, finish_reason, text)
+    }
+
+    fn finish_with(
+        &mut self,
+        request: &Request,
+        finish_reason: FinishReason,
+        remaining_text: String,
+    ) -> Result<Event> {
         let first = self.first_token.unwrap_or(self.last_token);
-        let remaining_text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.finish());
         let rate = |count: usize, time: Duration| {
             if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
         };
         let summary = Summary {
             finish_reason,
-            remaining_text: remaining_text.transpose()?.unwrap_or_default(),
+            remaining_text,
             prompt_tokens: request.prompt.len(),
             generated_tokens: self.generated,
             time_to_first_token: first,
