@@ -3,6 +3,7 @@
 
 use mynah::{
     Engine, Error, Event, GenerateOptions, Message, Model, Prompt, Result, Score, TemplateOptions,
+    Xtc,
 };
 use mynah_tests::{Case, Fixture, block_on, on_engine};
 use serde_json::{Map, Value as Json, json};
@@ -1536,12 +1537,28 @@ fn a_prompt_that_cannot_be_continued() {
 fn options_that_make_no_sense() {
     let model = block_on(Model::load(good(), |_| {})).unwrap();
     let (nan, infinity) = (f32::NAN, f32::INFINITY);
+    fn xtc(probability: f32, threshold: f32) -> Xtc {
+        Xtc { probability, threshold }
+    }
     type Set = fn(&mut GenerateOptions, f32);
     let table: &[(&str, Set, &[f32])] = &[
         ("temperature", |o, v| o.temperature = v, &[-1.0, nan, infinity, -infinity]),
         ("top_p", |o, v| o.top_p = v, &[0.0, -1.0, 2.0, nan, infinity]),
         ("min_p", |o, v| o.min_p = v, &[-0.5, 2.0, nan, infinity]),
+        ("typical_p", |o, v| o.typical_p = v, &[0.0, -1.0, 2.0, nan, infinity]),
+        ("top_n_sigma", |o, v| o.top_n_sigma = v, &[-1.0, nan, infinity]),
+        ("xtc.probability", |o, v| o.xtc = Some(xtc(v, 0.1)), &[-0.5, 2.0, nan]),
+        ("xtc.threshold", |o, v| o.xtc = Some(xtc(0.5, v)), &[-0.5, 0.6, nan]),
+        ("dry.multiplier", |o, v| o.dry.get_or_insert_default().multiplier = v, &[-1.0, nan]),
+        ("dry.base", |o, v| o.dry.get_or_insert_default().base = v, &[0.5, nan, infinity]),
+        ("dry.allowed_length", |o, _| o.dry.get_or_insert_default().allowed_length = 0, &[0.0]),
         ("repetition_penalty", |o, v| o.repetition_penalty = v, &[0.0, -1.0, nan, infinity]),
+        ("presence_penalty", |o, v| o.presence_penalty = v, &[nan, infinity, -infinity]),
+        ("frequency_penalty", |o, v| o.frequency_penalty = v, &[nan, infinity, -infinity]),
+        ("logit_bias", |o, v| o.logit_bias = vec![(1, v)], &[nan, infinity]),
+        ("top_logprobs", |o, v| o.top_logprobs = v as usize, &[97.0, f32::MAX]),
+        ("min_tokens", |o, v| o.min_tokens = v as usize, &[513.0]),
+        ("stop", |o, _| o.stop = vec!["a".into(), String::new()], &[0.0]),
         ("prefill_chunk", |o, v| o.prefill_chunk = v as usize, &[0.0]),
     ];
     for (option, set, values) in table {
@@ -1552,6 +1569,9 @@ fn options_that_make_no_sense() {
             refused(result, "Option", &[option]);
         }
     }
+    let options = GenerateOptions { logit_bias: vec![(96, 1.0)], ..GenerateOptions::default() };
+    let result = generate(&model, Prompt::Tokens(vec![1]), &options);
+    refused(result, "TokenOutOfVocabulary", &["96"]);
 }
 
 #[test]

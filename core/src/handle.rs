@@ -197,13 +197,14 @@ impl Model {
     /// stream yields progress, tokens, and a summary last.
     ///
     /// # Errors
-    /// Those of [`Model::tokens`]; [`Error::Option`].
+    /// Those of [`Model::tokens`] and [`GenerateOptions::check`]; [`Error::Tokenizer`] for stop texts
+    /// without a tokenizer.
     pub fn generate(
         &self,
         prompt: impl Into<Prompt>,
         options: &GenerateOptions,
     ) -> Result<Generation> {
-        options.check()?;
+        self.check(options)?;
         let request = self.request(self.tokens(&prompt.into())?, options, self.0.info.context);
         let id = self.id();
         Ok(request.start(move || {
@@ -211,6 +212,12 @@ impl Model {
             let slot = Slot::passing(loaded.prompt_cache(SessionOptions::default()));
             Ok((loaded, slot))
         }))
+    }
+
+    /// Whether it can do what the options ask for.
+    pub(crate) fn check(&self, options: &GenerateOptions) -> Result<()> {
+        options.check(self.0.info.vocabulary)?;
+        if options.stop.is_empty() { Ok(()) } else { self.tokenizer().map(drop) }
     }
 
     /// A request that goes no further than `limit` tokens in all.
@@ -372,7 +379,9 @@ fn defaults(generation: Option<&Json>) -> GenerateOptions {
         options.top_k = number("top_k").unwrap_or(0.0) as usize;
         options.top_p = number("top_p").unwrap_or(1.0) as f32;
         options.min_p = number("min_p").unwrap_or(0.0) as f32;
+        options.typical_p = number("typical_p").unwrap_or(1.0) as f32;
     }
+    options.min_tokens = number("min_new_tokens").unwrap_or(0.0) as usize;
     options.repetition_penalty = number("repetition_penalty").unwrap_or(1.0) as f32;
     options
 }

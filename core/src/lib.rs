@@ -54,8 +54,8 @@ pub use demo::DEMO;
 pub use error::{Error, Result};
 pub use files::Files;
 pub use generate::{
-    Canceller, Engine, Event, FinishReason, GenerateOptions, Generation, Overflow, Prompt, Score,
-    Session, SessionOptions, Summary, Token,
+    Canceller, Dry, Engine, Event, FinishReason, GenerateOptions, Generation, Overflow, Prompt,
+    Score, Session, SessionOptions, Summary, Token, Xtc,
 };
 pub use handle::{Model, ModelInfo};
 pub use inspect::{Inspection, Packing, inspect};

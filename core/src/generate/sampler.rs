@@ -1,10 +1,7 @@
-//! Choosing the next token, on the device.
-//!
-//! The order is that of mlx-lm: repetition penalty; log-probabilities; top-p, min-p, top-k, each on
-//! what the one before left; temperature; a draw.
+//! Choosing the next token, on the device, in the order that [`GenerateOptions`] states.
 
-use super::GenerateOptions;
-use crate::{error::Result, mlx};
+use super::{GenerateOptions, Xtc, penalties::Penalties};
+use crate::{error::Result, mlx, text::Tokenizer};
 use mlx_rs::{
     Array, Dtype,
     ops::{self, indexing},
@@ -14,9 +11,10 @@ use mlx_rs::{
 /// Chooses tokens for one sequence.
 pub(crate) struct Sampler {
     options: GenerateOptions,
+    penalties: Penalties,
     key: Array,
-    /// The last tokens, `[1, n]`, for the repetition penalty.
-    recent: Option<Array>,
+    /// Tokens `[1, n]` that XTC leaves alone.
+    spared: Array,
 }
 
 /// A token that is on its way through the device.
@@ -25,47 +23,89 @@ pub(crate) struct Choice {
     pub id: Array,
     /// Its log-probability `[1, 1]` before anything was filtered.
     pub logprob: Array,
+    /// The likeliest tokens `[1, n]` in no order, and their log-probabilities.
+    pub top: Option<(Array, Array)>,
+}
+
+impl Choice {
+    /// Everything to compute.
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        let top = self.top.iter().flat_map(|(ids, logprobs)| [ids, logprobs]);
+        [&self.id, &self.logprob].into_iter().chain(top)
+    }
+
+    /// The likeliest tokens, best first.
+    pub(crate) fn top(&self) -> Result<Vec<(u32, f32)>> {
+        let Some((ids, logprobs)) = &self.top else { return Ok(Vec::new()) };
+        let ids = mlx::to_vec::<u32>(&ids.as_dtype(Dtype::Uint32)?)?;
+        let mut top: Vec<_> = ids.into_iter().zip(mlx::to_vec::<f32>(logprobs)?).collect();
+        top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        Ok(top)
+    }
 }
 
 impl Sampler {
-    pub(crate) fn new(options: &GenerateOptions, prompt: &[u32]) -> Result<Self> {
-        let seed = options.seed.unwrap_or_else(random_seed);
-        let recent =
-            (options.repetition_penalty != 1.0 && options.repetition_context > 0).then(|| {
-                let tail = &prompt[prompt.len().saturating_sub(options.repetition_context)..];
-                Array::from_slice(tail, &[1, tail.len() as i32])
-            });
-        Ok(Sampler { options: options.clone(), key: random::key(seed)?, recent })
+    /// For a sequence that begins with `prompt`; `ends` are the tokens that end it.
+    pub(crate) fn new(
+        options: &GenerateOptions,
+        prompt: &[u32],
+        ends: &[u32],
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Self> {
+        let mut spared = ends.to_vec();
+        if options.xtc.is_some()
+            && let Some(tokenizer) = tokenizer
+        {
+            spared.extend(tokenizer.encode("\n", false)?);
+        }
+        Ok(Sampler {
+            penalties: Penalties::new(options, prompt, ends, tokenizer)?,
+            key: random::key(options.seed.unwrap_or_else(random_seed))?,
+            spared: Array::from_slice(&spared, &[1, spared.len() as i32]),
+            options: options.clone(),
+        })
     }
 
     /// Chooses from logits `[1, 1, vocabulary]`.
     pub(crate) fn choose(&mut self, logits: &Array) -> Result<Choice> {
-        let mut logits = logits.reshape(&[1, -1])?.as_dtype(Dtype::Float32)?;
-        if let Some(recent) = &self.recent {
-            logits = penalize(&logits, recent, self.options.repetition_penalty)?;
-        }
+        let logits = self.penalties.apply(logits.reshape(&[1, -1])?.as_dtype(Dtype::Float32)?)?;
         let logprobs = logits.subtract(logits.logsumexp_axis(-1, true)?)?;
         let id = if self.options.temperature == 0.0 {
             indexing::argmax_axis(&logprobs, -1, true)?
         } else {
-            let (key, next) = random::split(&self.key, 2)?;
-            self.key = next;
             let temperature = Array::from_f32(1.0 / self.options.temperature);
             let kept = self.filter(logprobs.clone())?.multiply(temperature)?;
+            let key = self.next_key()?;
             random::categorical(&kept, -1, None, &key)?.reshape(&[1, 1])?
         };
-        if let Some(recent) = &mut self.recent {
-            let joined = ops::concatenate(&[&*recent, &id.as_dtype(recent.dtype())?], 1)?;
-            let excess = (joined.dim(1) - self.options.repetition_context as i32).max(0);
-            *recent = mlx::slice(&joined, 1, excess, joined.dim(1))?;
-        }
+        self.penalties.push(&id)?;
         let logprob = indexing::take_along_axis(&logprobs, &id, -1)?;
-        Ok(Choice { id, logprob })
+        let top = match self.options.top_logprobs {
+            0 => None,
+            count => {
+                let ids = largest(&logprobs, count as i32)?;
+                let logprobs = indexing::take_along_axis(&logprobs, &ids, -1)?;
+                Some((ids, logprobs))
+            }
+        };
+        Ok(Choice { id, logprob, top })
+    }
+
+    fn next_key(&mut self) -> Result<Array> {
+        let (key, next) = random::split(&self.key, 2)?;
+        self.key = next;
+        Ok(key)
     }
 
     /// Log-probabilities `[1, vocabulary]` with those of excluded tokens at minus infinity.
-    fn filter(&self, mut logprobs: Array) -> Result<Array> {
-        let GenerateOptions { top_k, top_p, min_p, .. } = self.options;
+    fn filter(&mut self, mut logprobs: Array) -> Result<Array> {
+        let GenerateOptions { top_k, top_p, min_p, typical_p, top_n_sigma, xtc, .. } = self.options;
+        if top_n_sigma > 0.0 {
+            logprobs = filter_top_n_sigma(&logprobs, top_n_sigma)?;
+        }
+        if typical_p < 1.0 {
+            logprobs = filter_typical(&logprobs, typical_p)?;
+        }
         if top_p < 1.0 {
             logprobs = filter_top_p(&logprobs, top_p)?;
         }
@@ -73,26 +113,77 @@ impl Sampler {
             let best = logprobs.max_axis(-1, true)?;
             logprobs = keep_from(&logprobs, &best.add(Array::from_f32(min_p.ln()))?)?;
         }
+        if let Some(xtc) = xtc {
+            let draw = random::uniform::<_, f32>(0.0, 1.0, &[1, 1], &self.next_key()?)?;
+            logprobs = filter_xtc(&logprobs, xtc, &draw, &self.spared)?;
+        }
         let vocabulary = logprobs.dim(-1);
-        if top_k > 0 && (top_k as i32) < vocabulary {
-            let rest = vocabulary - top_k as i32;
-            let order = ops::argpartition_axis(&logprobs, rest, -1)?;
-            let excluded = Array::from_f32(f32::NEG_INFINITY);
-            let rest = mlx::slice(&order, 1, 0, rest)?;
-            logprobs = logprobs.put_along_axis(rest, excluded, -1)?;
+        if top_k > 0 && (top_k as u64) < vocabulary as u64 {
+            let best = largest(&logprobs, top_k as i32)?;
+            let values = indexing::take_along_axis(&logprobs, &best, -1)?;
+            let none = ops::full::<f32>(&[1, vocabulary], Array::from_f32(f32::NEG_INFINITY))?;
+            logprobs = none.put_along_axis(&best, values, -1)?;
         }
         Ok(logprobs)
     }
 }
 
-/// Divides positive and multiplies negative logits of recent tokens
-/// ([Keskar et al. 2019](https://arxiv.org/abs/1909.05858)).
-fn penalize(logits: &Array, recent: &Array, penalty: f32) -> Result<Array> {
-    let chosen = indexing::take_along_axis(logits, recent, -1)?;
-    let penalty = Array::from_f32(penalty);
-    let (less, more) = (chosen.divide(&penalty)?, chosen.multiply(&penalty)?);
-    let penalized = ops::select(chosen.lt(Array::from_f32(0.0))?, more, less)?;
-    Ok(logits.put_along_axis(recent, penalized, -1)?)
+/// The ids `[1, n]` of the largest elements of `[1, vocabulary]`, in no order.
+fn largest(logprobs: &Array, count: i32) -> Result<Array> {
+    let vocabulary = logprobs.dim(-1);
+    if count == vocabulary {
+        return Ok(ops::arange::<_, i32>(0, vocabulary, None)?.expand_dims(0)?);
+    }
+    let order = ops::argpartition_axis(logprobs, vocabulary - count, -1)?;
+    mlx::slice(&order, 1, vocabulary - count, vocabulary)
+}
+
+/// Keeps what is at most `n` standard deviations below the best.
+fn filter_top_n_sigma(logprobs: &Array, n: f32) -> Result<Array> {
+    let possible = logprobs.gt(Array::from_f32(f32::NEG_INFINITY))?;
+    let count = possible.as_dtype(Dtype::Float32)?.sum_axis(-1, true)?;
+    let zero = Array::from_f32(0.0);
+    let mean = ops::select(&possible, logprobs, &zero)?.sum_axis(-1, true)?.divide(&count)?;
+    let deviation = ops::select(&possible, logprobs.subtract(&mean)?, &zero)?;
+    let sigma = deviation.square()?.sum_axis(-1, true)?.divide(&count)?.sqrt()?;
+    let best = logprobs.max_axis(-1, true)?;
+    keep_from(logprobs, &best.subtract(sigma.multiply(Array::from_f32(n))?)?)
+}
+
+/// Keeps the smallest set of tokens, nearest to the expected information first, that holds a share
+/// `typical_p` of what is left.
+fn filter_typical(logprobs: &Array, typical_p: f32) -> Result<Array> {
+    let logprobs_left = logprobs.subtract(logprobs.logsumexp_axis(-1, true)?)?;
+    let probabilities = logprobs_left.exp()?;
+    let possible = probabilities.gt(Array::from_f32(0.0))?;
+    let information = logprobs_left.negative()?;
+    let expected =
+        ops::select(&possible, probabilities.multiply(&information)?, Array::from_f32(0.0))?
+            .sum_axis(-1, true)?;
+    let distance = information.subtract(expected)?.abs()?;
+    let order = ops::argsort_axis(&distance, -1)?;
+    let sum = indexing::take_along_axis(&probabilities, &order, -1)?.cumsum(-1, false, true)?;
+    let before = sum.lt(Array::from_f32(typical_p))?.as_dtype(Dtype::Int32)?.sum_axis(-1, true)?;
+    let last = ops::minimum(before, Array::from_int(logprobs.dim(-1) - 1))?;
+    let farthest = indexing::take_along_axis(&order, &last, -1)?;
+    let farthest = indexing::take_along_axis(&distance, &farthest, -1)?;
+    let excluded = Array::from_f32(f32::NEG_INFINITY);
+    Ok(ops::select(distance.le(farthest)?, logprobs, excluded)?)
+}
+
+/// Excludes all tokens above the threshold but the least likely of them, when `draw` `[1, 1]` falls
+/// below the probability of doing so.
+fn filter_xtc(logprobs: &Array, xtc: Xtc, draw: &Array, spared: &Array) -> Result<Array> {
+    let probabilities = ops::softmax_axis(logprobs, -1, true)?;
+    let above = probabilities.gt(Array::from_f32(xtc.threshold))?;
+    let least = ops::select(above, &probabilities, Array::from_f32(f32::INFINITY))?;
+    let mut out = probabilities.gt(least.min_axis(-1, true)?)?;
+    if spared.dim(1) > 0 {
+        out = out.put_along_axis(spared, Array::from_bool(false), -1)?;
+    }
+    let acts = draw.le(Array::from_f32(xtc.probability))?;
+    let excluded = Array::from_f32(f32::NEG_INFINITY);
+    Ok(ops::select(out.logical_and(acts)?, excluded, logprobs)?)
 }
 
 /// Keeps the smallest set of most likely tokens that holds a share `top_p` of what is left.
@@ -120,19 +211,35 @@ fn random_seed() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Json;
 
     fn sampler(edit: impl FnOnce(&mut GenerateOptions)) -> Sampler {
         let mut options =
             GenerateOptions { temperature: 1.0, seed: Some(7), ..GenerateOptions::default() };
         edit(&mut options);
-        Sampler::new(&options, &[0, 3]).unwrap()
+        Sampler::new(&options, &[0, 3], &[1, 23], None).unwrap()
     }
 
+    /// What is kept of these probabilities, which sum to 1.
     fn kept(edit: impl FnOnce(&mut GenerateOptions), probabilities: &[f32]) -> Vec<usize> {
         let logprobs: Vec<_> = probabilities.iter().map(|p| p.ln()).collect();
-        let logprobs = Array::from_slice(&logprobs, &[1, logprobs.len() as i32]);
-        let filtered: Vec<f32> = mlx::to_vec(&sampler(edit).filter(logprobs).unwrap()).unwrap();
+        let filtered = sampler(edit).filter(row(&logprobs)).unwrap();
+        let filtered: Vec<f32> = mlx::to_vec(&filtered).unwrap();
         (0..filtered.len()).filter(|i| filtered[*i].is_finite()).collect()
+    }
+
+    fn row(values: &[f32]) -> Array {
+        Array::from_slice(values, &[1, values.len() as i32])
+    }
+
+    /// Log-probabilities of 300 tokens, no two alike, some of them impossible.
+    fn noise(seed: u32) -> Vec<f32> {
+        let bits = |i: u32| (i * 7919 + seed * 104_729 + 13) % 300;
+        let logits: Vec<_> = (0..300u32)
+            .map(|i| if i % 41 == 7 { f64::NEG_INFINITY } else { f64::from(bits(i)) / 40.0 })
+            .collect();
+        let sum: f64 = logits.iter().map(|x| x.exp()).sum();
+        logits.iter().map(|x| (x - sum.ln()) as f32).collect()
     }
 
     const SKEWED: [f32; 5] = [0.05, 0.4, 0.1, 0.3, 0.15];
@@ -148,17 +255,106 @@ mod tests {
     }
 
     #[test]
-    fn recent_tokens_are_penalized_whatever_the_sign_of_their_logit() {
-        let logits = Array::from_slice(&[2.0f32, 1.0, 0.5, -3.0], &[1, 4]);
-        let recent = Array::from_slice(&[0u32, 3], &[1, 2]);
-        let penalized = penalize(&logits, &recent, 2.0).unwrap();
-        assert_eq!(mlx::to_vec::<f32>(&penalized).unwrap(), [1.0, 1.0, 0.5, -6.0]);
+    fn filters_keep_what_mlx_lm_keeps() {
+        let fixture = include_str!("../../../tests/fixtures/sampling.json");
+        let fixture: Json = serde_json::from_str(fixture).unwrap();
+        let number = |json: &Json| json.as_f64().map_or(f32::NEG_INFINITY, |x| x as f32);
+        let mut compared = 0;
+        for case in fixture["cases"].as_array().unwrap() {
+            let Some(expected) = case["filtered"].as_array() else { continue };
+            let (mut options, mut spared) = (GenerateOptions::default(), &[][..]);
+            for (name, value) in case["options"].as_object().unwrap() {
+                let value = value.as_f64().unwrap() as f32;
+                match name.as_str() {
+                    "top_p" => options.top_p = value,
+                    "min_p" => options.min_p = value,
+                    "top_k" => options.top_k = value as usize,
+                    _ => options.xtc = Some(Xtc { probability: 1.0, threshold: value }),
+                }
+                if name == "xtc_spared" {
+                    spared = &[1, 23];
+                }
+            }
+            let mut sampler = Sampler::new(&options, &[], spared, None).unwrap();
+            let logits: Vec<_> = case["logits"].as_array().unwrap().iter().map(number).collect();
+            let logits = row(&logits);
+            let logprobs = logits.subtract(logits.logsumexp_axis(-1, true).unwrap()).unwrap();
+            let filtered: Vec<f32> = mlx::to_vec(&sampler.filter(logprobs).unwrap()).unwrap();
+            let expected: Vec<_> = expected.iter().map(number).collect();
+            for (ours, theirs) in filtered.iter().zip(&expected) {
+                assert!(ours == theirs || (ours - theirs).abs() < 1e-5, "{}", case["options"]);
+            }
+            compared += 1;
+        }
+        assert_eq!(compared, 15);
+    }
+
+    #[test]
+    fn typical_tokens_are_those_of_a_plain_computation() {
+        for (seed, typical_p) in [(1, 0.2), (2, 0.5), (3, 0.9), (4, 0.999)] {
+            let logprobs = noise(seed);
+            let information = |i: usize| -f64::from(logprobs[i]);
+            let probability = |i: usize| f64::from(logprobs[i]).exp();
+            let mut order: Vec<_> = (0..300).filter(|i| logprobs[*i].is_finite()).collect();
+            let expected: f64 = order.iter().map(|i| probability(*i) * information(*i)).sum();
+            let distance = |i: usize| (information(i) - expected).abs();
+            order.sort_by(|a, b| distance(*a).total_cmp(&distance(*b)));
+            let mut sum = 0.0;
+            let mut typical: Vec<_> = order
+                .into_iter()
+                .take_while(|i| {
+                    let before = sum;
+                    sum += probability(*i);
+                    before < f64::from(typical_p)
+                })
+                .collect();
+            typical.sort_unstable();
+            let probabilities: Vec<_> = logprobs.iter().map(|x| x.exp()).collect();
+            assert_eq!(kept(|o| o.typical_p = typical_p, &probabilities), typical, "{typical_p}");
+        }
+    }
+
+    #[test]
+    fn the_best_tokens_within_n_sigma_are_those_of_a_plain_computation() {
+        for (seed, n) in [(1, 0.1), (2, 1.0), (3, 2.0), (4, 9.0)] {
+            let logprobs = noise(seed);
+            let possible: Vec<_> =
+                logprobs.iter().filter(|x| x.is_finite()).map(|x| f64::from(*x)).collect();
+            let count = possible.len() as f64;
+            let mean = possible.iter().sum::<f64>() / count;
+            let variance = possible.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+            let best = possible.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let least = best - f64::from(n) * variance.sqrt();
+            let within: Vec<_> = (0..300).filter(|i| f64::from(logprobs[*i]) >= least).collect();
+            let probabilities: Vec<_> = logprobs.iter().map(|x| x.exp()).collect();
+            let of_possible: Vec<_> =
+                within.into_iter().filter(|i| logprobs[*i].is_finite()).collect();
+            assert_eq!(kept(|o| o.top_n_sigma = n, &probabilities), of_possible, "{n}");
+        }
+    }
+
+    #[test]
+    fn xtc_acts_as_often_as_it_says_and_spares_the_end() {
+        let logprobs = row(&SKEWED.map(f32::ln));
+        let xtc = Xtc { probability: 0.25, threshold: 0.12 };
+        let mut sampler = sampler(|o| o.xtc = Some(xtc));
+        // Of tokens 1, 3 and 4 the last stays; token 1 is an end.
+        let count = (0..1000)
+            .filter(|_| {
+                let kept: Vec<f32> =
+                    mlx::to_vec(&sampler.filter(logprobs.clone()).unwrap()).unwrap();
+                let excluded = kept[3].is_infinite();
+                assert!(kept[1].is_finite() && kept[4].is_finite());
+                excluded
+            })
+            .count();
+        // Four standard deviations.
+        assert!((195..=305).contains(&count), "{count}");
     }
 
     #[test]
     fn draws_follow_the_distribution_and_the_seed() {
-        let logprobs: Vec<f32> = SKEWED.iter().map(|p| p.ln()).collect();
-        let logits = Array::from_slice(&logprobs, &[1, 1, 5]);
+        let logits = row(&SKEWED.map(f32::ln)).expand_dims(0).unwrap();
         let draw = || {
             let mut sampler = sampler(|_| {});
             let id = |_| sampler.choose(&logits).unwrap().id.try_item_cast::<u32>().unwrap();
@@ -172,5 +368,25 @@ mod tests {
             let bound = 4.0 * (probability * (1.0 - probability) / 2000.0).sqrt();
             assert!((share - probability).abs() < bound, "{id}: {share} instead of {probability}");
         }
+    }
+
+    #[test]
+    fn the_likeliest_tokens_come_best_first() {
+        let logits = row(&SKEWED.map(f32::ln)).expand_dims(0).unwrap();
+        for (count, expected) in [(2, &[1, 3][..]), (5, &[1, 3, 4, 2, 0])] {
+            let top = sampler(|o| o.top_logprobs = count).choose(&logits).unwrap().top().unwrap();
+            assert_eq!(top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), expected);
+            assert!(top.iter().all(|(id, p)| (p.exp() - SKEWED[*id as usize]).abs() < 1e-6));
+        }
+    }
+
+    #[test]
+    fn no_end_comes_before_its_time() {
+        let logits = row(&[0.0, 9.0, 1.0]).expand_dims(0).unwrap();
+        let options = GenerateOptions { min_tokens: 2, ..GenerateOptions::default() };
+        let mut sampler = Sampler::new(&options, &[0], &[1], None).unwrap();
+        let ids =
+            [(); 4].map(|()| sampler.choose(&logits).unwrap().id.try_item_cast::<u32>().unwrap());
+        assert_eq!(ids, [2, 2, 1, 1]);
     }
 }

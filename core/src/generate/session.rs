@@ -175,7 +175,7 @@ impl Session {
         prompt: impl Into<Prompt>,
         options: &GenerateOptions,
     ) -> Result<Generation> {
-        options.check()?;
+        self.0.model.check(options)?;
         let Inner { model, place, .. } = &*self.0;
         let (prompt, tokens, dropped_messages) = self.fit(prompt.into())?;
         let marks = self.marks(&prompt, &tokens);

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     loaded::Loaded,
     model::prefill,
-    text::{Detokenizer, Tokenizer},
+    text::{Detokenizer, StopFilter, Tokenizer},
 };
 use mlx_rs::{
     Array, memory,
@@ -55,9 +55,12 @@ pub struct Token {
     pub id: u32,
     /// The natural logarithm of its probability, before anything was filtered.
     pub logprob: f32,
-    /// The characters that it completes; none while one is still in parts, and none at all
-    /// without a tokenizer.
+    /// The characters that it completes; none while one is still in parts or may belong to a stop
+    /// text, and none at all without a tokenizer.
     pub text: String,
+    /// The likeliest tokens in its place and their log-probabilities, best first:
+    /// [`GenerateOptions::top_logprobs`] of them.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Why a generation ended.
@@ -87,7 +90,8 @@ impl FinishReason {
 pub struct Summary {
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Characters that were still in parts.
+    /// The end of the text that no token carried: characters that were still in parts, or what came
+    /// before a stop text.
     pub remaining_text: String,
     /// Length of the prompt.
     pub prompt_tokens: usize,
@@ -175,6 +179,12 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// The tokens that end the text.
+    fn ends(&self) -> Vec<u32> {
+        let own = if self.options.ignore_end { &[][..] } else { &self.end_tokens };
+        [own, &self.options.end_tokens].concat()
+    }
+
     /// Starts it on the model and in the memory that `find` gives on the engine's thread.
     pub(crate) fn start(
         self,
@@ -220,7 +230,9 @@ struct Run {
     /// None while another request uses the memory.
     hold: Option<Hold>,
     sampler: Sampler,
+    ends: Vec<u32>,
     detokenizer: Option<Detokenizer>,
+    stops: StopFilter,
     cached: usize,
     prefilled: usize,
     queued: Option<Choice>,
@@ -285,12 +297,16 @@ impl Task for Worker {
 
 impl Run {
     fn new(loaded: Rc<Loaded>, slot: Rc<Slot>, request: &Request) -> Result<Self> {
+        let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
+        let ends = request.ends();
         Ok(Run {
             loaded,
             slot,
             hold: None,
-            sampler: Sampler::new(&request.options, &request.prompt)?,
-            detokenizer: request.tokenizer.as_ref().map(|tokenizer| tokenizer.detokenizer(true)),
+            sampler: Sampler::new(options, &request.prompt, &ends, tokenizer)?,
+            ends,
+            detokenizer: tokenizer.map(|tokenizer| tokenizer.detokenizer(!options.special_tokens)),
+            stops: StopFilter::new(&options.stop),
             cached: 0,
             prefilled: 0,
             queued: None,
@@ -338,14 +354,16 @@ impl Run {
         if goes_on {
             self.remember(&[id], false);
         }
-        let ends = request.end_tokens.contains(&id) && !request.options.ignore_end;
-        if ends || request.options.end_tokens.contains(&id) {
+        if self.ends.contains(&id) {
             return self.finish(request, FinishReason::Stop);
         }
-        self.generated += 1;
         let text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(id));
-        let text = text.transpose()?.unwrap_or_default();
-        Ok(Event::Token(Token { id, logprob, text }))
+        let (text, stopped) = self.stops.push(&text.transpose()?.unwrap_or_default());
+        if stopped {
+            return self.finish_with(request, FinishReason::Stop, text);
+        }
+        self.generated += 1;
+        Ok(Event::Token(Token { id, logprob, text, top: choice.top()? }))
     }
 
     /// One chunk of the prompt; the last one queues the first token.
@@ -387,20 +405,33 @@ impl Run {
         let choice = self.sampler.choose(logits)?;
         let cache = &mut self.slot.memory.borrow_mut().cache;
         let states = cache.arrays().into_iter().map(|array| &*array);
-        async_eval([&choice.id, &choice.logprob].into_iter().chain(states))?;
+        async_eval(choice.arrays().chain(states))?;
         self.queued = Some(choice);
         Ok(())
     }
 
     fn finish(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {
+        let rest = self.detokenizer.as_mut().map(|detokenizer| detokenizer.finish());
+        let (mut text, stopped) = self.stops.push(&rest.transpose()?.unwrap_or_default());
+        if !stopped {
+            text += &self.stops.finish();
+        }
+        self.finish_with(request, finish_reason, text)
+    }
+
+    fn finish_with(
+        &mut self,
+        request: &Request,
+        finish_reason: FinishReason,
+        remaining_text: String,
+    ) -> Result<Event> {
         let first = self.first_token.unwrap_or(self.last_token);
-        let remaining_text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.finish());
         let rate = |count: usize, time: Duration| {
             if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
         };
         let summary = Summary {
             finish_reason,
-            remaining_text: remaining_text.transpose()?.unwrap_or_default(),
+            remaining_text,
             prompt_tokens: request.prompt.len(),
             cached_tokens: self.cached,
             dropped_messages: request.dropped_messages,

@@ -1,10 +1,12 @@
 //! Text on its way in and out: chat templates, token ids, and characters that stream.
 
 mod python;
+mod stop;
 mod stream;
 mod template;
 mod tokenizer;
 
+pub(crate) use stop::StopFilter;
 pub use stream::Detokenizer;
 pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions};
 pub use tokenizer::Tokenizer;

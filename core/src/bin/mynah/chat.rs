@@ -33,7 +33,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> Outcome {
     let model = model::load(model::files(arguments.model.as_deref())?).await?;
     let options = arguments.sampling.options(&model);
-    options.check()?;
+    options.check(model.info().vocabulary)?;
     let beginning: Vec<_> = arguments.system.as_deref().map(Message::system).into_iter().collect();
     let mut messages = beginning.clone();
     let session = model.session(SessionOptions::default());
