@@ -1,19 +1,17 @@
 //! What a checkpoint is, from its config and the headers of its files; no weights are read.
 
 use crate::{
+    checkpoint,
     config::Json,
     error::{Error, Result},
     files::Files,
     handle,
     loaded::{family, model_type},
     mlx::{Format, Mode},
+    quantization::Quantization,
     text::ChatTemplate,
-    weights::{Quantization, read_header, shards},
 };
-use safetensors::{
-    SafeTensors,
-    tensor::{Dtype, TensorInfo},
-};
+use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -94,23 +92,9 @@ fn problem(config: &Json, files: &Files) -> Result<()> {
 }
 
 fn headers(files: &Files) -> Result<HashMap<String, TensorInfo>> {
-    let mut metadata = Vec::new();
-    match files {
-        Files::Directory(directory) => {
-            for shard in shards(directory, files)? {
-                metadata.push(read_header(&directory.join(shard))?);
-            }
-        }
-        Files::Embedded(_) => {
-            let file = "model.safetensors";
-            let damaged = |reason: String| Error::Checkpoint { file: file.into(), reason };
-            let bytes = files.read(file)?.ok_or_else(|| damaged("missing".into()))?;
-            let header = SafeTensors::read_metadata(&bytes);
-            metadata.push(header.map_err(|error| damaged(error.to_string()))?.1);
-        }
-    }
+    let headers = checkpoint::headers(files)?;
     let owned = |(name, info): (String, &TensorInfo)| (name, info.clone());
-    Ok(metadata.iter().flat_map(|header| header.tensors().into_iter().map(owned)).collect())
+    Ok(headers.iter().flat_map(|header| header.tensors().into_iter().map(owned)).collect())
 }
 
 impl Inspection {

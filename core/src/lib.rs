@@ -29,6 +29,7 @@
 //! - Nothing that a user gives (a file, a prompt, an option) panics or ends the process.
 //! - Unsafe code is in [`mlx`] alone.
 
+mod checkpoint;
 pub mod config;
 pub mod decoder;
 mod demo;
@@ -44,6 +45,7 @@ pub mod mlx;
 pub mod model;
 pub mod parts;
 pub mod prelude;
+mod quantization;
 pub mod text;
 pub mod weights;
 

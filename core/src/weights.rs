@@ -4,6 +4,7 @@
 //! was read, each byte once.
 
 use crate::{
+    checkpoint,
     config::Json,
     error::{Error, Result},
     files::Files,
@@ -12,20 +13,13 @@ use crate::{
         linear::{Embedding, Experts, Linear, Matrix, cut},
         norm::Norm,
     },
+    quantization::Quantization,
 };
 use mlx_rs::{Array, Dtype, ops, transforms::eval};
-use safetensors::{
-    SafeTensors,
-    tensor::{Metadata, TensorInfo},
-};
-use serde::Deserialize;
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fmt::Display,
-    fs::{self, File},
-    io::Read,
-    path::Path,
     rc::Rc,
 };
 
@@ -55,33 +49,7 @@ impl Scope {
     /// [`Error::Checkpoint`] for a missing shard, a damaged header, a size that does not match, a
     /// tensor that stands in two shards; [`Error::Quantization`] for a scheme that is not supported.
     pub fn open(files: &Files, config: &Json) -> Result<Self> {
-        let tensors = match files {
-            Files::Directory(directory) => {
-                let mut tensors = HashMap::new();
-                for shard in shards(directory, files)? {
-                    for (name, tensor) in load_shard(&directory.join(shard))? {
-                        if tensors.insert(name.clone(), tensor).is_some() {
-                            let reason = format!("tensor `{name}` stands in two shards");
-                            return Err(Error::Checkpoint { file: directory.clone(), reason });
-                        }
-                    }
-                }
-                tensors
-            }
-            Files::Embedded(_) => {
-                let file = "model.safetensors";
-                let damaged = |reason: String| Error::Checkpoint { file: file.into(), reason };
-                let bytes = files.read(file)?.ok_or_else(|| damaged("missing".into()))?;
-                let tensors =
-                    SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
-                let array = |(name, view)| match Array::try_from(view) {
-                    Ok(array) => Ok((name, array)),
-                    Err(error) => Err(damaged(format!("{error}"))),
-                };
-                tensors.tensors().into_iter().map(array).collect::<Result<_>>()?
-            }
-        };
-        Scope::new(tensors, config)
+        Scope::new(checkpoint::tensors(files)?, config)
     }
 
     /// A scope over tensors that are already at hand.
@@ -515,187 +483,4 @@ impl Scope {
 
 fn is_floating(tensor: &Array) -> bool {
     matches!(tensor.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
-}
-
-/// What `config.json` says about quantized tensors.
-#[derive(Default)]
-pub(crate) struct Quantization {
-    /// Formats of single paths; `None` where the config says `false`.
-    paths: BTreeMap<String, Option<Format>>,
-}
-
-impl Quantization {
-    pub(crate) fn read(config: &Json) -> Result<Self> {
-        let (field, map) = match (config.get("quantization"), config.get("quantization_config")) {
-            (Some(Json::Object(map)), _) => ("quantization", map),
-            (_, Some(Json::Object(map))) => ("quantization_config", map),
-            _ => return Ok(Self::default()),
-        };
-        if let Some(method) = map.get("quant_method").and_then(Json::as_str)
-            && !["mxfp4", "mxfp8", "bitnet"].contains(&method)
-        {
-            return Err(Error::Quantization {
-                path: format!("{field}.quant_method"),
-                reason: format!("`{method}` is not supported yet"),
-            });
-        }
-        let mut paths = BTreeMap::new();
-        for (path, value) in map {
-            match value {
-                Json::Bool(false) => drop(paths.insert(path.clone(), None)),
-                Json::Object(fields) => {
-                    let format = Format::read(&format!("{field}.{path}"), fields)?;
-                    paths.insert(path.clone(), Some(format));
-                }
-                _ => {}
-            }
-        }
-        Ok(Quantization { paths })
-    }
-
-    /// What the config says about one path; the outer `None` when it does not name it.
-    pub(crate) fn of(&self, path: &str) -> Option<Option<Format>> {
-        self.paths.get(path).copied()
-    }
-}
-
-impl Format {
-    fn read(path: &str, fields: &serde_json::Map<String, Json>) -> Result<Self> {
-        let wrong = |reason: &str| Error::Quantization { path: path.into(), reason: reason.into() };
-        let mode = match fields.get("mode").map(|mode| mode.as_str()) {
-            None | Some(Some("affine")) => Mode::Affine,
-            Some(Some("mxfp4")) => Mode::Mxfp4,
-            Some(Some("mxfp8")) => Mode::Mxfp8,
-            Some(Some("nvfp4")) => Mode::Nvfp4,
-            Some(_) => return Err(wrong("the mode is not affine, mxfp4, mxfp8 or nvfp4")),
-        };
-        let (bits, group) = match mode {
-            Mode::Affine => (4, 64),
-            Mode::Mxfp4 => (4, 32),
-            Mode::Mxfp8 => (8, 32),
-            Mode::Nvfp4 => (4, 16),
-        };
-        let number = |name: &str, default: i32| match fields.get(name) {
-            None => Ok(default),
-            Some(value) => value
-                .as_i64()
-                .and_then(|n| i32::try_from(n).ok())
-                .ok_or_else(|| wrong(&format!("{name} is not a number"))),
-        };
-        Ok(Format { mode, bits: number("bits", bits)?, group: number("group_size", group)? })
-    }
-}
-
-/// The files of weights, from the index if there is one.
-pub(crate) fn shards(directory: &Path, files: &Files) -> Result<BTreeSet<String>> {
-    const INDEX: &str = "model.safetensors.index.json";
-    let broken = |reason: String| Error::Checkpoint { file: directory.join(INDEX), reason };
-    if let Some(index) = files.json(INDEX)? {
-        let map = index.get("weight_map").and_then(Json::as_object);
-        let map = map.ok_or_else(|| broken("has no weight_map".into()))?;
-        let mut shards = BTreeSet::new();
-        for (tensor, shard) in map {
-            // A shard outside of the directory is not part of this checkpoint.
-            match shard.as_str() {
-                Some(name) if !name.contains(['/', '\\']) && name.ends_with(".safetensors") => {
-                    shards.insert(name.to_string())
-                }
-                _ => {
-                    return Err(broken(format!("`{tensor}` is mapped to {shard}, not to a shard")));
-                }
-            };
-        }
-        if shards.is_empty() {
-            return Err(broken("maps no tensor".into()));
-        }
-        return Ok(shards);
-    }
-    let io = |source| Error::Io { path: directory.into(), source };
-    let mut shards = BTreeSet::new();
-    for entry in fs::read_dir(directory).map_err(io)? {
-        let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("model") && name.ends_with(".safetensors") {
-            shards.insert(name);
-        }
-    }
-    let Some(first) = shards.first() else {
-        let reason = "has no model*.safetensors".into();
-        return Err(Error::Checkpoint { file: directory.into(), reason });
-    };
-    // model-00001-of-00003.safetensors says how many there must be.
-    let count = first.rsplit_once("-of-").and_then(|(_, rest)| rest.strip_suffix(".safetensors"));
-    if let Some(count) = count.and_then(|count| count.parse::<usize>().ok())
-        && count != shards.len()
-    {
-        let reason = format!("holds {} of {count} shards", shards.len());
-        return Err(Error::Checkpoint { file: directory.into(), reason });
-    }
-    Ok(shards)
-}
-
-/// The header of one file, after it has been checked against the file's size.
-pub(crate) fn read_header(path: &Path) -> Result<Metadata> {
-    let damaged = |reason: String| Error::Checkpoint { file: path.into(), reason };
-    let io = |source| Error::Io { path: path.into(), source };
-    let mut file = File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => damaged("this shard is missing".into()),
-        _ => io(error),
-    })?;
-    let size = file.metadata().map_err(io)?.len();
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| damaged("truncated: no header".into()))?;
-    let length = u64::from_le_bytes(length);
-    if length > size.saturating_sub(8) {
-        return Err(damaged(format!("truncated: a header of {length} bytes in a file of {size}")));
-    }
-    let mut header = vec![0; length as usize];
-    file.read_exact(&mut header).map_err(io)?;
-    let header: Metadata =
-        serde_json::from_slice(&header).map_err(|error| damaged(blame(&header, &error)))?;
-    let expected = 8 + length + header.data_len() as u64;
-    if expected != size {
-        return Err(damaged(format!("has {size} bytes, its header says {expected}")));
-    }
-    Ok(header)
-}
-
-/// What is wrong with a header, with the tensor at fault if it can be told.
-fn blame(header: &[u8], error: &serde_json::Error) -> String {
-    let tensors: BTreeMap<String, Json> = serde_json::from_slice(header).unwrap_or_default();
-    for (name, entry) in tensors.iter().filter(|(name, _)| *name != "__metadata__") {
-        let TensorInfo { dtype, shape, data_offsets: (start, end) } =
-            match TensorInfo::deserialize(entry) {
-                Ok(info) => info,
-                Err(error) => return format!("bad header: tensor `{name}`: {error}"),
-            };
-        let bits = shape.iter().try_fold(dtype.bitsize(), |n, &size| n.checked_mul(size));
-        if bits.is_none_or(|bits| end.checked_sub(start) != Some(bits / 8)) {
-            return format!(
-                "bad header: tensor `{name}` of shape {shape:?} does not fill bytes {start} to {end}"
-            );
-        }
-    }
-    format!("bad header: {error}")
-}
-
-/// The tensors of one file, unread.
-fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
-    let damaged = |reason: String| Error::Checkpoint { file: path.into(), reason };
-    for (name, info) in read_header(path)?.tensors() {
-        use safetensors::Dtype::*;
-        let known = matches!(
-            info.dtype,
-            F32 | F16 | BF16 | U8 | U16 | U32 | U64 | I8 | I16 | I32 | I64 | BOOL | F8_E4M3
-        );
-        if !known {
-            return Err(damaged(format!(
-                "tensor `{name}` has the unsupported type {:?}",
-                info.dtype
-            )));
-        }
-        if info.shape.iter().any(|&dimension| i32::try_from(dimension).is_err()) {
-            return Err(damaged(format!("tensor `{name}` is too large: {:?}", info.shape)));
-        }
-    }
-    Array::load_safetensors(path).map_err(|error| damaged(error.to_string()))
 }
