@@ -164,7 +164,19 @@ fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
         use Dtype::*;
         let known = matches!(
             info.dtype,
-            F32 | F16 | BF16 | U8 | U16 | U32 | U64 | I8 | I16 | I32 | I64 | BOOL | F8_E4M3
+            F32 | F16
+                | BF16
+                | U8
+                | U16
+                | U32
+                | U64
+                | I8
+                | I16
+                | I32
+                | I64
+                | BOOL
+                | F8_E4M3
+                | F8_E8M0
         );
         if !known {
             return Err(damaged(format!(

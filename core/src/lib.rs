@@ -43,6 +43,7 @@ pub mod layer;
 mod loaded;
 pub mod mlx;
 pub mod model;
+mod packed;
 pub mod parts;
 pub mod prelude;
 mod quantization;

@@ -33,6 +33,8 @@ struct Store {
     unread: RefCell<HashMap<String, Array>>,
     read: RefCell<Vec<Array>>,
     quantization: Quantization,
+    /// What all floating-point tensors become, where the file says so.
+    precision: Option<Dtype>,
 }
 
 /// A place in the checkpoint's tree of names, such as `model.layers.3`.
@@ -40,6 +42,8 @@ struct Store {
 pub struct Scope {
     store: Rc<Store>,
     path: String,
+    /// Whether the path is itself a tensor, whose companions are not below but beside it.
+    is_parameter: bool,
 }
 
 impl Scope {
@@ -49,7 +53,8 @@ impl Scope {
     /// [`Error::Checkpoint`] for a missing shard, a damaged header, a size that does not match, a
     /// tensor that stands in two shards; [`Error::Quantization`] for a scheme that is not supported.
     pub fn open(files: &Files, config: &Json) -> Result<Self> {
-        Scope::new(checkpoint::tensors(files)?, config)
+        let quantization = Quantization::of_checkpoint(files, config)?;
+        Ok(Scope::over(checkpoint::tensors(files)?, quantization))
     }
 
     /// A scope over tensors that are already at hand.
@@ -57,21 +62,45 @@ impl Scope {
     /// # Errors
     /// [`Error::Quantization`] for a scheme that is not supported.
     pub fn new(tensors: HashMap<String, Array>, config: &Json) -> Result<Self> {
-        let store = Store {
-            unread: RefCell::new(tensors),
-            read: RefCell::default(),
-            quantization: Quantization::read(config)?,
-        };
-        Ok(Scope { store: Rc::new(store), path: String::new() })
+        Ok(Scope::over(tensors, Quantization::read(config)?))
+    }
+
+    fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Self {
+        let precision = quantization.precision(&tensors);
+        let (unread, read) = (RefCell::new(tensors), RefCell::default());
+        let store = Rc::new(Store { unread, read, quantization, precision });
+        Scope { store, path: String::new(), is_parameter: false }
     }
 
     /// The place `name` below this one.
     pub fn at(&self, name: impl Display) -> Scope {
-        Scope { store: self.store.clone(), path: self.name(name) }
+        Scope { store: self.store.clone(), path: self.name(name), is_parameter: false }
+    }
+
+    /// The place of a matrix that is not called `{name}.weight` but `name`, as stacked experts of
+    /// Hugging Face files are; its scales are called `{name}_weight_scale`, `{name}_scale` and so on.
+    pub fn parameter(&self, name: impl Display) -> Scope {
+        Scope { is_parameter: true, ..self.at(name) }
     }
 
     fn name(&self, name: impl Display) -> String {
+        if self.is_parameter {
+            return self.name_beside(&name.to_string());
+        }
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+
+    fn name_beside(&self, name: &str) -> String {
+        if name == "weight" {
+            return self.path.clone();
+        }
+        let whole = format!("{}_{name}", self.path);
+        match name.strip_prefix("weight_") {
+            Some(short) if !self.store.unread.borrow().contains_key(&whole) => {
+                format!("{}_{short}", self.path)
+            }
+            _ => whole,
+        }
     }
 
     /// Whether a tensor of this name is there and not read yet.
@@ -98,6 +127,21 @@ impl Scope {
         self.store.unread.borrow().get(&self.name(name)).map(|tensor| tensor.shape().to_vec())
     }
 
+    /// The type of a tensor that is there and not read yet.
+    pub(crate) fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.store.unread.borrow().get(&self.name(name)).map(Array::dtype)
+    }
+
+    /// The full name of a tensor here.
+    pub(crate) fn full_name(&self, name: &str) -> String {
+        self.name(name)
+    }
+
+    /// What the checkpoint says about quantized tensors.
+    pub(crate) fn quantization(&self) -> &Quantization {
+        &self.store.quantization
+    }
+
     /// Leaves the tensors below `name` unread, where the family knows why nobody needs them.
     pub fn ignore(&self, name: &str) {
         let (exact, prefix) = (self.name(name), self.name(name) + ".");
@@ -114,7 +158,7 @@ impl Scope {
         self.store.unread.borrow_mut().retain(|tensor, _| !ignored(tensor));
     }
 
-    fn take_any(&self, name: &str) -> Result<Array> {
+    pub(crate) fn take_any(&self, name: &str) -> Result<Array> {
         let name = self.name(name);
         let tensor = self.store.unread.borrow_mut().remove(&name);
         tensor.ok_or(Error::MissingTensor(name))
@@ -137,7 +181,10 @@ impl Scope {
         if !is_floating(&tensor) {
             return Err(self.integers(name, &tensor));
         }
-        Ok(tensor)
+        match self.store.precision {
+            Some(dtype) if dtype != tensor.dtype() => Ok(tensor.as_dtype(dtype)?),
+            _ => Ok(tensor),
+        }
     }
 
     /// As [`Scope::take`], for a tensor of bytes.
@@ -145,12 +192,17 @@ impl Scope {
     /// # Errors
     /// As [`Scope::take`].
     pub fn take_bytes(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        self.take_as(name, shape, Dtype::Uint8)
+    }
+
+    /// As [`Scope::take`], for a tensor of exactly this type.
+    pub(crate) fn take_as(&self, name: &str, shape: &[i32], dtype: Dtype) -> Result<Array> {
         let tensor = self.take_any(name)?;
         if tensor.shape() != shape {
             return Err(self.misshaped(name, &tensor, shape));
         }
-        if tensor.dtype() != Dtype::Uint8 {
-            let reason = format!("holds {:?}, not bytes", tensor.dtype());
+        if tensor.dtype() != dtype {
+            let reason = format!("holds {:?}, not {dtype:?}", tensor.dtype());
             return Err(Error::Quantization { path: self.name(name), reason });
         }
         Ok(tensor)
@@ -161,7 +213,7 @@ impl Scope {
         Error::Quantization { path: self.name(name), reason }
     }
 
-    fn misshaped(&self, name: &str, tensor: &Array, expected: &[i32]) -> Error {
+    pub(crate) fn misshaped(&self, name: &str, tensor: &Array, expected: &[i32]) -> Error {
         let (found, expected) = (tensor.shape().to_vec(), expected.to_vec());
         Error::TensorShape { name: self.name(name), found, expected }
     }
@@ -272,7 +324,7 @@ impl Scope {
     ) -> Result<Experts> {
         let w = self.at(stacked).at(name);
         let split = ["experts.0", "experts.1"].iter().any(|expert| self.has_below(expert));
-        if w.has("weight") || !split {
+        if !split || self.at(stacked).has_below(name) {
             let weight = w.matrix(&[count, output, input])?.for_experts()?;
             return Ok(Experts::new(w.keep_matrix(weight), w.optional("bias", &[count, output])?));
         }
@@ -310,16 +362,35 @@ impl Scope {
         }
         let biases: Option<Vec<_>> = quantized.iter().map(|matrix| matrix.biases.clone()).collect();
         let scales = quantized.iter().map(|matrix| matrix.scales.clone()).collect();
+        let factors: Vec<_> =
+            quantized.iter().filter_map(|matrix| matrix.global_scale.clone()).collect();
+        if !factors.is_empty() && factors.len() < quantized.len() {
+            return Err(mixed());
+        }
+        let global_scale = (!factors.is_empty()).then(|| stack(factors)).transpose()?;
         Ok(Matrix::Quantized(Quantized {
             weight: stack(quantized.iter().map(|matrix| matrix.weight.clone()).collect())?,
             scales: stack(scales)?,
             biases: biases.map(stack).transpose()?,
+            global_scale,
             format,
         }))
     }
 
-    /// The matrix `weight` here, `[…, output, input]`; quantized if there are `scales`.
-    fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
+    /// The matrix `weight` here, `[…, output, input]`, dense or quantized; the family
+    /// [`Scope::keep_matrix`]s what it makes of it.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
+        match self.packed(shape)? {
+            Some(matrix) => Ok(matrix),
+            None => self.own_matrix(shape),
+        }
+    }
+
+    /// As MLX writes it: quantized if there are `scales`.
+    fn own_matrix(&self, shape: &[i32]) -> Result<Matrix> {
         let named = self.store.quantization.of(&self.path);
         if !self.has("scales") {
             if let Some(Some(_)) = named {
@@ -383,22 +454,29 @@ impl Scope {
             }
             _ => {}
         }
-        if self.has("global_scale") {
-            return Err(contradiction("a global scale is not supported yet".into()));
-        }
+        let global_scale = match self.has("global_scale") {
+            false => None,
+            true if mode == Mode::Nvfp4 => {
+                // It is the largest weight; the largest scale times the largest element is 2688.
+                let largest = self.factor("global_scale", shape)?;
+                Some(largest.divide(Array::from_f32(448.0 * 6.0))?)
+            }
+            true => return Err(contradiction("only nvfp4 has a global scale".into())),
+        };
         let biases = match mode {
             Mode::Affine => Some(self.take("biases", &packed(groups))?),
             _ => None,
         };
-        Ok(Matrix::Quantized(Quantized { weight, scales, biases, format }))
+        Ok(Matrix::Quantized(Quantized { weight, scales, biases, global_scale, format }))
     }
 
     /// As [`Scope::keep`], for the arrays of a matrix.
     pub fn keep_matrix(&self, matrix: Matrix) -> Matrix {
         match &matrix {
             Matrix::Dense(weight) => drop(self.keep(weight.clone())),
-            Matrix::Quantized(Quantized { weight, scales, biases, .. }) => {
-                for part in [Some(weight), Some(scales), biases.as_ref()].into_iter().flatten() {
+            Matrix::Quantized(Quantized { weight, scales, biases, global_scale, .. }) => {
+                let parts = [Some(weight), Some(scales), biases.as_ref(), global_scale.as_ref()];
+                for part in parts.into_iter().flatten() {
                     self.keep(part.clone());
                 }
             }
@@ -454,7 +532,10 @@ impl Scope {
     /// [`Error::UnusedTensors`]; [`Error::Mlx`] when a file cannot be read.
     pub fn finish(&self, mut progress: impl FnMut(f32)) -> Result<()> {
         let unread = self.store.unread.take();
-        let needed = |name: &&String| !NEVER_NEEDED.iter().any(|suffix| name.ends_with(suffix));
+        let needed = |name: &&String| {
+            !NEVER_NEEDED.iter().any(|suffix| name.ends_with(suffix))
+                && !self.store.quantization.is_superfluous(name)
+        };
         let unused: BTreeSet<_> = unread.keys().filter(needed).cloned().collect();
         if !unused.is_empty() {
             return Err(Error::UnusedTensors(unused.into_iter().collect()));
@@ -481,6 +562,6 @@ impl Scope {
     }
 }
 
-fn is_floating(tensor: &Array) -> bool {
+pub(crate) fn is_floating(tensor: &Array) -> bool {
     matches!(tensor.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
 }

@@ -66,6 +66,7 @@ fn ternary(w: &Scope, name: &str, input: i32, output: i32, bias: bool) -> Result
         weight: weight.as_dtype(Dtype::Uint32)?,
         biases: Some(scales.negative()?),
         scales,
+        global_scale: None,
         format: Format { mode: Mode::Affine, bits: 2, group },
     });
     let bias = bias.then(|| w.tensor("bias", &[output])).transpose()?;
