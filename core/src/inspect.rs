@@ -86,7 +86,7 @@ pub fn inspect(files: impl Into<Files>) -> Result<Inspection> {
 
 fn problem(config: &Json, files: &Files) -> Result<()> {
     family(config)?;
-    Quantization::read(config)?;
+    Quantization::of_checkpoint(files, config)?;
     ChatTemplate::load(files)?;
     Ok(())
 }

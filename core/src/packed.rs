@@ -43,19 +43,15 @@ impl Scope {
         let matrix = if self.has("qweight") {
             self.words(m)?
         } else if self.has("blocks") {
-            let blocks =
-                self.take_as("blocks", &m.of(&[m.output, m.input / 32, 16]), Dtype::Uint8)?;
-            self.four_bit_floats(m, blocks.reshape(&m.of(&[m.output, m.input / 2]))?, "scales")?
+            self.four_bit_floats(m, "blocks", "scales")?
         } else if is_bytes("weight_packed") {
-            let bytes = self.take_bytes("weight_packed", &m.of(&[m.output, m.input / 2]))?;
-            self.four_bit_floats(m, bytes, "weight_scale")?
+            self.four_bit_floats(m, "weight_packed", "weight_scale")?
         } else if self.has("weight_packed") {
             self.packed_integers(m)?
         } else if let Some(scale) = scale.filter(|_| is_bytes("weight")) {
             let columns = self.shape("weight").and_then(|shape| shape.last().copied());
             if columns.is_some_and(|columns| 2 * columns == m.input) {
-                let bytes = self.take_bytes("weight", &m.of(&[m.output, m.input / 2]))?;
-                self.four_bit_floats(m, bytes, scale)?
+                self.four_bit_floats(m, "weight", scale)?
             } else {
                 self.eight_bit_floats(m, scale)?
             }
@@ -205,8 +201,8 @@ impl Scope {
         }))
     }
 
-    /// Pairs of 4-bit floats with 8-bit scales and at most one factor, `[…, output, input / 2]`.
-    fn four_bit_floats(&self, m: &Shape, bytes: Array, scale: &str) -> Result<Matrix> {
+    /// Pairs of 4-bit floats with 8-bit scales; those of 16 with a factor of the whole matrix.
+    fn four_bit_floats(&self, m: &Shape, name: &str, scale: &str) -> Result<Matrix> {
         let groups = self.groups(m, scale, 0)?;
         let format = match m.input / groups {
             16 => Format { mode: Mode::Nvfp4, bits: 4, group: 16 },
@@ -216,23 +212,30 @@ impl Scope {
                 return Err(self.refuse(scale, reason));
             }
         };
+        let shape = m.of(&[m.output, m.input / 2]);
+        let bytes = match name {
+            "blocks" => {
+                let blocks = m.of(&[m.output, groups, m.input / groups / 2]);
+                self.take_bytes(name, &blocks)?.reshape(&shape)?
+            }
+            _ => self.take_bytes(name, &shape)?,
+        };
         let scales = self.take_bytes(scale, &m.of(&[m.output, groups]))?;
-        let shape = m.of(&[m.output, m.input]);
-        let global_scale = if format.mode == Mode::Mxfp4 {
-            None
-        } else if self.has("weight_scale_2") {
-            Some(self.factor("weight_scale_2", &shape)?)
-        } else {
-            let inverse = self.factor("weight_global_scale", &shape)?;
-            Some(Array::from_f32(1.0).divide(inverse)?)
+        let global_scale = match (format.mode, name) {
+            (Mode::Mxfp4, _) => None,
+            // compressed-tensors divides by it, ModelOpt multiplies.
+            (_, "weight_packed") => {
+                let inverse = self.factor("weight_global_scale", m.stack)?;
+                Some(Array::from_f32(1.0).divide(inverse)?)
+            }
+            _ => Some(self.factor("weight_scale_2", m.stack)?),
         };
         let weight = bytes.view_dtype(Dtype::Uint32)?;
         Ok(Matrix::Quantized(Quantized { weight, scales, biases: None, global_scale, format }))
     }
 
     /// A factor of a matrix as `[]`, or of each matrix of a stack as `[stack]`, in float32.
-    pub(crate) fn factor(&self, name: &str, shape: &[i32]) -> Result<Array> {
-        let stack = &shape[..shape.len() - 2];
+    pub(crate) fn factor(&self, name: &str, stack: &[i32]) -> Result<Array> {
         let tensor = self.take_any(name)?;
         let ones = tensor.shape().len().saturating_sub(stack.len());
         if tensor.shape() != [stack, &vec![1; ones]].concat() {

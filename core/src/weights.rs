@@ -458,7 +458,7 @@ impl Scope {
             false => None,
             true if mode == Mode::Nvfp4 => {
                 // It is the largest weight; the largest scale times the largest element is 2688.
-                let largest = self.factor("global_scale", shape)?;
+                let largest = self.factor("global_scale", &rows[..rows.len() - 1])?;
                 Some(largest.divide(Array::from_f32(448.0 * 6.0))?)
             }
             true => return Err(contradiction("only nvfp4 has a global scale".into())),
