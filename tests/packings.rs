@@ -78,6 +78,34 @@ fn the_statement_may_stand_in_the_text_config() {
     assert_eq!(score(folder), expected);
 }
 
+#[test]
+fn an_inspection_counts_weights_and_not_words() {
+    let _busy = BUSY.read().unwrap();
+    let (width, inner, keys) = (128, 192, 64);
+    let projections = 2 * width * width + 2 * keys * width + 3 * inner * width;
+    let parameters = projections + 2 * 96 * width + 3 * width;
+    for (name, packing) in [
+        ("awq", ("affine", 4, 64)),
+        ("awq without zeros", ("affine", 4, 32)),
+        ("gptq", ("affine", 4, 64)),
+        ("gptq, 8 bit, one group", ("affine", 8, 128)),
+        ("pack-quantized", ("affine", 4, 32)),
+        ("pack-quantized with zeros", ("affine", 4, 64)),
+        ("nvfp4-pack-quantized", ("nvfp4", 4, 16)),
+        ("mxfp4-pack-quantized", ("mxfp4", 4, 32)),
+        ("mxfp8", ("mxfp8", 8, 32)),
+        ("ModelOpt nvfp4", ("nvfp4", 4, 16)),
+    ] {
+        let folder = write(name);
+        let inspection = inspect(folder.path()).unwrap();
+        assert_eq!(inspection.problem, None, "{name}");
+        assert_eq!(inspection.parameters, parameters, "{name}");
+        let found = &inspection.quantization[0];
+        assert_eq!((found.mode, found.bits, found.group_size), packing, "{name}");
+        assert_eq!(inspection.quantization.iter().map(|found| found.matrices).sum::<usize>(), 7);
+    }
+}
+
 fn change_header(folder: &Path, change: impl FnOnce(&mut Map<String, Json>)) {
     let path = folder.join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
