@@ -1,11 +1,17 @@
 //! Packings of other tools: where a checkpoint says which one it has, the types that only they use,
 //! and that a model is never in memory twice.
 
-use mlx_rs::memory;
-use mynah::{Model, Prompt, Score, inspect};
+use mlx_rs::{Array, Dtype, memory};
+use mynah::{
+    Model, Prompt, Score, inspect,
+    mlx::{self, Mode},
+    parts::linear::Matrix,
+    weights::Scope,
+};
 use mynah_tests::{Case, Fixture, block_on, on_engine};
 use serde_json::{Map, Value as Json, json};
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{BufWriter, Write},
     path::Path,
@@ -104,6 +110,53 @@ fn an_inspection_counts_weights_and_not_words() {
         assert_eq!((found.mode, found.bits, found.group_size), packing, "{name}");
         assert_eq!(inspection.quantization.iter().map(|found| found.matrices).sum::<usize>(), 7);
     }
+}
+
+/// Stacked experts whose tensors have names of their own and not those of a module.
+#[test]
+fn scales_may_stand_beside_a_parameter() {
+    let _busy = BUSY.read().unwrap();
+    let matrices = on_engine(|| {
+        let bytes = |shape: &[i32]| {
+            let count = shape.iter().product::<i32>();
+            Array::from_iter((0..count).map(|i| (i % 100) as u8), shape)
+        };
+        let tensors = HashMap::from([
+            ("experts.up_proj".to_string(), bytes(&[2, 4, 32])),
+            (
+                "experts.up_proj_scale_inv".to_string(),
+                Array::from_slice(&[0.5f32, 3.0], &[2, 1, 1]),
+            ),
+            ("experts.down_proj".to_string(), bytes(&[2, 4, 16])),
+            ("experts.down_proj_weight_scale".to_string(), bytes(&[2, 4, 2])),
+            (
+                "experts.down_proj_weight_scale_2".to_string(),
+                Array::from_slice(&[2.0f32, 4.0], &[2]),
+            ),
+        ]);
+        let plain = tensors["experts.up_proj"].from_fp8(Dtype::Float32)?;
+        let scope = Scope::new(tensors, &json!({"quantization_config": {"quant_method": "fp8"}}))?;
+        let experts = scope.at("experts");
+        let up = experts.parameter("up_proj").matrix(&[2, 4, 32])?;
+        let down = experts.parameter("down_proj").matrix(&[2, 4, 32])?;
+        scope.finish(|_| {})?;
+        let (Matrix::Dense(up), Matrix::Quantized(down)) = (up, down) else {
+            panic!("8-bit floats are dense and 4-bit floats are not")
+        };
+        assert_eq!((down.format.mode, down.weight.shape()), (Mode::Nvfp4, &[2, 4, 4][..]));
+        let factors: Vec<f32> = mlx::to_vec(&down.global_scale.unwrap())?;
+        Ok((
+            mlx::to_vec::<f32>(&plain)?,
+            mlx::to_vec::<f32>(&up.as_dtype(Dtype::Float32)?)?,
+            factors,
+        ))
+    });
+    let (plain, up, factors) = matrices.unwrap();
+    let factor = |i| if i < plain.len() / 2 { 0.5 } else { 3.0 };
+    // The product is rounded to bfloat16; a float of 8 bits has 4 of them, a factor of 3 adds two.
+    let expected: Vec<f32> = plain.iter().enumerate().map(|(i, x)| x * factor(i)).collect();
+    assert_eq!(up, expected);
+    assert_eq!(factors, [2.0, 4.0]);
 }
 
 fn change_header(folder: &Path, change: impl FnOnce(&mut Map<String, Json>)) {
@@ -240,7 +293,11 @@ fn no_model_is_in_memory_twice() {
             ("weight_global_scale", "F32", vec![1]),
         ]
     };
+    let ternary: Parts = |output, input| {
+        vec![("weight", "U8", vec![output / 4, input]), ("weight_scale", "BF16", vec![1])]
+    };
     let cases = [
+        (json!({"quant_method": "bitnet"}), ternary, 80),
         (json!({"quant_method": "awq"}), awq, 40),
         (json!({"quant_method": "gptq"}), gptq, 40),
         (json!({"quant_method": "fp8"}), fp8, 20),

@@ -160,8 +160,8 @@ pub struct Quantized {
     pub scales: Array,
     /// Biases in the shape of the scales, for [`Mode::Affine`] only.
     pub biases: Option<Array>,
-    /// A factor of the whole matrix `[]` or of each expert `[experts]`, float32: the second scale
-    /// that [`Mode::Nvfp4`] may have.
+    /// A factor of the whole matrix `[]` or of each expert `[experts]`, float32, such
+    /// as the second scale of [`Mode::Nvfp4`].
     pub global_scale: Option<Array>,
     /// How the elements are packed.
     pub format: Format,
@@ -274,7 +274,11 @@ impl Quantized {
             _ => factor.expand_dims_axes(&[-1, -2])?,
         };
         let dense = self.unpack(Some(Dtype::Float32))?.multiply(factor)?;
-        Ok(dense.as_dtype(dtype.unwrap_or(Dtype::Bfloat16))?)
+        let inferred = match self.scales.dtype() {
+            Dtype::Uint8 => Dtype::Bfloat16,
+            dtype => dtype,
+        };
+        Ok(dense.as_dtype(dtype.unwrap_or(inferred))?)
     }
 
     fn unpack(&self, dtype: Option<Dtype>) -> Result<Array> {

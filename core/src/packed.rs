@@ -1,5 +1,5 @@
-//! Matrices as other tools than MLX pack them: AWQ, GPTQ, compressed-tensors, NVIDIA's ModelOpt, and
-//! 8-bit floats with scales. Integers and 4-bit floats become MLX's formats, which hold the same
+//! Matrices as other tools than MLX pack them: AWQ, GPTQ, compressed-tensors, NVIDIA's ModelOpt,
+//! BitNet's, and 8-bit floats with scales. Integers and 4-bit floats become MLX's formats, which hold the same
 //! numbers; 8-bit floats become bfloat16 unless their scales are powers of two.
 //!
 //! Each is turned tensor by tensor as it is read, lazily.
@@ -49,11 +49,12 @@ impl Scope {
         } else if self.has("weight_packed") {
             self.packed_integers(m)?
         } else if let Some(scale) = scale.filter(|_| is_bytes("weight")) {
-            let columns = self.shape("weight").and_then(|shape| shape.last().copied());
-            if columns.is_some_and(|columns| 2 * columns == m.input) {
-                self.four_bit_floats(m, "weight", scale)?
-            } else {
-                self.eight_bit_floats(m, scale)?
+            match self.shape("weight").as_deref() {
+                Some([.., columns]) if 2 * columns == m.input => {
+                    self.four_bit_floats(m, "weight", scale)?
+                }
+                Some([.., rows, _]) if 4 * rows == m.output => self.ternary(m)?,
+                _ => self.eight_bit_floats(m, scale)?,
             }
         } else {
             return Ok(None);
@@ -169,6 +170,52 @@ impl Scope {
         };
         let scales = self.take("weight_scale", &m.of(&[m.output, groups]))?;
         self.affine(m, weight.view_dtype(Dtype::Uint32)?, scales, zeros)
+    }
+
+    /// BitNet's -1, 0 and 1, each plus one: a byte has those of rows `r`, `r + output / 4` and so on,
+    /// from its lowest bits up.
+    fn ternary(&self, m: &Shape) -> Result<Matrix> {
+        let Some(group) = [128, 64, 32].into_iter().find(|group| m.input % group == 0) else {
+            return Err(self.refuse("weight", format!("{} inputs make no groups of 32", m.input)));
+        };
+        let bytes = self.take_bytes("weight", &m.of(&[m.output / 4, m.input]))?;
+        let words = bytes.view_dtype(Dtype::Uint32)?;
+        let words = words.reshape(&m.of(&[m.output / 4, m.input / 16, 4]))?;
+        // One input of all words at a time, so that they never stand unpacked in memory.
+        let quarter = |row: u32| -> Result<Array> {
+            let mut all: Option<Array> = None;
+            for input in 0..4 {
+                let shift = Array::from_slice(&[8 * input + 2 * row], &[]);
+                let places = [0, 8, 16, 24].map(|place| place + 2 * input);
+                let places = Array::from_slice(&places, &[4]);
+                let some = mlx::shift_left(&mlx::bits(&words, &shift, &mask(2))?, &places)?;
+                let some = some.sum_axis(-1, false)?.as_dtype(Dtype::Uint32)?;
+                all = Some(match all {
+                    Some(others) => others.add(some)?,
+                    None => some,
+                });
+            }
+            all.ok_or_else(|| Error::Internal("a word has four inputs".into()))
+        };
+        let quarters = (0..4).map(quarter).collect::<Result<Vec<_>>>()?;
+        let scale = self.take("weight_scale", &[1])?;
+        let (scale, global_scale) = if self.quantization().divides_ternary {
+            let divisor = scale.as_dtype(Dtype::Float32)?.reshape(&[])?;
+            let factor = Array::from_f32(1.0).divide(divisor)?;
+            let factor = ops::broadcast_to(factor, m.stack)?;
+            (mlx::scalar(1.0, scale.dtype())?, Some(factor))
+        } else {
+            (scale, None)
+        };
+        let scales =
+            ops::broadcast_to(&scale, &m.of(&[m.output, m.input / group]))?.contiguous()?;
+        Ok(Matrix::Quantized(Quantized {
+            weight: ops::concatenate(&quarters, -2)?,
+            biases: Some(scales.negative()?),
+            scales,
+            global_scale,
+            format: Format { mode: Mode::Affine, bits: 2, group },
+        }))
     }
 
     /// `(weight - zeros) · scales` with as many scales and zeros as there are groups; the zero is

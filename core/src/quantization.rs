@@ -39,6 +39,8 @@ pub(crate) struct Quantization {
     pub block: Option<(i32, i32)>,
     /// Whether the scales of those blocks are powers of two.
     pub powers_of_two: bool,
+    /// Whether ternary weights are divided by their scale.
+    pub divides_ternary: bool,
     /// Whether another tool than MLX packed the weights.
     pub is_foreign: bool,
 }
@@ -69,7 +71,7 @@ impl Quantization {
     pub(crate) fn read(config: &Json) -> Result<Self> {
         let Some(said) = statement(config) else { return Ok(Self::default()) };
         match said.map.get("quant_method").and_then(Json::as_str) {
-            None | Some("mxfp4" | "mxfp8" | "bitnet") => {}
+            None | Some("mxfp4" | "mxfp8") => {}
             Some(method) => return Self::foreign(&said, method),
         }
         let mut paths = BTreeMap::new();
@@ -112,6 +114,10 @@ impl Quantization {
                 said.allow("fmt", &["e4m3".into(), "float8_e4m3fn".into()])?;
                 quantization.block = said.block("weight_block_size")?;
                 quantization.powers_of_two = said.map.get("scale_fmt") == Some(&"ue8m0".into());
+            }
+            "bitnet" => {
+                let class = said.map.get("linear_class");
+                quantization.divides_ternary = class != Some(&"autobitlinear".into());
             }
             "compressed-tensors" => {
                 (quantization.block, quantization.has_zeros) = said.compressed_tensors()?;
