@@ -1491,7 +1491,7 @@ fn packings_that_cannot_be_read() {
                     reshape(f, &format!("{GATE}.qzeros"), "I32", &[8, 24], 4);
                 },
                 "Quantization",
-                &[GATE, "groups of 16"],
+                &[GATE, "[8, 192]", "groups of 32 or more"],
             ),
             (
                 "scales of another group than zeros",

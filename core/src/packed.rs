@@ -1,8 +1,9 @@
 //! Matrices as other tools than MLX pack them: AWQ, GPTQ, compressed-tensors, NVIDIA's ModelOpt,
-//! BitNet's, and 8-bit floats with scales. Integers and 4-bit floats become MLX's formats, which hold the same
-//! numbers; 8-bit floats become bfloat16 unless their scales are powers of two.
+//! BitNet, and 8-bit floats with scales.
 //!
-//! Each is turned tensor by tensor as it is read, lazily.
+//! Integers and 4-bit floats become formats of MLX that hold the same numbers. 8-bit floats become
+//! bfloat16, as in the reference, unless their scales are powers of two, which MLX has too. Each
+//! matrix is turned on its own and lazily, so that no model is in memory twice.
 
 use crate::{
     error::{Error, Result},
@@ -66,15 +67,18 @@ impl Scope {
         Error::Quantization { path: self.full_name(name), reason: reason.into() }
     }
 
-    /// How many groups of inputs have scales of their own; `axis` counts from the last one.
-    fn groups(&self, m: &Shape, scales: &str, axis: usize) -> Result<i32> {
+    /// How many groups of inputs have scales of their own: the length of an axis that is counted
+    /// from the last one. A group must be a multiple of `unit`.
+    fn groups(&self, m: &Shape, (scales, axis): (&str, usize), unit: i32) -> Result<i32> {
         let shape = self.shape(scales).ok_or(Error::MissingTensor(self.full_name(scales)))?;
         let groups = shape.iter().rev().nth(axis).copied().unwrap_or(0);
-        if groups == 0 || m.input % groups != 0 {
-            let reason = format!("{shape:?} scales do not divide {} inputs into groups", m.input);
-            return Err(self.refuse(scales, reason));
+        if groups > 0 && m.input >= groups && m.input % (groups * unit) == 0 {
+            return Ok(groups);
         }
-        Ok(groups)
+        let inputs = m.input;
+        let reason =
+            format!("{shape:?} scales do not divide {inputs} inputs into groups of {unit} or more");
+        Err(self.refuse(scales, reason))
     }
 
     /// The bits of integers of which `length` words hold as many as there are inputs.
@@ -119,7 +123,7 @@ impl Scope {
         };
         let length = self.shape("qweight").and_then(|shape| shape.iter().rev().nth(1).copied());
         let bits = if words == Words::Awq { 4 } else { self.bits(m, "qweight", length)? };
-        let groups = self.groups(m, "scales", 1)?;
+        let groups = self.groups(m, ("scales", 1), 32)?;
         self.check_order(m, "g_idx", groups)?;
         let narrow = self.narrow(m, "qzeros", bits)?;
         let zeros = if self.has("qzeros") || said.has_zeros {
@@ -149,14 +153,14 @@ impl Scope {
             }
         };
         let scales = turned(&self.take("scales", &m.of(&[groups, m.output]))?)?;
-        self.affine(m, weight, scales, zeros.map(|zeros| turned(&zeros)).transpose()?)
+        affine(m, bits, weight, &scales, zeros.map(|zeros| turned(&zeros)).transpose()?)
     }
 
     /// Integers of compressed-tensors.
     fn packed_integers(&self, m: &Shape) -> Result<Matrix> {
         let length = self.shape("weight_packed").and_then(|shape| shape.last().copied());
         let bits = self.bits(m, "weight_packed", length)?;
-        let groups = self.groups(m, "weight_scale", 0)?;
+        let groups = self.groups(m, ("weight_scale", 0), 32)?;
         self.check_order(m, "weight_g_idx", groups)?;
         let shape = m.of(&[m.output, m.input / (32 / bits)]);
         let weight = self.take_as("weight_packed", &shape, Dtype::Int32)?;
@@ -169,7 +173,7 @@ impl Scope {
             None
         };
         let scales = self.take("weight_scale", &m.of(&[m.output, groups]))?;
-        self.affine(m, weight.view_dtype(Dtype::Uint32)?, scales, zeros)
+        affine(m, bits, weight.view_dtype(Dtype::Uint32)?, &scales, zeros)
     }
 
     /// BitNet's -1, 0 and 1, each plus one: a byte has those of rows `r`, `r + output / 4` and so on,
@@ -180,22 +184,13 @@ impl Scope {
         };
         let bytes = self.take_bytes("weight", &m.of(&[m.output / 4, m.input]))?;
         let words = bytes.view_dtype(Dtype::Uint32)?;
-        let words = words.reshape(&m.of(&[m.output / 4, m.input / 16, 4]))?;
-        // One input of all words at a time, so that they never stand unpacked in memory.
+        let words = words.reshape(&m.of(&[m.output / 4, m.input / 16, 4, 1]))?;
+        let places: Vec<u32> = (0..16).map(|input| 2 * input).collect();
+        let places = Array::from_slice(&places, &[4, 4]);
         let quarter = |row: u32| -> Result<Array> {
-            let mut all: Option<Array> = None;
-            for input in 0..4 {
-                let shift = Array::from_slice(&[8 * input + 2 * row], &[]);
-                let places = [0, 8, 16, 24].map(|place| place + 2 * input);
-                let places = Array::from_slice(&places, &[4]);
-                let some = mlx::shift_left(&mlx::bits(&words, &shift, &mask(2))?, &places)?;
-                let some = some.sum_axis(-1, false)?.as_dtype(Dtype::Uint32)?;
-                all = Some(match all {
-                    Some(others) => others.add(some)?,
-                    None => some,
-                });
-            }
-            all.ok_or_else(|| Error::Internal("a word has four inputs".into()))
+            let shifts = Array::from_slice(&[0, 8, 16, 24].map(|byte| byte + 2 * row), &[4]);
+            let codes = mlx::shift_left(&mlx::bits(&words, &shifts, &mask(2))?, &places)?;
+            Ok(codes.sum_axes(&[-1, -2], false)?.as_dtype(Dtype::Uint32)?)
         };
         let quarters = (0..4).map(quarter).collect::<Result<Vec<_>>>()?;
         let scale = self.take("weight_scale", &[1])?;
@@ -218,39 +213,9 @@ impl Scope {
         }))
     }
 
-    /// `(weight - zeros) · scales` with as many scales and zeros as there are groups; the zero is
-    /// in the middle if there are none.
-    fn affine(
-        &self,
-        m: &Shape,
-        weight: Array,
-        scales: Array,
-        zeros: Option<Array>,
-    ) -> Result<Matrix> {
-        let bits = weight.dim(-1) * 32 / m.input;
-        let large = m.input / scales.dim(-1);
-        let Some(group) = [128, 64, 32].into_iter().find(|group| large % group == 0) else {
-            let reason = format!("groups of {large} inputs are no multiple of 32");
-            return Err(self.refuse("weight", reason));
-        };
-        let zeros = match zeros {
-            Some(zeros) => zeros.as_dtype(Dtype::Float32)?,
-            None => Array::from_f32((1 << (bits - 1)) as f32),
-        };
-        let biases = zeros.negative()?.multiply(&scales)?.as_dtype(scales.dtype())?;
-        let repeated = |a: &Array| repeat(a, a.ndim() - 1, large / group);
-        Ok(Matrix::Quantized(Quantized {
-            weight,
-            scales: repeated(&scales)?,
-            biases: Some(repeated(&biases)?),
-            global_scale: None,
-            format: Format { mode: Mode::Affine, bits, group },
-        }))
-    }
-
     /// Pairs of 4-bit floats with 8-bit scales; those of 16 with a factor of the whole matrix.
     fn four_bit_floats(&self, m: &Shape, name: &str, scale: &str) -> Result<Matrix> {
-        let groups = self.groups(m, scale, 0)?;
+        let groups = self.groups(m, (scale, 0), 16)?;
         let format = match m.input / groups {
             16 => Format { mode: Mode::Nvfp4, bits: 4, group: 16 },
             32 => Format { mode: Mode::Mxfp4, bits: 4, group: 32 },
@@ -302,7 +267,7 @@ impl Scope {
         let scales = self.take_any(scale)?;
         let block = self.quantization().block.unwrap_or(BLOCK);
         let powers_of_two = self.quantization().powers_of_two && block == (32, 32);
-        let block = (block.0.min(m.output), block.1.min(m.input));
+        let block = (block.0.min(m.output).max(1), block.1.min(m.input).max(1));
         let blocks = m.of(&[(m.output - 1) / block.0 + 1, (m.input - 1) / block.1 + 1]);
         if scales.dtype() == Dtype::Uint8 {
             return self.microscaled(m, weight, scales, (scale, block));
@@ -357,6 +322,32 @@ impl Scope {
             format: Format { mode: Mode::Mxfp8, bits: 8, group: 32 },
         }))
     }
+}
+
+/// `(weight - zeros) · scales` of integers of so many bits, with a scale and a zero for each group;
+/// the zero is in the middle if there are none.
+fn affine(
+    m: &Shape,
+    bits: i32,
+    weight: Array,
+    scales: &Array,
+    zeros: Option<Array>,
+) -> Result<Matrix> {
+    let large = m.input / scales.dim(-1);
+    let group = [128, 64].into_iter().find(|group| large % group == 0).unwrap_or(32);
+    let zeros = match zeros {
+        Some(zeros) => zeros.as_dtype(Dtype::Float32)?,
+        None => Array::from_f32((1 << (bits - 1)) as f32),
+    };
+    let biases = zeros.negative()?.multiply(scales)?.as_dtype(scales.dtype())?;
+    let repeated = |a: &Array| repeat(a, a.ndim() - 1, large / group);
+    Ok(Matrix::Quantized(Quantized {
+        weight,
+        scales: repeated(scales)?,
+        biases: Some(repeated(&biases)?),
+        global_scale: None,
+        format: Format { mode: Mode::Affine, bits, group },
+    }))
 }
 
 /// The last two axes swapped.
