@@ -394,10 +394,11 @@ pub fn slice_update_at(x: &Array, update: &Array, axis: usize, start: &Array) ->
 
 /// `x >> shift & mask`, element by element.
 pub fn bits(x: &Array, shift: &Array, mask: &Array) -> Result<Array> {
-    // SAFETY: the handles are alive during the calls.
+    // SAFETY: the handles are alive during the call.
     let shifted = call(|out, stream| unsafe {
         sys::mlx_right_shift(out, x.as_ptr(), shift.as_ptr(), stream)
     })?;
+    // SAFETY: the handles are alive during the call.
     call(|out, stream| unsafe {
         sys::mlx_bitwise_and(out, shifted.as_ptr(), mask.as_ptr(), stream)
     })

@@ -145,7 +145,7 @@ impl Quantization {
         let ends = |suffix: &&str| {
             name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with(['.', '_']))
         };
-        self.is_foreign && SUPERFLUOUS.iter().any(|suffix| ends(suffix))
+        self.is_foreign && SUPERFLUOUS.iter().any(ends)
     }
 
     /// What the config says about one path; the outer `None` when it does not name it.
