@@ -91,7 +91,17 @@ fn one() -> usize {
 #[serde(untagged)]
 enum Tensor {
     Float(Vec<i32>),
-    Typed { shape: Vec<i32>, dtype: String },
+    Typed(Typed),
+}
+
+/// A tensor with a type, and values in a range, of any size, or of groups.
+#[derive(Clone, Deserialize)]
+struct Typed {
+    shape: Vec<i32>,
+    dtype: String,
+    from: Option<f64>,
+    to: Option<f64>,
+    group: Option<i32>,
 }
 
 impl Fixture {
@@ -147,18 +157,12 @@ impl Case {
     /// The tensors of the checkpoint. On the engine's thread.
     pub fn checkpoint(&self) -> Result<HashMap<String, Array>> {
         let formats: HashMap<_, _> = self.expand(&self.quantized).into_iter().collect();
-        let dtype = match self.dtype.as_deref() {
-            Some("BF16") => Dtype::Bfloat16,
-            Some("F16") => Dtype::Float16,
-            _ => Dtype::Float32,
-        };
+        let dtype = precision(self.dtype.as_deref().unwrap_or("F32"));
         let mut tensors = HashMap::new();
         for (name, tensor) in self.expand(&self.tensors) {
             let array = match &tensor {
-                Tensor::Typed { shape, dtype } if dtype == "U8" => bytes(&name, shape),
-                Tensor::Typed { shape, .. } | Tensor::Float(shape) => {
-                    floats(&name, shape).as_dtype(dtype)?
-                }
+                Tensor::Typed(typed) => typed.array(&name)?,
+                Tensor::Float(shape) => floats(&name, shape).as_dtype(dtype)?,
             };
             let path = name.strip_suffix(".weight").unwrap_or(&name);
             if let Some((bits, group, mode)) = formats.get(path) {
@@ -247,9 +251,51 @@ fn floats(name: &str, shape: &[i32]) -> Array {
     Array::from_slice(&values, shape)
 }
 
-fn bytes(name: &str, shape: &[i32]) -> Array {
-    let byte = |z: u64| {
-        if name.ends_with("_scales") { 120 + (z >> 61) as u8 } else { (z >> 56) as u8 }
-    };
-    Array::from_slice(&bits(name, size(shape)).map(byte).collect::<Vec<u8>>(), shape)
+fn precision(name: &str) -> Dtype {
+    match name {
+        "BF16" => Dtype::Bfloat16,
+        "F16" => Dtype::Float16,
+        "F32" => Dtype::Float32,
+        other => panic!("{other} is no precision"),
+    }
+}
+
+impl Typed {
+    /// The formula of a tensor with a type; `scripts/fixtures` has the same.
+    fn array(&self, name: &str) -> Result<Array> {
+        let bits = || bits(name, size(&self.shape));
+        if let Some(group) = self.group {
+            let groups: Vec<i32> = (0..size(&self.shape) as i32).map(|i| i / group).collect();
+            return Ok(Array::from_slice(&groups, &self.shape));
+        }
+        let range = self.from.zip(self.to);
+        let integer = |z: u64| {
+            let high = z >> 32;
+            range.map_or(high, |(from, to)| from as u64 + high % (to - from) as u64)
+        };
+        if self.dtype == "I32" {
+            let words: Vec<i32> = bits().map(|z| integer(z) as i32).collect();
+            return Ok(Array::from_slice(&words, &self.shape));
+        }
+        if self.dtype == "U32" {
+            let words: Vec<u32> = bits().map(|z| integer(z) as u32).collect();
+            return Ok(Array::from_slice(&words, &self.shape));
+        }
+        if self.dtype == "U8" {
+            let byte = |z: u64| match range {
+                Some(_) => integer(z) as u8,
+                None if name.ends_with("_scales") => 120 + (z >> 61) as u8,
+                None => (z >> 56) as u8,
+            };
+            return Ok(Array::from_slice(&bits().map(byte).collect::<Vec<u8>>(), &self.shape));
+        }
+        let (from, to) = range.expect("floats have a range");
+        let unit = |z: u64| (z >> 40) as f32 / (1 << 24) as f32;
+        let floats: Vec<f32> = bits().map(|z| from as f32 + unit(z) * (to - from) as f32).collect();
+        let floats = Array::from_slice(&floats, &self.shape);
+        if self.dtype == "F8_E4M3" {
+            return Ok(floats.to_fp8()?);
+        }
+        Ok(floats.as_dtype(precision(&self.dtype))?)
+    }
 }

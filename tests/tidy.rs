@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("parts/rope.rs", "llama", "configs call this kind of scaling by the name"),
     ("parts/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
     ("prelude.rs", "mamba2", "the mechanism, which families share"),
-    ("weights.rs", "bitnet", "configs call this kind of quantization by the name"),
+    ("quantization.rs", "bitnet", "configs call this kind of quantization by the name"),
 ];
 
 /// One file of the core.

@@ -1,19 +1,17 @@
 //! What a checkpoint is, from its config and the headers of its files; no weights are read.
 
 use crate::{
+    checkpoint,
     config::Json,
     error::{Error, Result},
     files::Files,
     handle,
     loaded::{family, model_type},
     mlx::{Format, Mode},
+    quantization::Quantization,
     text::ChatTemplate,
-    weights::{Quantization, read_header, shards},
 };
-use safetensors::{
-    SafeTensors,
-    tensor::{Dtype, TensorInfo},
-};
+use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -82,54 +80,47 @@ pub fn inspect(files: impl Into<Files>) -> Result<Inspection> {
         chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_))),
         model_type,
     };
-    inspection.count(&headers(&files)?, &config);
+    let quantization = Quantization::of_checkpoint(&files, &config).unwrap_or_default();
+    inspection.count(&headers(&files)?, &config, &quantization);
     Ok(inspection)
 }
 
 fn problem(config: &Json, files: &Files) -> Result<()> {
     family(config)?;
-    Quantization::read(config)?;
+    Quantization::of_checkpoint(files, config)?;
     ChatTemplate::load(files)?;
     Ok(())
 }
 
 fn headers(files: &Files) -> Result<HashMap<String, TensorInfo>> {
-    let mut metadata = Vec::new();
-    match files {
-        Files::Directory(directory) => {
-            for shard in shards(directory, files)? {
-                metadata.push(read_header(&directory.join(shard))?);
-            }
-        }
-        Files::Embedded(_) => {
-            let file = "model.safetensors";
-            let damaged = |reason: String| Error::Checkpoint { file: file.into(), reason };
-            let bytes = files.read(file)?.ok_or_else(|| damaged("missing".into()))?;
-            let header = SafeTensors::read_metadata(&bytes);
-            metadata.push(header.map_err(|error| damaged(error.to_string()))?.1);
-        }
-    }
+    let headers = checkpoint::headers(files)?;
     let owned = |(name, info): (String, &TensorInfo)| (name, info.clone());
-    Ok(metadata.iter().flat_map(|header| header.tensors().into_iter().map(owned)).collect())
+    Ok(headers.iter().flat_map(|header| header.tensors().into_iter().map(owned)).collect())
 }
 
 impl Inspection {
-    fn count(&mut self, tensors: &HashMap<String, TensorInfo>, config: &Json) {
-        let quantization = Quantization::read(config).unwrap_or_default();
+    fn count(
+        &mut self,
+        tensors: &HashMap<String, TensorInfo>,
+        config: &Json,
+        quantization: &Quantization,
+    ) {
         let said = config.get("quantization").or(config.get("quantization_config"));
         let group = said.and_then(|said| said.get("group_size")).and_then(Json::as_u64);
         let group = |path: &str| {
             let named = quantization.of(path).flatten().map(|format| format.group);
             named.unwrap_or(group.unwrap_or(64) as i32).max(1)
         };
+        let bits = packed_bits(config);
         let mut packings = HashMap::<(&'static str, i32, i32), usize>::new();
         for (name, info) in tensors {
             self.bytes += (info.data_offsets.1 - info.data_offsets.0) as u64;
             let elements = info.shape.iter().product::<usize>() as u64;
-            if belongs_to_packed(name, tensors) {
+            if belongs_to_packed(name, tensors) || quantization.is_superfluous(name) {
                 continue;
             }
-            match packing(name, info, tensors, group) {
+            let packing = packing(name, info, tensors, group);
+            match packing.or_else(|| foreign_packing(name, info, tensors, bits)) {
                 Some(format) => {
                     self.parameters += elements * info.dtype.bitsize() as u64 / format.bits as u64;
                     *packings
@@ -161,8 +152,20 @@ fn belongs_to_packed(name: &str, tensors: &HashMap<String, TensorInfo>) -> bool 
     if let Some(path) = name.strip_suffix("_scales") {
         return has(format!("{path}_blocks"));
     }
-    let path = name.strip_suffix(".scales").or(name.strip_suffix(".biases"));
-    path.is_some_and(|path| has(format!("{path}.weight")) && has(format!("{path}.scales")))
+    let Some((path, part)) = name.rsplit_once('.') else { return false };
+    let beside = |part: &str| tensors.get(&format!("{path}.{part}"));
+    match part {
+        "scales" | "biases" if beside("weight").is_some() => beside("scales").is_some(),
+        "scales" | "qzeros" | "g_idx" => beside("qweight").is_some(),
+        "global_scale"
+        | "weight_scale"
+        | "weight_scale_inv"
+        | "weight_scale_2"
+        | "weight_global_scale"
+        | "weight_zero_point"
+        | "weight_g_idx" => beside("weight").or(beside("weight_packed")).is_some(),
+        _ => false,
+    }
 }
 
 /// How a matrix is packed. The config knows the group; the bits follow from the shapes.
@@ -188,6 +191,64 @@ fn packing(
             let group = group(path);
             format(Mode::Affine, (bits as i32 / group).max(1), group)
         }
+    }
+}
+
+/// The bits of integers in the words of compressed-tensors, which do not tell themselves.
+fn packed_bits(config: &Json) -> usize {
+    let groups = config.pointer("/quantization_config/config_groups").and_then(Json::as_object);
+    let bits = |group: &Json| group.pointer("/weights/num_bits")?.as_u64();
+    let bits = groups.and_then(|groups| groups.values().find_map(bits));
+    bits.filter(|bits| [2, 4, 8].contains(bits)).unwrap_or(4) as usize
+}
+
+/// How MLX will hold a matrix that another tool packed.
+fn foreign_packing(
+    name: &str,
+    info: &TensorInfo,
+    tensors: &HashMap<String, TensorInfo>,
+    packed_bits: usize,
+) -> Option<Format> {
+    let (path, part) = name.rsplit_once('.')?;
+    let beside = |part: &str| tensors.get(&format!("{path}.{part}"));
+    let last = |info: &TensorInfo| info.shape.last().copied();
+    let integers = |bits: usize, inputs: usize, groups: usize| {
+        let large = inputs.checked_div(groups)?;
+        let group = [128, 64, 32].into_iter().find(|group| large % group == 0)?;
+        Some(Format { mode: Mode::Affine, bits: bits as i32, group: group as i32 })
+    };
+    match (part, info.dtype) {
+        ("qweight", _) => {
+            let scales = beside("scales")?;
+            let [.., groups, outputs] = scales.shape[..] else { return None };
+            let [.., rows, columns] = info.shape[..] else { return None };
+            let bits = match beside("qzeros") {
+                Some(zeros) => (32 * last(zeros)?).checked_div(outputs)?,
+                None => 4,
+            };
+            let per_row = if columns == outputs { 32_usize.checked_div(bits)? } else { 1 };
+            integers(bits, rows * per_row, groups)
+        }
+        ("weight_packed", Dtype::I32) => {
+            integers(packed_bits, last(info)? * 32 / packed_bits, last(beside("weight_scale")?)?)
+        }
+        ("weight_packed" | "weight", Dtype::U8) => {
+            let scales = beside("weight_scale").or(beside("weight_scale_inv"))?;
+            if scales.dtype.bitsize() != 8 {
+                return None;
+            }
+            match (2 * last(info)?).checked_div(last(scales)?)? {
+                16 => Some(Format { mode: Mode::Nvfp4, bits: 4, group: 16 }),
+                32 => Some(Format { mode: Mode::Mxfp4, bits: 4, group: 32 }),
+                _ => Some(Format { mode: Mode::Mxfp8, bits: 8, group: 32 }),
+            }
+        }
+        ("weight", Dtype::F8_E4M3) => {
+            let scales = beside("weight_scale").or(beside("weight_scale_inv"))?;
+            let is_exponent = scales.dtype.bitsize() == 8;
+            is_exponent.then_some(Format { mode: Mode::Mxfp8, bits: 8, group: 32 })
+        }
+        _ => None,
     }
 }
 

@@ -29,6 +29,7 @@
 //! - Nothing that a user gives (a file, a prompt, an option) panics or ends the process.
 //! - Unsafe code is in [`mlx`] alone.
 
+mod checkpoint;
 pub mod config;
 pub mod decoder;
 mod demo;
@@ -43,8 +44,10 @@ mod loaded;
 mod memory;
 pub mod mlx;
 pub mod model;
+mod packed;
 pub mod parts;
 pub mod prelude;
+mod quantization;
 mod saved;
 pub mod state;
 pub mod text;

@@ -174,6 +174,9 @@ pub struct Quantized {
     pub scales: Array,
     /// Biases in the shape of the scales, for [`Mode::Affine`] only.
     pub biases: Option<Array>,
+    /// A factor of the whole matrix `[]` or of each expert `[experts]`, float32, such
+    /// as the second scale of [`Mode::Nvfp4`].
+    pub global_scale: Option<Array>,
     /// How the elements are packed.
     pub format: Format,
 }
@@ -205,7 +208,8 @@ impl Quantized {
             let quantized = check(status).and_then(|()| {
                 let biases =
                     (sys::mlx_vector_array_size(parts) > 2).then(|| part(2)).transpose()?;
-                Ok(Quantized { weight: part(0)?, scales: part(1)?, biases, format })
+                let (weight, scales) = (part(0)?, part(1)?);
+                Ok(Quantized { weight, scales, biases, global_scale: None, format })
             });
             sys::mlx_vector_array_free(parts);
             quantized
@@ -218,18 +222,21 @@ impl Quantized {
             weight: change(&self.weight)?,
             scales: change(&self.scales)?,
             biases: self.biases.as_ref().map(&change).transpose()?,
+            global_scale: self.global_scale.clone(),
             format: self.format,
         })
     }
 
     /// `x · selfᵀ`: `[…, input]` to `[…, output]`.
     pub(crate) fn matmul(&self, x: &Array) -> Result<Array> {
-        self.multiply(x, true)
+        let Some(factor) = &self.global_scale else { return self.multiply(x, true) };
+        scaled(x, factor, |x| self.multiply(x, true))
     }
 
     /// `x · self`: `[…, output]` to `[…, input]`, for a matrix whose rows are summed.
     pub(crate) fn sum_rows(&self, x: &Array) -> Result<Array> {
-        self.multiply(x, false)
+        let Some(factor) = &self.global_scale else { return self.multiply(x, false) };
+        scaled(x, factor, |x| self.multiply(x, false))
     }
 
     fn multiply(&self, x: &Array, transposed: bool) -> Result<Array> {
@@ -257,6 +264,12 @@ impl Quantized {
 
     /// Multiplies by the matrices that `ids` names: `[…, 1, input]` to `[…, 1, output]`.
     pub(crate) fn gather_matmul(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
+        let Some(factors) = &self.global_scale else { return self.gather(x, ids, sorted) };
+        let factor = factors.take_axis(ids, 0)?.expand_dims_axes(&[-1, -2])?;
+        scaled(x, &factor, |x| self.gather(x, ids, sorted))
+    }
+
+    fn gather(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
         let (group, bits) = (some_int(self.format.group), some_int(self.format.bits));
         let mode = self.format.mode.c_name().as_ptr();
         let (weight, scales) = (self.weight.as_ptr(), self.scales.as_ptr());
@@ -286,6 +299,20 @@ impl Quantized {
 
     /// The matrix in floating point, as `dtype` when given.
     pub(crate) fn dequantize(&self, dtype: Option<Dtype>) -> Result<Array> {
+        let Some(factor) = &self.global_scale else { return self.unpack(dtype) };
+        let factor = match factor.ndim() {
+            0 => factor.clone(),
+            _ => factor.expand_dims_axes(&[-1, -2])?,
+        };
+        let dense = self.unpack(Some(Dtype::Float32))?.multiply(factor)?;
+        let inferred = match self.scales.dtype() {
+            Dtype::Uint8 => Dtype::Bfloat16,
+            dtype => dtype,
+        };
+        Ok(dense.as_dtype(dtype.unwrap_or(inferred))?)
+    }
+
+    fn unpack(&self, dtype: Option<Dtype>) -> Result<Array> {
         let (group, bits) = (some_int(self.format.group), some_int(self.format.bits));
         let mode = self.format.mode.c_name().as_ptr();
         let dtype = sys::mlx_optional_dtype {
@@ -312,6 +339,19 @@ impl Quantized {
             })
         })
     }
+}
+
+/// A product times a factor. Without the factor the product may exceed half precision.
+fn scaled(
+    x: &Array,
+    factor: &Array,
+    product: impl FnOnce(&Array) -> Result<Array>,
+) -> Result<Array> {
+    let y = match x.dtype() {
+        Dtype::Float16 => product(&x.as_dtype(Dtype::Float32)?)?,
+        _ => product(x)?,
+    };
+    Ok(y.multiply(factor)?.as_dtype(x.dtype())?)
 }
 
 /// Whether this thread computes on the CPU.
@@ -381,6 +421,24 @@ pub fn slice_update_at(x: &Array, update: &Array, axis: usize, start: &Array) ->
             stream,
         )
     })
+}
+
+/// `x >> shift & mask`, element by element.
+pub fn bits(x: &Array, shift: &Array, mask: &Array) -> Result<Array> {
+    // SAFETY: the handles are alive during the call.
+    let shifted = call(|out, stream| unsafe {
+        sys::mlx_right_shift(out, x.as_ptr(), shift.as_ptr(), stream)
+    })?;
+    // SAFETY: the handles are alive during the call.
+    call(|out, stream| unsafe {
+        sys::mlx_bitwise_and(out, shifted.as_ptr(), mask.as_ptr(), stream)
+    })
+}
+
+/// `x << shift`, element by element.
+pub fn shift_left(x: &Array, shift: &Array) -> Result<Array> {
+    // SAFETY: the handles are alive during the call.
+    call(|out, stream| unsafe { sys::mlx_left_shift(out, x.as_ptr(), shift.as_ptr(), stream) })
 }
 
 /// A constant in the precision of the arrays it will meet, so that it does not widen them.

@@ -1,12 +1,12 @@
 //! A cache as a safetensors file.
 
 use crate::{
+    checkpoint::{load_shard, read_header},
     error::{Error, Result},
     layer::CachePlan,
     memory,
     model::{Cache, LanguageModel},
     state::{Bound, CacheQuantization},
-    weights::{load_shard, read_header},
 };
 use mlx_rs::{Array, transforms::eval};
 use serde::{Deserialize, Serialize};

@@ -4,6 +4,7 @@
 //! was read, each byte once.
 
 use crate::{
+    checkpoint,
     config::Json,
     error::{Error, Result},
     files::Files,
@@ -13,20 +14,13 @@ use crate::{
         linear::{Embedding, Experts, Linear, Matrix, cut},
         norm::Norm,
     },
+    quantization::Quantization,
 };
 use mlx_rs::{Array, Dtype, ops, transforms::eval};
-use safetensors::{
-    SafeTensors,
-    tensor::{Metadata, TensorInfo},
-};
-use serde::Deserialize;
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fmt::Display,
-    fs::{self, File},
-    io::Read,
-    path::Path,
     rc::Rc,
 };
 
@@ -40,6 +34,8 @@ struct Store {
     unread: RefCell<HashMap<String, Array>>,
     read: RefCell<Vec<Array>>,
     quantization: Quantization,
+    /// What all floating-point tensors become, where the file says so.
+    precision: Option<Dtype>,
 }
 
 /// A place in the checkpoint's tree of names, such as `model.layers.3`.
@@ -47,6 +43,8 @@ struct Store {
 pub struct Scope {
     store: Rc<Store>,
     path: String,
+    /// Whether the path is itself a tensor, whose companions are not below but beside it.
+    is_parameter: bool,
 }
 
 impl Scope {
@@ -56,33 +54,8 @@ impl Scope {
     /// [`Error::Checkpoint`] for a missing shard, a damaged header, a size that does not match, a
     /// tensor that stands in two shards; [`Error::Quantization`] for a scheme that is not supported.
     pub fn open(files: &Files, config: &Json) -> Result<Self> {
-        let tensors = match files {
-            Files::Directory(directory) => {
-                let mut tensors = HashMap::new();
-                for shard in shards(directory, files)? {
-                    for (name, tensor) in load_shard(&directory.join(shard))? {
-                        if tensors.insert(name.clone(), tensor).is_some() {
-                            let reason = format!("tensor `{name}` stands in two shards");
-                            return Err(Error::Checkpoint { file: directory.clone(), reason });
-                        }
-                    }
-                }
-                tensors
-            }
-            Files::Embedded(_) => {
-                let file = "model.safetensors";
-                let damaged = |reason: String| Error::Checkpoint { file: file.into(), reason };
-                let bytes = files.read(file)?.ok_or_else(|| damaged("missing".into()))?;
-                let tensors =
-                    SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
-                let array = |(name, view)| match Array::try_from(view) {
-                    Ok(array) => Ok((name, array)),
-                    Err(error) => Err(damaged(format!("{error}"))),
-                };
-                tensors.tensors().into_iter().map(array).collect::<Result<_>>()?
-            }
-        };
-        Scope::new(tensors, config)
+        let quantization = Quantization::of_checkpoint(files, config)?;
+        Ok(Scope::over(checkpoint::tensors(files)?, quantization))
     }
 
     /// A scope over tensors that are already at hand.
@@ -90,21 +63,45 @@ impl Scope {
     /// # Errors
     /// [`Error::Quantization`] for a scheme that is not supported.
     pub fn new(tensors: HashMap<String, Array>, config: &Json) -> Result<Self> {
-        let store = Store {
-            unread: RefCell::new(tensors),
-            read: RefCell::default(),
-            quantization: Quantization::read(config)?,
-        };
-        Ok(Scope { store: Rc::new(store), path: String::new() })
+        Ok(Scope::over(tensors, Quantization::read(config)?))
+    }
+
+    fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Self {
+        let precision = quantization.precision(&tensors);
+        let (unread, read) = (RefCell::new(tensors), RefCell::default());
+        let store = Rc::new(Store { unread, read, quantization, precision });
+        Scope { store, path: String::new(), is_parameter: false }
     }
 
     /// The place `name` below this one.
     pub fn at(&self, name: impl Display) -> Scope {
-        Scope { store: self.store.clone(), path: self.name(name) }
+        Scope { store: self.store.clone(), path: self.name(name), is_parameter: false }
+    }
+
+    /// The place of a matrix that is not called `{name}.weight` but `name`, as stacked experts of
+    /// Hugging Face files are; its scales are called `{name}_weight_scale`, `{name}_scale` and so on.
+    pub fn parameter(&self, name: impl Display) -> Scope {
+        Scope { is_parameter: true, ..self.at(name) }
     }
 
     fn name(&self, name: impl Display) -> String {
+        if self.is_parameter {
+            return self.name_beside(&name.to_string());
+        }
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+
+    fn name_beside(&self, name: &str) -> String {
+        if name == "weight" {
+            return self.path.clone();
+        }
+        let whole = format!("{}_{name}", self.path);
+        match name.strip_prefix("weight_") {
+            Some(short) if !self.store.unread.borrow().contains_key(&whole) => {
+                format!("{}_{short}", self.path)
+            }
+            _ => whole,
+        }
     }
 
     /// Whether a tensor of this name is there and not read yet.
@@ -131,6 +128,21 @@ impl Scope {
         self.store.unread.borrow().get(&self.name(name)).map(|tensor| tensor.shape().to_vec())
     }
 
+    /// The type of a tensor that is there and not read yet.
+    pub(crate) fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.store.unread.borrow().get(&self.name(name)).map(Array::dtype)
+    }
+
+    /// The full name of a tensor here.
+    pub(crate) fn full_name(&self, name: &str) -> String {
+        self.name(name)
+    }
+
+    /// What the checkpoint says about quantized tensors.
+    pub(crate) fn quantization(&self) -> &Quantization {
+        &self.store.quantization
+    }
+
     /// Leaves the tensors below `name` unread, where the family knows why nobody needs them.
     pub fn ignore(&self, name: &str) {
         let (exact, prefix) = (self.name(name), self.name(name) + ".");
@@ -147,7 +159,7 @@ impl Scope {
         self.store.unread.borrow_mut().retain(|tensor, _| !ignored(tensor));
     }
 
-    fn take_any(&self, name: &str) -> Result<Array> {
+    pub(crate) fn take_any(&self, name: &str) -> Result<Array> {
         let name = self.name(name);
         let tensor = self.store.unread.borrow_mut().remove(&name);
         tensor.ok_or(Error::MissingTensor(name))
@@ -170,7 +182,10 @@ impl Scope {
         if !is_floating(&tensor) {
             return Err(self.integers(name, &tensor));
         }
-        Ok(tensor)
+        match self.store.precision {
+            Some(dtype) if dtype != tensor.dtype() => Ok(tensor.as_dtype(dtype)?),
+            _ => Ok(tensor),
+        }
     }
 
     /// As [`Scope::take`], for a tensor of bytes.
@@ -178,12 +193,17 @@ impl Scope {
     /// # Errors
     /// As [`Scope::take`].
     pub fn take_bytes(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        self.take_as(name, shape, Dtype::Uint8)
+    }
+
+    /// As [`Scope::take`], for a tensor of exactly this type.
+    pub(crate) fn take_as(&self, name: &str, shape: &[i32], dtype: Dtype) -> Result<Array> {
         let tensor = self.take_any(name)?;
         if tensor.shape() != shape {
             return Err(self.misshaped(name, &tensor, shape));
         }
-        if tensor.dtype() != Dtype::Uint8 {
-            let reason = format!("holds {:?}, not bytes", tensor.dtype());
+        if tensor.dtype() != dtype {
+            let reason = format!("holds {:?}, not {dtype:?}", tensor.dtype());
             return Err(Error::Quantization { path: self.name(name), reason });
         }
         Ok(tensor)
@@ -194,7 +214,7 @@ impl Scope {
         Error::Quantization { path: self.name(name), reason }
     }
 
-    fn misshaped(&self, name: &str, tensor: &Array, expected: &[i32]) -> Error {
+    pub(crate) fn misshaped(&self, name: &str, tensor: &Array, expected: &[i32]) -> Error {
         let (found, expected) = (tensor.shape().to_vec(), expected.to_vec());
         Error::TensorShape { name: self.name(name), found, expected }
     }
@@ -305,7 +325,7 @@ impl Scope {
     ) -> Result<Experts> {
         let w = self.at(stacked).at(name);
         let split = ["experts.0", "experts.1"].iter().any(|expert| self.has_below(expert));
-        if w.has("weight") || !split {
+        if !split || self.at(stacked).has_below(name) {
             let weight = w.matrix(&[count, output, input])?.for_experts()?;
             return Ok(Experts::new(w.keep_matrix(weight), w.optional("bias", &[count, output])?));
         }
@@ -343,16 +363,35 @@ impl Scope {
         }
         let biases: Option<Vec<_>> = quantized.iter().map(|matrix| matrix.biases.clone()).collect();
         let scales = quantized.iter().map(|matrix| matrix.scales.clone()).collect();
+        let factors: Vec<_> =
+            quantized.iter().filter_map(|matrix| matrix.global_scale.clone()).collect();
+        if !factors.is_empty() && factors.len() < quantized.len() {
+            return Err(mixed());
+        }
+        let global_scale = (!factors.is_empty()).then(|| stack(factors)).transpose()?;
         Ok(Matrix::Quantized(Quantized {
             weight: stack(quantized.iter().map(|matrix| matrix.weight.clone()).collect())?,
             scales: stack(scales)?,
             biases: biases.map(stack).transpose()?,
+            global_scale,
             format,
         }))
     }
 
-    /// The matrix `weight` here, `[…, output, input]`; quantized if there are `scales`.
-    fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
+    /// The matrix `weight` here, `[…, output, input]`, dense or quantized; the family
+    /// [`Scope::keep_matrix`]s what it makes of it.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
+        match self.packed(shape)? {
+            Some(matrix) => Ok(matrix),
+            None => self.own_matrix(shape),
+        }
+    }
+
+    /// As MLX writes it: quantized if there are `scales`.
+    fn own_matrix(&self, shape: &[i32]) -> Result<Matrix> {
         let named = self.store.quantization.of(&self.path);
         if !self.has("scales") {
             if let Some(Some(_)) = named {
@@ -416,22 +455,29 @@ impl Scope {
             }
             _ => {}
         }
-        if self.has("global_scale") {
-            return Err(contradiction("a global scale is not supported yet".into()));
-        }
+        let global_scale = match self.has("global_scale") {
+            false => None,
+            true if mode == Mode::Nvfp4 => {
+                // It is the largest weight; the largest scale times the largest element is 2688.
+                let largest = self.factor("global_scale", &rows[..rows.len() - 1])?;
+                Some(largest.divide(Array::from_f32(448.0 * 6.0))?)
+            }
+            true => return Err(contradiction("only nvfp4 has a global scale".into())),
+        };
         let biases = match mode {
             Mode::Affine => Some(self.take("biases", &packed(groups))?),
             _ => None,
         };
-        Ok(Matrix::Quantized(Quantized { weight, scales, biases, format }))
+        Ok(Matrix::Quantized(Quantized { weight, scales, biases, global_scale, format }))
     }
 
     /// As [`Scope::keep`], for the arrays of a matrix.
     pub fn keep_matrix(&self, matrix: Matrix) -> Matrix {
         match &matrix {
             Matrix::Dense(weight) => drop(self.keep(weight.clone())),
-            Matrix::Quantized(Quantized { weight, scales, biases, .. }) => {
-                for part in [Some(weight), Some(scales), biases.as_ref()].into_iter().flatten() {
+            Matrix::Quantized(Quantized { weight, scales, biases, global_scale, .. }) => {
+                let parts = [Some(weight), Some(scales), biases.as_ref(), global_scale.as_ref()];
+                for part in parts.into_iter().flatten() {
                     self.keep(part.clone());
                 }
             }
@@ -496,7 +542,10 @@ impl Scope {
     /// As [`Scope::finish`], for whoever has other things to do meanwhile.
     pub(crate) fn reading(&self) -> Result<Reading> {
         let unread = self.store.unread.take();
-        let needed = |name: &&String| !NEVER_NEEDED.iter().any(|suffix| name.ends_with(suffix));
+        let needed = |name: &&String| {
+            !NEVER_NEEDED.iter().any(|suffix| name.ends_with(suffix))
+                && !self.store.quantization.is_superfluous(name)
+        };
         let unused: BTreeSet<_> = unread.keys().filter(needed).cloned().collect();
         if !unused.is_empty() {
             return Err(Error::UnusedTensors(unused.into_iter().collect()));
@@ -537,189 +586,6 @@ impl Reading {
     }
 }
 
-fn is_floating(tensor: &Array) -> bool {
+pub(crate) fn is_floating(tensor: &Array) -> bool {
     matches!(tensor.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
-}
-
-/// What `config.json` says about quantized tensors.
-#[derive(Default)]
-pub(crate) struct Quantization {
-    /// Formats of single paths; `None` where the config says `false`.
-    paths: BTreeMap<String, Option<Format>>,
-}
-
-impl Quantization {
-    pub(crate) fn read(config: &Json) -> Result<Self> {
-        let (field, map) = match (config.get("quantization"), config.get("quantization_config")) {
-            (Some(Json::Object(map)), _) => ("quantization", map),
-            (_, Some(Json::Object(map))) => ("quantization_config", map),
-            _ => return Ok(Self::default()),
-        };
-        if let Some(method) = map.get("quant_method").and_then(Json::as_str)
-            && !["mxfp4", "mxfp8", "bitnet"].contains(&method)
-        {
-            return Err(Error::Quantization {
-                path: format!("{field}.quant_method"),
-                reason: format!("`{method}` is not supported yet"),
-            });
-        }
-        let mut paths = BTreeMap::new();
-        for (path, value) in map {
-            match value {
-                Json::Bool(false) => drop(paths.insert(path.clone(), None)),
-                Json::Object(fields) => {
-                    let format = Format::read(&format!("{field}.{path}"), fields)?;
-                    paths.insert(path.clone(), Some(format));
-                }
-                _ => {}
-            }
-        }
-        Ok(Quantization { paths })
-    }
-
-    /// What the config says about one path; the outer `None` when it does not name it.
-    pub(crate) fn of(&self, path: &str) -> Option<Option<Format>> {
-        self.paths.get(path).copied()
-    }
-}
-
-impl Format {
-    fn read(path: &str, fields: &serde_json::Map<String, Json>) -> Result<Self> {
-        let wrong = |reason: &str| Error::Quantization { path: path.into(), reason: reason.into() };
-        let mode = match fields.get("mode").map(|mode| mode.as_str()) {
-            None | Some(Some("affine")) => Mode::Affine,
-            Some(Some("mxfp4")) => Mode::Mxfp4,
-            Some(Some("mxfp8")) => Mode::Mxfp8,
-            Some(Some("nvfp4")) => Mode::Nvfp4,
-            Some(_) => return Err(wrong("the mode is not affine, mxfp4, mxfp8 or nvfp4")),
-        };
-        let (bits, group) = match mode {
-            Mode::Affine => (4, 64),
-            Mode::Mxfp4 => (4, 32),
-            Mode::Mxfp8 => (8, 32),
-            Mode::Nvfp4 => (4, 16),
-        };
-        let number = |name: &str, default: i32| match fields.get(name) {
-            None => Ok(default),
-            Some(value) => value
-                .as_i64()
-                .and_then(|n| i32::try_from(n).ok())
-                .ok_or_else(|| wrong(&format!("{name} is not a number"))),
-        };
-        Ok(Format { mode, bits: number("bits", bits)?, group: number("group_size", group)? })
-    }
-}
-
-/// The files of weights, from the index if there is one.
-pub(crate) fn shards(directory: &Path, files: &Files) -> Result<BTreeSet<String>> {
-    const INDEX: &str = "model.safetensors.index.json";
-    let broken = |reason: String| Error::Checkpoint { file: directory.join(INDEX), reason };
-    if let Some(index) = files.json(INDEX)? {
-        let map = index.get("weight_map").and_then(Json::as_object);
-        let map = map.ok_or_else(|| broken("has no weight_map".into()))?;
-        let mut shards = BTreeSet::new();
-        for (tensor, shard) in map {
-            // A shard outside of the directory is not part of this checkpoint.
-            match shard.as_str() {
-                Some(name) if !name.contains(['/', '\\']) && name.ends_with(".safetensors") => {
-                    shards.insert(name.to_string())
-                }
-                _ => {
-                    return Err(broken(format!("`{tensor}` is mapped to {shard}, not to a shard")));
-                }
-            };
-        }
-        if shards.is_empty() {
-            return Err(broken("maps no tensor".into()));
-        }
-        return Ok(shards);
-    }
-    let io = |source| Error::Io { path: directory.into(), source };
-    let mut shards = BTreeSet::new();
-    for entry in fs::read_dir(directory).map_err(io)? {
-        let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("model") && name.ends_with(".safetensors") {
-            shards.insert(name);
-        }
-    }
-    let Some(first) = shards.first() else {
-        let reason = "has no model*.safetensors".into();
-        return Err(Error::Checkpoint { file: directory.into(), reason });
-    };
-    // model-00001-of-00003.safetensors says how many there must be.
-    let count = first.rsplit_once("-of-").and_then(|(_, rest)| rest.strip_suffix(".safetensors"));
-    if let Some(count) = count.and_then(|count| count.parse::<usize>().ok())
-        && count != shards.len()
-    {
-        let reason = format!("holds {} of {count} shards", shards.len());
-        return Err(Error::Checkpoint { file: directory.into(), reason });
-    }
-    Ok(shards)
-}
-
-/// The header of one file, after it has been checked against the file's size.
-pub(crate) fn read_header(path: &Path) -> Result<Metadata> {
-    let damaged = |reason: String| Error::Checkpoint { file: path.into(), reason };
-    let io = |source| Error::Io { path: path.into(), source };
-    let mut file = File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => damaged("this shard is missing".into()),
-        _ => io(error),
-    })?;
-    let size = file.metadata().map_err(io)?.len();
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| damaged("truncated: no header".into()))?;
-    let length = u64::from_le_bytes(length);
-    if length > size.saturating_sub(8) {
-        return Err(damaged(format!("truncated: a header of {length} bytes in a file of {size}")));
-    }
-    let mut header = vec![0; length as usize];
-    file.read_exact(&mut header).map_err(io)?;
-    let header: Metadata =
-        serde_json::from_slice(&header).map_err(|error| damaged(blame(&header, &error)))?;
-    let expected = 8 + length + header.data_len() as u64;
-    if expected != size {
-        return Err(damaged(format!("has {size} bytes, its header says {expected}")));
-    }
-    Ok(header)
-}
-
-/// What is wrong with a header, with the tensor at fault if it can be told.
-fn blame(header: &[u8], error: &serde_json::Error) -> String {
-    let tensors: BTreeMap<String, Json> = serde_json::from_slice(header).unwrap_or_default();
-    for (name, entry) in tensors.iter().filter(|(name, _)| *name != "__metadata__") {
-        let TensorInfo { dtype, shape, data_offsets: (start, end) } =
-            match TensorInfo::deserialize(entry) {
-                Ok(info) => info,
-                Err(error) => return format!("bad header: tensor `{name}`: {error}"),
-            };
-        let bits = shape.iter().try_fold(dtype.bitsize(), |n, &size| n.checked_mul(size));
-        if bits.is_none_or(|bits| end.checked_sub(start) != Some(bits / 8)) {
-            return format!(
-                "bad header: tensor `{name}` of shape {shape:?} does not fill bytes {start} to {end}"
-            );
-        }
-    }
-    format!("bad header: {error}")
-}
-
-/// The tensors of one file, unread.
-pub(crate) fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
-    let damaged = |reason: String| Error::Checkpoint { file: path.into(), reason };
-    for (name, info) in read_header(path)?.tensors() {
-        use safetensors::Dtype::*;
-        let known = matches!(
-            info.dtype,
-            F32 | F16 | BF16 | U8 | U16 | U32 | U64 | I8 | I16 | I32 | I64 | BOOL | F8_E4M3
-        );
-        if !known {
-            return Err(damaged(format!(
-                "tensor `{name}` has the unsupported type {:?}",
-                info.dtype
-            )));
-        }
-        if info.shape.iter().any(|&dimension| i32::try_from(dimension).is_err()) {
-            return Err(damaged(format!("tensor `{name}` is too large: {:?}", info.shape)));
-        }
-    }
-    Array::load_safetensors(path).map_err(|error| damaged(error.to_string()))
 }

@@ -256,6 +256,7 @@ impl Seen {
             weight: weight.clone(),
             scales: scales.clone(),
             biases: Some(biases.clone()),
+            global_scale: None,
             format,
         };
         let format = self.format?;

@@ -21,7 +21,7 @@ impl Matrix {
         self.map(|a| cut(a, a.ndim() - 2, groups, start, stop))
     }
 
-    /// The same done to all arrays, for what leaves the input axis alone.
+    /// The same done to all arrays, for what leaves the input axis and that of experts alone.
     pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
         Ok(match self {
             Matrix::Dense(weight) => Matrix::Dense(change(weight)?),
@@ -120,6 +120,7 @@ impl Embedding {
                     weight: rows(&table.weight)?,
                     scales: rows(&table.scales)?,
                     biases: table.biases.as_ref().map(rows).transpose()?,
+                    global_scale: table.global_scale.clone(),
                     format: table.format,
                 };
                 rows.dequantize(dtype)

@@ -3,11 +3,10 @@
 //! Follows `gpt_oss` of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
 
 use crate::{
-    mlx::{Format, Mode, Quantized},
+    mlx::Quantized,
     parts::moe::top_k_then_softmax,
     prelude::*,
 };
-use mlx_rs::Dtype;
 
 pub const FAMILY: Family = Family { model_types: &["gpt_oss"], build };
 
@@ -78,13 +77,8 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
 
 /// The experts of one projection as they were published: MXFP4 in blocks of 16 bytes, or dense.
 fn published(w: &Scope, name: &str, count: i32, input: i32, output: i32) -> Result<Matrix> {
-    let (blocks, scales) = (format!("{name}_blocks"), format!("{name}_scales"));
-    if w.has(&blocks) {
-        let packed = w.take_bytes(&blocks, &[count, output, input / 32, 16])?;
-        let weight = packed.view_dtype(Dtype::Uint32)?.reshape(&[count, output, input / 8])?;
-        let scales = w.take_bytes(&scales, &[count, output, input / 32])?;
-        let format = Format { mode: Mode::Mxfp4, bits: 4, group: 32 };
-        return Ok(Matrix::Quantized(Quantized { weight, scales, biases: None, format }));
+    if !w.has(name) {
+        return w.parameter(name).matrix(&[count, output, input]);
     }
     // Transformers multiplies from the left and stores the transpose.
     let transposed = [count, input, output];
@@ -107,6 +101,7 @@ fn halves(matrix: &Matrix) -> Result<[Matrix; 2]> {
                 weight: rows(&m.weight, i)?,
                 scales: rows(&m.scales, i)?,
                 biases: None,
+                global_scale: None,
                 format: m.format,
             }),
         })
