@@ -96,7 +96,8 @@ fn streaming(folder: &str) -> Result<Json> {
     let writer = std::thread::spawn(move || -> Result<()> {
         let mut detokenizer = tokenizer.detokenizer(true);
         for &id in text.iter().cycle().take(TOKENS) {
-            let token = mynah::Token { id, logprob: 0.0, text: detokenizer.push(id)? };
+            let text = detokenizer.push(id)?;
+            let token = mynah::Token { id, logprob: 0.0, text, top: Vec::new() };
             sender.blocking_send(Event::Token(token)).ok();
         }
         Ok(())
