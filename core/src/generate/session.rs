@@ -11,6 +11,7 @@ use crate::{
     handle::{Model, find},
     layer::CachePlan,
     loaded::Loaded,
+    model::{Cache, LanguageModel},
     state::{Bound, CacheQuantization},
     text::{Message, TemplateOptions},
 };
@@ -63,6 +64,20 @@ impl Default for SessionOptions {
 }
 
 impl SessionOptions {
+    pub(crate) fn within(
+        network: &dyn LanguageModel,
+        positions: usize,
+        bytes: usize,
+    ) -> Result<Self> {
+        let plan = CachePlan::within(network, positions, bytes)?;
+        let needed = Cache::estimate(network, &plan, positions)?;
+        Ok(SessionOptions {
+            overflow: plan.bound.map_or(Overflow::Error, Overflow::Ring),
+            quantization: plan.quantization,
+            snapshot_bytes: bytes.saturating_sub(needed),
+        })
+    }
+
     pub(crate) fn plan(&self) -> CachePlan {
         let bound = match self.overflow {
             Overflow::Ring(bound) => Some(bound),
@@ -81,8 +96,8 @@ impl SessionOptions {
 /// again and a branch are all the same to it. What the sessions of a model have in common, such as
 /// a system prompt, the first of them computes for all.
 ///
-/// What was computed until a generation is cancelled or dropped stays. A computation that fails
-/// leaves an empty session, which is as good as a new one.
+/// What was computed until a generation is cancelled, dropped or refused more memory stays. A
+/// computation that fails otherwise leaves an empty session, which is as good as a new one.
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
