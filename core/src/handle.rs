@@ -253,8 +253,7 @@ impl Model {
     }
 
     /// A session as [`Session::save`] has written it, perhaps in another process. What comes next is
-    /// the same to the last bit. Under [`SessionOptions::overflow`] and
-    /// [`SessionOptions::quantization`] it must have been saved.
+    /// the same to the last bit. The options must be those that it had; snapshots are not saved.
     ///
     /// # Errors
     /// [`Error::SavedCache`] when the file is damaged, or was saved by another model, by another

@@ -94,7 +94,8 @@ impl SessionOptions {
 /// The application owns the transcript and brings it whole each time. The session finds out how
 /// much of it is what it remembers: a new turn, an edited message, an answer that is asked for
 /// again and a branch are all the same to it. What the sessions of a model have in common, such as
-/// a system prompt, the first of them computes for all.
+/// a system prompt, the first of them computes for all. Passes of other lengths add in another
+/// order, so that what was reused may differ from what is computed anew in the last bits.
 ///
 /// What was computed until a generation is cancelled, dropped or refused more memory stays. A
 /// computation that fails otherwise leaves an empty session, which is as good as a new one.
@@ -230,12 +231,9 @@ impl Session {
     /// # Errors
     /// [`Error::SavedCache`] when there is nothing to save, or the file cannot be written.
     pub async fn save(&self, path: impl Into<PathBuf>) -> Result<()> {
-        let (path, key) = (path.into(), self.0.place.key.clone());
-        self.visit(move |slot| {
-            let (loaded, _) = key.find()?;
-            slot.memory.borrow_mut().save(&path, &loaded.fingerprint)
-        })
-        .await
+        let (path, model) = (path.into(), self.0.model.id());
+        self.visit(move |slot| slot.memory.borrow_mut().save(&path, &find(model)?.fingerprint))
+            .await
     }
 
     pub(crate) async fn restore(
