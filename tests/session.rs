@@ -12,6 +12,7 @@ use std::{
     env, fs,
     path::Path,
     process::Command,
+    slice,
     sync::{Mutex, OnceLock},
     thread,
 };
@@ -635,7 +636,7 @@ fn a_full_context_ends_an_answer() {
     };
     let session = model.session(dropping);
     assert!(refused(session.generate(long, &options(1))));
-    // 12 + 8 tokens a turn after 7, and 8 + 1 for the last: two turns fit beside 16 tokens.
+    // 12 + 8 tokens a turn after 7, and 8 + 1 for the last: one turn fits beside 16 tokens.
     let system = Message::system(&text(91, 5));
     let turns: Vec<_> = (0..5)
         .map(|i| [Message::user(&text(92 + i, 10)), Message::assistant(&text(100 + i, 6))])
@@ -643,8 +644,10 @@ fn a_full_context_ends_an_answer() {
     let last = Message::user(&text(110, 6));
     for count in 0..5 {
         let kept = count.min(1);
-        let list =
-            |from| [&[system.clone()], &turns[from..count].concat()[..], &[last.clone()]].concat();
+        let list = |from| {
+            [slice::from_ref(&system), &turns[from..count].concat()[..], slice::from_ref(&last)]
+                .concat()
+        };
         let answer = ask(&session, chat(&list(0)), &options(usize::MAX));
         assert_eq!(answer.summary.dropped_messages, 2 * (count - kept), "{count}");
         assert_eq!(answer.summary.prompt_tokens, 7 + 20 * kept + 9, "{count}");
@@ -715,7 +718,7 @@ fn an_answer_goes_on_from_words_that_are_put_in_its_mouth() {
         let text = model.tokenizer().unwrap().decode(&answer.tokens, true).unwrap();
         text.trim().to_string()
     };
-    let whole = ask(&session, chat(&[question.clone()]), &model.default_options());
+    let whole = ask(&session, chat(slice::from_ref(&question)), &model.default_options());
     assert_eq!(said(&whole), "3 + 4 = 7.");
     let continued = TemplateOptions { continue_final_message: true, ..Default::default() };
     let begun = Prompt::Chat(vec![question, Message::assistant("3 + 4 =")], continued);
