@@ -218,7 +218,8 @@ fn fingerprints_tell_checkpoints_apart() {
     let original = fingerprint();
     fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
     assert_eq!(fingerprint(), original);
-    let changes: [(&str, fn(&mut Vec<u8>)); 4] = [
+    type Change = fn(&mut Vec<u8>);
+    let changes: [(&str, Change); 4] = [
         ("config.json", |bytes| bytes.push(b' ')),
         ("model.safetensors", |bytes| bytes.push(0)),
         ("model.safetensors", |bytes| *bytes.last_mut().unwrap() ^= 1),

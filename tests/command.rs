@@ -242,7 +242,7 @@ fn endless() -> Child {
     }
     let config = folder.path().join("config.json");
     let mut fields: Json = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
-    fields["max_position_embeddings"] = json!(100_000_000);
+    fields["max_position_embeddings"] = json!(1 << 24);
     fs::write(config, fields.to_string()).unwrap();
     let options = ["--ignore-eos", "--max-tokens", "100000000"];
     let mut child = spawn(&[&["generate", path(&folder), "Hello"][..], &options].concat());

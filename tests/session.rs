@@ -12,6 +12,7 @@ use std::{
     env, fs,
     path::Path,
     process::Command,
+    slice,
     sync::{Mutex, OnceLock},
     thread,
 };
@@ -635,7 +636,7 @@ fn a_full_context_ends_an_answer() {
     };
     let session = model.session(dropping);
     assert!(refused(session.generate(long, &options(1))));
-    // 12 + 8 tokens a turn after 7, and 8 + 1 for the last: two turns fit beside 16 tokens.
+    // 12 + 8 tokens a turn after 7, and 8 + 1 for the last: one turn fits beside 16 tokens.
     let system = Message::system(&text(91, 5));
     let turns: Vec<_> = (0..5)
         .map(|i| [Message::user(&text(92 + i, 10)), Message::assistant(&text(100 + i, 6))])
@@ -643,8 +644,10 @@ fn a_full_context_ends_an_answer() {
     let last = Message::user(&text(110, 6));
     for count in 0..5 {
         let kept = count.min(1);
-        let list =
-            |from| [&[system.clone()], &turns[from..count].concat()[..], &[last.clone()]].concat();
+        let list = |from| {
+            [slice::from_ref(&system), &turns[from..count].concat()[..], slice::from_ref(&last)]
+                .concat()
+        };
         let answer = ask(&session, chat(&list(0)), &options(usize::MAX));
         assert_eq!(answer.summary.dropped_messages, 2 * (count - kept), "{count}");
         assert_eq!(answer.summary.prompt_tokens, 7 + 20 * kept + 9, "{count}");
@@ -677,4 +680,62 @@ fn a_full_context_ends_an_answer() {
     drop(session);
     let anew = ask(&fresh, turn, &options(20));
     assert_eq!((anew.summary.cached_tokens, &anew.tokens), (0, &known.tokens));
+}
+
+/// Places to come back to are dropped where they save the fewest tokens.
+#[test]
+fn a_conversation_of_many_turns_keeps_its_beginning_and_its_end() {
+    let model = model("mamba2");
+    let session = model.session(SessionOptions::default());
+    let mut messages = vec![Message::system(&text(130, 60))];
+    let mut lengths = Vec::new();
+    for turn in 0..14 {
+        messages.push(Message::user(&text(131 + turn, 4)));
+        let answer = ask(&session, chat(&messages), &options(3));
+        lengths.push(answer.summary.prompt_tokens);
+        let said = model.tokenizer().unwrap().decode(&answer.tokens, false).unwrap();
+        messages.push(Message::assistant(&said));
+    }
+    messages.pop();
+    let (_, cached) = compare(&session, chat(&messages), &options(3));
+    assert_eq!(cached, lengths[13] - 1);
+    // In the middle, what has to be computed again is less than a third of the conversation.
+    messages.truncate(14);
+    let (_, cached) = compare(&session, chat(&messages), &options(3));
+    assert!((lengths[2]..lengths[6]).contains(&cached), "{cached} of {lengths:?}");
+    let other = model.session(SessionOptions::default());
+    let (_, cached) =
+        compare(&other, chat(&[messages[0].clone(), Message::user("w9")]), &options(1));
+    assert_eq!(cached, 63);
+}
+
+#[test]
+fn an_answer_goes_on_from_words_that_are_put_in_its_mouth() {
+    let model = block_on(Model::load(mynah::DEMO, |_| {})).unwrap();
+    let session = model.session(SessionOptions::default());
+    let question = Message::user("What is 3 + 4?");
+    let said = |answer: &Answer| {
+        let text = model.tokenizer().unwrap().decode(&answer.tokens, true).unwrap();
+        text.trim().to_string()
+    };
+    let whole = ask(&session, chat(slice::from_ref(&question)), &model.default_options());
+    assert_eq!(said(&whole), "3 + 4 = 7.");
+    let continued = TemplateOptions { continue_final_message: true, ..Default::default() };
+    let begun = Prompt::Chat(vec![question, Message::assistant("3 + 4 =")], continued);
+    let rest = ask(&session, begun, &model.default_options());
+    assert_eq!(said(&rest), "7.");
+    assert_eq!(rest.summary.cached_tokens, rest.summary.prompt_tokens - 1);
+}
+
+#[test]
+fn options_follow_from_a_budget() {
+    let model = model("llama");
+    // Two layers, keys and values, two heads of 16 elements of 4 bytes.
+    let whole = 1024 * 2 * 2 * 2 * 16 * 4;
+    let within = |bytes| block_on(model.options_within(1024, bytes));
+    let options = within(whole + 1000).unwrap();
+    assert_eq!(options, SessionOptions { snapshot_bytes: 1000, ..SessionOptions::default() });
+    let options = within(whole / 3).unwrap();
+    assert_eq!(options.overflow, Overflow::Ring(Bound::new(256, 4).unwrap()));
+    assert!(matches!(within(10), Err(Error::MemoryLimit { limit: 10, .. })));
 }

@@ -247,9 +247,20 @@ impl Model {
         Session::new(self, options)
     }
 
+    /// The options that lose least of those under which a session of so many tokens takes at most
+    /// `bytes`: keys and values as they are, in 8 bits or in 4, and else a ring. What they leave is
+    /// for snapshots.
+    ///
+    /// # Errors
+    /// [`Error::MemoryLimit`] when the model cannot do with that at all.
+    pub async fn options_within(&self, tokens: usize, bytes: usize) -> Result<SessionOptions> {
+        let id = self.id();
+        let choose = move || SessionOptions::within(&*find(id)?.network, tokens, bytes);
+        self.engine().run(choose).await
+    }
+
     /// A session as [`Session::save`] has written it, perhaps in another process. What comes next is
-    /// the same to the last bit. Under [`SessionOptions::overflow`] and
-    /// [`SessionOptions::quantization`] it must have been saved.
+    /// the same to the last bit. The options must be those that it had; snapshots are not saved.
     ///
     /// # Errors
     /// [`Error::SavedCache`] when the file is damaged, or was saved by another model, by another

@@ -93,14 +93,14 @@ impl Cache {
         let named: Vec<_> = (0..).map(|i: usize| i.to_string()).zip(arrays).collect();
         let part = path.with_extension("part.safetensors");
         let written = Array::save_safetensors(named, &metadata, &part)
-            .map_err(|error| unfit(error.to_string()))
+            .map_err(|error| error.to_string())
             // A full disk goes unnoticed until somebody looks.
-            .and_then(|()| read_header(&part).map_err(|error| unfit(error.to_string())))
-            .and_then(|_| fs::rename(&part, path).map_err(|error| unfit(error.to_string())));
+            .and_then(|()| read_header(&part).map_err(|error| error.to_string()))
+            .and_then(|_| fs::rename(&part, path).map_err(|error| error.to_string()));
         if written.is_err() {
             fs::remove_file(&part).ok();
         }
-        written
+        written.map_err(unfit)
     }
 
     /// Reads what [`Cache::save`] has written for the same model, and the caller's metadata. What

@@ -241,3 +241,45 @@ fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    #[test]
+    fn jobs_in_turns_share_the_thread_and_end_with_their_futures() {
+        let engine = Engine::get().unwrap();
+        let (open, gate) = channel::<()>();
+        engine.post_job(move || {
+            gate.recv().ok();
+        });
+        let (log, logged) = channel();
+        let job = |name: &'static str| {
+            let log = log.clone();
+            engine.run_in_turns(Turn::Ready, move || {
+                let mut left = 3;
+                Ok(move || {
+                    log.send(name).ok();
+                    left -= 1;
+                    Ok((left == 0).then_some(()))
+                })
+            })
+        };
+        let begin = |future: std::pin::Pin<&mut dyn Future<Output = Result<()>>>| {
+            assert!(future.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        };
+        let (mut one, mut two) = (pin!(job("one")), pin!(job("two")));
+        begin(one.as_mut());
+        begin(pin!(job("forgotten")));
+        begin(two.as_mut());
+        drop(open);
+        let order: Vec<_> = (0..6).map(|_| logged.recv().unwrap()).collect();
+        assert_eq!(order, ["one", "two", "one", "two", "one", "two"]);
+        drop(log);
+        assert!(logged.recv().is_err());
+    }
+}

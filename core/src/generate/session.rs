@@ -11,6 +11,7 @@ use crate::{
     handle::{Model, find},
     layer::CachePlan,
     loaded::Loaded,
+    model::{Cache, LanguageModel},
     state::{Bound, CacheQuantization},
     text::{Message, TemplateOptions},
 };
@@ -63,6 +64,20 @@ impl Default for SessionOptions {
 }
 
 impl SessionOptions {
+    pub(crate) fn within(
+        network: &dyn LanguageModel,
+        positions: usize,
+        bytes: usize,
+    ) -> Result<Self> {
+        let plan = CachePlan::within(network, positions, bytes)?;
+        let needed = Cache::estimate(network, &plan, positions)?;
+        Ok(SessionOptions {
+            overflow: plan.bound.map_or(Overflow::Error, Overflow::Ring),
+            quantization: plan.quantization,
+            snapshot_bytes: bytes.saturating_sub(needed),
+        })
+    }
+
     pub(crate) fn plan(&self) -> CachePlan {
         let bound = match self.overflow {
             Overflow::Ring(bound) => Some(bound),
@@ -79,10 +94,11 @@ impl SessionOptions {
 /// The application owns the transcript and brings it whole each time. The session finds out how
 /// much of it is what it remembers: a new turn, an edited message, an answer that is asked for
 /// again and a branch are all the same to it. What the sessions of a model have in common, such as
-/// a system prompt, the first of them computes for all.
+/// a system prompt, the first of them computes for all. Passes of other lengths add in another
+/// order, so that what was reused may differ from what is computed anew in the last bits.
 ///
-/// What was computed until a generation is cancelled or dropped stays. A computation that fails
-/// leaves an empty session, which is as good as a new one.
+/// What was computed until a generation is cancelled, dropped or refused more memory stays. A
+/// computation that fails otherwise leaves an empty session, which is as good as a new one.
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
@@ -215,12 +231,9 @@ impl Session {
     /// # Errors
     /// [`Error::SavedCache`] when there is nothing to save, or the file cannot be written.
     pub async fn save(&self, path: impl Into<PathBuf>) -> Result<()> {
-        let (path, key) = (path.into(), self.0.place.key.clone());
-        self.visit(move |slot| {
-            let (loaded, _) = key.find()?;
-            slot.memory.borrow_mut().save(&path, &loaded.fingerprint)
-        })
-        .await
+        let (path, model) = (path.into(), self.0.model.id());
+        self.visit(move |slot| slot.memory.borrow_mut().save(&path, &find(model)?.fingerprint))
+            .await
     }
 
     pub(crate) async fn restore(

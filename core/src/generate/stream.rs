@@ -284,9 +284,11 @@ impl Task for Worker {
     }
 
     fn fail(&mut self, error: Error) {
-        // What a failed computation has written cannot be told from what it has not.
+        // A limit is looked at before anything changes; after another failure, what has been written
+        // cannot be told from what has not.
         if let Phase::Running(run) = &self.phase
             && run.hold.is_some()
+            && !matches!(error, Error::MemoryLimit { .. })
         {
             run.slot.memory.borrow_mut().clear();
             run.slot.publish();
