@@ -285,8 +285,14 @@ fn an_inspection_counts_what_the_headers_say() {
             let packings = inspection["quantization"].as_array().unwrap();
             let (elements, bytes) = on_engine(move || {
                 let tensors = case.checkpoint()?;
-                let sum = |of: fn(&mlx_rs::Array) -> usize| tensors.values().map(of).sum::<usize>();
-                Ok((sum(mlx_rs::Array::size) as u64, sum(mlx_rs::Array::nbytes)))
+                let is_weight = |name: &str| {
+                    let scales = ["weight_scale", "weight_scale_inv", "activation_scale"];
+                    !scales.iter().any(|scale| name.ends_with(scale))
+                };
+                let weights = tensors.iter().filter(|(name, _)| is_weight(name));
+                let elements = weights.map(|(_, tensor)| tensor.size()).sum::<usize>();
+                let bytes = tensors.values().map(mlx_rs::Array::nbytes).sum::<usize>();
+                Ok((elements as u64, bytes))
             })
             .unwrap();
             assert_eq!(inspection["bytes"], bytes, "{label}");
@@ -298,7 +304,7 @@ fn an_inspection_counts_what_the_headers_say() {
             if packings.is_empty() {
                 assert_eq!(parameters, elements, "{label}");
             } else {
-                assert!(parameters > elements, "{label}");
+                assert!(parameters >= elements, "{label}");
             }
         }
     }

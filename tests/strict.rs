@@ -43,9 +43,10 @@ fn copy(good: &Path) -> TempDir {
     folder
 }
 
-/// The first case of every family.
+/// The first case of every family. What configs say of packings has a table of its own.
 fn families() -> impl Iterator<Item = (String, Case)> {
-    Fixture::all().into_iter().map(|(family, fixture)| (family, fixture.cases[0].clone()))
+    let families = Fixture::all().into_iter().filter(|(family, _)| family != "packings");
+    families.map(|(family, fixture)| (family, fixture.cases[0].clone()))
 }
 
 fn good() -> &'static Path {

@@ -235,7 +235,8 @@ fn foreign_packing(
         ("weight_packed" | "weight", Dtype::U8) => {
             let scales = beside("weight_scale").or(beside("weight_scale_inv"))?;
             if scales.dtype.bitsize() != 8 {
-                return None;
+                // Ternary, with one scale.
+                return (scales.shape == [1]).then(|| integers(2, last(info)?, 1)).flatten();
             }
             match (2 * last(info)?).checked_div(last(scales)?)? {
                 16 => Some(Format { mode: Mode::Nvfp4, bits: 4, group: 16 }),

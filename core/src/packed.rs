@@ -1,5 +1,5 @@
 //! Matrices as other tools than MLX pack them: AWQ, GPTQ, compressed-tensors, NVIDIA's ModelOpt,
-//! BitNet, and 8-bit floats with scales.
+//! ternary weights, and 8-bit floats with scales.
 //!
 //! Integers and 4-bit floats become formats of MLX that hold the same numbers. 8-bit floats become
 //! bfloat16, as in the reference, unless their scales are powers of two, which MLX has too. Each
@@ -176,8 +176,8 @@ impl Scope {
         affine(m, bits, weight.view_dtype(Dtype::Uint32)?, &scales, zeros)
     }
 
-    /// BitNet's -1, 0 and 1, each plus one: a byte has those of rows `r`, `r + output / 4` and so on,
-    /// from its lowest bits up.
+    /// -1, 0 and 1, each plus one: a byte has those of rows `r`, `r + output / 4` and so on, from its
+    /// lowest bits up.
     fn ternary(&self, m: &Shape) -> Result<Matrix> {
         let Some(group) = [128, 64, 32].into_iter().find(|group| m.input % group == 0) else {
             return Err(self.refuse("weight", format!("{} inputs make no groups of 32", m.input)));
