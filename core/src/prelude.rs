@@ -18,9 +18,10 @@ pub use crate::{
         kv::Scores,
         linear::{Embedding, Experts, Linear, Matrix},
         mamba::{Mamba2, Mamba2Sizes},
-        moe::Moe,
+        moe::{GatedExperts, Moe},
         norm::Norm,
         rope::Rope,
+        router::{LinearRouter, LossFreeRouter, LossFreeRouting, Router},
     },
     weights::Scope,
 };

@@ -3,7 +3,7 @@
 
 use super::qwen3;
 use crate::{
-    parts::moe::{softmax_then_top_k, softmax_then_top_k_normalized},
+    parts::router::{softmax_then_top_k, softmax_then_top_k_normalized},
     prelude::*,
 };
 
@@ -43,15 +43,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 fn experts(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
-    let (count, width, inner) = (e.num_experts, c.hidden_size, e.moe_intermediate_size);
-    let read = |name, input, output| w.experts("switch_mlp", name, count, input, output);
-    let experts = [
-        read("gate_proj", width, inner)?,
-        read("up_proj", width, inner)?,
-        read("down_proj", inner, width)?,
-    ];
+    let sizes = [e.num_experts, c.hidden_size, e.moe_intermediate_size];
     let route =
         if e.norm_topk_prob { softmax_then_top_k_normalized } else { softmax_then_top_k };
-    let router = w.linear("gate", width, count)?;
-    Moe::new(router, route, (count, e.num_experts_per_tok), experts, swiglu)
+    let logits = w.linear("gate", c.hidden_size, e.num_experts)?;
+    let router = LinearRouter::new(logits, route, (e.num_experts, e.num_experts_per_tok))?;
+    Ok(Moe::new(router, GatedExperts::read(w, "switch_mlp", sizes, swiglu)?))
 }
