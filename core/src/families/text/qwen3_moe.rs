@@ -12,15 +12,15 @@ pub const FAMILY: Family = Family { model_types: &["qwen3_moe"], build };
 #[derive(Deserialize)]
 pub struct Config {
     #[serde(deserialize_with = "config::count")]
-    num_experts: i32,
+    pub num_experts: i32,
     #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
+    pub num_experts_per_tok: i32,
     #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
+    pub moe_intermediate_size: i32,
     #[serde(deserialize_with = "config::size")]
     decoder_sparse_step: i32,
     mlp_only_layers: Option<Vec<i32>>,
-    norm_topk_prob: bool,
+    pub norm_topk_prob: bool,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
