@@ -64,6 +64,7 @@ crate::families::families! {
     phi3,
     phi3small,
     phimoe,
+    phixtral,
     plamo,
     plamo3,
     qwen,
