@@ -10,3 +10,4 @@ pub mod moe;
 pub mod norm;
 pub mod rope;
 pub mod router;
+pub mod shared_keys;
