@@ -84,10 +84,10 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
     let (count, width) = (routing.n_routed_experts, c.hidden_size);
     let gate = w.at("gate");
     let bias = e.moe_router_enable_expert_bias.then(|| gate.tensor("expert_bias", &[count]));
-    let logits = if gate.has_below("gate_proj") {
-        gate.linear("gate_proj", width, count)?
-    } else {
+    let logits = if gate.has("weight") {
         w.linear("gate", width, count)?
+    } else {
+        gate.linear("gate_proj", width, count)?
     };
     let score = if e.score_function == "sigmoid" { router::sigmoid } else { router::softmax };
     let router = LossFreeRouter::new(logits, bias.transpose()?, routing)?;

@@ -8,7 +8,7 @@ use crate::{
     parts::{
         attention::{join_heads, split_heads},
         kv::Kv,
-        router::{TopK, first_top_k, softmax_then_top_k},
+        router::{TopK, check_choice, first_top_k, softmax_then_top_k},
     },
     prelude::*,
 };
@@ -199,6 +199,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, layer: usize) -> Result<Ffn> {
     };
     let logits = w.at("gate").linear("wg", c.hidden_size, count)?;
     let choice = (count, e.moe_topk.of(layer, "moe_topk")?);
+    check_choice("moe_topk", choice)?;
     let router = LinearRouter::new(logits, route, choice)?.choosing(first_top_k);
     let moe = Moe::new(router, GatedExperts::read(w, "switch_mlp", [count, c.hidden_size, inner], swiglu)?);
     if !e.use_mixed_mlp_moe {

@@ -102,7 +102,11 @@ impl PlainExperts {
         let (count, width, inner) = (e.num_local_experts, c.hidden_size, c.intermediate_size);
         let logits = w.linear("gate", width, count)?;
         let choice = (count, e.num_experts_per_tok);
-        let read = |name, sizes| w.experts_named(["switch_mlp", "mlp"], name, sizes);
+        let first = if w.has_below("switch_mlp") { "switch_mlp" } else { "mlp.0" };
+        let read = |name, sizes| {
+            w.at(first).at(name).require("bias")?;
+            w.experts_named(["switch_mlp", "mlp"], name, sizes)
+        };
         Ok(PlainExperts {
             router: LinearRouter::new(logits, top_k_then_softmax, choice)?.choosing(first_top_k),
             up: read("fc1", [count, width, inner])?,
