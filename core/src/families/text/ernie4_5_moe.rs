@@ -38,7 +38,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
     let names = [("moe_num_experts", "n_routed_experts"), ("moe_k", "num_experts_per_tok")];
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
-    router::check_choice("moe_k", (routing.n_routed_experts, routing.num_experts_per_tok))?;
     let sparse = e.sparse()?;
     let rope = Rope::of(&c)?;
     for part in ["mtp_block", "mtp_linear_proj", "mtp_hidden_norm", "mtp_emb_norm"] {
@@ -103,6 +102,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
     let statics = w.at("moe_statics");
     let correction = statics.optional("e_score_correction_bias", &[1, count])?;
     let logits = w.linear("gate", c.hidden_size, count)?;
+    router::check_choice("moe_k", (count, routing.num_experts_per_tok))?;
     let router = LossFreeRouter::new(logits, correction, routing)?.scores(score).normalized();
     let moe = Moe::new(router, stacked(w, [count, c.hidden_size, inner])?);
     beside_shared(w, c, moe, [inner, e.moe_num_shared_experts])

@@ -40,10 +40,7 @@ const NAMES: &[(&str, &str)] = &[
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e) = read(config)?;
-    if e.rotary_dim > c.head_dim() {
-        return Err(Error::config("rotary_dim", format!("a head has {}", c.head_dim())));
-    }
-    let rope = Rope::partial(&c, e.rotary_dim)?;
+    let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
     let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
     let norm = |w: &Scope| w.layer_norm_with_bias("ln", width, c.rms_norm_eps);
     let body = w.at("transformer");
