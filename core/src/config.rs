@@ -34,6 +34,30 @@ pub fn with_defaults(config: &Json, defaults: Json) -> Json {
     }
 }
 
+/// Reads a config that has other names for fields: `(theirs, ours)`.
+///
+/// # Errors
+/// Those of `read`, with their names.
+pub fn read_renamed<T>(
+    config: &Json,
+    names: &[(&str, &str)],
+    read: impl FnOnce(&Json) -> Result<T>,
+) -> Result<T> {
+    let renamed = names.iter().filter(|(_, ours)| config.get(ours).is_none());
+    let fields = renamed.clone().filter_map(|(theirs, ours)| {
+        let value = config.get(theirs).filter(|value| !value.is_null())?;
+        Some((ours.to_string(), value.clone()))
+    });
+    let complete = with_defaults(config, Json::Object(fields.collect()));
+    read(&complete).map_err(|error| match error {
+        Error::Config { field, reason, .. } => {
+            let theirs = renamed.clone().find(|(_, ours)| *ours == field);
+            Error::config(theirs.map_or(&*field, |(theirs, _)| theirs), reason)
+        }
+        error => error,
+    })
+}
+
 /// No size of a model is larger, so that sums and small multiples of sizes fit 32 bits.
 const LARGEST: i64 = 1 << 24;
 
@@ -220,19 +244,7 @@ impl Text {
     /// # Errors
     /// As [`Text::read`], with their names.
     pub fn read_renamed(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
-        let renamed = names.iter().filter(|(_, ours)| config.get(ours).is_none());
-        let fields = renamed.clone().filter_map(|(theirs, ours)| {
-            let value = config.get(theirs).filter(|value| !value.is_null())?;
-            Some((ours.to_string(), value.clone()))
-        });
-        let complete = with_defaults(config, Json::Object(fields.collect()));
-        Self::read(&complete).map_err(|error| match error {
-            Error::Config { field, reason, .. } => {
-                let theirs = renamed.clone().find(|(_, ours)| *ours == field);
-                Error::config(theirs.map_or(&*field, |(theirs, _)| theirs), reason)
-            }
-            error => error,
-        })
+        read_renamed(config, names, Self::read)
     }
 
     /// Width of one head.

@@ -5,7 +5,7 @@ use crate::{
     layer::CachePlan,
     mlx,
     model::{LanguageModel, prefill},
-    parts::moe::top_k,
+    parts::router::top_k,
 };
 use mlx_rs::{Array, Dtype, ops::indexing::take_along_axis};
 

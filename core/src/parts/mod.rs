@@ -11,3 +11,5 @@ pub mod norm;
 mod quantized_attention;
 pub(crate) mod ring;
 pub mod rope;
+pub mod router;
+pub mod shared_keys;

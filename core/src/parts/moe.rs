@@ -1,56 +1,137 @@
 //! Mixtures of gated experts ([Shazeer et al. 2017](https://arxiv.org/abs/1701.06538)).
 
 use super::{
-    ffn::Gate,
-    linear::{Experts, Linear},
+    ffn::{GATE_UP_DOWN, Gate},
+    linear::{Experts, Matrix},
+    router::Router,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     layer::{CachePlan, Layer, Step},
-    mlx,
+    weights::Scope,
 };
-use mlx_rs::{Array, ops, ops::indexing::take_along_axis};
+use mlx_rs::{Array, ops};
 
 /// From this many choices on, tokens are sorted by expert, so that each expert is read once.
 const SORT_FROM: usize = 64;
 
-/// Chooses experts: router logits `[…, experts]` and how many to take, to ids `[…, k]` and
-/// weights `[…, k]`. A plain function, so that a family can bring its own.
-pub type Route = fn(&Array, i32) -> Result<(Array, Array)>;
-
-/// A router and its experts.
-pub struct Moe {
-    router: Linear,
-    route: Route,
-    top_k: i32,
+/// `down(gate(x) · up(x))`, once for each expert.
+pub struct GatedExperts {
     gate: Experts,
     up: Experts,
     down: Experts,
     activation: Gate,
 }
 
-impl Moe {
-    /// Composes a router over `count` experts, of which each token takes `top_k`.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when there are fewer experts than a token takes.
-    pub fn new(
-        router: Linear,
-        route: Route,
-        (count, top_k): (i32, i32),
-        [gate, up, down]: [Experts; 3],
-        activation: Gate,
-    ) -> Result<Self> {
-        if top_k > count {
-            let reason = format!("{top_k} of {count} experts cannot be chosen");
-            return Err(Error::config("num_experts_per_tok", reason));
-        }
-        Ok(Moe { router, route, top_k, gate, up, down, activation })
+impl GatedExperts {
+    /// Composes gate, up and down, for checkpoints that store them in another way.
+    pub fn new([gate, up, down]: [Experts; 3], activation: Gate) -> Self {
+        GatedExperts { gate, up, down, activation }
     }
 
-    fn experts(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
-        let (gate, up) = (self.gate.forward(x, ids, sorted)?, self.up.forward(x, ids, sorted)?);
-        self.down.forward(&(self.activation)(&gate, &up)?, ids, sorted)
+    /// Reads `count` experts that map `width` to `inner` and back: `{stacked}.gate_proj` and so on
+    /// in one tensor each, or one tensor for each expert, `experts.{i}.gate_proj`.
+    ///
+    /// # Errors
+    /// As [`Scope::experts`].
+    pub fn read(w: &Scope, stacked: &str, sizes: [i32; 3], activation: Gate) -> Result<Self> {
+        Self::read_named(w, stacked, GATE_UP_DOWN, sizes, activation)
+    }
+
+    /// As [`GatedExperts::read`], with other names where each expert is a tensor.
+    ///
+    /// # Errors
+    /// As [`Scope::experts`].
+    pub fn read_named(
+        w: &Scope,
+        stacked: &str,
+        split: [&str; 3],
+        [count, width, inner]: [i32; 3],
+        activation: Gate,
+    ) -> Result<Self> {
+        let names = if w.has_below(stacked) { GATE_UP_DOWN } else { split };
+        let read = |name, input, output| w.experts(stacked, name, count, input, output);
+        let [gate, up, down] = names;
+        let experts =
+            [read(gate, width, inner)?, read(up, width, inner)?, read(down, inner, width)?];
+        Ok(Self::new(experts, activation))
+    }
+
+    /// Reads experts whose gates and values are one tensor `[count, 2 · inner, width]`, beside one
+    /// `[count, width, inner]` for the way back.
+    ///
+    /// # Errors
+    /// As [`Scope::take`].
+    pub fn read_fused(
+        w: &Scope,
+        [gate_up, down]: [&str; 2],
+        [count, width, inner]: [i32; 3],
+        activation: Gate,
+    ) -> Result<Self> {
+        let both = Matrix::Dense(w.take(gate_up, &[count, 2 * inner, width])?);
+        let down = Matrix::Dense(w.take(down, &[count, width, inner])?);
+        Self::of(w, [both.rows(1, 0, inner)?, both.rows(1, inner, 2 * inner)?, down], activation)
+    }
+
+    /// Composes the stacked matrices `[count, output, input]` of gate, up and down, without biases.
+    ///
+    /// # Errors
+    /// [`crate::Error::Mlx`].
+    pub fn of(w: &Scope, [gate, up, down]: [Matrix; 3], activation: Gate) -> Result<Self> {
+        let stack = |matrix: Matrix| -> Result<Experts> {
+            Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None))
+        };
+        Ok(Self::new([stack(gate)?, stack(up)?, stack(down)?], activation))
+    }
+
+    /// Tokens `[batch, length, width]` through the experts `ids` `[batch, length, k]`, to
+    /// `[batch, length, k, width]`.
+    pub fn forward(&self, x: &Array, ids: &Array) -> Result<Array> {
+        dispatch(x, ids, |x, ids, sorted| {
+            let (gate, up) = (self.gate.forward(x, ids, sorted)?, self.up.forward(x, ids, sorted)?);
+            self.down.forward(&(self.activation)(&gate, &up)?, ids, sorted)
+        })
+    }
+}
+
+/// Sends tokens `[batch, length, width]` to the experts `ids` `[batch, length, k]`, and gives
+/// `[batch, length, k, width]`. `experts` gets tokens `[…, 1, width]`, ids `[…]`, and whether these
+/// never decrease.
+pub fn dispatch(
+    x: &Array,
+    ids: &Array,
+    experts: impl Fn(&Array, &Array, bool) -> Result<Array>,
+) -> Result<Array> {
+    if ids.size() < SORT_FROM {
+        return Ok(experts(&x.expand_dims_axes(&[-2, -3])?, ids, false)?.squeeze_axes(&[-2])?);
+    }
+    let k = ids.dim(-1);
+    let flat = ids.flatten(None, None)?;
+    let order = ops::argsort(&flat)?;
+    let token = order.floor_divide(Array::from_int(k))?;
+    let tokens = x.reshape(&[-1, 1, x.dim(-1)])?.take_axis(&token, 0)?;
+    let sorted = experts(&tokens, &flat.take_axis(&order, 0)?, true)?;
+    let unsorted = sorted.take_axis(ops::argsort(&order)?, 0)?;
+    Ok(unsorted.reshape(&[x.dim(0), x.dim(1), k, -1])?)
+}
+
+/// The sum of what experts give, `[…, k, width]`, by weights `[…, k]`, in the precision of the
+/// experts.
+pub fn mix(y: &Array, weights: &Array) -> Result<Array> {
+    let sum = y.multiply(weights.expand_dims(-1)?)?.sum_axis(-2, false)?;
+    Ok(sum.as_dtype(y.dtype())?)
+}
+
+/// A router and its experts.
+pub struct Moe {
+    router: Box<dyn Router>,
+    experts: GatedExperts,
+}
+
+impl Moe {
+    /// Composes the two.
+    pub fn new(router: impl Router + 'static, experts: GatedExperts) -> Self {
+        Moe { router: Box::new(router), experts }
     }
 }
 
@@ -60,46 +141,7 @@ impl Layer for Moe {
     fn state(&self, _: &CachePlan) {}
 
     fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
-        let (ids, weights) = (self.route)(&self.router.forward(x)?, self.top_k)?;
-        let y = if ids.size() < SORT_FROM {
-            self.experts(&x.expand_dims_axes(&[-2, -3])?, &ids, false)?.squeeze_axes(&[-2])?
-        } else {
-            let flat = ids.flatten(None, None)?;
-            let order = ops::argsort(&flat)?;
-            let token = order.floor_divide(Array::from_int(self.top_k))?;
-            let tokens = x.reshape(&[-1, 1, x.dim(-1)])?.take_axis(&token, 0)?;
-            let sorted = self.experts(&tokens, &flat.take_axis(&order, 0)?, true)?;
-            let unsorted = sorted.take_axis(ops::argsort(&order)?, 0)?;
-            unsorted.reshape(&[x.dim(0), x.dim(1), self.top_k, -1])?
-        };
-        Ok(y.multiply(weights.expand_dims(-1)?)?.sum_axis(-2, false)?.as_dtype(x.dtype())?)
+        let (ids, weights) = self.router.route(x)?;
+        mix(&self.experts.forward(x, &ids)?, &weights)
     }
-}
-
-/// The ids `[…, k]` of the largest elements of the last axis, in no order.
-pub fn top_k(scores: &Array, k: i32) -> Result<Array> {
-    let (count, axis) = (scores.dim(-1), scores.ndim() - 1);
-    mlx::slice(&ops::argpartition_axis(scores, count - k, -1)?, axis, count - k, count)
-}
-
-/// Softmax over all experts, then the `k` largest.
-pub fn softmax_then_top_k(logits: &Array, k: i32) -> Result<(Array, Array)> {
-    let probabilities = ops::softmax_axis(logits, -1, true)?;
-    let ids = top_k(&probabilities, k)?;
-    let weights = take_along_axis(&probabilities, &ids, -1)?;
-    Ok((ids, weights))
-}
-
-/// As [`softmax_then_top_k`], with weights that sum to one.
-pub fn softmax_then_top_k_normalized(logits: &Array, k: i32) -> Result<(Array, Array)> {
-    let (ids, weights) = softmax_then_top_k(logits, k)?;
-    let weights = weights.divide(weights.sum_axis(-1, true)?)?;
-    Ok((ids, weights))
-}
-
-/// The `k` largest, then softmax over those.
-pub fn top_k_then_softmax(logits: &Array, k: i32) -> Result<(Array, Array)> {
-    let ids = top_k(logits, k)?;
-    let weights = ops::softmax_axis(take_along_axis(logits, &ids, -1)?, -1, true)?;
-    Ok((ids, weights))
 }

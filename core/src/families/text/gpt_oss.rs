@@ -4,7 +4,7 @@
 
 use crate::{
     mlx::Quantized,
-    parts::moe::top_k_then_softmax,
+    parts::router::top_k_then_softmax,
     prelude::*,
 };
 
@@ -72,7 +72,8 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
             Experts::new(w.keep_matrix(down), Some(down_bias)),
         ]
     };
-    Moe::new(router, top_k_then_softmax, (count, e.num_experts_per_tok), experts, clamped_swiglu)
+    let router = LinearRouter::new(router, top_k_then_softmax, (count, e.num_experts_per_tok))?;
+    Ok(Moe::new(router, GatedExperts::new(experts, clamped_swiglu)))
 }
 
 /// The experts of one projection as they were published: MXFP4 in blocks of 16 bytes, or dense.
