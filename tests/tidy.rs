@@ -13,6 +13,9 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("parts/rope.rs", "llama", "configs call this kind of scaling by the name"),
     ("parts/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
     ("prelude.rs", "mamba2", "the mechanism, which families share"),
+    ("text/tokenizer/convert.rs", "qwen", "a file has the name"),
+    ("text/tokenizer/lists.rs", "plamo", "tokens have the name"),
+    ("text/tokenizer/mod.rs", "qwen", "a file has the name"),
     ("weights.rs", "bitnet", "configs call this kind of quantization by the name"),
 ];
 

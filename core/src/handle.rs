@@ -243,7 +243,10 @@ type TextFiles = (Result<Tokenizer, String>, Option<ChatTemplate>);
 
 fn read_text(files: &Files) -> Result<TextFiles> {
     let tokenizer = match Tokenizer::load(files) {
-        Err(Error::Tokenizer { reason, .. }) if files.read("tokenizer.json")?.is_none() => {
+        // A damaged vocabulary of another kind has another name.
+        Err(Error::Tokenizer { file, reason })
+            if file == "tokenizer.json" && files.read(&file)?.is_none() =>
+        {
             Err(reason)
         }
         tokenizer => Ok(tokenizer?),

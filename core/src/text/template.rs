@@ -2,7 +2,8 @@
 //!
 //! The reference is `apply_chat_template` of transformers 5.
 
-use super::{Tokenizer, python, tokenizer};
+use super::tokenizer::Config;
+use super::{Tokenizer, python};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use minijinja::value::Serde;
@@ -139,7 +140,7 @@ impl ChatTemplate {
     /// [`Error::ChatTemplate`] when it does not parse, [`Error::Config`] when it is no template,
     /// [`Error::Io`].
     pub fn load(files: &Files) -> Result<Option<Self>> {
-        let config = tokenizer::load_config(files)?;
+        let config = Config::load(files)?;
         let mut sources = source_files(files)?;
         if sources.is_empty() {
             let legacy = files.json("chat_template.json")?;
@@ -151,7 +152,7 @@ impl ChatTemplate {
             };
             sources = configured(file, template)?;
         }
-        Self::new(sources, tokenizer::special_tokens(&config)).map(Some)
+        Self::new(sources, config.special_tokens()).map(Some)
     }
 
     /// Parses one template, which sees no special tokens but those in
