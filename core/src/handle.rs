@@ -6,7 +6,7 @@ use crate::{
     files::Files,
     generate::{Engine, GenerateOptions, Generation, Prompt, Request, Score, score},
     loaded::{Loaded, family, model_type},
-    text::{ChatTemplate, Message, TemplateOptions, Tokenizer},
+    text::{ChatTemplate, Message, TemplateOptions, Tokenizer, text_only},
 };
 use mlx_rs::memory;
 use std::{
@@ -33,12 +33,14 @@ thread_local! {
 pub struct Model(Arc<Inner>);
 
 struct Inner {
-    place: Place,
+    place: Arc<Place>,
     info: ModelInfo,
     /// Or why there is none.
     tokenizer: Result<Tokenizer, String>,
     template: Option<ChatTemplate>,
     end_tokens: Vec<u32>,
+    /// Those that the configs name, whatever the tokenizer.
+    configured_ends: Vec<u32>,
     defaults: GenerateOptions,
 }
 
@@ -108,8 +110,9 @@ impl Model {
         let lost = |_| Error::Internal("reading the tokenizer panicked".into());
         let (vocabulary, (tokenizer, template)) = (vocabulary?, text.map_err(lost)??);
         Ok(Model(Arc::new(Inner {
-            place,
+            place: Arc::new(place),
             info: ModelInfo { model_type, context: context(&config), vocabulary },
+            configured_ends: end_tokens(&config, generation.as_ref(), None),
             end_tokens: end_tokens(&config, generation.as_ref(), tokenizer.as_ref().ok()),
             defaults: defaults(generation.as_ref()),
             tokenizer,
@@ -134,6 +137,29 @@ impl Model {
         self.0.tokenizer.as_ref().map_err(missing)
     }
 
+    /// The same model in memory with the tokenizer and the chat template of other files, such as
+    /// those of the repository that a checkpoint without a tokenizer was made from. Without a
+    /// template there, this model's own stays.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when there is no tokenizer or it is damaged, and those of the template.
+    pub fn with_tokenizer(&self, files: impl Into<Files>) -> Result<Self> {
+        let files = files.into();
+        let tokenizer = Tokenizer::load(&files)?;
+        let template = ChatTemplate::load(&files)?.or_else(|| self.0.template.clone());
+        let mut end_tokens = self.0.configured_ends.clone();
+        end_tokens.extend(tokenizer.eos_token_id().filter(|id| !end_tokens.contains(id)));
+        Ok(Model(Arc::new(Inner {
+            place: self.0.place.clone(),
+            info: self.0.info.clone(),
+            template: template.map(|template| template.with_special_tokens(&tokenizer)),
+            tokenizer: Ok(tokenizer),
+            end_tokens,
+            configured_ends: self.0.configured_ends.clone(),
+            defaults: self.0.defaults.clone(),
+        })))
+    }
+
     /// The options that its checkpoint recommends.
     pub fn default_options(&self) -> GenerateOptions {
         self.0.defaults.clone()
@@ -147,10 +173,11 @@ impl Model {
     /// A conversation as the text that the model sees.
     ///
     /// # Errors
-    /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`].
+    /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`], [`Error::UnknownRole`],
+    /// [`Error::UnsupportedPart`].
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
         let template = self.0.template.as_ref().ok_or(Error::NoChatTemplate)?;
-        template.render(messages, options)
+        template.render(&text_only(messages)?, options)
     }
 
     /// The tokens of a prompt.
@@ -243,12 +270,7 @@ type TextFiles = (Result<Tokenizer, String>, Option<ChatTemplate>);
 
 fn read_text(files: &Files) -> Result<TextFiles> {
     let tokenizer = match Tokenizer::load(files) {
-        // A damaged vocabulary of another kind has another name.
-        Err(Error::Tokenizer { file, reason })
-            if file == "tokenizer.json" && files.read(&file)?.is_none() =>
-        {
-            Err(reason)
-        }
+        Err(Error::Tokenizer { reason, .. }) if Tokenizer::file(files)?.is_none() => Err(reason),
         tokenizer => Ok(tokenizer?),
     };
     let template = ChatTemplate::load(files)?.map(|template| match &tokenizer {

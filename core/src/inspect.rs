@@ -7,7 +7,7 @@ use crate::{
     handle,
     loaded::{family, model_type},
     mlx::{Format, Mode},
-    text::ChatTemplate,
+    text::{ChatTemplate, Tokenizer},
     weights::{Quantization, read_header, shards},
 };
 use safetensors::{
@@ -78,7 +78,7 @@ pub fn inspect(files: impl Into<Files>) -> Result<Inspection> {
         dtypes: BTreeMap::new(),
         quantization: Vec::new(),
         context: handle::context(&config),
-        tokenizer: files.read("tokenizer.json")?.is_some(),
+        tokenizer: Tokenizer::file(&files)?.is_some(),
         chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_))),
         model_type,
     };

@@ -6,5 +6,5 @@ mod template;
 mod tokenizer;
 
 pub use stream::Detokenizer;
-pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions};
+pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions, text_only};
 pub use tokenizer::Tokenizer;

@@ -26,7 +26,7 @@ impl Config {
     /// Reads `added_tokens.json` too, which counts where there is no `tokenizer.json`.
     pub fn with_added_tokens(mut self, files: &Files) -> Result<Self> {
         if !self.0.contains_key(DECODER) {
-            let special: Vec<_> = self.named().map(|(_, token)| token.content).collect();
+            let special: Vec<_> = self.named().map(|token| token.content).collect();
             let tokens = object(files, ADDED_TOKENS)?.into_iter().map(|(token, id)| {
                 let special = special.contains(&token);
                 (id.to_string(), json!({"content": token, "special": special}))
@@ -82,18 +82,29 @@ impl Config {
         listed
     }
 
+    /// What is added to a vocabulary, or described otherwise than there: all tokens with ids, and
+    /// those with a role that are not yet `present`.
+    pub fn added(&self, present: impl Fn(&str) -> bool) -> Vec<AddedToken> {
+        let mut added: Vec<_> = self.listed().into_iter().map(|(_, token)| token).collect();
+        for token in self.named() {
+            if !present(&token.content) && added.iter().all(|a| a.content != token.content) {
+                added.push(token);
+            }
+        }
+        added
+    }
+
     /// The tokens that have a role but no id of their own.
-    pub fn named(&self) -> impl Iterator<Item = (&str, AddedToken)> {
+    fn named(&self) -> impl Iterator<Item = AddedToken> {
         let roles = self.0.iter().filter(|(role, _)| role.ends_with("_token"));
-        let roles = roles.map(|(role, token)| (role.as_str(), token));
+        let roles = roles.map(|(_, token)| token);
         let extra = ["extra_special_tokens", "additional_special_tokens"].into_iter();
-        let extra = extra.filter_map(|key| Some((key, self.0.get(key)?)));
-        let extra = extra.flat_map(|(key, tokens)| match tokens {
-            Json::Array(tokens) => tokens.iter().map(|token| (key, token)).collect(),
-            Json::Object(tokens) => tokens.values().map(|token| (key, token)).collect(),
+        let extra = extra.filter_map(|key| self.0.get(key)).flat_map(|tokens| match tokens {
+            Json::Array(tokens) => tokens.iter().collect(),
+            Json::Object(tokens) => tokens.values().collect(),
             _ => Vec::new(),
         });
-        roles.chain(extra).filter_map(|(role, token)| Some((role, added(token, true)?)))
+        roles.chain(extra).filter_map(|token| added(token, true))
     }
 }
 

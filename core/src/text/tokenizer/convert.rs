@@ -82,6 +82,11 @@ fn model(file: &str, bytes: &[u8], config: &Config, files: &Files) -> Result<Par
     }
 }
 
+/// The names of the files that hold a vocabulary.
+pub fn files() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(file, _)| *file)
+}
+
 /// Reads whatever vocabulary there is, and gives the config the roles that it lacks.
 pub fn convert(files: &Files, config: Config) -> Result<(&'static str, Backend, Config)> {
     let mut config = config.with_added_tokens(files)?;
@@ -96,14 +101,14 @@ pub fn convert(files: &Files, config: Config) -> Result<(&'static str, Backend, 
         let backend = assemble(file, parts, &config)?;
         return Ok((file, backend, config));
     }
-    let names: Vec<_> = KINDS.iter().map(|(file, _)| *file).collect();
+    let names: Vec<_> = self::files().collect();
     Err(damaged("tokenizer.json", format!("there is no such file, nor {}", names.join(", "))))
 }
 
 fn assemble(file: &str, parts: Parts, config: &Config) -> Result<Backend> {
     let Parts { mut model, normalizer, pre_tokenizer, decoder, mut added, begin, end, .. } = parts;
-    let mut listed = config.listed();
     if let Model::Pieces(vocabulary, _) = &mut model {
+        let listed = config.listed();
         for (id, token) in &listed {
             if *id as usize >= vocabulary.len() + MOST_ADDED {
                 let reason = format!("the token {:?} has the id {id}", token.content);
@@ -115,11 +120,13 @@ fn assemble(file: &str, parts: Parts, config: &Config) -> Result<Backend> {
             vocabulary.name(&token.content, *id);
         }
     }
+    let present: Vec<_> = added.iter().map(|token| token.content.clone()).collect();
+    let mut more = config.added(|token| present.iter().any(|content| content == token));
     if matches!(normalizer, Some(Normalizer::Sentencepiece(_))) {
         // Its references look for added tokens before they give it the rest of the text.
-        listed.iter_mut().for_each(|(_, token)| token.normalized = false);
+        more.iter_mut().for_each(|token| token.normalized = false);
     }
-    added.extend(listed.into_iter().map(|(_, token)| token));
+    added.extend(more);
     let failed = |error: tokenizers::Error| damaged(file, error.to_string());
     let mut backend = Backend::new(model);
     backend.with_normalizer(normalizer).map_err(failed)?;

@@ -27,7 +27,6 @@ use serde_json::{Map, Value as Json};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use tokenizers::AddedToken;
 
 const TOKENIZER: &str = "tokenizer.json";
 
@@ -58,25 +57,35 @@ impl Tokenizer {
         let config = Config::load(files)?;
         let Some(bytes) = files.read(TOKENIZER)? else {
             let (file, backend, config) = convert::convert(files, config)?;
-            return Tokenizer::new(file, backend, &config);
+            return Ok(Tokenizer::new(file, backend, &config));
         };
         let backend = contain(TOKENIZER, || {
             let mut backend = Backend::from_bytes(&bytes)?;
             backend.with_padding(None).with_truncation(None)?;
+            let present = backend.get_added_vocabulary().get_vocab().clone();
+            backend.add_tokens(config.added(|token| present.contains_key(token)))?;
             Ok(backend)
         })?;
-        Tokenizer::new(TOKENIZER, backend, &config)
+        Ok(Tokenizer::new(TOKENIZER, backend, &config))
     }
 
-    fn new(file: &'static str, mut backend: Backend, config: &Config) -> Result<Self> {
-        let backend = contain(file, || {
-            let added = added_tokens(config, &backend);
-            backend.add_tokens(added)?;
-            Ok(backend)
-        })?;
+    /// The name of the file that [`load`](Self::load) reads the vocabulary from.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn file(files: &Files) -> Result<Option<&'static str>> {
+        for file in std::iter::once(TOKENIZER).chain(convert::files()) {
+            if files.read(file)?.is_some() {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
+    fn new(file: &'static str, backend: Backend, config: &Config) -> Self {
         let vocabulary_size = backend.get_vocab_size(true);
         let special_tokens = config.special_tokens();
-        Ok(Tokenizer(Arc::new(Inner { file, backend, special_tokens, vocabulary_size })))
+        Tokenizer(Arc::new(Inner { file, backend, special_tokens, vocabulary_size }))
     }
 
     /// The ids of a text. With `add_special_tokens` those are added that every text of the model
@@ -177,19 +186,6 @@ fn contain<T>(file: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result
         }
     };
     Err(Error::Tokenizer { file: file.into(), reason })
-}
-
-/// What the config adds to the vocabulary, or describes otherwise than `tokenizer.json` does.
-fn added_tokens(config: &Config, backend: &Backend) -> Vec<AddedToken> {
-    let mut added: Vec<_> = config.listed().into_iter().map(|(_, token)| token).collect();
-    let present = backend.get_added_vocabulary().get_vocab();
-    for (_, token) in config.named() {
-        if !present.contains_key(&token.content) && added.iter().all(|a| a.content != token.content)
-        {
-            added.push(token);
-        }
-    }
-    added
 }
 
 #[cfg(test)]
