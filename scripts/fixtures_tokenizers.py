@@ -143,7 +143,8 @@ def sentencepiece_kind(name, model, fields=None, names=(), once=False, file="tok
         return first.decode(ids)
 
     def special(text):
-        return ([] if (fields or {}).get("add_bos_token") is False else [first.bos_id()]) + encode(text)
+        adds = (fields or {}).get("tokenizer_class") != "Ernie4_5_Tokenizer"
+        return ([first.bos_id()] if (fields or {}).get("add_bos_token", adds) else []) + encode(text)
 
     files = {file: whole, "tokenizer_config.json": config(**(fields or {}), added_tokens_decoder=added(listed))}
     kind(name, files, encode, decode, special=special)
@@ -212,7 +213,8 @@ def sentencepieces():
             piece.type = proto.ModelProto.SentencePiece.UNUSED
         # Ranks that several pieces share.
         piece.score = float(-(i // 4))
-    sentencepiece_kind("bpe with unused pieces and equal ranks", unused)
+    fields = {"tokenizer_class": "Ernie4_5_Tokenizer"}
+    sentencepiece_kind("bpe with unused pieces and equal ranks", unused, fields)
 
 
 # tiktoken

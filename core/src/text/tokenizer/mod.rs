@@ -291,9 +291,14 @@ pub(super) mod tests {
                     decoded => decoded.clone(),
                 };
                 check("decoded", tokenizer.decode(&ids, false).unwrap().into(), &decoded);
-                let mut stream = tokenizer.detokenizer(false);
-                let pieces = ids.iter().map(|id| stream.push(*id).unwrap()).collect::<String>();
-                check("streamed", (pieces + &stream.finish().unwrap()).into(), &decoded);
+                for (skip, decoded) in
+                    [(false, decoded), (true, tokenizer.decode(&ids, true).unwrap().into())]
+                {
+                    let mut stream = tokenizer.detokenizer(skip);
+                    let pieces: Vec<_> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+                    let text = pieces.concat() + &stream.finish().unwrap();
+                    check("streamed", text.into(), &decoded);
+                }
             }
         }
         assert!(failures.is_empty(), "{}\n{}", failures.join("\n\n"), failures.len());

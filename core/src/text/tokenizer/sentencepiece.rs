@@ -125,7 +125,8 @@ pub fn read(file: &str, bytes: &[u8], config: &Config) -> Result<Parts> {
         roles: spec.roles.into_iter().filter_map(role).collect(),
         normalizer: Some(Normalizer::Sentencepiece(Box::new(normalizer))),
         decoder: Some(Sequence::new(decoders).into()),
-        begin: Some("bos_token"),
+        // The code of the authors of this class adds none.
+        begin: (config.class() != "Ernie4_5_Tokenizer").then_some("bos_token"),
         ..Parts::new(Model::Pieces(vocabulary, segment))
     })
 }
