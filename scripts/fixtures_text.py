@@ -96,6 +96,7 @@ CONVERSATIONS = {
     "wrong": [{"role": "assistant", "content": "I begin."}, {"role": "assistant", "content": "I go on."}],
     "prefix": [USER, {"role": "assistant", "content": "The answer is "}],
     "prefix_trimmed": [USER, {"role": "assistant", "content": " one\n"}],
+    "prefix_thought": [USER, {"role": "assistant", "reasoning": "I think that "}],
     "prefix_parts": [
         USER,
         {"role": "assistant", "content": [{"type": "text", "text": "First, "}, {"type": "image"}]},
@@ -730,18 +731,21 @@ RUNS = [
     ("prefix", {"continue_final_message": True}),
     ("prefix_trimmed", {"continue_final_message": True}),
     ("prefix_parts", {"continue_final_message": True}),
+    ("prefix_thought", {"continue_final_message": True}),
 ]
 
 
 def render(source, conversation, options):
     prompt = options.get("add_generation_prompt", not options.get("continue_final_message", False))
+    # Where there is no content the reasoning is meant, which is an option of its own there.
+    thought = options.get("continue_final_message") and "content" not in CONVERSATIONS[conversation][-1]
     return TOKENIZER.apply_chat_template(
         CONVERSATIONS[conversation],
         chat_template=source,
         tools=TOOLS if options.get("tools") else None,
         tokenize=False,
         add_generation_prompt=prompt,
-        continue_final_message=options.get("continue_final_message", False),
+        continue_final_message="reasoning" if thought else options.get("continue_final_message", False),
         **options.get("variables", {}),
     )
 

@@ -21,6 +21,9 @@ const NAMED: &str = "additional_chat_templates";
 /// The roles that every model may meet, whether its template knows them or not.
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
+/// The names of what the assistant thought, in the order in which they count.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
 /// Templates that configs ask for by name (`chat_template_type`), as mlx-lm has them in Python.
 const TYPES: [(&str, &str); 1] = [("deepseek_v32", include_str!("deepseek_v32.jinja"))];
 
@@ -122,8 +125,8 @@ pub fn text_only(messages: &[Message]) -> Result<Vec<Message>> {
 pub struct TemplateOptions {
     /// End with the header of an assistant's message, so that the model answers. On by default.
     pub add_generation_prompt: bool,
-    /// End inside of the last message, so that the model goes on with it. This turns
-    /// `add_generation_prompt` off.
+    /// End inside of the last message, so that the model goes on with it: with its content, or
+    /// with its reasoning where it has no content. This turns `add_generation_prompt` off.
     pub continue_final_message: bool,
     /// JSON schemas of the functions that the model may call; an empty list means no tools.
     pub tools: Vec<Json>,
@@ -322,8 +325,7 @@ fn visible(message: &Message) -> Result<Json> {
     let json = serde_json::to_value(message).map_err(|e| Error::Internal(e.to_string()))?;
     let Json::Object(mut fields) = json else { return Ok(json) };
     fields.retain(|_, value| !value.is_null());
-    let names = ["reasoning_content", "thinking", "reasoning"];
-    if let Some(reasoning) = names.iter().find_map(|name| fields.get(*name)).cloned() {
+    if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
         if !fields.contains_key("thinking") {
             fields.shift_insert(0, "thinking".into(), reasoning.clone());
         }
@@ -339,21 +341,38 @@ fn continue_final(
     render: impl FnOnce(&[Json]) -> Result<String>,
 ) -> Result<String> {
     const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
-    if !source.contains("content") {
-        return Err(refused("the template does not use `content`, which is to be continued"));
+    let mut last = messages.last_mut();
+    let content = last.as_ref().and_then(|message| message.get("content"));
+    // Without content the thought goes on, under all its names.
+    let fields = if content.is_some() { &["content"][..] } else { &REASONING };
+    if !fields.iter().any(|field| source.contains(field)) {
+        let field = fields[0];
+        return Err(refused(format!(
+            "the template does not use `{field}`, which is to be continued"
+        )));
     }
-    let content = messages.last_mut().and_then(|message| message.get_mut("content"));
-    let text = match content {
-        Some(Json::Array(parts)) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
-        content => content,
-    };
-    let Some(Json::String(text)) = text else {
+    let mut text = None;
+    for field in fields {
+        let value = last.as_mut().and_then(|message| message.get_mut(*field));
+        let value = match value {
+            Some(Json::Array(parts)) => {
+                parts.iter_mut().rev().find_map(|part| part.get_mut("text"))
+            }
+            value => value,
+        };
+        if let Some(Json::String(value)) = value
+            && text.as_ref().is_none_or(|text| text == value)
+        {
+            text = Some(value.clone());
+            value.push_str(MARK);
+        }
+    }
+    let Some(text) = text else {
         return Err(refused("the final message has no text to continue"));
     };
-    let last = text.trim().to_string();
-    text.push_str(MARK);
+    let last = text.trim();
     let mut rendered = render(&messages)?;
-    let mark = rendered.rfind(MARK.trim_end()).filter(|_| rendered.contains(&last));
+    let mark = rendered.rfind(MARK.trim_end()).filter(|_| rendered.contains(last));
     let Some(mark) = mark else {
         return Err(refused("the template leaves out the final message, which is to be continued"));
     };
