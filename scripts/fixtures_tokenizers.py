@@ -5,6 +5,7 @@ Run it with a Python that has transformers, tokenizers, sentencepiece, tiktoken 
 """
 
 import base64
+import collections
 import io
 import json
 import pathlib
@@ -110,7 +111,8 @@ def train(**options):
         **options,
     )
     model = proto.ModelProto.FromString(out.getvalue())
-    del model.trainer_spec.input[:]
+    # A file that is gone.
+    model.normalizer_spec.ClearField("normalization_rule_tsv")
     return model
 
 
@@ -153,9 +155,20 @@ def sentencepiece_kind(name, model, fields=None, names=(), once=False, file="tok
 RULES = "".join(
     f"{' '.join(f'{ord(c):X}' for c in source)}\t{' '.join(f'{ord(c):X}' for c in target)}\n"
     for source, target in [
-        ("ﬁ", "fi"), ("ﬂ", "fl"), ("①", "1"), ("Ａ", "A"), ("Ｂ", "B"), ("\t", " "), ("\n", " "),
-        ("e\u0301", "é"), ("a\u0308", "ä"), ("½", "1 2"), ("\u200b", ""), ("ß", "ss"),
-        ("안", "an"), ("\U0001f600", ":-)"),
+        ("ﬁ", "fi"),
+        ("ﬂ", "fl"),
+        ("①", "1"),
+        ("Ａ", "A"),
+        ("Ｂ", "B"),
+        ("\t", " "),
+        ("\n", " "),
+        ("e\u0301", "é"),
+        ("a\u0308", "ä"),
+        ("½", "1 2"),
+        ("\u200b", ""),
+        ("ß", "ss"),
+        ("안", "an"),
+        ("\U0001f600", ":-)"),
     ]
 )
 
@@ -204,7 +217,9 @@ def sentencepieces():
         **identity,
     )
     sentencepiece_kind("bpe without a prefix", plain, {"tokenizer_class": "BaichuanTokenizer"})
-    suffix = train(vocab_size=330, model_type="bpe", treat_whitespace_as_suffix=True, split_by_whitespace=False, **identity)
+    suffix = train(
+        vocab_size=330, model_type="bpe", treat_whitespace_as_suffix=True, split_by_whitespace=False, **identity
+    )
     sentencepiece_kind("bpe with spaces as suffixes", suffix, {"legacy": True}, file="sentencepiece.bpe.model")
     unused = train(vocab_size=360, model_type="bpe", **identity)
     ties = [piece for piece in unused.pieces if piece.type == 1 and len(piece.piece) > 1]
@@ -268,7 +283,11 @@ def tiktoken_kind(name, file, pattern, special, tokens, normalize=False, fields=
 
     lines = "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
     files = {file: lines, "tokenizer_config.json": config(**(fields or {}))}
-    texts = ["<|im_start|>user\nhi<|im_end|><|extra_7|>", "<|system|>x<|end|><|dummy_id_12|>", "[BOS]a<|reserved_token_%d|>" % (base + 3)]
+    texts = [
+        "<|im_start|>user\nhi<|im_end|><|extra_7|>",
+        "<|system|>x<|end|><|dummy_id_12|>",
+        "[BOS]a<|reserved_token_%d|>" % (base + 3),
+    ]
     kind(name, files, encode, encoding.decode, texts)
 
 
@@ -276,12 +295,20 @@ def tiktokens():
     tokens = ranks(420)
     extra = [f"<|extra_{i}|>" for i in range(205)]
     tiktoken_kind(
-        "qwen.tiktoken", "qwen.tiktoken", "qwen",
-        lambda base: ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *extra], tokens, normalize=True,
+        "qwen.tiktoken",
+        "qwen.tiktoken",
+        "qwen",
+        lambda base: ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *extra],
+        tokens,
+        normalize=True,
     )
     tiktoken_kind(
-        "hy.tiktoken", "hy.tiktoken", "qwen",
-        lambda base: ["<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>", *extra], tokens, normalize=True,
+        "hy.tiktoken",
+        "hy.tiktoken",
+        "qwen",
+        lambda base: ["<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>", *extra],
+        tokens,
+        normalize=True,
     )
     cl100k = (
         ["<|dummy_id_2|>", "<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|system|>"]
@@ -292,17 +319,28 @@ def tiktokens():
     )
     tiktoken_kind("cl100k_base.tiktoken", "cl100k_base.tiktoken", "cl100k", lambda base: cl100k, tokens)
     base = len(tokens)
-    named = {base: ("[BOS]", True), base + 1: ("[EOS]", True), base + 2: ("<|end|>", True), base + 5: ("<tool>", False)}
+    named = {
+        base: ("[BOS]", True),
+        base + 1: ("[EOS]", True),
+        base + 2: ("<|end|>", True),
+        base + 5: ("<tool>", False),
+    }
     tiktoken_kind(
-        "tiktoken.model", "tiktoken.model", "kimi",
+        "tiktoken.model",
+        "tiktoken.model",
+        "kimi",
         lambda base: [named.get(id, (f"<|reserved_token_{id}|>",))[0] for id in range(base, base + 256)],
         tokens,
         fields={"added_tokens_decoder": added(named), "bos_token": "[BOS]"},
     )
     named = {base: ("<s>", True), base + 1: ("<|end|>", True)}
     tiktoken_kind(
-        "tokenizer.model of tiktoken", "tokenizer.model", "cl100k",
-        lambda base: ["<s>", "<|end|>"], tokens, fields={"added_tokens_decoder": added(named)},
+        "tokenizer.model of tiktoken",
+        "tokenizer.model",
+        "cl100k",
+        lambda base: ["<s>", "<|end|>"],
+        tokens,
+        fields={"added_tokens_decoder": added(named)},
     )
     tekken(tokens)
 
@@ -319,7 +357,10 @@ def tekken(tokens):
         "version": "v3",
     }
     vocabulary = [entry(rank, token) for rank, token in enumerate(tokens)]
-    listed = [{"rank": i, "token_str": token, "is_control": True} for i, token in enumerate(["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<pad>"])]
+    listed = [
+        {"rank": i, "token_str": token, "is_control": True}
+        for i, token in enumerate(["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<pad>"])
+    ]
     for name, special in [("tekken.json", listed), ("tekken.json without special tokens", None)]:
         contents = {"config": head, "vocab": vocabulary} | ({"special_tokens": special} if special else {})
         with tempfile.TemporaryDirectory() as folder:
@@ -352,18 +393,28 @@ def lists():
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
     model.train_from_iterator(CORPUS, trainer)
     merges = ["#version: 0.2"] + [" ".join(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
-    vocabulary = model.get_vocab() | {"<|endoftext|>": 400}
+    vocabulary = dict(sorted(model.get_vocab().items(), key=lambda item: item[1])) | {"<|endoftext|>": 400}
     pairs = {"vocab.json": json.dumps(vocabulary, ensure_ascii=False), "merges.txt": "\n".join(merges) + "\n"}
     for name in ["GPT2Tokenizer", "Qwen2Tokenizer"]:
-        fields = {"tokenizer_class": name, "added_tokens_decoder": added({400: ("<|endoftext|>", True), 401: ("<|end|>", True), 402: ("<tool>", False)})}
+        fields = {
+            "tokenizer_class": name,
+            "added_tokens_decoder": added(
+                {400: ("<|endoftext|>", True), 401: ("<|end|>", True), 402: ("<tool>", False)}
+            ),
+        }
         transformers_kind("vocab.json of " + name, name, pairs | {"tokenizer_config.json": config(**fields)})
 
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     for lower in [True, False]:
-        trained = tokenizers.BertWordPieceTokenizer(lowercase=lower)
-        trained.train_from_iterator(CORPUS, vocab_size=330, show_progress=False, special_tokens=pieces)
-        vocabulary = trained.get_vocab()
-        lines = sorted(vocabulary, key=vocabulary.get)
+        words = re.findall(r"\w+", " ".join(CORPUS).lower() if lower else " ".join(CORPUS))
+        counts = collections.Counter(
+            ("##" if i else "") + word[i : i + n]
+            for word in words
+            for n in range(1, 5)
+            for i in range(len(word) - n + 1)
+        )
+        common = sorted(counts, key=lambda piece: (-counts[piece], piece))[:320]
+        lines = pieces + sorted({*common, *".,;!?'&:/()[]{}"})
         fields = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
         files = {"vocab.txt": "\n".join(lines) + "\n", "tokenizer_config.json": config(**fields)}
         transformers_kind(f"vocab.txt, {'lower' if lower else 'any'} case", "BertTokenizer", files)
@@ -387,7 +438,12 @@ def transformers_kind(name, cls, files):
 
 def plamo():
     model = train(vocab_size=320, model_type="unigram", normalization_rule_name="identity", add_dummy_prefix=False)
-    rows = [["<|plamo:unk|>", 0.0, "UNKNOWN"], ["<|plamo:bos|>", 0.0, "CONTROL"], ["<|plamo:eos|>", 0.0, "CONTROL"], ["<|plamo:pad|>", 0.0, "CONTROL"]]
+    rows = [
+        ["<|plamo:unk|>", 0.0, "UNKNOWN"],
+        ["<|plamo:bos|>", 0.0, "CONTROL"],
+        ["<|plamo:eos|>", 0.0, "CONTROL"],
+        ["<|plamo:pad|>", 0.0, "CONTROL"],
+    ]
     rows += [[f"<0x{byte:02X}>", 0.0, "BYTE"] for byte in range(256)]
     pieces = {p.piece.replace("▁", " "): p.score for p in model.pieces if p.type == 1}
     rows += [[piece, round(score, 4), "NORMAL"] for piece, score in pieces.items()]
@@ -428,7 +484,9 @@ def plamo():
 
 
 def world(tokens):
-    tokens = [bytes([b]) for b in range(256)] + sorted(set(tokens[256:]) | {b"\r\n", b"\t\t", b"'", b'"', b"it's", b"\\n"})
+    tokens = [bytes([b]) for b in range(256)] + sorted(
+        set(tokens[256:]) | {b"\r\n", b"\t\t", b"'", b'"', b"it's", b"\\n"}
+    )
     tokens = list(dict.fromkeys(tokens))
 
     def literal(token):
@@ -455,7 +513,9 @@ def world(tokens):
         return found
 
     def decode(found):
-        return b"".join(b"<|endoftext|>" if id == 0 else tokens[id - 1] for id in found).decode("utf-8", errors="replace")
+        return b"".join(b"<|endoftext|>" if id == 0 else tokens[id - 1] for id in found).decode(
+            "utf-8", errors="replace"
+        )
 
     kind("rwkv_vocab_v20230424.txt", {"rwkv_vocab_v20230424.txt": lines}, encode, decode, ["a<|endoftext|>b"])
 
@@ -466,7 +526,10 @@ def main():
     lists()
     path = pathlib.Path(__file__).parent.parent / "tests" / "fixtures" / "tokenizers.json"
     fixture = {"texts": TEXTS, "kinds": KINDS}
-    path.write_text(json.dumps(fixture, ensure_ascii=False, separators=(",", ":")).replace('{"name"', '\n{"name"') + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(fixture, ensure_ascii=False, separators=(",", ":")).replace('{"name"', '\n{"name"') + "\n",
+        encoding="utf-8",
+    )
     for entry in KINDS:
         print(f"{entry['name']}: {len(entry['cases'])} texts, {len(json.dumps(entry['files']))} bytes")
     print(path.stat().st_size, "bytes")
