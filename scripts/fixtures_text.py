@@ -1,15 +1,18 @@
 """Writes tests/fixtures/templates.json: chat templates as transformers 5 renders them.
 
-Run it with a Python that has transformers, tokenizers and jinja2.
+Run it with a Python that has transformers, tokenizers, jinja2 and mlx-lm, whose template for
+DeepSeek V3.2 is a function.
 """
 
 import calendar
+import copy
 import datetime
 import json
 import pathlib
 
 import tokenizers
 import transformers
+from mlx_lm.chat_templates import deepseek_v32
 from transformers.utils import chat_template_utils
 
 NOW = datetime.datetime(2026, 2, 3, 14, 5, 6)
@@ -93,10 +96,44 @@ CONVERSATIONS = {
     "wrong": [{"role": "assistant", "content": "I begin."}, {"role": "assistant", "content": "I go on."}],
     "prefix": [USER, {"role": "assistant", "content": "The answer is "}],
     "prefix_trimmed": [USER, {"role": "assistant", "content": " one\n"}],
+    "prefix_thought": [USER, {"role": "assistant", "reasoning": "I think that "}],
     "prefix_parts": [
         USER,
         {"role": "assistant", "content": [{"type": "text", "text": "First, "}, {"type": "image"}]},
     ],
+}
+
+# For templates that want arguments as the API writes them.
+API = {
+    "calls": [
+        {"role": "system", "content": "Be brief.", "response_format": {"type": "object", "é": [1.0]}},
+        {"role": "user", "content": "Rain?"},
+        {
+            "role": "assistant",
+            "content": "Let me look.",
+            "reasoning_content": "I must look.",
+            "tool_calls": [
+                call("weather", '{"town": "Zürich", "days": 2, "risk": 0.5, "all": true, "no": null, "x": {"y": [1, "<"]}}'),
+                call("clock", "{}"),
+            ],
+        },
+        {"role": "tool", "content": "{\"rain\": 1.0}"},
+        {"role": "tool", "content": "12:30"},
+    ],
+    "called": [
+        {"role": "user", "content": "Time?"},
+        {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [call("clock", '{"zone": "CET"}')]},
+        {"role": "tool", "content": "12:30"},
+        {"role": "assistant", "content": "It is half past twelve.", "reasoning_content": "Read it."},
+        {"role": "user", "content": "Thanks."},
+        {"role": "assistant", "content": "You are ", "reasoning_content": "Polite."},
+    ],
+    "developer": [{"role": "system", "content": ""}, {"role": "developer", "content": "Sum up."}],
+    "developer first": [{"role": "developer", "content": "Sum up."}, {"role": "user", "content": "hi"}],
+    "no developer": [{"role": "developer", "content": ""}],
+    "stray result": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x"}, {"role": "tool", "content": "y"}],
+    "stranger": [{"role": "narrator", "content": "Once."}],
+    "offers": [{"role": "system", "content": "S", "tools": TOOLS}, {"role": "user", "content": "hi"}],
 }
 
 # In the manner of model families; none is the template of a model.
@@ -647,6 +684,25 @@ SNIPPETS = r"""
 {{ messages | map(attribute='content') | map('trim') | map('length') | list }} {{ messages | map(attribute='content.x') | list | length }} {{ ['a', 'b'] | map('replace', 'a', 'c') | join }} {{ messages | rejectattr('role', 'equalto', 'system') | map(attribute='role') | unique | list }}
 {{ {'a': 1} | tojson | safe }} {{ 'é' | tojson(ensure_ascii=False) }} {{ [1] | tojson(indent=none) }} {{ {'a': {'b': 1}} | tojson(indent=4) | indent(2) }} {{ 'a' | string | tojson }} {{ ('a' ~ 1) | tojson }}
 {{ [messages[0].role, 'x'] | join('-') }} {{ ('a', 'b') | join }} {{ 'abc' | join('-') }} {{ ['<', '>'] | join }} {{ [1, none, 'a'] | join(',') }} {{ (messages | first).role }}
+{{ 'a'.center(5) }}|{{ 'ab'.center(5) }}|{{ 'a'.center(4, '-') }}|{{ 'a'.ljust(3) }}|{{ 'a'.rjust(3, '0') }}|{{ 'abc'.ljust(2) }}|
+{{ '<b>x</b> y' | striptags }}
+{{ [1, 2, 3] | map('int') | sum }} {{ messages | map('length') | list }}
+{% block a %}x{% endblock %}{% set ns = namespace(**{'a': 1}) %}{{ ns.a }}
+{{ '%x' % 255 }} {{ '%c' % 'a' }} {{ '%e' % 12345.678 }} {{ '%+d' % 3 }} {{ '%g' % 0.0001 }} {{ '%(a)s' % {'a': 1} }} {{ '%5s|%-5s|' % ('a', 'b') }}
+{{ '{:>5}|{:<5}|{:^5}'.format('a', 'b', 'c') }} {{ '{:.2f}'.format(1.2345) }} {{ '{:05d}'.format(42) }} {{ '{:,}'.format(1234567) }} {{ 'at: 123456 {a[b]} {c.role}'.format(a={'b': 1}, c=messages[0]) }}
+{{ '😀é' | length }} {{ '😀é'[0] }} {{ '😀é'[::-1] }} {{ 'a\u0000b' | length }} {{ 'x' ~ '\u200d' | length }} {{ 'Ünïcode'.upper() }} {{ 'İ'.lower() | length }}
+{{ ''.join(messages | map(attribute='role')) }} {{ dict(messages[0]).role }} {{ (messages[0].items() | list)[0][0] }} {{ messages[0] is mapping }} {{ (messages | groupby('role'))[0].grouper }} {{ (messages | groupby('role'))[0].list | length }}
+{{ messages | tojson(indent=2) | length }} {{ 'x' | tojson | tojson }} {{ {'k': none} | tojson }} {{ none | tojson }} {{ [1.5, 2] | tojson(indent=1) }} {{ {'b': 1, 'a': 2}.items() | list | tojson }} {{ {'é': 'ü'} | tojson(ensure_ascii=true, indent=2) }}
+{{ nothing.x is defined }}
+{{ messages[0].nope is not defined or messages[0].nope.x }} {{ (messages[0].nope | default({})).x is defined }} {{ messages[0].content is defined and messages[0].content is not none }}
+{%- for m in messages -%}{%- if loop.index0 == 0 -%}{%- continue -%}{%- endif -%}{{ loop.index }}{{ m.role[:1] }}{%- if loop.index > 3 -%}{%- break -%}{%- endif -%}{%- endfor -%}
+{%- set ns = namespace(found=false) -%}{%- for m in messages -%}{%- if m['role'] == 'assistant' and not ns.found -%}{%- set ns.found = true -%}{{ m['content'] | trim | length }}{%- endif -%}{%- endfor -%}{{ ns.found }}
+{% set parts = [] %}{% for m in messages %}{% set parts = parts + [m.role] %}{% endfor %}{{ parts | length }} {% set ns = namespace(parts=[]) %}{% for m in messages %}{% set ns.parts = ns.parts + [m.role] %}{% endfor %}{{ ns.parts | join('/') }}
+{% macro box(x) -%}[{{ x }}|{{ caller is defined }}]{%- endmacro %}{{ box(1) }}{% call box(2) %}y{% endcall %}
+{% macro a(x, y=bos_token) %}{{ x }}{{ y }}{% endmacro %}{{ a(1) }}{{ a(1, 2) }}{{ a.name }}
+{{ 'a' in ['a', 'b'] and 'c' not in ['a', 'b'] }} {{ 1 in {1: 2} }} {{ none in [none] }} {{ 'ab' in 'cab' }} {{ [1] in [[1]] }} {{ (1, 2) == (1, 2) }} {{ [1, 2] < [1, 3] }} {{ 'a' > 'B' }} {{ true == 1 }} {{ none == false }}
+{{ 7 / 2 }} {{ 7 // 2 }} {{ 7.0 // 2 }} {{ -7 / 2 }} {{ 2 ** 0.5 }} {{ 7.5 % 2 }} {{ 1_0 + 1 }} {{ 1 / 3 }} {{ 100000000000000000000 }} {{ 9007199254740993 + 1 }} {{ 0.1 * 3 }} {{ 3 | float }} {{ 3.0 | int }} {{ '0x1f' | int(0, 16) }} {{ '12abc' | int }} {{ 1.0 | string }} {{ 3.14159 | round(2, 'floor') }} {{ 42.55 | round(1) }}
+{{ messages | selectattr('content', 'string') | list | length }} {{ messages | rejectattr('reasoning_content', 'defined') | list | length }} {{ messages | selectattr('role', 'ne', 'user') | map(attribute='role') | join(',') }} {{ ['a', 'b'] | select('equalto', 'a') | list }} {{ [1, 2, 3] | select('>', 1) | list }} {{ [1, none] | reject('none') | list }} {{ messages | map(attribute='role') | unique | sort | join }}
 """.strip("\n").split("\n")
 
 MULTILINE = [
@@ -675,23 +731,26 @@ RUNS = [
     ("prefix", {"continue_final_message": True}),
     ("prefix_trimmed", {"continue_final_message": True}),
     ("prefix_parts", {"continue_final_message": True}),
+    ("prefix_thought", {"continue_final_message": True}),
 ]
 
 
 def render(source, conversation, options):
     prompt = options.get("add_generation_prompt", not options.get("continue_final_message", False))
+    # Where there is no content the reasoning is meant, which is an option of its own there.
+    thought = options.get("continue_final_message") and "content" not in CONVERSATIONS[conversation][-1]
     return TOKENIZER.apply_chat_template(
         CONVERSATIONS[conversation],
         chat_template=source,
         tools=TOOLS if options.get("tools") else None,
         tokenize=False,
         add_generation_prompt=prompt,
-        continue_final_message=options.get("continue_final_message", False),
+        continue_final_message="reasoning" if thought else options.get("continue_final_message", False),
         **options.get("variables", {}),
     )
 
 
-def case(template, conversation, options):
+def case(template, conversation, options, render=render):
     result = {"template": template, "conversation": conversation, "options": options}
     try:
         result["expected"] = render(FAMILIES.get(template, template), conversation, options)
@@ -702,21 +761,49 @@ def case(template, conversation, options):
     return {key: value for key, value in result.items() if value not in ({}, False)}
 
 
+def render_type(_, conversation, options):
+    prompt = options.get("add_generation_prompt", not options.get("continue_final_message", False))
+    return deepseek_v32.apply_chat_template(
+        copy.deepcopy((CONVERSATIONS | API)[conversation]),
+        tools=copy.deepcopy(TOOLS) if options.get("tools") else None,
+        add_generation_prompt=prompt,
+        continue_final_message=options.get("continue_final_message", False),
+        **options.get("variables", {}),
+    )
+
+
+TYPE_OPTIONS = [
+    {},
+    {"tools": True},
+    {"add_generation_prompt": False},
+    {"variables": {"enable_thinking": False}},
+    {"variables": {"enable_thinking": False}, "tools": True},
+    {"variables": {"enable_thinking": False}, "add_generation_prompt": False},
+    {"variables": {"enable_thinking": True}, "continue_final_message": True},
+    {"variables": {"enable_thinking": False}, "continue_final_message": True},
+]
+
+
 def main():
+    typed = ["hi", "system", "long", "wrong", "prefix", *API]
+    types = [case("deepseek_v32", name, options, render_type) for name in typed for options in TYPE_OPTIONS]
+    # To go on with a message of the user is not what that function does.
+    types = [t for t in types if "continue_final_message" not in t.get("options", {}) or t["conversation"] in ("prefix", "called", "wrong")]
     cases = [case(family, *run) for family in FAMILIES for run in RUNS]
     cases += [case(snippet, "long", {}) for snippet in SNIPPETS + MULTILINE]
     fixture = {
         "local_time": calendar.timegm(NOW.timetuple()),
         "tools": TOOLS,
-        "conversations": CONVERSATIONS,
+        "conversations": CONVERSATIONS | API,
         "families": FAMILIES,
         "cases": cases,
+        "types": types,
     }
     path = pathlib.Path(__file__).parent.parent / "tests" / "fixtures" / "templates.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(fixture, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     failed = sum("error" in case for case in cases)
-    print(f"{len(cases)} cases, {failed} of them errors, {path.stat().st_size} bytes")
+    print(f"{len(cases)} cases and {len(types)} of types, {failed} of them errors, {path.stat().st_size} bytes")
 
 
 main()

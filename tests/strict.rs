@@ -1851,6 +1851,46 @@ fn a_prompt_that_cannot_be_continued() {
 }
 
 #[test]
+fn a_tokenizer_of_other_files() {
+    let folder = copy(good());
+    let model = block_on(Model::load(folder.path(), |_| {})).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    refused(model.with_tokenizer(other.path()), "Tokenizer", &[TOKENIZER]);
+    put(other.path(), TOKENIZER, words());
+    put(other.path(), "tokenizer_config.json", r#"{"eos_token": "w7"}"#);
+    let template = "{% for m in messages %}{{ m.content }} {% endfor %}{{ eos_token }}";
+    put(other.path(), "chat_template.jinja", template);
+
+    let equipped = model.with_tokenizer(other.path()).unwrap();
+    let configured = model.end_tokens().to_vec();
+    assert!(model.tokenizer().is_err() && !configured.contains(&7));
+    assert_eq!(equipped.end_tokens(), [configured, vec![7]].concat());
+    // The weights stay while any handle does.
+    drop(model);
+    let talk = || vec![Message::user("w1 w2")];
+    let rendered = equipped.render(&talk(), &TemplateOptions::default()).unwrap();
+    assert_eq!(rendered, "w1 w2 w7");
+    let options = GenerateOptions { max_tokens: 2, ..GenerateOptions::default() };
+    generate(&equipped, talk(), &options).unwrap();
+
+    let parts = |kind: &str| -> Vec<Message> {
+        let part = json!({"type": kind, "text": "w3"});
+        serde_json::from_value(json!([{"role": "user", "content": [part]}])).unwrap()
+    };
+    generate(&equipped, parts("text"), &options).unwrap();
+    refused(generate(&equipped, parts("image"), &options), "UnsupportedPart", &["image"]);
+    let stranger = vec![Message::user("w1"), Message::new("narrator", "w2")];
+    generate(&equipped, stranger.clone(), &options).unwrap();
+    put(other.path(), "chat_template.jinja", "{{ messages[0].content }}");
+    let deaf = equipped.with_tokenizer(other.path()).unwrap();
+    refused(generate(&deaf, stranger, &options), "UnknownRole", &["narrator"]);
+
+    put(folder.path(), "tokenizer.model", b"\x01");
+    refused(block_on(Model::load(folder.path(), |_| {})), "Tokenizer", &["tokenizer.model"]);
+    refused(equipped.with_tokenizer(folder.path()), "Tokenizer", &["tokenizer.model"]);
+}
+
+#[test]
 fn options_that_make_no_sense() {
     let model = block_on(Model::load(good(), |_| {})).unwrap();
     let (nan, infinity) = (f32::NAN, f32::INFINITY);

@@ -14,6 +14,10 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("parts/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
     ("prelude.rs", "mamba2", "the mechanism, which families share"),
     ("quantization.rs", "bitnet", "configs call this kind of quantization by the name"),
+    ("text/template.rs", "deepseek_v32", "configs ask for a template by the name"),
+    ("text/tokenizer/convert.rs", "qwen", "a file has the name"),
+    ("text/tokenizer/lists.rs", "plamo", "tokens have the name"),
+    ("text/tokenizer/mod.rs", "qwen", "a file has the name"),
 ];
 
 /// One file of the core.
@@ -113,7 +117,7 @@ fn only_families_know_the_names_of_families() {
         }
     }
     for (i, (path, word, _)) in ALLOWED.iter().enumerate() {
-        if !used.contains(&i) {
+        if !used.contains(&i) && names.contains(*word) {
             breaches.push(format!("{path} does not say {word} any more"));
         }
     }

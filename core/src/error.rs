@@ -89,6 +89,17 @@ pub enum Error {
         /// What it says.
         reason: String,
     },
+    /// A message has a role that the chat template passes over.
+    #[error("the chat template leaves out messages of the role `{0}`")]
+    UnknownRole(String),
+    /// A message has a part, such as an image, that the model does not take.
+    #[error("message {message} has a part of type `{kind}`, which the model does not take")]
+    UnsupportedPart {
+        /// Which message, counted from 0.
+        message: usize,
+        /// The `type` of the part.
+        kind: String,
+    },
     /// There is nothing to continue.
     #[error("the prompt is empty")]
     EmptyPrompt,

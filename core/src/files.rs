@@ -70,6 +70,34 @@ impl Files {
         Ok(format!("{:016x}", hash.0))
     }
 
+    /// The names of the files in a folder, in their order; none when there is no such folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it exists and cannot be read.
+    pub fn names(&self, folder: &str) -> Result<Vec<String>> {
+        let mut names: Vec<String> = match self {
+            Files::Embedded(files) => {
+                let names = files.iter().map(|(name, _)| *name);
+                let inside = |name: &'static str| name.strip_prefix(folder)?.strip_prefix('/');
+                names.filter_map(inside).map(String::from).collect()
+            }
+            Files::Directory(directory) => {
+                let path = directory.join(folder);
+                let unreadable = |source| Error::Io { path: path.clone(), source };
+                let entries = match fs::read_dir(&path) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                    entries => entries.map_err(unreadable)?,
+                };
+                let name =
+                    |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().into_string().ok());
+                let names: io::Result<Vec<_>> = entries.map(name).collect();
+                names.map_err(unreadable)?.into_iter().flatten().collect()
+            }
+        };
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// A JSON file; `None` when there is no such file.
     ///
     /// Python writes numbers that JSON does not have as `Infinity` and `NaN`; they are read as

@@ -11,7 +11,7 @@ use crate::{
     layer::CachePlan,
     loaded::{Loaded, family, model_type},
     mlx,
-    text::{ChatTemplate, Message, TemplateOptions, Tokenizer},
+    text::{ChatTemplate, Message, TemplateOptions, Tokenizer, text_only},
 };
 use std::{
     cell::RefCell,
@@ -37,12 +37,14 @@ thread_local! {
 pub struct Model(Arc<Inner>);
 
 struct Inner {
-    place: Place,
+    place: Arc<Place>,
     info: ModelInfo,
     /// Or why there is none.
     tokenizer: Result<Tokenizer, String>,
     template: Option<ChatTemplate>,
     end_tokens: Vec<u32>,
+    /// Those that the configs name, whatever the tokenizer.
+    configured_ends: Vec<u32>,
     defaults: GenerateOptions,
     /// Whether a cache of its own choice can go back to any position.
     rewinds: bool,
@@ -117,8 +119,9 @@ impl Model {
         let ((place, vocabulary, rewinds), (tokenizer, template)) =
             (weights?, text.map_err(lost)??);
         Ok(Model(Arc::new(Inner {
-            place,
+            place: Arc::new(place),
             info: ModelInfo { model_type, context: context(&config), vocabulary },
+            configured_ends: end_tokens(&config, generation.as_ref(), None),
             end_tokens: end_tokens(&config, generation.as_ref(), tokenizer.as_ref().ok()),
             defaults: defaults(generation.as_ref()),
             tokenizer,
@@ -144,6 +147,30 @@ impl Model {
         self.0.tokenizer.as_ref().map_err(missing)
     }
 
+    /// The same model in memory with the tokenizer and the chat template of other files, such as
+    /// those of the repository that a checkpoint without a tokenizer was made from. Without a
+    /// template there, this model's own stays.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when there is no tokenizer or it is damaged, and those of the template.
+    pub fn with_tokenizer(&self, files: impl Into<Files>) -> Result<Self> {
+        let files = files.into();
+        let tokenizer = Tokenizer::load(&files)?;
+        let template = ChatTemplate::load(&files)?.or_else(|| self.0.template.clone());
+        let mut end_tokens = self.0.configured_ends.clone();
+        end_tokens.extend(tokenizer.eos_token_id().filter(|id| !end_tokens.contains(id)));
+        Ok(Model(Arc::new(Inner {
+            place: self.0.place.clone(),
+            info: self.0.info.clone(),
+            template: template.map(|template| template.with_special_tokens(&tokenizer)),
+            tokenizer: Ok(tokenizer),
+            end_tokens,
+            configured_ends: self.0.configured_ends.clone(),
+            defaults: self.0.defaults.clone(),
+            rewinds: self.0.rewinds,
+        })))
+    }
+
     /// The options that its checkpoint recommends.
     pub fn default_options(&self) -> GenerateOptions {
         self.0.defaults.clone()
@@ -157,10 +184,11 @@ impl Model {
     /// A conversation as the text that the model sees.
     ///
     /// # Errors
-    /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`].
+    /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`], [`Error::UnknownRole`],
+    /// [`Error::UnsupportedPart`].
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
         let template = self.0.template.as_ref().ok_or(Error::NoChatTemplate)?;
-        template.render(messages, options)
+        template.render(&text_only(messages)?, options)
     }
 
     /// The tokens of a prompt.
@@ -340,9 +368,7 @@ type TextFiles = (Result<Tokenizer, String>, Option<ChatTemplate>);
 
 fn read_text(files: &Files) -> Result<TextFiles> {
     let tokenizer = match Tokenizer::load(files) {
-        Err(Error::Tokenizer { reason, .. }) if files.read("tokenizer.json")?.is_none() => {
-            Err(reason)
-        }
+        Err(Error::Tokenizer { reason, .. }) if Tokenizer::file(files)?.is_none() => Err(reason),
         tokenizer => Ok(tokenizer?),
     };
     let template = ChatTemplate::load(files)?.map(|template| match &tokenizer {

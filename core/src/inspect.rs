@@ -9,7 +9,7 @@ use crate::{
     loaded::{family, model_type},
     mlx::{Format, Mode},
     quantization::Quantization,
-    text::ChatTemplate,
+    text::{ChatTemplate, Tokenizer},
 };
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Serialize;
@@ -76,7 +76,7 @@ pub fn inspect(files: impl Into<Files>) -> Result<Inspection> {
         dtypes: BTreeMap::new(),
         quantization: Vec::new(),
         context: handle::context(&config),
-        tokenizer: files.read("tokenizer.json")?.is_some(),
+        tokenizer: Tokenizer::file(&files)?.is_some(),
         chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_))),
         model_type,
     };

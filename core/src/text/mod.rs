@@ -8,5 +8,5 @@ mod tokenizer;
 
 pub(crate) use stop::StopFilter;
 pub use stream::Detokenizer;
-pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions};
+pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions, text_only};
 pub use tokenizer::Tokenizer;

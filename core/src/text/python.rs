@@ -4,7 +4,7 @@
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, from_args};
+use minijinja::value::{Kwargs, Rest, Serde, StringInput, Tuple, Value, ValueKind, from_args};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use std::fmt::Write;
 
@@ -14,11 +14,15 @@ const MAX_WIDTH: usize = 1_000;
 /// More nesting than a template needs, and little enough for the stack.
 const MAX_DEPTH: usize = 100;
 
+/// More instructions than any conversation needs, and few enough to run out of in seconds.
+const FUEL: u64 = 20_000_000;
+
 /// An environment in which templates render as in transformers.
 pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the delimiters are the usual ones"));
+    environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(method);
     minijinja_contrib::add_to_environment(&mut environment);
@@ -28,6 +32,7 @@ pub fn environment() -> Environment<'static> {
     });
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter("tojson", to_json);
+    environment.add_filter("fromjson", from_json);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
     environment.add_filter("default", default);
@@ -35,6 +40,11 @@ pub fn environment() -> Environment<'static> {
     environment.add_filter("items", items);
     environment.add_filter("replace", replace);
     environment.add_filter("string", string);
+    environment.add_filter("batch", batch);
+    environment.add_filter("slice", slice);
+    environment.add_filter("indent", indent);
+    environment.add_filter("int", int);
+    environment.add_filter("format", format_filter);
     environment.add_filter("percent", percent);
     environment.add_test("sequence", is_sequence);
     environment.add_test("iterable", is_iterable);
@@ -95,9 +105,73 @@ fn is_iterable(value: &Value) -> bool {
 
 /// `template % arguments`.
 fn percent(template: &str, arguments: &Value) -> Result<String, Error> {
+    check_widths(template, '%')?;
     match arguments.downcast_object_ref::<Tuple>() {
         Some(tuple) => format(FormatStyle::Printf, template, tuple),
         None => format(FormatStyle::Printf, template, std::slice::from_ref(arguments)),
+    }
+}
+
+/// `template|format(…)`.
+fn format_filter(template: &str, arguments: Rest<Value>) -> Result<String, Error> {
+    check_widths(template, '%')?;
+    format(FormatStyle::Printf, template, &arguments)
+}
+
+/// Refuses widths and precisions of more than four digits, for which memory might be missing.
+fn check_widths(template: &str, begins: char) -> Result<(), Error> {
+    let everywhere = begins == '%';
+    let (mut open, mut in_format, mut digits) = (everywhere, false, 0);
+    for c in template.chars() {
+        open = everywhere || c == '{' || open && c != '}';
+        in_format = open && (c == begins || in_format && !c.is_alphabetic());
+        digits = if in_format && c.is_ascii_digit() { digits + 1 } else { 0 };
+        // A star takes the width from the arguments, and so do braces inside of a format.
+        if digits > 4 || in_format && (c == '*' || !everywhere && c == '{') {
+            return Err(invalid("too wide a format"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what filters would allocate at once.
+fn bounded(width: usize) -> Result<(), Error> {
+    if width > MAX_WIDTH { Err(invalid(format!("{width} is too much"))) } else { Ok(()) }
+}
+
+fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    bounded(width.or(named.get("width")?).unwrap_or_default())?;
+    minijinja::filters::indent(text, width, first, blank, named)
+}
+
+fn batch(state: &State, value: Value, count: usize, fill: Option<Value>) -> Result<Value, Error> {
+    bounded(count)?;
+    minijinja::filters::batch(state, value, count, fill)
+}
+
+fn slice(state: &State, value: Value, count: usize, fill: Option<Value>) -> Result<Value, Error> {
+    bounded(count)?;
+    minijinja::filters::slice(state, value, count, fill)
+}
+
+/// Text that is no number is 0, or the default.
+fn int(
+    state: &State,
+    value: &Value,
+    default: Option<Value>,
+    base: Option<u32>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let absent = default.clone().or(named.get("default")?).unwrap_or_else(|| 0.into());
+    match minijinja::filters::int(state, value, default, base, named) {
+        Err(_) if value.as_str().is_some() => Ok(absent),
+        number => number,
     }
 }
 
@@ -115,6 +189,10 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         Value::from(Tuple::new([head, separator, tail].map(Value::from).into()))
     };
     match name {
+        "format" => {
+            check_widths(text, ':')?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+        }
         "index" => position(text.find(from_args::<(&str,)>(args)?.0)),
         "rindex" => position(text.rfind(from_args::<(&str,)>(args)?.0)),
         "removeprefix" => {
@@ -136,6 +214,18 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         "rsplit" => {
             let (separator, limit): (Option<&str>, Option<i64>) = from_args(args)?;
             rsplit(text, separator, usize::try_from(limit.unwrap_or(-1)).unwrap_or(usize::MAX))
+        }
+        "ljust" | "rjust" | "center" => {
+            let (width, fill): (usize, Option<char>) = from_args(args)?;
+            bounded(width)?;
+            let missing = width.saturating_sub(text.chars().count());
+            let left = match name {
+                "ljust" => 0,
+                "rjust" => missing,
+                _ => missing / 2 + (missing & width & 1),
+            };
+            let fill = |count: usize| fill.unwrap_or(' ').to_string().repeat(count);
+            Ok(format!("{}{text}{}", fill(left), fill(missing - left)).into())
         }
         "zfill" => {
             let (width,): (usize,) = from_args(args)?;
@@ -164,6 +254,12 @@ fn rsplit(text: &str, separator: Option<&str>, limit: usize) -> Result<Value, Er
         parts.push(rest);
     }
     Ok(parts.into_iter().rev().collect())
+}
+
+/// `json.loads`, which only templates of our own call.
+fn from_json(text: &str) -> Result<Value, Error> {
+    let json: serde_json::Value = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+    Ok(Value::from(Serde(&json)))
 }
 
 /// `json.dumps` without the escapes for HTML and ASCII.

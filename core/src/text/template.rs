@@ -2,19 +2,30 @@
 //!
 //! The reference is `apply_chat_template` of transformers 5.
 
-use super::{Tokenizer, python, tokenizer};
+use super::tokenizer::Config;
+use super::{Tokenizer, python};
 use crate::error::{Error, Result};
 use crate::files::Files;
+use jiff::Zoned;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
+const NAMED: &str = "additional_chat_templates";
+
+/// The roles that every model may meet, whether its template knows them or not.
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+/// The names of what the assistant thought, in the order in which they count.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Templates that configs ask for by name (`chat_template_type`), as mlx-lm has them in Python.
+const TYPES: [(&str, &str); 1] = [("deepseek_v32", include_str!("deepseek_v32.jinja"))];
 
 /// One message of a conversation, in the shape of the OpenAI API.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -90,13 +101,32 @@ impl Message {
     }
 }
 
+/// Messages for a model that takes nothing but text: their parts become one text.
+///
+/// # Errors
+/// [`Error::UnsupportedPart`] for an image or anything else that is no text.
+pub fn text_only(messages: &[Message]) -> Result<Vec<Message>> {
+    let each = |(index, message): (usize, &Message)| {
+        let mut message = message.clone();
+        if let Some(Content::Parts(parts)) = &message.content {
+            let text = |part: &Part| match &part.text {
+                Some(text) if part.kind == "text" => Ok(text.clone()),
+                _ => Err(Error::UnsupportedPart { message: index, kind: part.kind.clone() }),
+            };
+            message.content = Some(Content::Text(parts.iter().map(text).collect::<Result<_>>()?));
+        }
+        Ok(message)
+    };
+    messages.iter().enumerate().map(each).collect()
+}
+
 /// How to render a conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TemplateOptions {
     /// End with the header of an assistant's message, so that the model answers. On by default.
     pub add_generation_prompt: bool,
-    /// End inside of the last message, so that the model goes on with it. This turns
-    /// `add_generation_prompt` off.
+    /// End inside of the last message, so that the model goes on with it: with its content, or
+    /// with its reasoning where it has no content. This turns `add_generation_prompt` off.
     pub continue_final_message: bool,
     /// JSON schemas of the functions that the model may call; an empty list means no tools.
     pub tools: Vec<Json>,
@@ -107,7 +137,7 @@ pub struct TemplateOptions {
     /// otherwise `default`.
     pub name: Option<String>,
     /// Seconds since 1970-01-01 00:00 on the clock of the user's time zone, for templates that
-    /// write the date. By default the clock of the system, in UTC.
+    /// write the date. By default the clock and the time zone of the system.
     pub local_time: Option<i64>,
 }
 
@@ -132,15 +162,19 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Reads `chat_template.jinja`, or else `chat_template.json`, or else `chat_template` in
-    /// `tokenizer_config.json`, and the special tokens that templates name.
+    /// Reads `chat_template.jinja` and the folder `additional_chat_templates`, or else
+    /// `chat_template.json`, or else `chat_template` in `tokenizer_config.json`, and the special
+    /// tokens that templates name. A `chat_template_type` goes before them all.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] when it does not parse, [`Error::Config`] when it is no template,
     /// [`Error::Io`].
     pub fn load(files: &Files) -> Result<Option<Self>> {
-        let config = tokenizer::load_config(files)?;
-        let mut sources = source_files(files)?;
+        let config = Config::load(files)?;
+        let mut sources = match config.get("chat_template_type").and_then(Json::as_str) {
+            Some(name) => typed(name)?,
+            None => source_files(files)?,
+        };
         if sources.is_empty() {
             let legacy = files.json("chat_template.json")?;
             let legacy = legacy.as_ref().and_then(|json| json.get("chat_template"));
@@ -151,7 +185,7 @@ impl ChatTemplate {
             };
             sources = configured(file, template)?;
         }
-        Self::new(sources, tokenizer::special_tokens(&config)).map(Some)
+        Self::new(sources, config.special_tokens()).map(Some)
     }
 
     /// Parses one template, which sees no special tokens but those in
@@ -181,20 +215,30 @@ impl ChatTemplate {
     /// The text of a conversation. It holds its special tokens: encode it without adding any.
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] when the template raises one or cannot render these messages.
+    /// [`Error::ChatTemplate`] when the template raises one or cannot render these messages,
+    /// [`Error::UnknownRole`] when it leaves out the message of a role that is not usual.
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
         if messages.is_empty() {
             return Err(refused("there are no messages"));
         }
         let template = self.select(options)?;
-        let messages = messages.iter().map(visible).collect::<Result<Vec<_>>>()?;
-        if options.continue_final_message {
-            return continue_final(messages, template.source(), |messages| {
+        let visible = messages.iter().map(visible).collect::<Result<Vec<_>>>()?;
+        let rendered = if options.continue_final_message {
+            continue_final(visible, template.source(), |messages| {
                 template.render(self.variables(messages, false, options)).map_err(error)
-            });
+            })?
+        } else {
+            let variables = self.variables(&visible, options.add_generation_prompt, options);
+            template.render(variables).map_err(error)?
+        };
+        for message in messages.iter().filter(|message| !ROLES.contains(&&*message.role)) {
+            if let Some(Content::Text(text)) = &message.content
+                && !rendered.contains(text.trim())
+            {
+                return Err(Error::UnknownRole(message.role.clone()));
+            }
         }
-        let variables = self.variables(&messages, options.add_generation_prompt, options);
-        template.render(variables).map_err(error)
+        Ok(rendered)
     }
 
     fn select(&self, options: &TemplateOptions) -> Result<minijinja::Template<'_, '_>> {
@@ -221,8 +265,8 @@ impl ChatTemplate {
         variables.insert("tools".into(), Value::from(Serde(tools)));
         variables.insert("add_generation_prompt".into(), prompt.into());
         let now = options.local_time.unwrap_or_else(|| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            since.as_secs() as i64
+            let now = Zoned::now();
+            now.timestamp().as_second() + i64::from(now.offset().seconds())
         });
         let strftime = move |pattern: &str| python::strftime(pattern, now);
         variables.insert("strftime_now".into(), Value::from_function(strftime));
@@ -232,19 +276,31 @@ impl ChatTemplate {
 
 /// `chat_template.jinja`, and the named ones beside it.
 fn source_files(files: &Files) -> Result<Vec<(String, String)>> {
+    let named = files.names(NAMED)?.into_iter();
+    let named = named.filter_map(|file| {
+        let name = file.strip_suffix(".jinja").filter(|name| !name.is_empty())?;
+        Some((name.to_string(), format!("{NAMED}/{file}")))
+    });
+    let default = (DEFAULT.to_string(), "chat_template.jinja".to_string());
     let mut sources = Vec::new();
-    for (name, path) in [
-        (DEFAULT, "chat_template.jinja"),
-        (TOOL_USE, "additional_chat_templates/tool_use.jinja"),
-        ("rag", "additional_chat_templates/rag.jinja"),
-    ] {
-        if let Some(bytes) = files.read(path)? {
+    for (name, path) in named.chain([default]) {
+        if let Some(bytes) = files.read(&path)? {
             let source = String::from_utf8(bytes.into_owned());
             let source = source.map_err(|_| refused(format!("{path} is not UTF-8")))?;
-            sources.push((name.to_string(), source));
+            sources.push((name, source));
         }
     }
     Ok(sources)
+}
+
+fn typed(name: &str) -> Result<Vec<(String, String)>> {
+    let source = TYPES.iter().find(|(known, _)| *known == name);
+    let (_, source) = source.ok_or_else(|| Error::Config {
+        file: "tokenizer_config.json".into(),
+        field: "chat_template_type".into(),
+        reason: format!("the type `{name}` is not supported"),
+    })?;
+    Ok(vec![(DEFAULT.into(), source.to_string())])
 }
 
 /// A template as JSON: a string, or a list of `{"name", "template"}`.
@@ -269,8 +325,7 @@ fn visible(message: &Message) -> Result<Json> {
     let json = serde_json::to_value(message).map_err(|e| Error::Internal(e.to_string()))?;
     let Json::Object(mut fields) = json else { return Ok(json) };
     fields.retain(|_, value| !value.is_null());
-    let names = ["reasoning_content", "thinking", "reasoning"];
-    if let Some(reasoning) = names.iter().find_map(|name| fields.get(*name)).cloned() {
+    if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
         if !fields.contains_key("thinking") {
             fields.shift_insert(0, "thinking".into(), reasoning.clone());
         }
@@ -286,21 +341,38 @@ fn continue_final(
     render: impl FnOnce(&[Json]) -> Result<String>,
 ) -> Result<String> {
     const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
-    if !source.contains("content") {
-        return Err(refused("the template does not use `content`, which is to be continued"));
+    let mut last = messages.last_mut();
+    let content = last.as_ref().and_then(|message| message.get("content"));
+    // Without content the thought goes on, under all its names.
+    let fields = if content.is_some() { &["content"][..] } else { &REASONING };
+    if !fields.iter().any(|field| source.contains(field)) {
+        let field = fields[0];
+        return Err(refused(format!(
+            "the template does not use `{field}`, which is to be continued"
+        )));
     }
-    let content = messages.last_mut().and_then(|message| message.get_mut("content"));
-    let text = match content {
-        Some(Json::Array(parts)) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
-        content => content,
-    };
-    let Some(Json::String(text)) = text else {
+    let mut text = None;
+    for field in fields {
+        let value = last.as_mut().and_then(|message| message.get_mut(*field));
+        let value = match value {
+            Some(Json::Array(parts)) => {
+                parts.iter_mut().rev().find_map(|part| part.get_mut("text"))
+            }
+            value => value,
+        };
+        if let Some(Json::String(value)) = value
+            && text.as_ref().is_none_or(|text| text == value)
+        {
+            text = Some(value.clone());
+            value.push_str(MARK);
+        }
+    }
+    let Some(text) = text else {
         return Err(refused("the final message has no text to continue"));
     };
-    let last = text.trim().to_string();
-    text.push_str(MARK);
+    let last = text.trim();
     let mut rendered = render(&messages)?;
-    let mark = rendered.rfind(MARK.trim_end()).filter(|_| rendered.contains(&last));
+    let mark = rendered.rfind(MARK.trim_end()).filter(|_| rendered.contains(last));
     let Some(mark) = mark else {
         return Err(refused("the template leaves out the final message, which is to be continued"));
     };
@@ -381,6 +453,95 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_has_templates_by_name() {
+        let in_program = files(&[
+            ("chat_template.jinja", "default"),
+            ("additional_chat_templates/tool_use.jinja", "{{ tools | length }} tools"),
+            ("additional_chat_templates/brief.jinja", "brief"),
+            ("additional_chat_templates/readme.md", "{% if %}"),
+        ]);
+        let folder = std::env::temp_dir().join(format!("mynah-templates-{}", std::process::id()));
+        let Files::Embedded(contents) = &in_program else { unreachable!() };
+        std::fs::create_dir_all(folder.join(NAMED)).unwrap();
+        for (name, content) in *contents {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
+        for files in [in_program.clone(), Files::Directory(folder.clone())] {
+            let template = ChatTemplate::load(&files).unwrap().unwrap();
+            let named = |name: Option<&str>, tools: Vec<Json>| {
+                let name = name.map(String::from);
+                render(&template, TemplateOptions { name, tools, ..Default::default() })
+            };
+            assert_eq!(named(None, vec![]).unwrap(), "default");
+            assert_eq!(named(None, vec![json!({})]).unwrap(), "1 tools");
+            assert_eq!(named(Some("brief"), vec![json!({})]).unwrap(), "brief");
+            let message = named(Some("readme"), vec![]).unwrap_err().to_string();
+            assert!(message.ends_with("only brief, default, tool_use"), "{message}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_config_may_name_a_type() {
+        let load = |name: &str| {
+            let config = json!({"chat_template_type": name, "chat_template": "own"}).to_string();
+            ChatTemplate::load(&files(&[("tokenizer_config.json", &config)]))
+        };
+        let template = load("deepseek_v32").unwrap().unwrap();
+        let rendered = render(&template, TemplateOptions::default()).unwrap();
+        assert_eq!(rendered, "<｜begin▁of▁sentence｜><｜User｜>hi<｜Assistant｜><think>");
+        let message = load("other").unwrap_err().to_string();
+        let expected = "`chat_template_type`: the type `other` is not supported";
+        assert_eq!(message, format!("tokenizer_config.json: {expected}"));
+    }
+
+    #[test]
+    fn a_role_that_the_template_passes_over_is_an_error() {
+        let picky =
+            "{% for m in messages if m.role in ['user', 'critic'] %}{{ m.content }}{% endfor %}";
+        let template = ChatTemplate::from_source(picky).unwrap();
+        let talk = |role: &str| {
+            let messages = [Message::user("hi"), Message::new(role, " Once. ")];
+            template.render(&messages, &TemplateOptions::default())
+        };
+        assert_eq!(talk("critic").unwrap(), "hi Once. ");
+        assert_eq!(talk("assistant").unwrap(), "hi");
+        let error = talk("narrator").unwrap_err();
+        assert!(matches!(&error, Error::UnknownRole(role) if role == "narrator"), "{error}");
+    }
+
+    #[test]
+    fn parts_of_text_become_text_and_others_are_errors() {
+        let message = |parts: Json| -> Message {
+            serde_json::from_value(json!({"role": "user", "content": parts, "x": 1})).unwrap()
+        };
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let joined = text_only(&[message(json!([text("a "), text("b")]))]).unwrap();
+        assert_eq!(joined, [message(json!("a b"))]);
+        let plain = [Message::user("hi"), message(json!({"rain": true}))];
+        assert_eq!(text_only(&plain).unwrap(), plain);
+        for (part, kind) in [
+            (json!({"type": "image", "url": "a.png"}), "image"),
+            (json!({"type": "image", "text": "a picture"}), "image"),
+            (json!({"type": "text"}), "text"),
+        ] {
+            let error = text_only(&[plain[0].clone(), message(json!([text("a"), part]))]);
+            let message = error.unwrap_err().to_string();
+            let expected = format!("a part of type `{kind}`, which the model does not take");
+            assert_eq!(message, format!("message 1 has {expected}"));
+        }
+    }
+
+    #[test]
+    fn the_clock_is_that_of_the_system() {
+        let template = ChatTemplate::from_source("{{ strftime_now('%F %R') }}").unwrap();
+        let now = || Zoned::now().strftime("%F %R").to_string();
+        let before = now();
+        let rendered = render(&template, TemplateOptions::default()).unwrap();
+        assert!([before, now()].contains(&rendered), "{rendered}");
+    }
+
+    #[test]
     fn errors_name_the_line() {
         let parse = ChatTemplate::from_source("\n{% generation %}\n{{ 1 + }}").unwrap_err();
         assert!(matches!(parse, Error::ChatTemplate { line: Some(3), .. }), "{parse}");
@@ -408,8 +569,31 @@ mod tests {
         let recursive = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
         let deep = "{% set ns = namespace(x=[]) %}{% for i in range(500) %}{% set ns.x = [ns.x] %}\
                     {% endfor %}{{ ns.x | tojson }}";
-        for source in [&nested, recursive, deep, "{{ '7'.zfill(-1) }}", "{% raw %}", "{{ 'x", "{#"]
-        {
+        let endless = "{% for i in range(99999) %}{% for i in range(99999) %}{{ '' }}{% endfor %}\
+                       {% endfor %}";
+        for source in [
+            &nested,
+            recursive,
+            deep,
+            endless,
+            "{{ '7'.zfill(-1) }}",
+            "{% raw %}",
+            "{{ 'x",
+            "{#",
+            "{{ 'a' * 1000000000000 }}",
+            "{{ '%1000000000000d' % 1 }}",
+            "{{ '%*d' % (1000000000000, 1) }}",
+            "{{ '%.1000000000000f' | format(1) }}",
+            "{{ '{:>1000000000000}'.format(1) }}",
+            "{{ '{:>{}}'.format(1, 1000000000000) }}",
+            "{{ 'a' | indent(1000000000000, true) }}",
+            "{{ 'a' | indent(width=1000000000000, first=true) }}",
+            "{{ 'a'.center(1000000000000) }}",
+            "{{ [1] | batch(1000000000000, 0) | list }}",
+            "{{ [1] | slice(1000000000000) | list }}",
+            "{{ range(1000000000000) | list }}",
+            "{{ 9 ** 9 ** 9 ** 9 }}",
+        ] {
             let rendered = ChatTemplate::from_source(source)
                 .and_then(|template| render(&template, TemplateOptions::default()));
             assert!(matches!(rendered, Err(Error::ChatTemplate { .. })), "{rendered:?}");
@@ -436,9 +620,19 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/templates.json");
         let fixture: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let mut failures = Vec::new();
-        for case in fixture["cases"].as_array().unwrap() {
+        let (cases, types) = (&fixture["cases"], &fixture["types"]);
+        let typed = types.as_array().unwrap().iter().map(|case| (case, true));
+        for (case, typed) in cases.as_array().unwrap().iter().map(|case| (case, false)).chain(typed)
+        {
             let name = case["template"].as_str().unwrap();
             let source = fixture["families"].get(name).and_then(Json::as_str).unwrap_or(name);
+            let template = if typed {
+                let config = json!({"chat_template_type": name}).to_string();
+                ChatTemplate::load(&files(&[("tokenizer_config.json", &config)]))
+                    .map(Option::unwrap)
+            } else {
+                ChatTemplate::from_source(source)
+            };
             let conversation = &fixture["conversations"][case["conversation"].as_str().unwrap()];
             let messages: Vec<Message> = serde_json::from_value(conversation.clone()).unwrap();
             let given = |option: &str| case["options"].get(option);
@@ -455,8 +649,7 @@ mod tests {
                 name: None,
                 local_time: fixture["local_time"].as_i64(),
             };
-            let rendered =
-                ChatTemplate::from_source(source).and_then(|t| t.render(&messages, &options));
+            let rendered = template.and_then(|template| template.render(&messages, &options));
             let as_expected = match &rendered {
                 Ok(text) => case["expected"] == text.as_str(),
                 Err(Error::ChatTemplate { reason, .. }) if case["raised"] == true => {

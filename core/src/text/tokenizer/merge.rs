@@ -1,0 +1,123 @@
+//! Byte-pair encoding by the rank of the merged piece, in the manner of tiktoken and
+//! sentencepiece: of all neighbours that make a piece the best-ranked are joined first, the
+//! leftmost of equals. (`tokenizers` ranks pairs instead, which differs where a piece can be made
+//! of several pairs.)
+
+use super::backend::{Result, Segment, Vocabulary};
+use super::fallback::{Cut, Fallback};
+use super::prefixes::Prefixes;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+
+/// The rank of a piece that merging does not make.
+pub const NEVER: u32 = u32::MAX;
+
+/// Ranked merges.
+pub struct Merge {
+    /// The rank of each id; the lowest is merged first.
+    pub ranks: Vec<u32>,
+    /// Whether a text that is a piece is never cut.
+    pub whole: bool,
+    /// Pieces that are found in the text first, and never merged with others.
+    pub fixed: Prefixes,
+    /// Pieces that merges pass through, and that are cut again at the end.
+    pub unused: HashSet<u32>,
+    /// What becomes of characters without a piece.
+    pub fallback: Fallback,
+}
+
+/// A piece in a list of neighbours.
+struct Symbol {
+    start: usize,
+    end: usize,
+    left: usize,
+    right: usize,
+    fixed: bool,
+}
+
+const NONE: usize = usize::MAX;
+
+impl Merge {
+    fn rank(&self, piece: &str, vocabulary: &Vocabulary) -> Option<(u32, u32)> {
+        let id = vocabulary.id(piece)?;
+        let rank = self.ranks.get(id as usize).copied().filter(|rank| *rank != NEVER)?;
+        Some((rank, id))
+    }
+
+    fn symbols(&self, text: &str) -> Vec<Symbol> {
+        let mut symbols = Vec::with_capacity(text.len());
+        let mut start = 0;
+        while let Some(c) = text[start..].chars().next() {
+            let fixed = self.fixed.longest(&text[start..]);
+            let end = start + fixed.unwrap_or(c.len_utf8());
+            let (left, right) = (symbols.len().wrapping_sub(1), symbols.len() + 1);
+            symbols.push(Symbol { start, end, left, right, fixed: fixed.is_some() });
+            start = end;
+        }
+        if let Some(last) = symbols.last_mut() {
+            last.right = NONE;
+        }
+        symbols
+    }
+}
+
+impl Segment for Merge {
+    fn segment(&self, text: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
+        if self.whole
+            && let Some((_, id)) = self.rank(text, vocabulary)
+        {
+            return Ok(vec![id]);
+        }
+        let mut symbols = self.symbols(text);
+        let mut queue = BinaryHeap::new();
+        let mut passed = HashMap::new();
+        let mut offer = |symbols: &[Symbol], left: usize, queue: &mut BinaryHeap<_>| {
+            let Some(a) = symbols.get(left) else { return };
+            let Some(b) = symbols.get(a.right) else { return };
+            if a.fixed || b.fixed {
+                return;
+            }
+            if let Some((rank, id)) = self.rank(&text[a.start..b.end], vocabulary) {
+                queue.push(Reverse((rank, left, b.end)));
+                if self.unused.contains(&id) {
+                    passed.insert(id, b.start - a.start);
+                }
+            }
+        };
+        for left in 0..symbols.len() {
+            offer(&symbols, left, &mut queue);
+        }
+        while let Some(Reverse((_, left, end))) = queue.pop() {
+            let right = symbols[left].right;
+            // An entry is stale when either neighbour has been merged since.
+            if symbols[left].end == NONE || right == NONE || symbols[right].end != end {
+                continue;
+            }
+            symbols[left].end = end;
+            symbols[left].right = symbols[right].right;
+            symbols[right].end = NONE;
+            if let Some(next) = symbols.get(symbols[left].right).map(|_| symbols[left].right) {
+                symbols[next].left = left;
+            }
+            offer(&symbols, symbols[left].left, &mut queue);
+            offer(&symbols, left, &mut queue);
+        }
+        let mut cuts = Vec::new();
+        let mut at = if symbols.is_empty() { NONE } else { 0 };
+        let mut open = Vec::new();
+        while let Some(symbol) = symbols.get(at) {
+            open.push((symbol.start, symbol.end));
+            while let Some((start, end)) = open.pop() {
+                let id = vocabulary.id(&text[start..end]);
+                let middle =
+                    id.filter(|id| self.unused.contains(id)).and_then(|id| passed.get(&id));
+                match middle.map(|length| start + length) {
+                    Some(middle) => open.extend([(middle, end), (start, middle)]),
+                    None => cuts.push(Cut { start, end, id }),
+                }
+            }
+            at = symbol.right;
+        }
+        self.fallback.ids(text, cuts)
+    }
+}
