@@ -2,7 +2,11 @@
 
 use crate::error::{Error, Result};
 use serde_json::Value as Json;
-use std::{borrow::Cow, fs, io, path::PathBuf};
+use std::{
+    borrow::Cow,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// Where the files of a checkpoint are.
 #[derive(Clone, Debug)]
@@ -53,6 +57,24 @@ impl Files {
                 .map(Some)
                 .map_err(|_| not_json(error.to_string())),
         }
+    }
+}
+
+impl From<&Path> for Files {
+    fn from(directory: &Path) -> Self {
+        Files::Directory(directory.into())
+    }
+}
+
+impl From<PathBuf> for Files {
+    fn from(directory: PathBuf) -> Self {
+        Files::Directory(directory)
+    }
+}
+
+impl From<&str> for Files {
+    fn from(directory: &str) -> Self {
+        Files::Directory(directory.into())
     }
 }
 
