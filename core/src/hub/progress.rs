@@ -28,6 +28,7 @@ impl Progress {
 pub(super) struct Meter {
     total: u64,
     shown: u64,
+    file: String,
     speed: f64,
     /// Since when how many bytes count for the next measurement of the speed.
     measured: (Instant, u64),
@@ -41,7 +42,14 @@ impl Meter {
 
     /// Of `total` bytes `done` are there from earlier.
     pub fn new(total: u64, done: u64, now: Instant) -> Self {
-        Meter { total, shown: done, speed: 0.0, measured: (now, done), next: now }
+        Meter {
+            total,
+            shown: done,
+            file: String::new(),
+            speed: 0.0,
+            measured: (now, done),
+            next: now,
+        }
     }
 
     /// The event that is due when `done` bytes are there, if one is.
@@ -56,22 +64,25 @@ impl Meter {
         let left = self.total - self.shown;
         let seconds = (self.speed >= 1.0).then(|| left as f64 / self.speed);
         let remaining = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        Some(self.progress(remaining, file))
+        if self.file != file {
+            self.file = file.into();
+        }
+        Some(self.progress(remaining))
     }
 
     /// The last event.
-    pub fn finish(mut self, file: &str) -> Progress {
+    pub fn finish(mut self) -> Progress {
         self.shown = self.total;
-        self.progress(Some(Duration::ZERO), file)
+        self.progress(Some(Duration::ZERO))
     }
 
-    fn progress(&self, remaining: Option<Duration>, file: &str) -> Progress {
+    fn progress(&self, remaining: Option<Duration>) -> Progress {
         Progress {
             done: self.shown,
             total: self.total,
             bytes_per_second: self.speed,
             remaining,
-            file: file.into(),
+            file: self.file.clone(),
         }
     }
 
@@ -105,7 +116,7 @@ mod tests {
         assert_eq!(events.len(), 20);
         assert!(events.is_sorted_by_key(|event| event.done));
         assert_eq!(events.last().map(|event| event.done), Some(600 - 50));
-        let last = meter.finish("f");
+        let last = meter.finish();
         assert_eq!((last.done, last.share(), last.remaining), (1_000, 1.0, Some(Duration::ZERO)));
     }
 
@@ -128,6 +139,6 @@ mod tests {
         let start = Instant::now();
         let mut meter = Meter::new(10, 0, start);
         assert_eq!(meter.event(10, "f", start).unwrap().done, 9);
-        assert_eq!(Meter::new(0, 0, start).finish("").share(), 1.0);
+        assert_eq!(Meter::new(0, 0, start).finish().share(), 1.0);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -41,6 +41,8 @@ pub struct Download<'a> {
     pub cancel: &'a Cancel,
     /// To be called with the number of bytes of the file that have arrived so far.
     pub arrived: &'a (dyn Fn(u64) + Sync),
+    /// Up to where the local file is as it shall be, so that it can be hashed meanwhile.
+    pub(super) prefix: &'a AtomicU64,
 }
 
 /// Stops a download from any thread.
