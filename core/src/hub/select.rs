@@ -61,7 +61,7 @@ pub(super) fn small(listing: &Listing) -> Vec<&RemoteFile> {
     listing.files.iter().filter(|file| is_small(&file.name)).collect()
 }
 
-/// The weights: the shards that the index names; without one `model*.safetensors`, else all.
+/// The weights: the shards that the index names; without one `model*.safetensors`.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when there are none, or not those that the index names.
@@ -87,12 +87,9 @@ pub(super) fn weights<'a>(
             })
             .collect();
     }
-    let mut files: Vec<_> = all().filter(|file| file.name.starts_with("model")).collect();
+    let files: Vec<_> = all().filter(|file| file.name.starts_with("model")).collect();
     if files.is_empty() {
-        files = all().collect();
-    }
-    if files.is_empty() {
-        let reason = "the repository has no *.safetensors".into();
+        let reason = "the repository has no model*.safetensors".into();
         return Err(Error::Checkpoint { file: "model.safetensors".into(), reason });
     }
     Ok(files)
@@ -153,8 +150,8 @@ mod tests {
         let one =
             listing(&["consolidated.safetensors", "model.safetensors", "original/a.safetensors"]);
         assert_eq!(names(weights(&one, None).unwrap()), ["model.safetensors"]);
-        let other = listing(&["adapter.safetensors", "weights.00.safetensors"]);
-        assert_eq!(names(weights(&other, None).unwrap()).len(), 2);
+        let other = listing(&["consolidated.safetensors", "adapter.safetensors"]);
+        assert!(matches!(weights(&other, None), Err(Error::Checkpoint { .. })));
 
         let shards = ["model-1.safetensors", "model-2.safetensors", "model-old.safetensors"];
         let index = json!({"weight_map": {
