@@ -159,7 +159,7 @@ pub enum Error {
         address: String,
     },
     /// The hub refuses the token, or asks for one.
-    #[error("{host} does not admit this token, or its lack, to `{repository}`")]
+    #[error("{host} does not show `{repository}` to the owner of this token, or without one")]
     Unauthorized {
         /// The repository.
         repository: String,

@@ -24,7 +24,7 @@ use crate::{
     files::Files,
     weights::{read_header, shards},
 };
-use hf_hub::Repo;
+use hf_hub::{CacheRepo, Repo};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
@@ -38,17 +38,25 @@ pub(crate) struct Cache {
     root: PathBuf,
     repository: PathBuf,
     locks: PathBuf,
+    /// The layout as the hub's own crate knows it.
+    layout: CacheRepo,
 }
 
 impl Cache {
     pub(crate) fn of(source: &Source) -> Self {
         let root = source.cache().to_path_buf();
-        let folder = Repo::model(source.repository().as_str().into()).folder_name();
-        Cache { repository: root.join(&folder), locks: root.join(".locks").join(folder), root }
+        let repo = Repo::model(source.repository().as_str().into());
+        let folder = repo.folder_name();
+        Cache {
+            repository: root.join(&folder),
+            locks: root.join(".locks").join(folder),
+            layout: hf_hub::Cache::new(root.clone()).repo(repo),
+            root,
+        }
     }
 
     pub fn snapshot(&self, commit: &str) -> PathBuf {
-        self.repository.join("snapshots").join(commit)
+        self.layout.pointer_path(commit)
     }
 
     pub fn blob(&self, file: &RemoteFile) -> PathBuf {
