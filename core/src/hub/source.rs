@@ -72,6 +72,8 @@ impl Source {
             matches!(address.scheme_str(), Some("http" | "https"))
                 && address.host().is_some_and(|host| !host.is_empty())
                 && address.query().is_none()
+                // A password in an address would be seen in errors.
+                && address.authority().is_some_and(|it| !it.as_str().contains('@'))
         });
         match address {
             Some(_) => Ok(Source { endpoint: endpoint.into(), ..self }),
@@ -438,7 +440,7 @@ mod tests {
             |value| source("a/b", &[("HF_ENDPOINT", value)]).map(|s| s.endpoint().to_string());
         assert_eq!(endpoint("http://h:1/x/").unwrap(), "http://h:1/x");
         assert_eq!(endpoint("").unwrap(), ENDPOINT);
-        for wrong in ["h", "ftp://h", "https://", "https://h?x", "/x"] {
+        for wrong in ["h", "ftp://h", "https://", "https://h?x", "/x", "http://me:pass@h"] {
             assert!(
                 matches!(endpoint(wrong), Err(Error::Option { option: "endpoint", .. })),
                 "{wrong}"
