@@ -11,7 +11,7 @@
 //! files, so a snapshot that holds all shards of its index is whole.
 
 use super::{
-    Source,
+    Repository, Source,
     client::RemoteFile,
     select,
     source::{check_path, is_commit},
@@ -44,8 +44,12 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn of(source: &Source) -> Self {
-        let root = source.cache().to_path_buf();
-        let repo = Repo::model(source.repository().as_str().into());
+        Cache::new(source.cache(), source.repository())
+    }
+
+    pub(super) fn new(root: &Path, repository: &Repository) -> Self {
+        let root = root.to_path_buf();
+        let repo = Repo::model(repository.as_str().into());
         let folder = repo.folder_name();
         Cache {
             repository: root.join(&folder),
@@ -265,4 +269,105 @@ fn exclude_from_backup(folder: &Path) -> Result<()> {
 #[cfg(not(all(target_vendor = "apple", not(target_os = "macos"))))]
 fn exclude_from_backup(_: &Path) -> Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    // printf 'hello\n' | git hash-object --stdin
+    const HELLO: &str = "ce013625030ba8dba906f756967f9e9ca394464a";
+
+    fn cache() -> (tempfile::TempDir, Cache) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path(), &"org/name".parse().unwrap());
+        (folder, cache)
+    }
+
+    /// A file of the snapshot with the content `hello`.
+    fn hello(cache: &Cache, name: &str) -> RemoteFile {
+        let file = RemoteFile { name: name.into(), size: 6, hash: HELLO.into() };
+        create_parent(&cache.blob(&file)).unwrap();
+        fs::write(cache.blob(&file), "hello\n").unwrap();
+        cache.link(COMMIT, &file).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_layout_is_that_of_python() {
+        let (root, cache) = cache();
+        let repository = root.path().join("models--org--name");
+        let nested = hello(&cache, "additional_chat_templates/a.jinja");
+        let file = hello(&cache, "chat_template.jinja");
+        let snapshot = repository.join("snapshots").join(COMMIT);
+        for (file, up) in [(&file, "../../"), (&nested, "../../../")] {
+            let target = fs::read_link(snapshot.join(&file.name)).unwrap();
+            assert_eq!(target, Path::new(&format!("{up}blobs/{HELLO}")));
+            assert!(cache.has(COMMIT, file));
+        }
+        assert!(!cache.has(COMMIT, &RemoteFile { hash: "0".repeat(40), ..file.clone() }));
+        fs::write(cache.blob(&file), "jello\n").unwrap();
+        assert!(!cache.has(COMMIT, &file) && !cache.has_blob(&file));
+
+        assert_eq!(cache.commit("refs/pr/1"), None);
+        cache.set_commit("refs/pr/1", COMMIT).unwrap();
+        assert_eq!(fs::read_to_string(repository.join("refs/refs/pr/1")).unwrap(), COMMIT);
+        assert_eq!(cache.commit("refs/pr/1").as_deref(), Some(COMMIT));
+        fs::write(repository.join("refs/main"), "../../etc").unwrap();
+        assert_eq!(cache.commit("main"), None);
+    }
+
+    #[test]
+    fn a_snapshot_is_whole_when_nothing_is_missing_or_damaged() {
+        let (root, cache) = cache();
+        let repository = root.path().join("models--org--name");
+        let snapshot = cache.snapshot(COMMIT);
+        assert!(!cache.is_whole(COMMIT));
+        hello(&cache, "merges.txt");
+        fs::write(snapshot.join("config.json"), "{}").unwrap();
+        assert!(!cache.is_whole(COMMIT));
+        let weights = [&2u64.to_le_bytes()[..], b"{}"].concat();
+        fs::write(snapshot.join("model.safetensors"), &weights).unwrap();
+        assert!(cache.is_whole(COMMIT));
+
+        let list = |names: &[&str]| {
+            let files: serde_json::Map<_, _> =
+                names.iter().map(|name| (name.to_string(), json!({"size": 1}))).collect();
+            fs::create_dir_all(repository.join("trees")).unwrap();
+            let list = json!({"format_version": 1, "files": files}).to_string();
+            fs::write(repository.join(format!("trees/{COMMIT}.json")), list).unwrap();
+        };
+        list(&["README.md", "merges.txt", "pytorch_model.bin"]);
+        assert!(cache.is_whole(COMMIT));
+        list(&["tokenizer.json", "merges.txt"]);
+        assert!(!cache.is_whole(COMMIT));
+        list(&[]);
+
+        fs::write(snapshot.join("merges.txt"), "jello\n").unwrap();
+        assert!(!cache.is_whole(COMMIT));
+        fs::write(snapshot.join("merges.txt"), "hello\n").unwrap();
+        assert!(cache.is_whole(COMMIT));
+        fs::write(snapshot.join("model.safetensors"), &weights[..9]).unwrap();
+        assert!(!cache.is_whole(COMMIT));
+    }
+
+    #[test]
+    fn a_lock_keeps_others_out_until_it_is_gone() {
+        let (_root, cache) = cache();
+        let file = RemoteFile { name: "config.json".into(), size: 6, hash: HELLO.into() };
+        let held = cache.lock(&file, &Cancel::default()).unwrap();
+        let cancel = Cancel::default();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| cache.lock(&file, &cancel));
+            std::thread::sleep(Duration::from_millis(60));
+            assert!(!waiting.is_finished());
+            cancel.cancel();
+            assert!(matches!(waiting.join().unwrap(), Err(Error::Cancelled)));
+            let waiting = scope.spawn(|| cache.lock(&file, &Cancel::default()).map(drop));
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
+    }
 }
