@@ -21,6 +21,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(10);
 /// The longest list of files that is read, in bytes.
 const LONGEST_LIST: u64 = 16 << 20;
+/// The largest file that is not weights, in bytes; some are read into memory as a whole.
+const LARGEST_SMALL: u64 = 256 << 20;
 /// The longest wait that a server may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -237,6 +239,9 @@ impl Client {
             let Some((size, hash)) = announced.filter(|(_, hash)| is_hex(hash)) else {
                 return Err(self.wrong(&format!("does not say size and hash of {name}")));
             };
+            if select::is_small(&name) && size > LARGEST_SMALL {
+                return Err(self.wrong(&format!("says that {name} has {size} bytes")));
+            }
             files.push(RemoteFile { name, size, hash });
         }
         let gated = revision.gated.as_str().is_some() || revision.gated == true;
@@ -583,6 +588,7 @@ mod tests {
         for wrong in [
             config.replace(&git, "../../../../etc"),
             config.replace("\"size\": 7", "\"size\": null"),
+            config.replace("\"size\": 7", "\"size\": 1000000000000"),
             weights.replace(&lfs, &git),
             config.replace("config.json", "../x/model.safetensors"),
             config.replace("config.json", "/etc/model.safetensors"),

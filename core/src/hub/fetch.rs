@@ -170,7 +170,9 @@ impl<'a> Attempt<'a> {
             return Ok(snapshot);
         }
         self.cache.prepare()?;
-        let total = small.iter().chain(&weights).map(|file| file.size).sum();
+        let sizes = small.iter().chain(&weights).map(|file| file.size);
+        // What a hub makes up may be more than there are numbers.
+        let total = sizes.fold(0, u64::saturating_add);
         let tally = self.tally(total, missing_small.iter().chain(&missing_weights))?;
         self.bring_all(listing, &missing_small, 4, &tally)?;
         ChatTemplate::load(&files)?;
@@ -186,20 +188,20 @@ impl<'a> Attempt<'a> {
         total: u64,
         missing: impl Iterator<Item = &'f &'f RemoteFile>,
     ) -> Result<Tally> {
-        let (mut arrived, mut size, mut needed) = (HashMap::new(), 0, 0);
+        let (mut arrived, mut size, mut needed) = (HashMap::new(), 0u64, 0u64);
         for file in missing {
             let there = if self.cache.has_blob(file) {
                 file.size
             } else {
                 let there = Partial::len_at(&self.cache.partial(file), file.size);
-                needed += file.size - there;
+                needed = needed.saturating_add(file.size - there);
                 there
             };
-            size += file.size;
+            size = size.saturating_add(file.size);
             arrived.insert(file.name.clone(), there);
         }
         self.cache.require_space(needed)?;
-        let others = total - size;
+        let others = total.saturating_sub(size);
         let done = others + arrived.values().sum::<u64>();
         let meter = Meter::new(total, done, Instant::now());
         Ok(Tally(Some(Mutex::new(Counted { meter, others, arrived, tell: self.tell.clone() }))))
