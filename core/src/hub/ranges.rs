@@ -46,7 +46,7 @@ impl Downloader for Ranges {
             file: partial.file.try_clone().map_err(Error::io(download.path))?,
             missing: Mutex::new(partial.arrived.gaps(download.size)),
             found: Mutex::default(),
-            version: Mutex::new(partial.version.clone()),
+            earlier: partial.version.clone(),
             reads_all: AtomicBool::new(false),
             closed: RwLock::new(false),
         };
@@ -131,7 +131,11 @@ impl Crew {
 
     fn hear(&mut self, message: Message) -> Result<()> {
         match message {
-            Message::Version(version) => self.partial.set_version(version)?,
+            Message::Version(version) => {
+                if self.partial.version.is_none() {
+                    self.partial.set_version(version)?;
+                }
+            }
             Message::Arrived(range) => {
                 self.failures = 0;
                 self.partial.add(range)?;
@@ -161,7 +165,9 @@ struct Shared {
     missing: Mutex<Vec<Range<u64>>>,
     /// Where the address redirects to, until that expires.
     found: Mutex<Option<String>>,
-    version: Mutex<Option<String>>,
+    /// The version that an earlier attempt has brought bytes of. Within one attempt the hash
+    /// decides alone, because hosts that share an address may name the same bytes differently.
+    earlier: Option<String>,
     /// Whether a connection reads the whole file, because the server knows no ranges.
     reads_all: AtomicBool,
     /// Whether the file must not be written any more.
@@ -258,20 +264,16 @@ impl Shared {
             let reason = format!("has {size} bytes of {}, the hub says {}", self.name, self.size);
             return Err(Trouble::lasting(self.client.server(&answer.address, reason)));
         }
-        if let Some(new) = answer.version.clone().filter(|new| new.len() < 1000) {
-            let mut version = lock(&self.version);
-            match &*version {
-                Some(old) if *old != new => {
-                    return Err(Trouble::lasting(Error::Changed { file: self.name.clone() }));
-                }
-                Some(_) => {}
-                None => {
-                    *version = Some(new.clone());
-                    tell.send(Message::Version(new)).ok();
-                }
+        match (&self.earlier, &answer.version) {
+            (Some(old), Some(new)) if old != new => {
+                Err(Trouble::lasting(Error::Changed { file: self.name.clone() }))
             }
+            (None, Some(new)) if new.len() < 1000 => {
+                tell.send(Message::Version(new.clone())).ok();
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn skip(&self, answer: &mut Answer, mut bytes: u64, buffer: &mut [u8]) -> Result<(), Trouble> {
