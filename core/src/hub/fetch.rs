@@ -301,6 +301,7 @@ impl<'a> Attempt<'a> {
                 prefix.store(size, Ordering::Release);
             }
             stop.store(true, Ordering::Release);
+            hash.thread().unpark();
             let hash = hash.join();
             outcome?;
             let hash = hash.map_err(|_| Error::Internal("hashing panicked".into()))??;

@@ -59,7 +59,7 @@ pub(super) fn hash(path: &Path, expected: &str) -> Result<String> {
 }
 
 /// The hash of a file that is still being written and is right up to `prefix`; `None` when it
-/// stops before its end.
+/// stops before its end. Whoever says `stop` unparks this thread.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -81,7 +81,7 @@ pub(super) fn follow(
             if stopping {
                 return Ok(None);
             }
-            thread::sleep(Duration::from_millis(1));
+            thread::park_timeout(Duration::from_millis(20));
             continue;
         }
         let file = match &mut file {
