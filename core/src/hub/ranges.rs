@@ -15,7 +15,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, RecvTimeoutError, Sender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
     time::{Duration, Instant},
@@ -53,9 +53,17 @@ impl Downloader for Ranges {
         let shared = Arc::new(shared);
         let mut crew =
             Crew { partial, failures: 0, pause: Instant::now(), working: 0, due: Vec::new() };
-        let outcome = crew.work(download, &shared);
+        let (tell, told) = mpsc::channel();
+        let outcome = crew.work(download, &shared, &tell, &told);
+        // Nothing is written from here on, and all that was written is told of.
         shared.close();
-        outcome.and(crew.partial.record())
+        for message in told.try_iter() {
+            if let Message::Arrived(range) = message {
+                crew.partial.add(range)?;
+            }
+        }
+        crew.partial.record()?;
+        outcome
     }
 }
 
@@ -81,23 +89,19 @@ struct Crew {
 }
 
 impl Crew {
-    fn work(&mut self, download: &Download, shared: &Arc<Shared>) -> Result<()> {
-        let (tell, told) = mpsc::channel();
+    fn work(
+        &mut self,
+        download: &Download,
+        shared: &Arc<Shared>,
+        tell: &Sender<Message>,
+        told: &Receiver<Message>,
+    ) -> Result<()> {
         let missing = download.size - self.partial.arrived.len();
         let connections = missing.div_ceil(SHORT).min(CONNECTIONS as u64) as usize;
         self.due = vec![Instant::now(); connections];
         while self.partial.arrived.len() < download.size {
-            if download.cancel.is_cancelled() {
-                // Nothing is written any more, so all that was written is told of.
-                shared.close();
-                for message in told.try_iter() {
-                    if let Message::Arrived(range) = message {
-                        self.partial.add(range)?;
-                    }
-                }
-                return Err(Error::Cancelled);
-            }
-            self.hire(shared, &tell)?;
+            download.cancel.check()?;
+            self.hire(shared, tell)?;
             match told.recv_timeout(TICK) {
                 Ok(message) => self.hear(message)?,
                 Err(RecvTimeoutError::Timeout) => {}
