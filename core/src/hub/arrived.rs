@@ -115,7 +115,7 @@ impl Partial {
         self.arrived.insert(range.clone());
         self.pending.insert(range);
         const INTERVAL: Duration = Duration::from_millis(100);
-        const BYTES: u64 = 4 << 20;
+        const BYTES: u64 = 2 << 20;
         if self.pending.len() >= BYTES || self.recorded.elapsed() >= INTERVAL {
             self.record()?;
         }

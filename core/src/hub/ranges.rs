@@ -13,9 +13,9 @@ use std::{
     os::unix::fs::FileExt,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
     time::{Duration, Instant},
@@ -29,6 +29,8 @@ const LONG: u64 = 64 << 20;
 const BUFFER: usize = 256 << 10;
 /// Attempts in a row that may bring nothing: about half a minute.
 const ATTEMPTS: u32 = 8;
+/// Messages that wait at most, so that little is lost of what a killed process did not record.
+const UNHEARD: usize = 16;
 const TICK: Duration = Duration::from_millis(50);
 
 /// Fetches ranges with the connections of a client.
@@ -48,19 +50,27 @@ impl Downloader for Ranges {
             found: Mutex::default(),
             earlier: partial.version.clone(),
             reads_all: AtomicBool::new(false),
-            closed: RwLock::new(false),
+            closed: AtomicBool::new(false),
+            writing: AtomicUsize::new(0),
         };
         let shared = Arc::new(shared);
         let mut crew =
             Crew { partial, failures: 0, pause: Instant::now(), working: 0, due: Vec::new() };
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(UNHEARD);
         let outcome = crew.work(download, &shared, &tell, &told);
-        // Nothing is written from here on, and all that was written is told of.
-        shared.close();
-        for message in told.try_iter() {
-            if let Message::Arrived(range) = message {
-                crew.partial.add(range)?;
+        shared.closed.store(true, Ordering::SeqCst);
+        // Once nothing is written any more, all that was written is told of.
+        loop {
+            let is_quiet = shared.writing.load(Ordering::SeqCst) == 0;
+            for message in told.try_iter() {
+                if let Message::Arrived(range) = message {
+                    crew.partial.add(range)?;
+                }
             }
+            if is_quiet {
+                break;
+            }
+            thread::yield_now();
         }
         crew.partial.record()?;
         outcome
@@ -93,7 +103,7 @@ impl Crew {
         &mut self,
         download: &Download,
         shared: &Arc<Shared>,
-        tell: &Sender<Message>,
+        tell: &SyncSender<Message>,
         told: &Receiver<Message>,
     ) -> Result<()> {
         let missing = download.size - self.partial.arrived.len();
@@ -116,7 +126,7 @@ impl Crew {
     }
 
     /// Starts the connections that are due.
-    fn hire(&mut self, shared: &Arc<Shared>, tell: &Sender<Message>) -> Result<()> {
+    fn hire(&mut self, shared: &Arc<Shared>, tell: &SyncSender<Message>) -> Result<()> {
         if self.working == 0 && self.due.is_empty() {
             self.due.push(Instant::now());
         }
@@ -175,7 +185,9 @@ struct Shared {
     /// Whether a connection reads the whole file, because the server knows no ranges.
     reads_all: AtomicBool,
     /// Whether the file must not be written any more.
-    closed: RwLock<bool>,
+    closed: AtomicBool,
+    /// Connections that write, or tell of what they have written.
+    writing: AtomicUsize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -183,10 +195,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    fn close(&self) {
-        *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
-    }
-
     /// Takes a range that nobody fetches: long ones first, short ones towards the end, so that the
     /// connections end at about the same time.
     fn claim(&self) -> Option<Range<u64>> {
@@ -209,7 +217,7 @@ impl Shared {
     }
 
     /// The life of a connection.
-    fn fetch_all(&self, tell: &Sender<Message>) -> Message {
+    fn fetch_all(&self, tell: &SyncSender<Message>) -> Message {
         let mut buffer = vec![0; BUFFER];
         while let Some(mut range) = self.claim() {
             let outcome = self.fetch(&mut range, &mut buffer, tell);
@@ -234,7 +242,7 @@ impl Shared {
         &self,
         range: &mut Range<u64>,
         buffer: &mut [u8],
-        tell: &Sender<Message>,
+        tell: &SyncSender<Message>,
     ) -> Result<bool, Trouble> {
         let whole = 0..self.size;
         let part = (*range != whole).then(|| range.clone());
@@ -259,7 +267,7 @@ impl Shared {
     }
 
     /// Whether this is the file that it shall be.
-    fn check(&self, answer: &Answer, tell: &Sender<Message>) -> Result<(), Trouble> {
+    fn check(&self, answer: &Answer, tell: &SyncSender<Message>) -> Result<(), Trouble> {
         let size = match &answer.part {
             Some((_, size)) => *size,
             None => answer.length,
@@ -292,22 +300,35 @@ impl Shared {
         answer: &mut Answer,
         range: &mut Range<u64>,
         buffer: &mut [u8],
-        tell: &Sender<Message>,
+        tell: &SyncSender<Message>,
     ) -> Result<(), Trouble> {
         while range.start < range.end {
             let count = self.receive(answer, range.end - range.start, buffer)?;
-            let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
-            if *closed {
-                return Err(Trouble::lasting(Error::Cancelled));
-            }
-            let written = self.file.write_all_at(&buffer[..count], range.start);
-            written.map_err(|error| Trouble::lasting(self.not_written(error, range)))?;
-            let start = range.start;
-            range.start += count as u64;
-            tell.send(Message::Arrived(start..range.start)).ok();
+            self.writing.fetch_add(1, Ordering::SeqCst);
+            let outcome = self.write(&buffer[..count], range, tell);
+            self.writing.fetch_sub(1, Ordering::SeqCst);
+            outcome?;
         }
         // Reading to the end lets the connection be used again.
         io::copy(&mut (&mut answer.body).take(1), &mut io::sink()).ok();
+        Ok(())
+    }
+
+    /// Writes what came first of a range, and tells of it.
+    fn write(
+        &self,
+        bytes: &[u8],
+        range: &mut Range<u64>,
+        tell: &SyncSender<Message>,
+    ) -> Result<(), Trouble> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Trouble::lasting(Error::Cancelled));
+        }
+        let written = self.file.write_all_at(bytes, range.start);
+        written.map_err(|error| Trouble::lasting(self.not_written(error, range)))?;
+        let start = range.start;
+        range.start += bytes.len() as u64;
+        tell.send(Message::Arrived(start..range.start)).ok();
         Ok(())
     }
 
