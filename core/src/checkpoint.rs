@@ -66,7 +66,7 @@ fn damaged_embedded(reason: impl Display) -> Error {
 }
 
 /// The files of weights, from the index if there is one.
-fn shards(directory: &Path, files: &Files) -> Result<BTreeSet<String>> {
+pub(crate) fn shards(directory: &Path, files: &Files) -> Result<BTreeSet<String>> {
     const INDEX: &str = "model.safetensors.index.json";
     let broken = |reason: String| Error::Checkpoint { file: directory.join(INDEX), reason };
     if let Some(index) = files.json(INDEX)? {

@@ -1,6 +1,10 @@
 //! One error for the whole core. Every variant names the file, tensor or field that is at fault.
 
-use std::{fmt, io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Alias for a `Result` whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -151,6 +155,109 @@ pub enum Error {
         /// The position in the sequence.
         position: usize,
     },
+    /// The name of a repository, a revision or a file on a hub is none, or leads out of the cache.
+    #[error("`{name}` is not a repository, a revision or a file of a hub: {reason}")]
+    InvalidName {
+        /// What was given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The hub does not have this repository, or does not show it to everyone.
+    #[error("{host} has no repository `{repository}`, or only for those whom its token admits")]
+    RepositoryNotFound {
+        /// The repository, such as `org/name`.
+        repository: String,
+        /// The hub.
+        host: String,
+    },
+    /// The repository has no such branch, tag or commit.
+    #[error("`{repository}` has no revision `{revision}`")]
+    RevisionNotFound {
+        /// The repository.
+        repository: String,
+        /// The branch, tag or commit.
+        revision: String,
+    },
+    /// The licence must be accepted first, and a token must say by whom.
+    #[error("access to `{repository}` must be asked for at {address}, and a token be given")]
+    Gated {
+        /// The repository.
+        repository: String,
+        /// Where the licence is accepted.
+        address: String,
+    },
+    /// The hub refuses the token, or asks for one.
+    #[error("{host} does not show `{repository}` to the owner of this token, or without one")]
+    Unauthorized {
+        /// The repository.
+        repository: String,
+        /// The hub.
+        host: String,
+    },
+    /// No request may be made, and the cache does not hold the model as a whole.
+    #[error(
+        "`{repository}` at `{revision}` is not complete in the cache, and requests are switched off"
+    )]
+    Offline {
+        /// The repository.
+        repository: String,
+        /// The branch, tag or commit.
+        revision: String,
+    },
+    /// The hub wants fewer requests.
+    #[error("{host} wants no more requests{}", After(*after))]
+    RateLimited {
+        /// The hub.
+        host: String,
+        /// When it may be asked again, if it says so.
+        after: Option<Duration>,
+    },
+    /// A host cannot be reached, or a connection does not last.
+    #[error("{host}: {reason}")]
+    Network {
+        /// The host.
+        host: String,
+        /// What happened.
+        reason: String,
+    },
+    /// A host answered with what it should not.
+    #[error("{host}: {reason}")]
+    Server {
+        /// The host.
+        host: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// What was fetched is not what the hub announced.
+    #[error("{file}: fetched bytes have hash {found}, the hub says {expected}")]
+    HashMismatch {
+        /// The file in the repository.
+        file: String,
+        /// The hash that the hub announced.
+        expected: String,
+        /// The hash of the bytes that came.
+        found: String,
+    },
+    /// The file on the hub became another one while it was fetched.
+    #[error("{file}: changed on the hub while it was fetched")]
+    Changed {
+        /// The file in the repository.
+        file: String,
+    },
+    /// The download does not fit on the disk.
+    #[error("{}: {needed} bytes are needed, {free} are free", folder.display())]
+    DiskFull {
+        /// The cache.
+        folder: PathBuf,
+        /// Bytes that are still to be written.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// Somebody cancelled it.
+    #[error("cancelled")]
+    Cancelled,
     /// MLX refused an operation.
     #[error("mlx: {0}")]
     Mlx(String),
@@ -163,6 +270,11 @@ impl Error {
     /// An error about a field of `config.json`.
     pub fn config(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Error::Config { file: "config.json".into(), field: field.into(), reason: reason.into() }
+    }
+
+    /// An error about a file or a folder, for `map_err`.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        |source| Error::Io { path: path.into(), source }
     }
 
     /// An error about a generation option.
@@ -199,6 +311,13 @@ struct Line(Option<usize>);
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         self.0.map_or(Ok(()), |line| write!(f, ", line {line}"))
+    }
+}
+
+struct After(Option<Duration>);
+impl fmt::Display for After {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.map_or(Ok(()), |after| write!(f, " for {} s", after.as_secs()))
     }
 }
 

@@ -159,6 +159,24 @@ impl Fnv {
     }
 }
 
+impl From<&Path> for Files {
+    fn from(directory: &Path) -> Self {
+        Files::Directory(directory.into())
+    }
+}
+
+impl From<PathBuf> for Files {
+    fn from(directory: PathBuf) -> Self {
+        Files::Directory(directory)
+    }
+}
+
+impl From<&str> for Files {
+    fn from(directory: &str) -> Self {
+        Files::Directory(directory.into())
+    }
+}
+
 /// Replaces the words `Infinity`, `-Infinity` and `NaN` outside of strings.
 fn tag_non_finite(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

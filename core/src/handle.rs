@@ -8,18 +8,20 @@ use crate::{
         Engine, GenerateOptions, Generation, Prompt, Request, Score, Session, SessionOptions, Slot,
         Turn, score,
     },
+    hub,
     layer::CachePlan,
     loaded::{Loaded, family, model_type},
+    location::{Found, Location},
     mlx,
     text::{ChatTemplate, Message, TemplateOptions, Tokenizer, text_only},
 };
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
-    path::{Path, PathBuf},
+    path::PathBuf,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -61,36 +63,39 @@ pub struct ModelInfo {
     pub vocabulary: u32,
 }
 
-impl From<&Path> for Files {
-    fn from(directory: &Path) -> Self {
-        Files::Directory(directory.into())
-    }
-}
-
-impl From<PathBuf> for Files {
-    fn from(directory: PathBuf) -> Self {
-        Files::Directory(directory)
-    }
-}
-
-impl From<&str> for Files {
-    fn from(directory: &str) -> Self {
-        Files::Directory(directory.into())
-    }
+/// How far the loading of a model is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LoadEvent {
+    /// Files come from the hub.
+    Download(hub::Progress),
+    /// So much of the weights is in memory, from 0 to 1.
+    Weights(f32),
 }
 
 impl Model {
-    /// Loads a checkpoint from a directory in the layout that model repositories have; `progress`
-    /// gets the share of the weights that is in memory, from 0 to 1, on the engine's thread.
+    /// Loads a checkpoint: `"org/name"` or `"org/name@revision"` from a hub by way of the cache, a
+    /// directory in the layout that model repositories have, or a [`hub::Source`]. `progress` is
+    /// called on other threads, for the download first, if there is one, and for the weights then.
     ///
     /// # Errors
-    /// Whatever is wrong with the config, the weights, the tokenizer or the chat template; see
-    /// [`Error`]. A checkpoint without a tokenizer loads, and takes and gives tokens only.
+    /// Whatever is wrong with the download, the config, the weights, the tokenizer or the chat
+    /// template; see [`Error`]. A checkpoint without a tokenizer loads, and takes and gives tokens
+    /// only.
     pub async fn load(
-        files: impl Into<Files>,
-        progress: impl FnMut(f32) + Send + 'static,
+        location: impl Into<Location>,
+        progress: impl FnMut(LoadEvent) + Send + 'static,
     ) -> Result<Self> {
-        let files = files.into();
+        let progress = Arc::new(Mutex::new(progress));
+        let tell = move |event| progress.lock().unwrap_or_else(PoisonError::into_inner)(event);
+        let files = match location.into().resolve()? {
+            Found::Here(files) => files,
+            Found::Hub(source) => {
+                let tell = tell.clone();
+                hub::fetch(&source, move |progress| tell(LoadEvent::Download(progress)))
+                    .await?
+                    .into()
+            }
+        };
         let config =
             files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))?;
         let model_type = model_type(&config)?.to_string();
@@ -101,7 +106,8 @@ impl Model {
         let weights = {
             let (files, config) = (files.clone(), config.clone());
             engine.run_in_turns(Turn::Ready, move || {
-                let mut reading = Loaded::read(&files, &config, progress)?;
+                let mut reading =
+                    Loaded::read(&files, &config, move |share| tell(LoadEvent::Weights(share)))?;
                 Ok(move || {
                     Ok(reading()?.map(|loaded| {
                         let vocabulary = loaded.network.vocabulary();

@@ -4,7 +4,7 @@
 //! # async fn answer() -> mynah::Result<()> {
 //! use mynah::{Event, Message, Model};
 //!
-//! let model = Model::load("path/to/checkpoint", |share| println!("{:.0} %", share * 100.0)).await?;
+//! let model = Model::load("org/model", |event| println!("{event:?}")).await?;
 //! let prompt = vec![Message::user("What is 3 + 4?")];
 //! let mut stream = model.generate(prompt, &model.default_options())?;
 //! while let Some(event) = stream.next().await {
@@ -15,7 +15,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A checkpoint becomes a model in four steps: [`files`] are read, [`families`] finds the file that
+//! The [`hub`] brings a repository here, if it is none of this machine's directories. A checkpoint
+//! becomes a model in four steps: [`files`] are read, [`families`] finds the file that
 //! knows the `model_type`, which composes [`parts`] into a [`model::LanguageModel`] while it reads
 //! its [`weights`]. What a request does with it is in [`generate`].
 //!
@@ -38,9 +39,11 @@ pub mod families;
 pub mod files;
 pub mod generate;
 mod handle;
+pub mod hub;
 mod inspect;
 pub mod layer;
 mod loaded;
+mod location;
 mod memory;
 pub mod mlx;
 pub mod model;
@@ -60,8 +63,10 @@ pub use generate::{
     Canceller, Dry, Engine, Event, FinishReason, GenerateOptions, Generation, Overflow, Prompt,
     Score, Session, SessionOptions, Summary, Token, Xtc,
 };
-pub use handle::{Model, ModelInfo};
+pub use handle::{LoadEvent, Model, ModelInfo};
+pub use hub::Source;
 pub use inspect::{Inspection, Packing, inspect};
+pub use location::Location;
 pub use memory::{MemoryUse, memory_use, set_memory_limit};
 pub use state::{Bound, CachePlan, CacheQuantization};
 pub use text::{Message, TemplateOptions, Tokenizer};

@@ -2,7 +2,7 @@
 
 use crate::{Failure, terminal::Progress};
 use clap::Args;
-use mynah::{DEMO, Dry, Error, Files, GenerateOptions, Model, Xtc};
+use mynah::{DEMO, Dry, Error, Files, GenerateOptions, LoadEvent, Model, Xtc};
 use std::{
     fs,
     io::{self, Read},
@@ -20,7 +20,11 @@ pub fn files(model: Option<&str>) -> Result<Files, Failure> {
 
 pub async fn load(files: Files) -> Result<Model, Failure> {
     let mut progress = Progress::new("loading");
-    Ok(Model::load(files, move |share| progress.show(share)).await?)
+    let show = move |event| match event {
+        LoadEvent::Weights(share) => progress.show(share),
+        LoadEvent::Download(_) => {}
+    };
+    Ok(Model::load(files, show).await?)
 }
 
 /// A text from the command line, where `-` stands for standard input.

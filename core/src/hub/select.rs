@@ -1,0 +1,172 @@
+//! Which files of a repository a model needs.
+
+use super::client::{Listing, RemoteFile};
+use crate::{
+    config::Json,
+    error::{Error, Result},
+};
+use std::{collections::BTreeSet, path::PathBuf};
+
+/// The shards by the tensors in them.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+const SMALL: &[&str] = &[
+    INDEX,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "hf_quant_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "quantization_config.json",
+    "quantize_config.json",
+    "special_tokens_map.json",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// Whether some model needs a file of this name.
+pub(super) fn may_need(name: &str) -> bool {
+    is_small(name) || is_weights(name)
+}
+
+/// Whether it is none of the weights.
+pub(super) fn is_small(name: &str) -> bool {
+    let template = name.strip_prefix("additional_chat_templates/");
+    match template {
+        Some(template) => !template.contains('/') && template.ends_with(".jinja"),
+        None => {
+            let ends = [".model", ".tiktoken", ".jsonl"];
+            let of_a_tokenizer = !name.contains('/') && ends.iter().any(|end| name.ends_with(end));
+            of_a_tokenizer || SMALL.contains(&name)
+        }
+    }
+}
+
+/// Names that lead out of the folder count, so that they are seen and refused.
+fn is_weights(name: &str) -> bool {
+    let is_below = name.contains('/') && !name.contains("..") && !name.starts_with('/');
+    name.ends_with(".safetensors") && !is_below
+}
+
+/// The files that say what the model is.
+pub(super) fn small(listing: &Listing) -> Vec<&RemoteFile> {
+    listing.files.iter().filter(|file| is_small(&file.name)).collect()
+}
+
+/// The weights: the shards that the index names; without one `model*.safetensors`.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when there are none, or not those that the index names.
+pub(super) fn weights<'a>(
+    listing: &'a Listing,
+    index: Option<&Json>,
+) -> Result<Vec<&'a RemoteFile>> {
+    let broken = |reason: String| Error::Checkpoint { file: PathBuf::from(INDEX), reason };
+    let all = || listing.files.iter().filter(|file| is_weights(&file.name));
+    if let Some(index) = index {
+        let Some(map) = index.get("weight_map").and_then(Json::as_object) else {
+            return Err(broken("has no weight_map".into()));
+        };
+        let named: BTreeSet<_> = map.values().map(Json::as_str).collect();
+        return named
+            .into_iter()
+            .map(|name| match all().find(|file| Some(file.name.as_str()) == name) {
+                Some(file) => Ok(file),
+                None => {
+                    let name = name.unwrap_or("something that is no name");
+                    Err(broken(format!("names {name}, which the repository does not have")))
+                }
+            })
+            .collect();
+    }
+    let files: Vec<_> = all().filter(|file| file.name.starts_with("model")).collect();
+    if files.is_empty() {
+        let reason = "the repository has no model*.safetensors".into();
+        return Err(Error::Checkpoint { file: "model.safetensors".into(), reason });
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn listing(names: &[&str]) -> Listing {
+        let file =
+            |name: &&str| RemoteFile { name: name.to_string(), size: 1, hash: "0".repeat(40) };
+        let files = names.iter().filter(|name| may_need(name)).map(file).collect();
+        Listing { commit: "0".repeat(40), gated: false, files }
+    }
+
+    fn names(files: Vec<&RemoteFile>) -> Vec<&str> {
+        files.into_iter().map(|file| file.name.as_str()).collect()
+    }
+
+    #[test]
+    fn small_files_of_every_kind_and_nothing_else() {
+        let needed = [
+            "additional_chat_templates/tool_use.jinja",
+            "chat_template.jinja",
+            "config.json",
+            "merges.txt",
+            "qwen.tiktoken",
+            "spiece.model",
+            "tekken.json",
+            "tokenizer.json",
+            "tokenizer.jsonl",
+        ];
+        let other = [
+            ".gitattributes",
+            "README.md",
+            "LICENSE.txt",
+            "config.json.bak",
+            "modeling.py",
+            "original/tokenizer.model",
+            "onnx/model.onnx",
+            "pytorch_model.bin",
+            "model.gguf",
+            "trainer_state.json",
+            "additional_chat_templates/a/b.jinja",
+            "tf_model.h5",
+            "pytorch_model.bin.index.json",
+            "sub/config.json",
+        ];
+        let all: Vec<_> = needed.iter().chain(&other).copied().collect();
+        assert_eq!(names(small(&listing(&all))), needed);
+        assert!(weights(&listing(&all), None).is_err());
+    }
+
+    #[test]
+    fn weights_are_those_of_the_index_or_of_the_usual_name() {
+        let one =
+            listing(&["consolidated.safetensors", "model.safetensors", "original/a.safetensors"]);
+        assert_eq!(names(weights(&one, None).unwrap()), ["model.safetensors"]);
+        let other = listing(&["consolidated.safetensors", "adapter.safetensors"]);
+        assert!(matches!(weights(&other, None), Err(Error::Checkpoint { .. })));
+
+        let shards = ["model-1.safetensors", "model-2.safetensors", "model-old.safetensors"];
+        let index = json!({"weight_map": {
+            "a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"
+        }});
+        assert_eq!(names(weights(&listing(&shards), Some(&index)).unwrap()), shards[..2]);
+        for wrong in [
+            json!({}),
+            json!({"weight_map": {"a": "model-3.safetensors"}}),
+            json!({"weight_map": {"a": "../model-1.safetensors"}}),
+            json!({"weight_map": {"a": 1}}),
+        ] {
+            let listing = listing(&shards);
+            let refused = weights(&listing, Some(&wrong));
+            assert!(matches!(refused, Err(Error::Checkpoint { .. })), "{wrong}");
+        }
+    }
+}
