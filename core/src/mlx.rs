@@ -200,6 +200,15 @@ impl Quantized {
 
     /// `x · selfᵀ`: `[…, input]` to `[…, output]`.
     pub(crate) fn matmul(&self, x: &Array) -> Result<Array> {
+        self.multiply(x, true)
+    }
+
+    /// `x · self`: `[…, output]` to `[…, input]`.
+    pub(crate) fn matmul_turned(&self, x: &Array) -> Result<Array> {
+        self.multiply(x, false)
+    }
+
+    fn multiply(&self, x: &Array, transposed: bool) -> Result<Array> {
         let (group, bits) = (some_int(self.format.group), some_int(self.format.bits));
         let mode = self.format.mode.c_name().as_ptr();
         let (weight, scales) = (self.weight.as_ptr(), self.scales.as_ptr());
@@ -212,7 +221,7 @@ impl Quantized {
                     weight,
                     scales,
                     biases,
-                    true,
+                    transposed,
                     group,
                     bits,
                     mode,

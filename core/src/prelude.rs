@@ -18,6 +18,7 @@ pub use crate::{
         kv::Scores,
         linear::{Embedding, Experts, Linear, Matrix},
         mamba::{Mamba2, Mamba2Sizes},
+        mla::{ExpandedMla, LatentSizes, Mla},
         moe::{GatedExperts, Moe},
         norm::Norm,
         rope::Rope,

@@ -351,7 +351,7 @@ impl Scope {
     }
 
     /// The matrix `weight` here, `[…, output, input]`; quantized if there are `scales`.
-    fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
+    pub(crate) fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
         let named = self.store.quantization.of(&self.path);
         if !self.has("scales") {
             if let Some(Some(_)) = named {

@@ -6,6 +6,7 @@ pub mod ffn;
 pub mod kv;
 pub mod linear;
 pub mod mamba;
+pub mod mla;
 pub mod moe;
 pub mod norm;
 pub mod rope;

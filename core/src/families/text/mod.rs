@@ -35,6 +35,7 @@ crate::families::families! {
     mamba2,
     mimo,
     minicpm,
+    minicpm3,
     ministral3,
     mistral3,
     muse_glimmer,
@@ -62,4 +63,5 @@ crate::families::families! {
     starcoder2,
     talkie,
     telechat3,
+    youtu_llm,
 }
