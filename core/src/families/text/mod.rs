@@ -42,6 +42,7 @@ crate::families::families! {
     minicpm3,
     ministral3,
     mistral3,
+    mistral4,
     muse_glimmer,
     nanbeige,
     nanochat,
