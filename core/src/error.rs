@@ -108,6 +108,14 @@ pub enum Error {
         /// Length of the context.
         limit: usize,
     },
+    /// A saved cache is damaged, or of another model or version, or cannot be written.
+    #[error("{}: {reason}", file.display())]
+    SavedCache {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A generation option has a value that makes no sense.
     #[error("option `{option}`: {reason}")]
     Option {

@@ -198,13 +198,23 @@ impl Quantized {
         }
     }
 
+    /// The same done to all arrays, for what leaves the input axis alone.
+    pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
+        Ok(Quantized {
+            weight: change(&self.weight)?,
+            scales: change(&self.scales)?,
+            biases: self.biases.as_ref().map(&change).transpose()?,
+            format: self.format,
+        })
+    }
+
     /// `x · selfᵀ`: `[…, input]` to `[…, output]`.
     pub(crate) fn matmul(&self, x: &Array) -> Result<Array> {
         self.multiply(x, true)
     }
 
-    /// `x · self`: `[…, output]` to `[…, input]`.
-    pub(crate) fn matmul_turned(&self, x: &Array) -> Result<Array> {
+    /// `x · self`: `[…, output]` to `[…, input]`, for a matrix whose rows are summed.
+    pub(crate) fn sum_rows(&self, x: &Array) -> Result<Array> {
         self.multiply(x, false)
     }
 

@@ -10,7 +10,7 @@ pub use crate::{
     model::LanguageModel,
     parts::{
         attention::{Attention, QKVO, QkNorm},
-        conv::{CausalConv, Tail},
+        conv::CausalConv,
         ffn::{
             Ffn, GATE_UP_DOWN, Mlp, PlainMlp, geglu, geglu_tanh, gelu, gelu_tanh, relu_squared,
             swiglu,
@@ -24,6 +24,7 @@ pub use crate::{
         rope::Rope,
         router::{LinearRouter, LossFreeRouter, LossFreeRouting, Router},
     },
+    state::Recurrent,
     weights::Scope,
 };
 pub use mlx_rs::{Array, ops};

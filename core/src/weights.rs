@@ -679,7 +679,7 @@ fn blame(header: &[u8], error: &serde_json::Error) -> String {
 }
 
 /// The tensors of one file, unread.
-fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
+pub(crate) fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
     let damaged = |reason: String| Error::Checkpoint { file: path.into(), reason };
     for (name, info) in read_header(path)?.tensors() {
         use safetensors::Dtype::*;

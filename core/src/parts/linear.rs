@@ -33,12 +33,7 @@ impl Matrix {
     pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
         Ok(match self {
             Matrix::Dense(weight) => Matrix::Dense(change(weight)?),
-            Matrix::Quantized(m) => Matrix::Quantized(Quantized {
-                weight: change(&m.weight)?,
-                scales: change(&m.scales)?,
-                biases: m.biases.as_ref().map(&change).transpose()?,
-                format: m.format,
-            }),
+            Matrix::Quantized(matrix) => Matrix::Quantized(matrix.map(change)?),
         })
     }
 

@@ -259,7 +259,7 @@ impl Mla {
         let (latent, shared) = (projected.latent.expand_dims(1)?, rotated.k_rope.clone());
         let seen = kv.update(latent, shared, step)?;
         let (latents, shared, mask) = seen.parts(step)?;
-        self.attend_to(rotated, [latents, shared], &mask)
+        self.attend_to(rotated, [&latents, &shared], &mask)
     }
 
     /// Attends over latents `[batch, 1, keys, kv_lora_rank]` and shared keys
@@ -358,7 +358,7 @@ impl PerHead {
     fn backward(&self, x: &Array) -> Result<Array> {
         match self {
             PerHead::Dense { weight, .. } => Ok(x.matmul(weight)?),
-            PerHead::Quantized(weight) => weight.matmul_turned(x),
+            PerHead::Quantized(weight) => weight.sum_rows(x),
         }
     }
 }

@@ -9,5 +9,7 @@ pub mod mamba;
 pub mod mla;
 pub mod moe;
 pub mod norm;
+mod quantized_attention;
+pub(crate) mod ring;
 pub mod rope;
 pub mod router;
