@@ -36,6 +36,8 @@ crate::families::families! {
     lille_130m,
     llama,
     llama4_text,
+    longcat_flash,
+    longcat_flash_ngram,
     mamba2,
     mimo,
     minicpm,
