@@ -101,6 +101,19 @@ impl Sparsity {
     }
 }
 
+/// The config as those read it whose `rope_parameters` go before fields outside of it.
+pub fn nested_rope(config: &Json, default_theta: f32) -> Json {
+    let mut config = config.clone();
+    let nested = config.get("rope_parameters").and_then(Json::as_object);
+    if let Some(theta) = nested.map(|nested| nested.get("rope_theta").cloned())
+        && let Some(fields) = config.as_object_mut()
+    {
+        fields.remove("rope_scaling");
+        fields.insert("rope_theta".into(), theta.unwrap_or(default_theta.into()));
+    }
+    config
+}
+
 /// Layers after the last predict further tokens: nobody needs them but a drafter.
 pub fn ignore_predictions(w: &Scope, c: &Text) {
     let layers = crate::decoder::body(w).0.at("layers");

@@ -2,7 +2,10 @@
 //! Follows `mistral4` of mlx-lm, and Mistral's own code, as transformers has it, for the defaults of
 //! `rope_parameters`.
 
-use super::{deepseek_v3::Config, ministral3::Growth};
+use super::{
+    deepseek_v3::{Config, nested_rope},
+    ministral3::Growth,
+};
 use crate::{
     parts::{kv::Kv, router::softmax},
     prelude::*,
@@ -15,7 +18,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
-    let config = &config::with_defaults(config, json!({
+    let config = &config::with_defaults(&nested_rope(config, 100_000.0), json!({
         "rope_parameters": {
             "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 128.0,
             "original_max_position_embeddings": 8192, "beta_fast": 32.0, "beta_slow": 1.0,
