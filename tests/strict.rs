@@ -254,11 +254,13 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("bitnet", &["quantization_config", "quant_method", "linear_class", "quantization_mode"]),
     ("gpt_oss", &["truncate"]),
     ("hunyuan_v1_dense", &["beta_fast", "beta_slow", "factor"]),
+    ("kimi_k25", &["vocab_size", "model_type"]),
     ("lfm2", &["block_dim"]),
     ("lille_130m", &["block_size"]),
     ("llama", &["architectures", "hidden_act"]),
     ("mamba2", &["intermediate_size", "time_step_rank"]),
     ("mimo", &["num_nextn_predict_layers"]),
+    ("minicpm3", &["short_factor"]),
     ("mistral3", &["vocab_size"]),
     ("phi3", &["short_factor"]),
     ("qwen3", &["use_sliding_window", "max_window_layers"]),
@@ -283,6 +285,9 @@ const MAY_BE_ZERO: &[&str] = &[
     "num_kv_reuse_layers",
     "post_norm_eps",
     "altup_active_idx",
+    "n_shared_experts",
+    "first_k_dense_replace",
+    "zero_expert_num",
 ];
 
 /// Fields that may be any number.
@@ -295,6 +300,7 @@ const OVERFLOW: &[&str] = &[
     "rope_theta",
     "factor",
     "mscale",
+    "mscale_all_dim",
     "original_max_position_embeddings",
     "llama_4_scaling_beta",
     "logits_scaling",
@@ -341,6 +347,12 @@ const TIED: &[(&str, &str)] = &[
     ("share_input_output_layers", "tie_word_embeddings"),
     ("num_swa_attention_heads", "num_attention_heads"),
     ("num_swa_key_value_heads", "num_attention_heads"),
+    ("num_attention_heads", "qk_nope_head_dim"),
+    ("hidden_size", "v_head_dim"),
+    ("n_group", "topk_group"),
+    ("index_n_heads", "index_head_dim"),
+    ("hidden_size", "emb_split_num"),
+    ("emb_neighbor_num", "emb_split_num"),
 ];
 
 /// Fields that are written as integers and need not be.

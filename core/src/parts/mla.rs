@@ -52,7 +52,13 @@ impl LatentSizes {
     /// [`Error::Config`] with the field at fault.
     pub fn read(config: &Json, heads: i32) -> Result<Self> {
         let sizes: LatentSizes = config::read(config)?;
-        product("qk_nope_head_dim", [heads, sizes.head_dim() + sizes.v_head_dim])?;
+        product("qk_nope_head_dim", [heads, sizes.qk_nope_head_dim])?;
+        product("qk_rope_head_dim", [heads, sizes.qk_rope_head_dim])?;
+        product("v_head_dim", [heads, sizes.v_head_dim])?;
+        if sizes.qk_rope_head_dim % 2 != 0 {
+            let reason = format!("{} elements are not pairs", sizes.qk_rope_head_dim);
+            return Err(Error::config("qk_rope_head_dim", reason));
+        }
         Ok(sizes)
     }
 
@@ -314,7 +320,7 @@ impl PerHead {
     /// From the unrotated part of queries to latents, and from latents to values.
     fn read(w: &Scope, heads: i32, sizes: &LatentSizes) -> Result<[Self; 2]> {
         let (rank, nope, v) = (sizes.kv_lora_rank, sizes.qk_nope_head_dim, sizes.v_head_dim);
-        if w.has_below("embed_q") {
+        if w.has_below("embed_q") || w.has_below("unembed_out") {
             return Ok([
                 Self::new(w, w.at("embed_q").matrix(&[heads, rank, nope])?)?,
                 Self::new(w, w.at("unembed_out").matrix(&[heads, v, rank])?)?,

@@ -32,6 +32,7 @@ pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Resul
     let config = &config::with_defaults(config, json!({
         "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
         "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
+        "tie_word_embeddings": false,
         "norm_topk_prob": true, "routed_scaling_factor": 1.0, "num_experts_per_tok": 1,
         "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
         "indexer_rope_interleave": false,
@@ -128,7 +129,7 @@ impl Indexer {
         }
         let (interleave, context) = (e.indexer_rope_interleave, text.max_position_embeddings);
         let (base, scaling) = (text.rope_theta(), text.rope_scaling());
-        let queries = config::product("index_n_heads", [heads, head_dim])?;
+        let queries = config::product("index_head_dim", [heads, head_dim])?;
         Ok(Indexer {
             q: w.linear("wq_b", rank, queries)?,
             k: w.linear("wk", width, head_dim)?,

@@ -13,7 +13,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "routed_scaling_factor": 1.8, "kv_lora_rank": 512, "q_lora_rank": 768,
         "qk_rope_head_dim": 64, "qk_nope_head_dim": 192, "v_head_dim": 256, "norm_topk_prob": true,
         "num_experts_per_tok": 4, "first_k_dense_replace": 1, "max_position_embeddings": 202_752,
-        "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0,
+        "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0, "tie_word_embeddings": false,
     }));
     let c = Config::read(config)?;
     let rope = c.latent.rope(&c.text)?;

@@ -46,7 +46,7 @@ impl Config {
     pub fn read(config: &Json) -> Result<Self> {
         let mut config = config::with_defaults(config, json!({
             "norm_topk_prob": false, "router_bias": false, "zero_expert_num": 0,
-            "mla_scale_q_lora": true, "mla_scale_kv_lora": true,
+            "mla_scale_q_lora": true, "mla_scale_kv_lora": true, "tie_word_embeddings": false,
         }));
         for (field, only) in [("attention_method", "MLA"), ("zero_expert_type", "identity")] {
             if let Some(value) = config.get(field).filter(|value| **value != only) {

@@ -98,7 +98,7 @@ impl Grams {
         let count = config::product("emb_split_num", [splits, before])?;
         if count == 0 || c.hidden_size < count {
             let reason = format!("{} elements are not {count} embeddings", c.hidden_size);
-            return Err(Error::config("emb_neighbor_num", reason));
+            return Err(Error::config("emb_split_num", reason));
         }
         let width = c.hidden_size / count;
         let long = |n: i64| Array::from_slice(&[n], &[1]);
