@@ -13,7 +13,7 @@ pub use crate::{
         conv::CausalConv,
         ffn::{
             Ffn, GATE_UP_DOWN, Mlp, PlainMlp, geglu, geglu_tanh, gelu, gelu_tanh, relu_squared,
-            swiglu,
+            sum, swiglu,
         },
         kv::Scores,
         linear::{Embedding, Experts, Linear, Matrix},

@@ -11,9 +11,10 @@ use crate::{
     config::Text,
     error::Result,
     layer::{CachePlan, Layer, Step},
+    mlx,
     weights::Scope,
 };
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, ops};
 
 /// The names of the projections in most checkpoints.
 pub const QKVO: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
@@ -41,6 +42,7 @@ pub struct Attention {
     scores: Scores,
     window: Option<i32>,
     precision: fn(Dtype) -> Dtype,
+    bound: Option<f32>,
     heads: i32,
     kv_heads: i32,
 }
@@ -68,6 +70,7 @@ impl Attention {
             scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
             window: None,
             precision: |own| own,
+            bound: None,
             heads: c.num_attention_heads,
             kv_heads: c.kv_heads(),
         }
@@ -93,6 +96,17 @@ impl Attention {
         Attention { precision, ..self }
     }
 
+    /// Cuts queries, keys and values to `-bound..bound` before heads are told apart.
+    pub fn bounded(self, bound: Option<f32>) -> Self {
+        Attention { bound, ..self }
+    }
+
+    fn cut(&self, x: Array) -> Result<Array> {
+        let Some(bound) = self.bound else { return Ok(x) };
+        let constant = |value| mlx::scalar(value, x.dtype());
+        Ok(ops::clip(&x, (constant(-bound)?, constant(bound)?))?)
+    }
+
     /// What all heads gather, `[batch, length, heads · head_dim]`, for families that change it
     /// before [`Attention::project`].
     pub fn gather(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
@@ -100,7 +114,8 @@ impl Attention {
         if let QkNorm::Whole(q_norm, k_norm) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        (q, k) = (split_heads(&q, self.heads)?, split_heads(&k, self.kv_heads)?);
+        (q, k) =
+            (split_heads(&self.cut(q)?, self.heads)?, split_heads(&self.cut(k)?, self.kv_heads)?);
         if let QkNorm::BeforeRope(q_norm, k_norm) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
@@ -108,7 +123,7 @@ impl Attention {
         if let QkNorm::AfterRope(q_norm, k_norm) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let v = split_heads(&self.v.forward(x)?, self.kv_heads)?;
+        let v = split_heads(&self.cut(self.v.forward(x)?)?, self.kv_heads)?;
         let own = v.dtype();
         q = q.as_dtype((self.precision)(q.dtype()))?;
         join_heads(&kv.attend(&q, k, v, &self.scores, step)?.as_dtype(own)?)

@@ -13,6 +13,23 @@ use mlx_rs::{Array, ops};
 /// A feed-forward network of any kind: it remembers nothing.
 pub type Ffn = Box<dyn Layer<State = ()>>;
 
+/// `a(x) + b(x)`, as one network: a mixture of experts, say, and one that all tokens share.
+pub fn sum(a: impl Layer<State = ()> + 'static, b: impl Layer<State = ()> + 'static) -> Ffn {
+    Box::new(Sum(a, b))
+}
+
+struct Sum<A, B>(A, B);
+
+impl<A: Layer<State = ()>, B: Layer<State = ()>> Layer for Sum<A, B> {
+    type State = ();
+
+    fn state(&self, _: &CachePlan) {}
+
+    fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
+        Ok(self.0.forward(x, &mut (), step)?.add(self.1.forward(x, &mut (), step)?)?)
+    }
+}
+
 /// The names of the projections in most checkpoints.
 pub const GATE_UP_DOWN: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
@@ -120,6 +137,16 @@ impl Mlp {
             read(w, down, inner, width)?,
         ];
         Ok(Self::new(projections, activation))
+    }
+
+    /// As [`Mlp::read`], with the usual names and another inner width than that of the config.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn sized(w: &Scope, c: &Text, inner: i32, activation: Gate) -> Result<Self> {
+        let mut sizes = c.clone();
+        sizes.intermediate_size = inner;
+        Self::read(w, GATE_UP_DOWN, &sizes, activation)
     }
 
     /// Composes gate, up and down, for checkpoints that store them in another way.

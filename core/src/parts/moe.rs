@@ -2,7 +2,7 @@
 
 use super::{
     ffn::{GATE_UP_DOWN, Gate},
-    linear::Experts,
+    linear::{Experts, Matrix},
     router::Router,
 };
 use crate::{
@@ -54,6 +54,25 @@ impl GatedExperts {
         let [gate, up, down] = names;
         let experts =
             [read(gate, width, inner)?, read(up, width, inner)?, read(down, inner, width)?];
+        Ok(Self::new(experts, activation))
+    }
+
+    /// Reads experts whose gates and values are one tensor `[count, 2 · inner, width]`, beside one
+    /// `[count, width, inner]` for the way back.
+    ///
+    /// # Errors
+    /// As [`Scope::take`].
+    pub fn read_fused(
+        w: &Scope,
+        [gate_up, down]: [&str; 2],
+        [count, width, inner]: [i32; 3],
+        activation: Gate,
+    ) -> Result<Self> {
+        let read = |name, shape: &[i32]| Matrix::Dense(w.take(name, shape)?).for_experts();
+        let both = read(gate_up, &[count, 2 * inner, width])?;
+        let down = read(down, &[count, width, inner])?;
+        let parts = [both.rows(1, 0, inner)?, both.rows(1, inner, 2 * inner)?, down];
+        let experts = parts.map(|matrix| Experts::new(w.keep_matrix(matrix), None));
         Ok(Self::new(experts, activation))
     }
 

@@ -133,6 +133,7 @@ pub struct LossFreeRouter {
     logits: Linear,
     correction: Option<Array>,
     c: LossFreeRouting,
+    normalize: bool,
     score: fn(&Array) -> Result<Array>,
     top_k: TopK,
 }
@@ -153,7 +154,14 @@ impl LossFreeRouter {
         if groups > 1 && c.topk_group.unwrap_or(1) > groups {
             return Err(Error::config("topk_group", format!("there are only {groups} groups")));
         }
-        Ok(LossFreeRouter { logits, correction, c: c.clone(), score: sigmoid, top_k: first_top_k })
+        let normalize = c.norm_topk_prob && c.num_experts_per_tok > 1;
+        let (c, score, top_k) = (c.clone(), sigmoid, first_top_k);
+        Ok(LossFreeRouter { logits, correction, c, normalize, score, top_k })
+    }
+
+    /// Lets weights sum to one whatever the config says, also where there is but one.
+    pub fn normalized(self) -> Self {
+        LossFreeRouter { normalize: true, ..self }
     }
 
     /// Scores experts by another function of the logits, to and from single precision.
@@ -192,7 +200,7 @@ impl Router for LossFreeRouter {
         };
         let ids = (self.top_k)(&self.best_groups(corrected)?, self.c.num_experts_per_tok)?;
         let mut weights = take_along_axis(&scores, &ids, -1)?;
-        if self.c.norm_topk_prob && self.c.num_experts_per_tok > 1 {
+        if self.normalize {
             // No sum is so small that this changes it; but it may be zero.
             let sum = weights.sum_axis(-1, true)?.add(Array::from_f32(1e-20))?;
             weights = weights.divide(sum)?;

@@ -2,6 +2,7 @@
 //! routed experts beside a shared one. Follows `deepseek_v3` of mlx-lm, and DeepSeek's own code, as
 //! transformers has it, for `rope_interleave` and `rope_parameters`.
 
+use super::glm4_moe;
 use crate::prelude::*;
 
 pub const FAMILY: Family =
@@ -77,16 +78,9 @@ impl Config {
             let Some(count) = s.n_routed_experts.filter(|_| s.has_experts(i)) else {
                 return pre_norm(w, c, attention, Mlp::read(&mlp, GATE_UP_DOWN, c, swiglu)?);
             };
-            let inner = s.moe_intermediate_size;
-            let experts = experts(&mlp, [count, c.hidden_size, inner])?;
-            let moe = Moe::new(router(&mlp)?, experts);
-            if s.n_shared_experts == 0 {
-                return pre_norm(w, c, attention, moe);
-            }
-            let mut c = c.clone();
-            c.intermediate_size = config::product("n_shared_experts", [inner, s.n_shared_experts])?;
-            let shared = Mlp::read(&mlp.at("shared_experts"), GATE_UP_DOWN, &c, swiglu)?;
-            pre_norm(w, &c, attention, Parallel(moe, shared))
+            let (inner, shared) = (s.moe_intermediate_size, s.n_shared_experts);
+            let moe = Moe::new(router(&mlp)?, experts(&mlp, [count, c.hidden_size, inner])?);
+            pre_norm(w, c, attention, glm4_moe::beside_shared(&mlp, c, moe, [inner, shared])?)
         })
     }
 }
@@ -123,20 +117,12 @@ pub fn ignore_predictions(w: &Scope, c: &Text) {
     }
 }
 
-/// `count` experts that map `width` to `inner`; transformers 5 saves gate and up as one tensor.
-fn experts(w: &Scope, [count, width, inner]: [i32; 3]) -> Result<GatedExperts> {
-    let fused = w.at("experts");
-    if !fused.has("gate_up_proj") {
-        return GatedExperts::read(w, "switch_mlp", [count, width, inner], swiglu);
+/// `count` experts that map `width` to `inner`; transformers 5 stores gate and up as one tensor.
+fn experts(w: &Scope, sizes: [i32; 3]) -> Result<GatedExperts> {
+    if w.has("experts.gate_up_proj") {
+        return GatedExperts::read_fused(&w.at("experts"), ["gate_up_proj", "down_proj"], sizes, swiglu);
     }
-    let both = fused.take("gate_up_proj", &[count, 2 * inner, width])?;
-    let down = fused.take("down_proj", &[count, width, inner])?;
-    let read = |weight: Array| -> Result<Experts> {
-        let matrix = Matrix::Dense(weight.contiguous()?).for_experts()?;
-        Ok(Experts::new(w.keep_matrix(matrix), None))
-    };
-    let (gate, up) = (mlx::slice(&both, 1, 0, inner)?, mlx::slice(&both, 1, inner, 2 * inner)?);
-    Ok(GatedExperts::new([read(gate)?, read(up)?, read(down)?], swiglu))
+    glm4_moe::stacked(w, sizes)
 }
 
 pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {

@@ -18,14 +18,23 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    build_with(config, w, |w, c| Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu))
+}
+
+/// The same with other feed-forward networks.
+pub fn build_with<F: Layer + 'static>(
+    config: &Json,
+    w: &Scope,
+    ffn: impl Fn(&Scope, &Text) -> Result<F>,
+) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({"tie_word_embeddings": true}));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
     let scores = Scores { scale: e.attention_multiplier, sinks: None };
     let decoder = Decoder::stack(w, &c, |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
-        scaled_pre_norm(w, &c, e.residual_multiplier, attention.scores(scores.clone()), mlp)
+        let attention = attention.scores(scores.clone());
+        scaled_pre_norm(w, &c, e.residual_multiplier, attention, ffn(w, &c)?)
     })?;
     Ok(Box::new(Decoder {
         embedding_scale: Some(e.embedding_multiplier),

@@ -32,7 +32,12 @@ pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
     let attention = |_, w: &Scope| {
         Ok(GrowingMla { mla: Mla::read(w, &c.text, &c.latent, 1e-6, rope.clone())?, growth })
     };
-    c.decoder(w, attention, |w| Normalized::read(w, &c.text, config::read(config)?))
+    let routing: LossFreeRouting = config::read(config)?;
+    c.decoder(w, attention, |w| {
+        let logits = w.linear("gate", c.text.hidden_size, routing.n_routed_experts)?;
+        let router = LossFreeRouter::new(logits, None, &routing)?.scores(softmax);
+        Ok(if routing.norm_topk_prob { router.normalized() } else { router })
+    })
 }
 
 struct GrowingMla {
@@ -54,37 +59,5 @@ impl Layer for GrowingMla {
         rotated.q_nope = rotated.q_nope.multiply(&factor)?;
         rotated.q_rope = rotated.q_rope.multiply(factor)?;
         self.mla.attend(&projected, &rotated, kv, step)
-    }
-}
-
-/// Weights that sum to one, also where a token has but one expert.
-struct Normalized {
-    router: LossFreeRouter,
-    factor: f32,
-    normalize: bool,
-}
-
-impl Normalized {
-    fn read(w: &Scope, c: &Text, routing: LossFreeRouting) -> Result<Self> {
-        let logits = w.linear("gate", c.hidden_size, routing.n_routed_experts)?;
-        let (factor, normalize) = (routing.routed_scaling_factor, routing.norm_topk_prob);
-        let plain =
-            LossFreeRouting { norm_topk_prob: false, routed_scaling_factor: 1.0, ..routing };
-        Ok(Normalized {
-            router: LossFreeRouter::new(logits, None, &plain)?.scores(softmax),
-            factor,
-            normalize,
-        })
-    }
-}
-
-impl Router for Normalized {
-    fn route(&self, x: &Array) -> Result<(Array, Array)> {
-        let (ids, mut weights) = self.router.route(x)?;
-        if self.normalize {
-            let sum = weights.sum_axis(-1, true)?.add(Array::from_f32(1e-20))?;
-            weights = weights.divide(sum)?;
-        }
-        Ok((ids, weights.multiply(Array::from_f32(self.factor))?))
     }
 }

@@ -1,13 +1,7 @@
 //! OLMo: Llama with layer norms that have no weights and, in some, bounded queries, keys and values.
 //! Follows `olmo` of mlx-lm for the first exports, and transformers for the later ones and the bound.
 
-use crate::{
-    parts::{
-        attention::{join_heads, projections, split_heads},
-        kv::Kv,
-    },
-    prelude::*,
-};
+use crate::{parts::attention::projections, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["olmo"], build };
 
@@ -51,14 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
             (projections(&w.at("self_attn"), QKVO, &c)?, mlp)
         };
-        let attention = BoundedAttention {
-            projections,
-            rope: rope.clone(),
-            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
-            heads: c.num_attention_heads,
-            kv_heads: c.kv_heads(),
-            bound: e.clip_qkv,
-        };
+        let attention = Attention::new(projections, &c, rope.clone()).bounded(e.clip_qkv);
         Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
     };
     let vocabulary = e.embedding_size.unwrap_or(c.vocab_size);
@@ -92,38 +79,4 @@ fn read_first(config: &Json) -> Result<Text> {
         ("n_heads", "num_attention_heads"),
         ("weight_tying", "tie_word_embeddings"),
     ])
-}
-
-/// Attention whose queries, keys and values are cut to `-bound..bound`.
-struct BoundedAttention {
-    projections: [Linear; 4],
-    rope: Rope,
-    scores: Scores,
-    heads: i32,
-    kv_heads: i32,
-    bound: Option<f32>,
-}
-
-impl Layer for BoundedAttention {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(None, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let project = |linear: &Linear, heads| -> Result<Array> {
-            let mut y = linear.forward(x)?;
-            if let Some(bound) = self.bound {
-                let constant = |value| mlx::scalar(value, y.dtype());
-                y = ops::clip(&y, (constant(-bound)?, constant(bound)?))?;
-            }
-            split_heads(&y, heads)
-        };
-        let [q, k, v, output] = &self.projections;
-        let (q, k) = (project(q, self.heads)?, project(k, self.kv_heads)?);
-        let (q, k) = (self.rope.forward(&q, step)?, self.rope.forward(&k, step)?);
-        let v = project(v, self.kv_heads)?;
-        output.forward(&join_heads(&kv.attend(&q, k, v, &self.scores, step)?)?)
-    }
 }

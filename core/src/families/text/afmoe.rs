@@ -1,0 +1,103 @@
+//! Trinity (AFM of Arcee): norms before and after each branch, what attention gathers goes through
+//! a gate, only sliding layers have positions, and experts as in DeepSeek V3. Follows `afmoe` of
+//! mlx-lm.
+
+use super::glm4_moe::{beside_shared, stacked};
+use crate::{
+    parts::{kv::Kv, router},
+    prelude::*,
+};
+
+pub const FAMILY: Family = Family { model_types: &["afmoe"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    moe_intermediate_size: i32,
+    #[serde(deserialize_with = "config::count")]
+    num_shared_experts: i32,
+    #[serde(deserialize_with = "config::count")]
+    num_dense_layers: i32,
+    score_func: String,
+    mup_enabled: bool,
+}
+
+const NAMES: &[(&str, &str)] = &[
+    ("num_experts", "n_routed_experts"),
+    ("route_norm", "norm_topk_prob"),
+    ("route_scale", "routed_scaling_factor"),
+];
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "vocab_size": 200192, "hidden_size": 2048, "intermediate_size": 6144,
+        "moe_intermediate_size": 1024, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 4, "head_dim": 64, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5, "num_experts": 128, "num_experts_per_tok": 8,
+        "num_shared_experts": 1, "num_dense_layers": 2, "route_norm": true, "route_scale": 2.826,
+        "score_func": "sigmoid", "n_group": 1, "topk_group": 1, "sliding_window": 2048,
+        "mup_enabled": true,
+    }));
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let routing: LossFreeRouting = config::read_renamed(config, NAMES, config::read)?;
+    if c.layer_types.is_none() {
+        return Err(Error::config("layer_types", "missing"));
+    }
+    let rope = Rope::of(&c)?;
+    let decoder = Decoder::stack(w, &c, |i, w| {
+        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
+        let window = c.window(i)?;
+        let rope = if window.is_some() { rope.clone() } else { Rope::None };
+        let mlp = w.at("mlp");
+        let ffn = if i < e.num_dense_layers {
+            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+        } else {
+            experts(&mlp, &c, &e, &routing)?
+        };
+        let attention = GatedAttention::read(&w.at("self_attn"), &c, rope, window)?;
+        let (before, after) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
+        Ok(Block::new((
+            Residual::sandwich(before, attention, after),
+            Residual::sandwich(norm("pre_mlp_layernorm")?, ffn, norm("post_mlp_layernorm")?),
+        )))
+    })?;
+    let embedding_scale = e.mup_enabled.then(|| (c.hidden_size as f32).sqrt());
+    Ok(Box::new(Decoder { embedding_scale, ..decoder }))
+}
+
+fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result<Ffn> {
+    let count = routing.n_routed_experts;
+    let logits = w.at("router").linear("gate", c.hidden_size, count)?;
+    let bias = w.tensor("expert_bias", &[count])?;
+    let score = if e.score_func == "sigmoid" { router::sigmoid } else { router::softmax };
+    let router = LossFreeRouter::new(logits, Some(bias), routing)?.scores(score);
+    let moe = Moe::new(router, stacked(w, [count, c.hidden_size, e.moe_intermediate_size])?);
+    beside_shared(w, c, moe, [e.moe_intermediate_size, e.num_shared_experts])
+}
+
+/// What heads gather, times the sigmoid of a projection as wide.
+struct GatedAttention {
+    attention: Attention,
+    gate: Linear,
+}
+
+impl GatedAttention {
+    fn read(w: &Scope, c: &Text, rope: Rope, window: Option<i32>) -> Result<Self> {
+        let [queries, _] = c.qk_widths();
+        let attention = super::qwen3::attention(w, c, rope)?.window(window);
+        Ok(GatedAttention { attention, gate: w.linear("gate_proj", c.hidden_size, queries)? })
+    }
+}
+
+impl Layer for GatedAttention {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        self.attention.state(plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        let gathered = self.attention.gather(x, kv, step)?;
+        self.attention.project(&gathered.multiply(ops::sigmoid(self.gate.forward(x)?)?)?)
+    }
+}

@@ -1,0 +1,79 @@
+//! GLM 4.5 to 4.7: Llama with biases as in Qwen 2, of whose heads a part is rotated, and DeepSeek
+//! V3's mixture of routed and shared experts. Follows `glm4_moe` of mlx-lm, and transformers where
+//! that scales positions.
+
+use super::qwen2;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["glm4_moe"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    moe_intermediate_size: i32,
+    #[serde(default, deserialize_with = "config::count")]
+    n_shared_experts: i32,
+    #[serde(deserialize_with = "config::count")]
+    first_k_dense_replace: i32,
+    use_qk_norm: bool,
+    #[serde(default, deserialize_with = "config::optional_positive")]
+    partial_rotary_factor: Option<f64>,
+}
+
+pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let routing: LossFreeRouting = config::read(config)?;
+    let rope = Rope::share(&c, e.partial_rotary_factor, 0.5)?;
+    ignore_layer(w, c.num_hidden_layers);
+    let decoder = Decoder::stack(w, &c, |i, w| {
+        let a = w.at("self_attn");
+        let mut attention = qwen2::attention(&a, &c, rope.clone())?;
+        if e.use_qk_norm {
+            let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
+            attention = attention.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?));
+        }
+        let mlp = w.at("mlp");
+        let ffn = if i < e.first_k_dense_replace {
+            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+        } else {
+            experts(&mlp, &c, &routing, [e.moe_intermediate_size, e.n_shared_experts])?
+        };
+        pre_norm(w, &c, attention, ffn)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// Leaves the layer that predicts further tokens to the drafters.
+pub fn ignore_layer(w: &Scope, layer: i32) {
+    w.ignore(&format!("model.layers.{layer}"));
+}
+
+/// Routed experts of width `inner`, beside a network as wide as `shared` of them.
+pub fn experts(
+    w: &Scope,
+    c: &Text,
+    routing: &LossFreeRouting,
+    [inner, shared]: [i32; 2],
+) -> Result<Ffn> {
+    let count = routing.n_routed_experts;
+    let correction = if w.has("e_score_correction_bias") { w } else { &w.at("gate") };
+    let correction = correction.tensor("e_score_correction_bias", &[count])?;
+    let logits = w.linear("gate", c.hidden_size, count)?;
+    let router = LossFreeRouter::new(logits, Some(correction), routing)?;
+    beside_shared(w, c, Moe::new(router, stacked(w, [count, c.hidden_size, inner])?), [inner, shared])
+}
+
+/// Experts as MLX files stack them, below one of two names, or as they were published.
+pub fn stacked(w: &Scope, sizes: [i32; 3]) -> Result<GatedExperts> {
+    let name = if w.has_below("switch_mlp") { "switch_mlp" } else { "experts" };
+    GatedExperts::read(w, name, sizes, swiglu)
+}
+
+/// A mixture beside a network as wide as `shared` experts, if that is any.
+pub fn beside_shared(w: &Scope, c: &Text, moe: Moe, [inner, shared]: [i32; 2]) -> Result<Ffn> {
+    if shared == 0 {
+        return Ok(Box::new(moe));
+    }
+    let inner = config::product("moe_intermediate_size", [shared, inner])?;
+    Ok(sum(moe, Mlp::sized(&w.at("shared_experts"), c, inner, swiglu)?))
+}

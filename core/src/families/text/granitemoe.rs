@@ -1,0 +1,40 @@
+//! Granite MoE: Granite whose feed-forward networks are experts, weighed in single precision.
+//! Follows `granitemoe` of mlx-lm.
+
+use super::granite;
+use crate::{
+    parts::router::{TopK, top_k_then_softmax},
+    prelude::*,
+};
+use mlx_rs::Dtype;
+
+pub const FAMILY: Family = Family { model_types: &["granitemoe"], build };
+
+#[derive(Deserialize)]
+pub struct Config {
+    #[serde(deserialize_with = "config::size")]
+    num_local_experts: i32,
+    #[serde(deserialize_with = "config::size")]
+    num_experts_per_tok: i32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let e: Config = config::read(config)?;
+    granite::build_with(config, w, |w, c| experts(&w.at("block_sparse_moe"), c, &e))
+}
+
+pub fn experts(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
+    let sizes = [e.num_local_experts, c.hidden_size, c.intermediate_size];
+    let logits = w.at("router").linear("layer", c.hidden_size, e.num_local_experts)?;
+    let router = LinearRouter::new(logits, route, (e.num_local_experts, e.num_experts_per_tok))?;
+    let experts = if w.has("input_linear.weight") {
+        GatedExperts::read_fused(w, ["input_linear.weight", "output_linear.weight"], sizes, swiglu)?
+    } else {
+        GatedExperts::read(w, "switch_mlp", sizes, swiglu)?
+    };
+    Ok(Moe::new(router, experts))
+}
+
+fn route(logits: &Array, k: i32, top_k: TopK) -> Result<(Array, Array)> {
+    top_k_then_softmax(&logits.as_dtype(Dtype::Float32)?, k, top_k)
+}

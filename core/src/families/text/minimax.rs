@@ -1,0 +1,58 @@
+//! MiniMax M2: Llama with queries and keys normalised over all heads at once, of which a part is
+//! rotated, and experts chosen in single precision as in DeepSeek V3. Follows `minimax` of mlx-lm.
+
+use super::{mixtral, olmo2};
+use crate::prelude::*;
+use mlx_rs::Dtype;
+
+pub const FAMILY: Family = Family { model_types: &["minimax", "minimax_m2"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default, deserialize_with = "config::optional_size")]
+    rotary_dim: Option<i32>,
+    use_qk_norm: bool,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "use_qk_norm": true, "rope_parameters": {"rope_theta": 5e6},
+        "norm_topk_prob": true, "routed_scaling_factor": 1.0,
+    }));
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let names = [("num_local_experts", "n_routed_experts")];
+    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
+    let count = routing.n_routed_experts;
+    let rope = match e.rotary_dim {
+        Some(dims) if dims > c.head_dim() => {
+            return Err(Error::config("rotary_dim", format!("a head has {}", c.head_dim())));
+        }
+        Some(dims) => Rope::partial(&c, dims)?,
+        None => Rope::share(&c, None, 1.0)?,
+    };
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let a = w.at("self_attn");
+        let attention = if e.use_qk_norm {
+            olmo2::attention(&a, &c, rope.clone())?
+        } else {
+            Attention::read(&a, QKVO, &c, rope.clone())?
+        };
+        let moe = w.at("block_sparse_moe");
+        let logits = moe.linear("gate", c.hidden_size, count)?;
+        let correction = moe.tensor("e_score_correction_bias", &[count])?;
+        let router = LossFreeRouter::new(logits, Some(correction), &routing)?.normalized();
+        let ffn = Moe::new(SinglePrecision(router), mixtral::experts(&moe, &c, count)?);
+        pre_norm(w, &c, attention, ffn)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// A router whose logits are of single precision too, and whose weights have that of the tokens.
+struct SinglePrecision(LossFreeRouter);
+
+impl Router for SinglePrecision {
+    fn route(&self, x: &Array) -> Result<(Array, Array)> {
+        let (ids, weights) = self.0.route(&x.as_dtype(Dtype::Float32)?)?;
+        Ok((ids, weights.as_dtype(x.dtype())?))
+    }
+}

@@ -1,0 +1,44 @@
+//! Mixtral: Llama whose feed-forward networks are experts, weighed among those that are chosen.
+//! Follows `mixtral` of mlx-lm, and transformers where that scales positions or has a window.
+
+use crate::{
+    parts::router::{first_top_k, top_k_then_softmax},
+    prelude::*,
+};
+
+pub const FAMILY: Family = Family { model_types: &["mixtral"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    num_local_experts: i32,
+    #[serde(deserialize_with = "config::size")]
+    num_experts_per_tok: i32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "num_local_experts": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072, "rope_parameters": {"rope_theta": 1e6},
+    }));
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let rope = Rope::of(&c)?;
+    let decoder = Decoder::stack(w, &c, |_, w| {
+        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
+        let moe = w.at("block_sparse_moe");
+        let logits = moe.linear("gate", c.hidden_size, e.num_local_experts)?;
+        let choice = (e.num_local_experts, e.num_experts_per_tok);
+        let router = LinearRouter::new(logits, top_k_then_softmax, choice)?.choosing(first_top_k);
+        let ffn = Moe::new(router, experts(&moe, &c, e.num_local_experts)?);
+        pre_norm(w, &c, attention.window(c.sliding_window), ffn)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// Experts as wide as the config says of any network.
+pub fn experts(w: &Scope, c: &Text, count: i32) -> Result<GatedExperts> {
+    let sizes = [count, c.hidden_size, c.intermediate_size];
+    GatedExperts::read_named(w, "switch_mlp", ["w1", "w3", "w2"], sizes, swiglu)
+}

@@ -1,0 +1,76 @@
+//! Qwen 1.5 and 2 MoE: Qwen 2's attention; routed experts beside one that all tokens share, through
+//! a gate of its own. Follows `qwen2_moe` of mlx-lm, and transformers where that has dense layers,
+//! windows, weights that sum to one, or scales positions.
+
+use super::{qwen2, qwen3_moe};
+use crate::{parts::router::first_top_k, prelude::*};
+
+pub const FAMILY: Family = Family { model_types: &["qwen2_moe"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    shared_expert_intermediate_size: i32,
+    use_sliding_window: bool,
+    #[serde(deserialize_with = "config::count")]
+    max_window_layers: i32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "rope_parameters": {"rope_theta": 1e6}, "decoder_sparse_step": 1, "norm_topk_prob": false,
+        "use_sliding_window": false, "max_window_layers": 28,
+    }));
+    let e: Config = config::read(config)?;
+    let experts: qwen3_moe::Config = config::read(config)?;
+    let mut c = Text::read_renamed(
+        &config::with_defaults(config, json!({"qkv_bias": true})),
+        &[("qkv_bias", "attention_bias")],
+    )?;
+    if !e.use_sliding_window {
+        c.layer_types = None;
+    } else if c.layer_types.is_none() {
+        let slides = |i| i % 2 == 0 && i < e.max_window_layers;
+        let kind = |i| if slides(i) { "sliding_attention" } else { "full_attention" };
+        c.layer_types = Some((0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect());
+    }
+    let rope = Rope::of(&c)?;
+    let decoder = Decoder::stack(w, &c, |i, w| {
+        let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
+        let mlp = w.at("mlp");
+        let ffn = if experts.is_sparse(i) {
+            let shared = SharedExpert::read(&mlp, &c, e.shared_expert_intermediate_size)?;
+            sum(qwen3_moe::experts(&mlp, &c, &experts, first_top_k)?, shared)
+        } else {
+            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+        };
+        pre_norm(w, &c, attention.window(c.window(i)?), ffn)
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// `sigmoid(gate(x)) · mlp(x)`.
+pub struct SharedExpert {
+    gate: Linear,
+    mlp: Mlp,
+}
+
+impl SharedExpert {
+    pub fn read(w: &Scope, c: &Text, inner: i32) -> Result<Self> {
+        Ok(SharedExpert {
+            gate: w.linear("shared_expert_gate", c.hidden_size, 1)?,
+            mlp: Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?,
+        })
+    }
+}
+
+impl Layer for SharedExpert {
+    type State = ();
+
+    fn state(&self, _: &CachePlan) {}
+
+    fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
+        let open = ops::sigmoid(self.gate.forward(x)?)?;
+        Ok(open.multiply(self.mlp.forward(x, &mut (), step)?)?)
+    }
+}
