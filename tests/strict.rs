@@ -348,6 +348,7 @@ const TIED: &[(&str, &str)] = &[
     ("num_swa_attention_heads", "num_attention_heads"),
     ("num_swa_key_value_heads", "num_attention_heads"),
     ("num_attention_heads", "qk_nope_head_dim"),
+    ("num_attention_heads", "v_head_dim"),
     ("hidden_size", "v_head_dim"),
     ("n_group", "topk_group"),
     ("index_n_heads", "index_head_dim"),

@@ -4,6 +4,7 @@ pub mod attention;
 pub mod conv;
 pub mod ffn;
 pub mod kv;
+pub mod latent;
 pub mod linear;
 pub mod mamba;
 pub mod mla;

@@ -3,7 +3,7 @@
 
 use super::deepseek_v3::{Config, router};
 use crate::{
-    parts::{attention::split_heads, kv::Kv, mla::Projected, router::top_k},
+    parts::{attention::split_heads, kv::Kv, latent::Projected, router::top_k},
     prelude::*,
 };
 use mlx_rs::ops::indexing::take_along_axis;
