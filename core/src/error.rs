@@ -116,6 +116,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A model or a sequence takes more memory than the application allows.
+    #[error("{needed} bytes are needed beside the {used} in use, and the limit is {limit}")]
+    MemoryLimit {
+        /// What it takes.
+        needed: usize,
+        /// What the process takes already.
+        used: usize,
+        /// What it may take.
+        limit: usize,
+    },
     /// A generation option has a value that makes no sense.
     #[error("option `{option}`: {reason}")]
     Option {

@@ -40,6 +40,7 @@ mod handle;
 mod inspect;
 pub mod layer;
 mod loaded;
+mod memory;
 pub mod mlx;
 pub mod model;
 pub mod parts;
@@ -58,5 +59,6 @@ pub use generate::{
 };
 pub use handle::{Model, ModelInfo};
 pub use inspect::{Inspection, Packing, inspect};
+pub use memory::{MemoryUse, memory_use, set_memory_limit};
 pub use state::{Bound, CachePlan, CacheQuantization};
 pub use text::{Message, TemplateOptions, Tokenizer};

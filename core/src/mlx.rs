@@ -4,7 +4,8 @@
 
 use crate::error::{Error, Result};
 use mlx_rs::{
-    Array, ArrayElement, Device, DeviceType, Dtype, Stream, error::Exception, transforms::compile,
+    Array, ArrayElement, Device, DeviceType, Dtype, Stream, error::Exception, memory,
+    transforms::compile,
 };
 use mlx_sys as sys;
 use std::{
@@ -56,6 +57,19 @@ pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
         // SAFETY: the handler is a function that lives as long as the process.
         unsafe { libc::atexit(at_exit) };
     });
+    Ok(())
+}
+
+/// Gives everything that is free back to the system.
+pub(crate) fn release_memory() -> Result<()> {
+    memory::clear_cache()?;
+    // Once large blocks have been freed, glibc serves others from its heap, which it never shrinks
+    // below what is in use at its end.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Result},
     layer::{CachePlan, State, Step},
+    memory,
     mlx::Compiled,
     state::{Memory, Volatile},
 };
@@ -43,6 +44,8 @@ pub struct Cache {
     pub states: Vec<Box<dyn State>>,
     /// Its capacity is the one that there is now.
     pub(crate) plan: CachePlan,
+    /// The capacity that was asked for.
+    expected: i32,
     pub(crate) quantized: bool,
 }
 
@@ -57,7 +60,8 @@ pub struct Snapshot {
 impl Cache {
     /// A cache of empty states.
     pub fn new(states: Vec<Box<dyn State>>, plan: &CachePlan) -> Self {
-        Cache { offset: 0, states, plan: *plan, quantized: false }
+        let now = CachePlan { capacity: plan.first_capacity(), ..*plan };
+        Cache { offset: 0, states, plan: now, expected: plan.capacity, quantized: false }
     }
 
     /// How it was asked to be kept.
@@ -72,12 +76,15 @@ impl Cache {
     /// Makes room for `positions` in all.
     ///
     /// # Errors
-    /// [`Error::Mlx`].
+    /// [`Error::MemoryLimit`], [`Error::Mlx`].
     pub fn reserve(&mut self, positions: i32) -> Result<()> {
         let needed = self.plan.bound.map_or(positions, |bound| positions.min(bound.positions));
         if needed > self.plan.capacity {
-            self.plan.capacity = (needed as u32).next_multiple_of(GROWTH) as i32;
-            self.fit()?;
+            let mut grown = self.fork();
+            grown.plan.capacity = (needed as u32).next_multiple_of(GROWTH) as i32;
+            grown.fit()?;
+            memory::allow(grown.bytes())?;
+            *self = grown;
         }
         Ok(())
     }
@@ -95,9 +102,43 @@ impl Cache {
         if due && !self.quantized { self.quantize() } else { Ok(()) }
     }
 
-    pub(crate) fn quantize(&mut self) -> Result<()> {
+    fn quantize(&mut self) -> Result<()> {
         self.quantized = true;
-        self.memories().try_for_each(Memory::quantize)
+        self.memories().try_for_each(Memory::quantize)?;
+        self.plan.capacity = self.plan.capacity.max(self.expected);
+        self.fit()
+    }
+
+    /// A cache of `plan` whose arrays are never computed, and so take no memory: only their shapes
+    /// are of use.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the plan does not fit the model; [`Error::Mlx`].
+    pub(crate) fn sketch(
+        model: &dyn LanguageModel,
+        plan: &CachePlan,
+        quantized: bool,
+    ) -> Result<Cache> {
+        let mut cache = model.cache(plan);
+        cache.reserve(plan.capacity.max(1))?;
+        pass(model, &Array::from_slice(&[0u32], &[1, 1]), &mut cache)?;
+        if quantized {
+            cache.quantize()?;
+        }
+        Ok(cache)
+    }
+
+    /// What a cache of `plan` takes for so many positions, with everything quantized that will be.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the plan does not fit the model; [`Error::Mlx`].
+    pub fn estimate(
+        model: &dyn LanguageModel,
+        plan: &CachePlan,
+        positions: usize,
+    ) -> Result<usize> {
+        let plan = CachePlan { capacity: CachePlan::new(positions).capacity, ..*plan };
+        Ok(Cache::sketch(model, &plan, plan.quantization.is_some())?.bytes())
     }
 
     /// Everything it holds.
@@ -117,7 +158,7 @@ impl Cache {
     }
 
     /// Forgets the last `count` positions; `false`, with nothing changed, when a memory cannot.
-    /// All of them can always be forgotten.
+    /// All of them can always be forgotten. What has been quantized stays so.
     pub fn rewind(&mut self, count: i32) -> bool {
         let (from, to) = (self.offset, self.offset - count);
         if to == 0 {
@@ -140,6 +181,7 @@ impl Cache {
 
     /// Goes back to a snapshot of this cache, or of one that it was forked from or that was forked
     /// from it, whose positions it still has; `false`, with nothing changed, when it is before it.
+    /// What has been quantized since stays so.
     ///
     /// # Errors
     /// [`Error::Mlx`].
@@ -184,13 +226,22 @@ impl Snapshot {
 /// Runs a part of a prompt: ids `[batch, length]` to hidden states.
 ///
 /// # Errors
-/// [`Error::Mlx`].
+/// [`Error::MemoryLimit`], [`Error::Mlx`].
 pub fn prefill(model: &dyn LanguageModel, ids: &Array, cache: &mut Cache) -> Result<Array> {
     let length = ids.dim(1);
     cache.reserve(cache.offset + length)?;
-    let hidden = model.forward(&model.embed(ids)?, cache, &Step::prefill(cache.offset, length))?;
+    let hidden = pass(model, ids, cache)?;
+    if cache.offset == 0 {
+        // Its size is known only now, and nothing of it is computed yet.
+        memory::allow(cache.bytes()).inspect_err(|_| cache.clear())?;
+    }
     cache.advance(length)?;
     Ok(hidden)
+}
+
+fn pass(model: &dyn LanguageModel, ids: &Array, cache: &mut Cache) -> Result<Array> {
+    let step = Step::prefill(cache.offset, ids.dim(1));
+    model.forward(&model.embed(ids)?, cache, &step)
 }
 
 /// The decode steps of a model, compiled for each shape of a cache and replayed from then on.

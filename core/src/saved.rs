@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     layer::CachePlan,
-    model::{Cache, LanguageModel, prefill},
+    model::{Cache, LanguageModel},
     state::{Bound, CacheQuantization},
     weights::{load_shard, read_header},
 };
@@ -56,7 +56,9 @@ impl Header {
 
     /// What no cache says of itself.
     fn contradiction(&self) -> Option<&'static str> {
-        if self.offset < 1 || (self.bound.is_none() && self.offset > self.capacity) {
+        const MOST: i32 = 1 << 30;
+        let most = if self.bound.is_none() { self.capacity } else { MOST };
+        if !(1..=MOST).contains(&self.capacity) || !(1..=most).contains(&self.offset) {
             return Some("its positions do not fit its capacity");
         }
         (self.quantized && self.quantization.is_none()).then_some("it is quantized in no way")
@@ -133,7 +135,8 @@ impl Cache {
             return Err(unfit(contradiction.into()));
         }
         let plan = header.plan().map_err(damaged)?;
-        let mut cache = scratch(model, &plan, header.quantized).map_err(damaged)?;
+        // Nothing is allocated from the numbers of a file.
+        let mut cache = Cache::sketch(model, &plan, header.quantized).map_err(damaged)?;
         let mut saved = load_shard(path).map_err(damaged)?;
         for (i, array) in cache.arrays().into_iter().enumerate() {
             let found = saved.remove(&i.to_string());
@@ -155,15 +158,4 @@ impl Cache {
         cache.offset = header.offset;
         Ok((cache, metadata))
     }
-}
-
-/// A cache with the arrays that a sequence would have. They are never computed, so that the numbers
-/// of a file allocate nothing.
-fn scratch(model: &dyn LanguageModel, plan: &CachePlan, quantized: bool) -> Result<Cache> {
-    let mut cache = model.cache(plan);
-    prefill(model, &Array::from_slice(&[0u32], &[1, 1]), &mut cache)?;
-    if quantized {
-        cache.quantize()?;
-    }
-    Ok(cache)
 }

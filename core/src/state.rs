@@ -27,6 +27,11 @@ impl CachePlan {
         let positions = positions.min(i32::MAX as usize - LEAST).next_multiple_of(LEAST);
         CachePlan { capacity: positions as i32, ..CachePlan::default() }
     }
+
+    /// The room of an empty cache. What will be quantized reserves no more than it must before.
+    pub(crate) fn first_capacity(&self) -> i32 {
+        if self.quantization.is_some() { 0 } else { self.capacity }
+    }
 }
 
 /// Keys and values as unsigned integers with a scale and a bias for each group, as mlx-lm's

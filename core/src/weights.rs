@@ -7,6 +7,7 @@ use crate::{
     config::Json,
     error::{Error, Result},
     files::Files,
+    memory,
     mlx::{Format, Mode, Quantized},
     parts::{
         linear::{Embedding, Experts, Linear, Matrix, cut},
@@ -483,7 +484,7 @@ impl Scope {
     /// gets the share that is there, from 0 to 1.
     ///
     /// # Errors
-    /// [`Error::UnusedTensors`]; [`Error::Mlx`] when a file cannot be read.
+    /// [`Error::UnusedTensors`]; [`Error::MemoryLimit`]; [`Error::Mlx`] when a file cannot be read.
     pub fn finish(&self, mut progress: impl FnMut(f32)) -> Result<()> {
         let unread = self.store.unread.take();
         let needed = |name: &&String| !NEVER_NEEDED.iter().any(|suffix| name.ends_with(suffix));
@@ -496,6 +497,7 @@ impl Scope {
         const BATCH: usize = 64 << 20;
         let read = self.store.read.take();
         let total = read.iter().map(Array::nbytes).sum::<usize>().max(1);
+        memory::allow(total)?;
         let (mut batch, mut batched, mut done) = (Vec::new(), 0, 0);
         for array in read {
             batched += array.nbytes();

@@ -45,7 +45,7 @@ impl Kv {
         Kv {
             buffers: Vec::new(),
             ring: window.filter(narrower).or(bound),
-            capacity: plan.capacity,
+            capacity: plan.first_capacity(),
             format: plan.quantization.map(|quantization| quantization.format),
         }
     }
@@ -284,5 +284,170 @@ impl Seen {
             }
         };
         Ok(ops::select(&slots.lt(Array::from_int(ring.keep))?, &slots, positions)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Bound, CacheQuantization};
+    use mlx_rs::random;
+
+    const HEADS: usize = 4;
+    const KV_HEADS: usize = 2;
+    const DIMS: usize = 32;
+    const LENGTH: usize = 44;
+
+    /// One attention by its definition, over entries `[heads, length, dims]` as the cache keeps them.
+    struct Naive {
+        q: Vec<f32>,
+        k: Vec<f32>,
+        v: Vec<f32>,
+        sinks: Option<Vec<f32>>,
+    }
+
+    impl Naive {
+        fn attend(&self, head: usize, query: usize, sees: impl Fn(usize) -> bool) -> Vec<f32> {
+            let row = |entries: &[f32], head: usize, position: usize| {
+                let start = (head * LENGTH + position) * DIMS;
+                entries[start..start + DIMS].to_vec()
+            };
+            let kv_head = head / (HEADS / KV_HEADS);
+            let q = row(&self.q, head, query);
+            let seen: Vec<usize> = (0..=query).filter(|key| sees(*key)).collect();
+            let weight = |key: &usize| {
+                let k = row(&self.k, kv_head, *key);
+                (q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() * 0.3).exp()
+            };
+            let weights: Vec<f32> = seen.iter().map(weight).collect();
+            let sink = self.sinks.as_ref().map_or(0.0, |sinks| sinks[head].exp());
+            let total = weights.iter().sum::<f32>() + sink;
+            let mut mixed = vec![0.0; DIMS];
+            for (key, weight) in seen.iter().zip(weights) {
+                for (sum, v) in mixed.iter_mut().zip(row(&self.v, kv_head, *key)) {
+                    *sum += weight / total * v;
+                }
+            }
+            mixed
+        }
+    }
+
+    fn left(x: &Array, format: Format) -> Array {
+        Quantized::of(x, format).unwrap().dequantize(None).unwrap()
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum How {
+        Kernel,
+        Where,
+        Parts,
+    }
+
+    fn check(window: Option<i32>, plan: CachePlan, pieces: &[usize], how: How, with_sinks: bool) {
+        let normal = |heads: usize| {
+            let shape = [1, heads as i32, LENGTH as i32, DIMS as i32];
+            random::normal::<f32>(&shape, None, None, None).unwrap()
+        };
+        let (q, k, v) = (normal(HEADS), normal(KV_HEADS), normal(KV_HEADS));
+        let sinks =
+            with_sinks.then(|| random::normal::<f32>(&[HEADS as i32], None, None, None).unwrap());
+        let mut kv = Kv::new(window, &plan);
+        let (slots, keep) = kv.ring.map_or((i32::MAX, 0), |ring| (ring.slots, ring.keep));
+        let scores = Scores { scale: 0.3, sinks: sinks.clone() };
+        let values = |x: &Array| mlx::to_vec::<f32>(x).unwrap();
+        let mut naive = Naive {
+            q: values(&q),
+            k: values(&k),
+            v: values(&v),
+            sinks: sinks.as_ref().map(values),
+        };
+        let (mut at, mut pieces) = (0, pieces.iter().copied().cycle());
+        let predicate = |query: i32, key: i32| (query + key) % 3 != 1 || query == key;
+        while at < LENGTH {
+            let length = pieces.next().unwrap().min(LENGTH - at);
+            let end = at + length;
+            kv.reserve(end.next_multiple_of(16) as i32).unwrap();
+            let cut = |x: &Array| mlx::slice(x, 2, at as i32, end as i32).unwrap();
+            let step = match (at, length) {
+                (1.., 1) => Step::decode(Array::from_slice(&[at as i32], &[1])),
+                _ => Step::prefill(at as i32, length as i32),
+            };
+            let seen = kv.update(cut(&k), cut(&v), &step).unwrap();
+            let q = cut(&q);
+            let y = match how {
+                How::Kernel => seen.attend(&q, &scores, &step).unwrap(),
+                How::Where => seen
+                    .attend_where(&q, &scores, &step, |queries, keys| {
+                        let third = queries.add(keys)?.remainder(Array::from_int(3))?;
+                        let own = queries.eq(keys)?;
+                        Ok(third.ne(Array::from_int(1))?.logical_or(own)?)
+                    })
+                    .unwrap(),
+                How::Parts => {
+                    let (keys, values, mask) = seen.parts(&step).unwrap();
+                    let mask = Some(Mask::Array(&mask));
+                    let sinks = sinks.as_ref();
+                    scaled_dot_product_attention(&q, keys, values, 0.3, mask, sinks).unwrap()
+                }
+            };
+            let found = values(&y);
+            for head in 0..HEADS {
+                for query in at..end {
+                    let sees = |key: usize| {
+                        let (query, key) = (query as i32, key as i32);
+                        let near = key < keep || query - key < slots - keep;
+                        near && (how != How::Where || predicate(query, key))
+                    };
+                    let expected = naive.attend(head, query, sees);
+                    let start = (head * length + query - at) * DIMS;
+                    let found = &found[start..start + DIMS];
+                    let distance = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+                    let distance = distance.fold(0.0, f32::max);
+                    assert!(
+                        distance < 1e-5,
+                        "{distance} at {query}, head {head}, {how:?} with {window:?} and {plan:?}"
+                    );
+                }
+            }
+            at = end;
+            if plan.quantization.is_some_and(|q| at >= q.from as usize) && !kv.is_quantized() {
+                let format = kv.format.unwrap();
+                kv.quantize().unwrap();
+                naive.k = values(&left(&k, format));
+                naive.v = values(&left(&v, format));
+            }
+        }
+    }
+
+    #[test]
+    fn rings_and_quantization_see_what_their_definition_says() {
+        random::seed(1).unwrap();
+        let quantized = |bits, from| Some(CacheQuantization::new(bits, 32, from).unwrap());
+        let bound = |positions, keep| Some(Bound::new(positions, keep).unwrap());
+        for window in [None, Some(1), Some(8)] {
+            for quantization in [None, quantized(4, 0), quantized(8, 11)] {
+                for bound in [None, bound(12, 4), bound(6, 0), bound(5, 4)] {
+                    let mut plan = CachePlan::new(0);
+                    (plan.quantization, plan.bound) = (quantization, bound);
+                    for pieces in [&[1][..], &[7, 1, 1, 1, 1, 1, 5], &[20, 3, 1], &[3, 9, 2]] {
+                        check(window, plan, pieces, How::Kernel, false);
+                    }
+                    check(window, plan, &[7, 1, 1, 6, 1], How::Kernel, true);
+                    check(window, plan, &[7, 1, 1, 6, 1], How::Where, false);
+                    check(window, plan, &[2, 1, 1, 9, 1], How::Where, true);
+                    check(window, plan, &[7, 1, 1, 6, 1], How::Parts, false);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_must_divide_heads() {
+        let mut plan = CachePlan::new(4);
+        plan.quantization = Some(CacheQuantization::new(4, 64, 0).unwrap());
+        let entries = ops::zeros::<f32>(&[1, 1, 1, 96]).unwrap();
+        let mut kv = Kv::new(None, &plan);
+        let updated = kv.update(entries.clone(), entries, &Step::prefill(0, 1));
+        assert!(matches!(updated.err(), Some(Error::Option { option: "cache group size", .. })));
     }
 }
