@@ -303,13 +303,25 @@ impl Scope {
         input: i32,
         output: i32,
     ) -> Result<Experts> {
-        let w = self.at(stacked).at(name);
-        let split = ["experts.0", "experts.1"].iter().any(|expert| self.has_below(expert));
-        if w.has("weight") || !split {
+        self.experts_named([stacked, "experts"], name, [count, input, output])
+    }
+
+    /// As [`Scope::experts`], where the tensors of expert `i` are below `{split}.{i}`.
+    ///
+    /// # Errors
+    /// As [`Scope::experts`].
+    pub fn experts_named(
+        &self,
+        [stacked, split]: [&str; 2],
+        name: &str,
+        [count, input, output]: [i32; 3],
+    ) -> Result<Experts> {
+        let (w, split) = (self.at(stacked).at(name), self.at(split));
+        if w.has("weight") || !["0", "1"].iter().any(|expert| split.has_below(expert)) {
             let weight = w.matrix(&[count, output, input])?.for_experts()?;
             return Ok(Experts::new(w.keep_matrix(weight), w.optional("bias", &[count, output])?));
         }
-        let expert = |i| self.at("experts").at(i).at(name);
+        let expert = |i| split.at(i).at(name);
         let weights =
             (0..count).map(|i| expert(i).matrix(&[output, input])).collect::<Result<_>>()?;
         let weight = self.keep_matrix(self.stack(weights)?.for_experts()?);

@@ -14,3 +14,4 @@ mod quantized_attention;
 pub(crate) mod ring;
 pub mod rope;
 pub mod router;
+pub mod shared_keys;

@@ -68,12 +68,20 @@ impl GatedExperts {
         [count, width, inner]: [i32; 3],
         activation: Gate,
     ) -> Result<Self> {
-        let read = |name, shape: &[i32]| Matrix::Dense(w.take(name, shape)?).for_experts();
-        let both = read(gate_up, &[count, 2 * inner, width])?;
-        let down = read(down, &[count, width, inner])?;
-        let parts = [both.rows(1, 0, inner)?, both.rows(1, inner, 2 * inner)?, down];
-        let experts = parts.map(|matrix| Experts::new(w.keep_matrix(matrix), None));
-        Ok(Self::new(experts, activation))
+        let both = Matrix::Dense(w.take(gate_up, &[count, 2 * inner, width])?);
+        let down = Matrix::Dense(w.take(down, &[count, width, inner])?);
+        Self::of(w, [both.rows(1, 0, inner)?, both.rows(1, inner, 2 * inner)?, down], activation)
+    }
+
+    /// Composes the stacked matrices `[count, output, input]` of gate, up and down, without biases.
+    ///
+    /// # Errors
+    /// [`crate::Error::Mlx`].
+    pub fn of(w: &Scope, [gate, up, down]: [Matrix; 3], activation: Gate) -> Result<Self> {
+        let stack = |matrix: Matrix| -> Result<Experts> {
+            Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None))
+        };
+        Ok(Self::new([stack(gate)?, stack(up)?, stack(down)?], activation))
     }
 
     /// Tokens `[batch, length, width]` through the experts `ids` `[batch, length, k]`, to

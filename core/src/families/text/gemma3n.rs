@@ -4,10 +4,11 @@
 
 use super::{
     gemma3_text::{ropes, text_config, without},
-    gemma4_text::{BorrowedKeys, LayerInputs, OwnKeys, Queries, lender},
+    gemma4_text::LayerInputs,
 };
 use crate::{
     model::{Cache, Embedded},
+    parts::shared_keys::{BorrowedKeys, OwnKeys, Queries, lender},
     prelude::*,
 };
 use mlx_rs::Dtype;

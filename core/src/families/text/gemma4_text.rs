@@ -1,16 +1,19 @@
-//! Gemma 4 (dense): Gemma's four norms a block, without the `1 +`; wide heads with proportional
+//! Gemma 4: Gemma's four norms a block, without the `1 +`; wide heads with proportional
 //! rotary positions in full layers; the last layers attend over keys and values of an earlier one;
-//! an input of its own for each layer. Follows `gemma4_text` of mlx-lm.
+//! an input of its own for each layer; in some, experts beside each network. Follows `gemma4_text`
+//! of mlx-lm.
 
 use super::gemma3_text::text_config;
 use crate::{
     model::{Cache, Embedded},
     parts::{
-        attention::{join_heads, split_heads},
-        kv::{Kv, Seen},
+        moe::mix,
+        router::top_k,
+        shared_keys::{BorrowedKeys, OwnKeys, Queries, lender},
     },
     prelude::*,
 };
+use mlx_rs::ops::indexing::take_along_axis;
 use std::collections::HashMap;
 
 pub const FAMILY: Family =
@@ -36,6 +39,12 @@ struct Config {
     final_logit_softcapping: Option<f32>,
     use_double_wide_mlp: bool,
     enable_moe_block: bool,
+    #[serde(default, deserialize_with = "config::optional_size")]
+    num_experts: Option<i32>,
+    #[serde(default, deserialize_with = "config::optional_size")]
+    top_k_experts: Option<i32>,
+    #[serde(default, deserialize_with = "config::optional_size")]
+    moe_intermediate_size: Option<i32>,
 }
 
 /// The rotary embedding of each kind of layer.
@@ -59,9 +68,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }), json!({"vocab_size": 262144}))?;
     let config = &config;
     let e: Config = config::read(config)?;
-    if e.enable_moe_block {
-        return Err(Error::config("enable_moe_block", "experts of this family are not supported yet"));
-    }
     let mut outer = config.clone();
     if let Json::Object(fields) = &mut outer {
         fields.remove("rope_parameters");
@@ -122,27 +128,6 @@ impl Config {
     }
 }
 
-/// The layer whose keys and values another attends over: the last of its kind among the first
-/// `own`, which have some.
-pub fn lender(
-    own: i32,
-    layer: i32,
-    window: impl Fn(i32) -> Result<Option<i32>>,
-) -> Result<Option<i32>> {
-    if layer < own {
-        return Ok(None);
-    }
-    let wanted = window(layer)?;
-    let alike = |other: &i32| window(*other).is_ok_and(|other| other == wanted);
-    match (0..own).rev().find(alike) {
-        None => {
-            let reason = "no layer of the same kind has keys and values to share";
-            Err(Error::config("num_kv_shared_layers", reason))
-        }
-        lender => Ok(lender),
-    }
-}
-
 /// The usual four norms around attention and the feed-forward network.
 fn block(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Block> {
     let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
@@ -151,21 +136,24 @@ fn block(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Block> {
     if e.use_double_wide_mlp && lender.is_some() && e.num_kv_shared_layers < c.num_hidden_layers {
         sizes.intermediate_size *= 2;
     }
-    let mlp = Residual::sandwich(
-        norm("pre_feedforward_layernorm")?,
-        Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &sizes, geglu_tanh)?,
-        norm("post_feedforward_layernorm")?,
-    );
+    let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &sizes, geglu_tanh)?;
+    let before = norm("pre_feedforward_layernorm")?;
+    let after = norm("post_feedforward_layernorm")?;
+    let ffn: Residual<Ffn> = if e.enable_moe_block {
+        Residual::post(Box::new(BesideExperts::read(w, c, e, (before, mlp))?), after)
+    } else {
+        Residual::sandwich(before, Box::new(mlp), after)
+    };
     let (before, after) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
     let a = w.at("self_attn");
     Ok(match lender {
         Some(lender) => {
             let attention = BorrowedKeys::read(&a, queries(&a, c, e, i)?, lender);
-            Block::new((Residual::sandwich(before, attention, after), mlp))
+            Block::new((Residual::sandwich(before, attention, after), ffn))
         }
         None => {
             let attention = own_keys(&a, c, e, i)?;
-            Block::new((Residual::sandwich(before, attention, after), mlp))
+            Block::new((Residual::sandwich(before, attention, after), ffn))
         }
     })
 }
@@ -177,6 +165,7 @@ fn queries(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Queries> {
         None if is_full => (c.head_dim(), "full_attention"),
         _ => (c.head_dim(), "sliding_attention"),
     };
+    config::product("global_head_dim", [c.num_attention_heads, head_dim])?;
     let scaling = e.rope_parameters.get(kind);
     let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
     let context = c.max_position_embeddings;
@@ -201,116 +190,85 @@ fn own_keys(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<OwnKeys> {
     Ok(keys.place(layer, window))
 }
 
-/// The half of attention that every layer has for itself.
-pub struct Queries {
-    q: Linear,
-    norm: Norm,
-    rope: Rope,
-    output: Linear,
-    heads: i32,
-    head_dim: i32,
+/// A network and experts, each between norms of its own; the router sees what the norms do not
+/// change.
+struct BesideExperts {
+    mlp: (Norm, Mlp, Norm),
+    router: ScaledRouter,
+    experts: (Norm, GatedExperts, Norm),
 }
 
-impl Queries {
-    pub fn read(w: &Scope, c: &Text, head_dim: i32, rope: Rope) -> Result<Self> {
-        let (width, heads) = (c.hidden_size, c.num_attention_heads);
-        let all = config::product("global_head_dim", [heads, head_dim])?;
-        Ok(Queries {
-            q: w.linear("q_proj", width, all)?,
-            norm: w.rms_norm("q_norm", head_dim, c.rms_norm_eps)?,
-            rope,
-            output: w.linear("o_proj", all, width)?,
-            heads,
-            head_dim,
-        })
-    }
-
-    fn attend(&self, x: &Array, seen: &Seen, step: &Step) -> Result<Array> {
-        let q = self.norm.forward(&split_heads(&self.q.forward(x)?, self.heads)?)?;
-        let scores = Scores { scale: 1.0, sinks: None };
-        let y = seen.attend(&self.rope.forward(&q, step)?, &scores, step)?;
-        self.output.forward(&join_heads(&y)?)
-    }
-}
-
-/// Attention over keys and values of its own, which it lends.
-pub struct OwnKeys {
-    queries: Queries,
-    k: Linear,
-    /// Values are the keys before their norm where there is none.
-    v: Option<Linear>,
-    k_norm: Norm,
-    v_norm: Norm,
-    heads: i32,
-    window: Option<i32>,
-    layer: i32,
-}
-
-impl OwnKeys {
-    pub fn read(w: &Scope, c: &Text, queries: Queries, has_values: bool) -> Result<Self> {
-        let (heads, head_dim) = (c.kv_heads(), queries.head_dim);
-        let read = |name| w.linear(name, c.hidden_size, heads * head_dim);
-        Ok(OwnKeys {
-            k: read("k_proj")?,
-            v: has_values.then(|| read("v_proj")).transpose()?,
-            k_norm: w.rms_norm("k_norm", head_dim, c.rms_norm_eps)?,
-            v_norm: Norm::Rms { weight: None, eps: c.rms_norm_eps },
-            queries,
-            heads,
-            window: None,
-            layer: 0,
-        })
-    }
-
-    /// The layer that it is, by which others borrow from it, and how far it looks back.
-    pub fn place(self, layer: i32, window: Option<i32>) -> Self {
-        OwnKeys { layer, window, ..self }
-    }
-}
-
-impl Layer for OwnKeys {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(self.window, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let keys = split_heads(&self.k.forward(x)?, self.heads)?;
-        let values = match &self.v {
-            Some(v) => split_heads(&v.forward(x)?, self.heads)?,
-            None => keys.clone(),
-        };
-        let keys = self.queries.rope.forward(&self.k_norm.forward(&keys)?, step)?;
-        let seen = kv.update(keys, self.v_norm.forward(&values)?, step)?;
-        step.lend(self.layer, seen.clone());
-        self.queries.attend(x, &seen, step)
-    }
-}
-
-/// Attention over the keys and values of an earlier layer.
-pub struct BorrowedKeys {
-    queries: Queries,
-    lender: i32,
-}
-
-impl BorrowedKeys {
-    /// Checkpoints carry keys and values that nobody uses.
-    pub fn read(w: &Scope, queries: Queries, lender: i32) -> Self {
-        for unused in ["k_proj", "v_proj", "k_norm"] {
-            w.ignore(unused);
+impl BesideExperts {
+    fn read(w: &Scope, c: &Text, e: &Config, (before, mlp): (Norm, Mlp)) -> Result<Self> {
+        let missing = |field| move || Error::config(field, "missing, but there are experts");
+        let count = e.num_experts.ok_or_else(missing("num_experts"))?;
+        let k = e.top_k_experts.ok_or_else(missing("top_k_experts"))?;
+        let inner = e.moe_intermediate_size.ok_or_else(missing("moe_intermediate_size"))?;
+        if k > count {
+            let reason = format!("{k} of {count} experts cannot be chosen");
+            return Err(Error::config("top_k_experts", reason));
         }
-        BorrowedKeys { queries, lender }
+        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
+        let (stacks, sizes) = (w.at("experts"), [count, c.hidden_size, inner]);
+        let experts = if stacks.has("gate_up_proj") {
+            GatedExperts::read_fused(&stacks, ["gate_up_proj", "down_proj"], sizes, geglu_tanh)?
+        } else {
+            GatedExperts::read(&stacks, "switch_glu", sizes, geglu_tanh)?
+        };
+        let [first, second] = ["post_feedforward_layernorm_1", "post_feedforward_layernorm_2"];
+        Ok(BesideExperts {
+            mlp: (before, mlp, norm(first)?),
+            router: ScaledRouter::read(&w.at("router"), c, (count, k))?,
+            experts: (norm("pre_feedforward_layernorm_2")?, experts, norm(second)?),
+        })
     }
 }
 
-impl Layer for BorrowedKeys {
+impl Layer for BesideExperts {
     type State = ();
 
     fn state(&self, _: &CachePlan) {}
 
     fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
-        self.queries.attend(x, &step.lent(self.lender), step)
+        let (before, mlp, after) = &self.mlp;
+        let dense = after.forward(&mlp.forward(&before.forward(x)?, &mut (), step)?)?;
+        let (ids, weights) = self.router.route(x)?;
+        let (before, experts, after) = &self.experts;
+        let sparse = mix(&experts.forward(&before.forward(x)?, &ids)?, &weights)?;
+        Ok(dense.add(after.forward(&sparse)?)?)
+    }
+}
+
+/// The largest logits of a normalised token, whose softmax is scaled by a factor of each expert.
+struct ScaledRouter {
+    norm: Norm,
+    logits: Linear,
+    scale: Array,
+    k: i32,
+}
+
+impl ScaledRouter {
+    fn read(w: &Scope, c: &Text, (count, k): (i32, i32)) -> Result<Self> {
+        let width = c.hidden_size;
+        let factors = w.take("scale", &[width])?;
+        let root = mlx::scalar((width as f32).powf(-0.5), factors.dtype())?;
+        let weight = Some(w.keep(factors.multiply(root)?));
+        Ok(ScaledRouter {
+            norm: Norm::Rms { weight, eps: c.rms_norm_eps },
+            logits: w.linear("proj", width, count)?,
+            scale: w.tensor("per_expert_scale", &[count])?,
+            k,
+        })
+    }
+}
+
+impl Router for ScaledRouter {
+    fn route(&self, x: &Array) -> Result<(Array, Array)> {
+        let logits = self.logits.forward(&self.norm.forward(x)?)?;
+        let ids = top_k(&logits, self.k)?;
+        let weights = ops::softmax_axis(take_along_axis(&logits, &ids, -1)?, -1, None)?;
+        let weights = weights.multiply(self.scale.take_axis(&ids, 0)?)?;
+        Ok((ids, weights))
     }
 }
 

@@ -1,0 +1,97 @@
+//! DBRX: Mixtral with layer norms without biases, fused and bounded queries, keys and values, and
+//! names of its own. Follows `dbrx` of mlx-lm.
+
+use crate::{
+    parts::router::{TopK, first_top_k, softmax_then_top_k_normalized},
+    prelude::*,
+};
+use mlx_rs::Dtype;
+
+pub const FAMILY: Family = Family { model_types: &["dbrx"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    ffn_config: FfnConfig,
+    attn_config: AttentionConfig,
+}
+
+#[derive(Deserialize)]
+struct FfnConfig {
+    #[serde(deserialize_with = "config::size")]
+    ffn_hidden_size: i32,
+    #[serde(deserialize_with = "config::size")]
+    moe_num_experts: i32,
+    #[serde(deserialize_with = "config::size")]
+    moe_top_k: i32,
+}
+
+#[derive(Deserialize)]
+struct AttentionConfig {
+    #[serde(default, deserialize_with = "config::optional_positive")]
+    clip_qkv: Option<f32>,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let e: Config = config::read(config)?;
+    let nested = |name: &str| config.get("attn_config").and_then(|nested| nested.get(name));
+    let config = config::with_defaults(config, json!({
+        "num_key_value_heads": nested("kv_n_heads"), "rope_theta": nested("rope_theta"),
+        "intermediate_size": e.ffn_config.ffn_hidden_size, "rms_norm_eps": 1e-5,
+    }));
+    let c = Text::read_renamed(&config, &[
+        ("d_model", "hidden_size"),
+        ("n_layers", "num_hidden_layers"),
+        ("n_heads", "num_attention_heads"),
+        ("max_seq_len", "max_position_embeddings"),
+    ])?;
+    let (rope, body) = (Rope::of(&c)?, w.at("transformer"));
+    let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
+    let norm = |w: &Scope, name| w.layer_norm(name, width, c.rms_norm_eps);
+    let block = |i| {
+        let w = body.at("blocks").at(i);
+        let outer = w.at("norm_attn_norm");
+        let a = outer.at("attn");
+        let [q, k, v] = a.fused("Wqkv", width, [queries, keys, keys])?;
+        let projections = [q, k, v, a.linear("out_proj", queries, width)?];
+        let attention =
+            Attention::new(projections, &c, rope.clone()).bounded(e.attn_config.clip_qkv);
+        let ffn = moe(&w.at("ffn"), &c, &e.ffn_config)?;
+        Ok(Block::new((
+            Residual::pre(norm(&outer, "norm_1")?, attention),
+            Residual::pre(norm(&outer, "norm_2")?, ffn),
+        )))
+    };
+    Ok(Box::new(Decoder {
+        embedding: body.embedding("wte", c.vocab_size, width)?,
+        embedding_scale: None,
+        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
+        norm: norm(&body, "norm_f")?,
+        head: Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?,
+    }))
+}
+
+fn moe(w: &Scope, c: &Text, e: &FfnConfig) -> Result<Moe> {
+    let (count, width, inner) = (e.moe_num_experts, c.hidden_size, e.ffn_hidden_size);
+    let logits = w.at("router").linear("layer", width, count)?;
+    let router = LinearRouter::new(logits, route, (count, e.moe_top_k))?.choosing(first_top_k);
+    let published = w.at("experts.mlp");
+    let experts = if published.has("w1") {
+        let rows = config::product("ffn_config.moe_num_experts", [count, inner])?;
+        let read = |name| -> Result<Array> {
+            Ok(published.take(name, &[rows, width])?.reshape(&[count, inner, width])?)
+        };
+        // Unlike the others, the way back is stored input first.
+        let weights = [read("w1")?, read("v1")?, read("w2")?.swap_axes(1, 2)?];
+        GatedExperts::of(w, weights.map(Matrix::Dense), swiglu)?
+    } else {
+        GatedExperts::read_named(w, "switch_mlp", ["w1", "v1", "w2"], [count, width, inner], swiglu)?
+    };
+    Ok(Moe::new(router, experts))
+}
+
+/// Weights are computed in single precision and rounded to that of the model.
+fn route(logits: &Array, k: i32, top_k: TopK) -> Result<(Array, Array)> {
+    let single = logits.as_dtype(Dtype::Float32)?;
+    let (ids, weights) = softmax_then_top_k_normalized(&single, k, top_k)?;
+    Ok((ids, weights.as_dtype(logits.dtype())?))
+}
