@@ -16,8 +16,8 @@ pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
     let config = &config::with_defaults(config, json!({
         "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
         "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
-        "tie_word_embeddings": false,
         "norm_topk_prob": true, "routed_scaling_factor": 1.0, "num_experts_per_tok": 1,
+        "tie_word_embeddings": false,
     }));
     let c = Config::read(config)?;
     let rope = c.latent.rope(&c.text)?;
@@ -54,11 +54,16 @@ impl Config {
         let text = Text::read(config)?;
         let latent = LatentSizes::read(config, text.num_attention_heads)?;
         let sparsity: Sparsity = config::read(config)?;
-        if let Some(types) = &sparsity.mlp_layer_types
-            && types.len() != text.num_hidden_layers as usize
-        {
-            let reason = format!("{} entries for {} layers", types.len(), text.num_hidden_layers);
-            return Err(Error::config("mlp_layer_types", reason));
+        if let Some(kinds) = &sparsity.mlp_layer_types {
+            let (entries, layers) = (kinds.len(), text.num_hidden_layers);
+            if entries != layers as usize {
+                let reason = format!("{entries} entries for {layers} layers");
+                return Err(Error::config("mlp_layer_types", reason));
+            }
+            if let Some(kind) = kinds.iter().find(|kind| !["dense", "sparse"].contains(&&***kind)) {
+                let reason = format!("`{kind}` is neither dense nor sparse");
+                return Err(Error::config("mlp_layer_types", reason));
+            }
         }
         Ok(Config { text, latent, sparsity })
     }
@@ -88,7 +93,7 @@ impl Config {
 impl Sparsity {
     fn has_experts(&self, layer: i32) -> bool {
         match &self.mlp_layer_types {
-            Some(types) => types[layer as usize] == "sparse",
+            Some(kinds) => kinds[layer as usize] == "sparse",
             None => {
                 layer >= self.first_k_dense_replace && layer % self.moe_layer_freq.unwrap_or(1) == 0
             }
