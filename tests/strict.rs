@@ -252,13 +252,18 @@ const UNREAD: &[(&str, &[&str])] = &[
     // The outer config's size of the vocabulary counts.
     ("gemma3n", &["model_type", "vocab_size"]),
     ("bitnet", &["quantization_config", "quant_method", "linear_class", "quantization_mode"]),
+    ("dots1", &["scoring_func"]),
+    ("ernie4_5_moe", &["moe_capacity"]),
     ("gpt_oss", &["truncate"]),
+    ("hunyuan", &["factor"]),
     ("hunyuan_v1_dense", &["beta_fast", "beta_slow", "factor"]),
     ("kimi_k25", &["vocab_size", "model_type"]),
     ("lfm2", &["block_dim"]),
     ("lille_130m", &["block_size"]),
     ("llama", &["architectures", "hidden_act"]),
     ("mamba2", &["intermediate_size", "time_step_rank"]),
+    ("minimax", &["scoring_func", "shared_intermediate_size"]),
+    ("phimoe", &["short_factor", "short_mscale"]),
     ("mimo", &["num_nextn_predict_layers"]),
     ("minicpm3", &["short_factor"]),
     ("mistral3", &["vocab_size"]),
@@ -285,13 +290,26 @@ const MAY_BE_ZERO: &[&str] = &[
     "num_kv_reuse_layers",
     "post_norm_eps",
     "altup_active_idx",
-    "n_shared_experts",
     "first_k_dense_replace",
+    "n_shared_experts",
+    "num_shared_experts",
+    "moe_num_shared_experts",
+    "num_dense_layers",
+    "moe_intermediate_size",
+    "moe_layer_start_index",
+    "moe_layer_end_index",
+    "router_jitter_noise",
     "zero_expert_num",
 ];
 
 /// Fields that may be any number.
-const MAY_BE_NEGATIVE: &[&str] = &["mscale", "mscale_all_dim", "llama_4_scaling_beta"];
+const MAY_BE_NEGATIVE: &[&str] = &[
+    "mscale",
+    "mscale_all_dim",
+    "llama_4_scaling_beta",
+    "moe_layer_start_index",
+    "moe_layer_end_index",
+];
 
 /// Fields of which absurd values make numbers overflow.
 const OVERFLOW: &[&str] = &[
@@ -304,6 +322,7 @@ const OVERFLOW: &[&str] = &[
     "original_max_position_embeddings",
     "llama_4_scaling_beta",
     "logits_scaling",
+    "long_mscale",
 ];
 
 /// Fields that are checked against a second one, which the error may name instead.
@@ -347,6 +366,18 @@ const TIED: &[(&str, &str)] = &[
     ("share_input_output_layers", "tie_word_embeddings"),
     ("num_swa_attention_heads", "num_attention_heads"),
     ("num_swa_key_value_heads", "num_attention_heads"),
+    ("n_shared_experts", "moe_intermediate_size"),
+    ("num_shared_experts", "moe_intermediate_size"),
+    ("moe_num_shared_experts", "moe_intermediate_size"),
+    ("moe_intermediate_size", "n_shared_experts"),
+    ("head_dim", "rotary_dim"),
+    ("rotary_dim", "head_dim"),
+    ("num_attention_heads", "rope_scaling.long_factor"),
+    ("d_model", "head_dim"),
+    ("n_heads", "kv_n_heads"),
+    ("n_heads", "head_dim"),
+    ("kv_n_heads", "num_key_value_heads"),
+    ("n_embd", "n_inner"),
     ("num_attention_heads", "qk_nope_head_dim"),
     ("num_attention_heads", "v_head_dim"),
     ("hidden_size", "v_head_dim"),

@@ -49,7 +49,7 @@ impl GatedExperts {
         [count, width, inner]: [i32; 3],
         activation: Gate,
     ) -> Result<Self> {
-        let names = if w.at(stacked).has_below(GATE_UP_DOWN[0]) { GATE_UP_DOWN } else { split };
+        let names = if w.has_below(stacked) { GATE_UP_DOWN } else { split };
         let read = |name, input, output| w.experts(stacked, name, count, input, output);
         let [gate, up, down] = names;
         let experts =

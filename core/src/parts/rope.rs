@@ -71,6 +71,18 @@ impl Rope {
         Self::scaled(dims, c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
     }
 
+    /// As [`Rope::partial`], with the `rotary_dim` of a config.
+    ///
+    /// # Errors
+    /// As [`Rope::of`], and when a head has fewer elements.
+    pub fn rotary_dim(c: &Text, dims: i32) -> Result<Self> {
+        if dims > c.head_dim() {
+            let reason = format!("{dims} of the {} elements of a head", c.head_dim());
+            return Err(Error::config("rotary_dim", reason));
+        }
+        Self::partial(c, dims)
+    }
+
     /// As [`Rope::of`], for a share of each head: `own`, or what `rope_parameters` says, or
     /// `default`.
     ///

@@ -75,7 +75,7 @@ impl LinearRouter {
     /// # Errors
     /// [`Error::Config`] when there are fewer experts than a token takes.
     pub fn new(logits: Linear, route: Route, (count, k): (i32, i32)) -> Result<Self> {
-        check_choice(count, k)?;
+        check_choice("num_experts_per_tok", (count, k))?;
         Ok(LinearRouter { logits, route, k, top_k })
     }
 
@@ -91,16 +91,15 @@ impl Router for LinearRouter {
     }
 }
 
-/// An error when there are fewer experts than a token takes.
+/// Checks that as many experts as a token takes, which `field` says, are there.
 ///
 /// # Errors
-/// [`Error::Config`].
-pub fn check_choice(count: i32, k: i32) -> Result<()> {
+/// [`Error::Config`] with the field.
+pub fn check_choice(field: &str, (count, k): (i32, i32)) -> Result<()> {
     if k <= count {
         return Ok(());
     }
-    let reason = format!("{k} of {count} experts cannot be chosen");
-    Err(Error::config("num_experts_per_tok", reason))
+    Err(Error::config(field, format!("{k} of {count} experts cannot be chosen")))
 }
 
 /// The fields of a [`LossFreeRouter`], as most configs call them.
@@ -146,7 +145,7 @@ impl LossFreeRouter {
     /// the groups cannot be equal.
     pub fn new(logits: Linear, correction: Option<Array>, c: &LossFreeRouting) -> Result<Self> {
         let (count, groups) = (c.n_routed_experts, c.n_group.unwrap_or(1));
-        check_choice(count, c.num_experts_per_tok)?;
+        check_choice("num_experts_per_tok", (count, c.num_experts_per_tok))?;
         if groups > 1 && (count % groups != 0 || count / groups < 2) {
             let reason = format!("{count} experts are not {groups} equal groups of two or more");
             return Err(Error::config("n_group", reason));

@@ -40,10 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let names = [("num_experts", "n_routed_experts")];
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
     let rope = match e.rotary_dim {
-        Some(dims) if dims > c.head_dim() => {
-            return Err(Error::config("rotary_dim", format!("a head has {}", c.head_dim())));
-        }
-        Some(dims) => Rope::partial(&c, dims)?,
+        Some(dims) => Rope::rotary_dim(&c, dims)?,
         None => Rope::share(&c, e.partial_rotary_factor, 1.0)?,
     };
     let decoder = Decoder::named(
@@ -84,10 +81,10 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
     let (count, width) = (routing.n_routed_experts, c.hidden_size);
     let gate = w.at("gate");
     let bias = e.moe_router_enable_expert_bias.then(|| gate.tensor("expert_bias", &[count]));
-    let logits = if gate.has_below("gate_proj") {
-        gate.linear("gate_proj", width, count)?
-    } else {
+    let logits = if gate.has("weight") {
         w.linear("gate", width, count)?
+    } else {
+        gate.linear("gate_proj", width, count)?
     };
     let score = if e.score_function == "sigmoid" { router::sigmoid } else { router::softmax };
     let router = LossFreeRouter::new(logits, bias.transpose()?, routing)?;

@@ -2,7 +2,7 @@
 //! names of its own. Follows `dbrx` of mlx-lm.
 
 use crate::{
-    parts::router::{TopK, first_top_k, softmax_then_top_k_normalized},
+    parts::router::{TopK, check_choice, first_top_k, softmax_then_top_k_normalized},
     prelude::*,
 };
 use mlx_rs::Dtype;
@@ -35,13 +35,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
     let nested = |name: &str| config.get("attn_config").and_then(|nested| nested.get(name));
     let config = config::with_defaults(config, json!({
-        "num_key_value_heads": nested("kv_n_heads"), "rope_theta": nested("rope_theta"),
+        "kv_n_heads": nested("kv_n_heads"), "rope_theta": nested("rope_theta"),
         "intermediate_size": e.ffn_config.ffn_hidden_size, "rms_norm_eps": 1e-5,
     }));
     let c = Text::read_renamed(&config, &[
         ("d_model", "hidden_size"),
         ("n_layers", "num_hidden_layers"),
         ("n_heads", "num_attention_heads"),
+        ("kv_n_heads", "num_key_value_heads"),
         ("max_seq_len", "max_position_embeddings"),
     ])?;
     let (rope, body) = (Rope::of(&c)?, w.at("transformer"));
@@ -72,10 +73,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 fn moe(w: &Scope, c: &Text, e: &FfnConfig) -> Result<Moe> {
     let (count, width, inner) = (e.moe_num_experts, c.hidden_size, e.ffn_hidden_size);
+    check_choice("ffn_config.moe_top_k", (count, e.moe_top_k))?;
     let logits = w.at("router").linear("layer", width, count)?;
     let router = LinearRouter::new(logits, route, (count, e.moe_top_k))?.choosing(first_top_k);
     let published = w.at("experts.mlp");
-    let experts = if published.has("w1") {
+    let experts = if w.has_below("experts.mlp") {
         let rows = config::product("ffn_config.moe_num_experts", [count, inner])?;
         let read = |name| -> Result<Array> {
             Ok(published.take(name, &[rows, width])?.reshape(&[count, inner, width])?)

@@ -51,7 +51,8 @@ struct GroupLimited {
 impl GroupLimited {
     fn read(w: &Scope, text: &Text, c: Routing) -> Result<Self> {
         let count = c.n_routed_experts;
-        check_choice(count, c.num_experts_per_tok)?;
+        let logits = w.linear("gate", text.hidden_size, count)?;
+        check_choice("num_experts_per_tok", (count, c.num_experts_per_tok))?;
         let missing = |field| Error::config(field, "missing for group_limited_greedy");
         let groups = match c.topk_method.as_str() {
             "group_limited_greedy" => {
@@ -73,7 +74,7 @@ impl GroupLimited {
                 return Err(Error::config("topk_method", format!("`{method}` is not known")));
             }
         };
-        Ok(GroupLimited { logits: w.linear("gate", text.hidden_size, count)?, c, groups })
+        Ok(GroupLimited { logits, c, groups })
     }
 }
 

@@ -38,6 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
     let names = [("moe_num_experts", "n_routed_experts"), ("moe_k", "num_experts_per_tok")];
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
+    let sparse = e.sparse()?;
     let rope = Rope::of(&c)?;
     for part in ["mtp_block", "mtp_linear_proj", "mtp_hidden_norm", "mtp_emb_norm"] {
         // They predict further tokens: ready for drafters.
@@ -46,7 +47,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let decoder = Decoder::stack(w, &c, |i, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let mlp = w.at("mlp");
-        let ffn = if e.is_sparse(i) {
+        let ffn = if sparse(i) {
             experts(&mlp, &c, &e, &routing)?
         } else {
             Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
@@ -56,19 +57,33 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder))
 }
 
-impl Config {
-    fn is_sparse(&self, layer: i32) -> bool {
-        let (layer, interval) = (i64::from(layer), i64::from(self.moe_layer_interval));
-        let first = match &self.moe_layer_start_index {
-            Places::One(first) => *first,
-            Places::Each(list) => list.iter().min().copied().unwrap_or(0),
+impl Places {
+    /// The first and the last.
+    fn ends(&self, field: &str) -> Result<(i64, i64)> {
+        let layers = match self {
+            Places::One(layer) => std::slice::from_ref(layer),
+            Places::Each(layers) => layers,
         };
+        match (layers.iter().min(), layers.iter().max()) {
+            (Some(first), Some(last)) => Ok((*first, *last)),
+            _ => Err(Error::config(field, "is empty")),
+        }
+    }
+}
+
+impl Config {
+    /// Which layers have experts.
+    fn sparse(&self) -> Result<impl Fn(i32) -> bool> {
+        let (first, _) = self.moe_layer_start_index.ends("moe_layer_start_index")?;
         let last = match &self.moe_layer_end_index {
-            Some(Places::One(last)) => *last,
-            Some(Places::Each(list)) => list.iter().max().copied().unwrap_or(-1),
+            Some(places) => places.ends("moe_layer_end_index")?.1,
             None => -1,
         };
-        (layer + 1) % interval == 0 && layer >= first && (last < 0 || layer <= last)
+        let interval = self.moe_layer_interval;
+        Ok(move |layer: i32| {
+            let within = i64::from(layer) >= first && (last < 0 || i64::from(layer) <= last);
+            (layer + 1) % interval == 0 && within
+        })
     }
 }
 
@@ -87,6 +102,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
     let statics = w.at("moe_statics");
     let correction = statics.optional("e_score_correction_bias", &[1, count])?;
     let logits = w.linear("gate", c.hidden_size, count)?;
+    router::check_choice("moe_k", (count, routing.num_experts_per_tok))?;
     let router = LossFreeRouter::new(logits, correction, routing)?.scores(score).normalized();
     let moe = Moe::new(router, stacked(w, [count, c.hidden_size, inner])?);
     beside_shared(w, c, moe, [inner, e.moe_num_shared_experts])

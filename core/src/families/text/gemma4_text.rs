@@ -8,7 +8,7 @@ use crate::{
     model::{Cache, Embedded},
     parts::{
         moe::mix,
-        router::top_k,
+        router::{check_choice, top_k},
         shared_keys::{BorrowedKeys, OwnKeys, Queries, lender},
     },
     prelude::*,
@@ -204,10 +204,7 @@ impl BesideExperts {
         let count = e.num_experts.ok_or_else(missing("num_experts"))?;
         let k = e.top_k_experts.ok_or_else(missing("top_k_experts"))?;
         let inner = e.moe_intermediate_size.ok_or_else(missing("moe_intermediate_size"))?;
-        if k > count {
-            let reason = format!("{k} of {count} experts cannot be chosen");
-            return Err(Error::config("top_k_experts", reason));
-        }
+        check_choice("top_k_experts", (count, k))?;
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
         let (stacks, sizes) = (w.at("experts"), [count, c.hidden_size, inner]);
         let experts = if stacks.has("gate_up_proj") {

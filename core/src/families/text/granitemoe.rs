@@ -27,7 +27,7 @@ pub fn experts(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
     let sizes = [e.num_local_experts, c.hidden_size, c.intermediate_size];
     let logits = w.at("router").linear("layer", c.hidden_size, e.num_local_experts)?;
     let router = LinearRouter::new(logits, route, (e.num_local_experts, e.num_experts_per_tok))?;
-    let experts = if w.has("input_linear.weight") {
+    let experts = if ["input_linear", "output_linear"].iter().any(|name| w.has_below(name)) {
         GatedExperts::read_fused(w, ["input_linear.weight", "output_linear.weight"], sizes, swiglu)?
     } else {
         GatedExperts::read(w, "switch_mlp", sizes, swiglu)?

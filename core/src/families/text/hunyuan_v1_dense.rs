@@ -9,6 +9,10 @@ pub const FAMILY: Family =
 #[derive(Deserialize)]
 struct Config {
     use_qk_norm: bool,
+}
+
+#[derive(Deserialize)]
+struct Positions {
     rope_scaling: Option<Stretch>,
     rope_parameters: Option<Stretch>,
 }
@@ -24,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "tie_word_embeddings": false, "use_qk_norm": true,
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let rope = e.rope(&c)?;
+    let rope = rope(config, &c)?;
     let decoder = Decoder::stack(w, &c, |_, w| {
         let a = w.at("self_attn");
         let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
@@ -38,13 +42,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder))
 }
 
-impl Config {
-    fn rope(&self, c: &Text) -> Result<Rope> {
-        let stretch = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
-        let Some(alpha) = stretch.and_then(|stretch| stretch.alpha) else { return Rope::of(c) };
-        // Configs call this dynamic, but with an alpha it depends on no length.
-        let dims = f64::from(c.head_dim());
-        let base = f64::from(c.rope_theta()) * alpha.powf(dims / (dims - 2.0));
-        Rope::base(c.head_dim(), base as f32)
-    }
+/// Positions over a base that may be stretched.
+pub fn rope(config: &Json, c: &Text) -> Result<Rope> {
+    let e: Positions = config::read(config)?;
+    let stretch = e.rope_scaling.as_ref().or(e.rope_parameters.as_ref());
+    let Some(alpha) = stretch.and_then(|stretch| stretch.alpha) else { return Rope::of(c) };
+    // Configs call this dynamic, but with an alpha it depends on no length.
+    let dims = f64::from(c.head_dim());
+    let base = f64::from(c.rope_theta()) * alpha.powf(dims / (dims - 2.0));
+    Rope::base(c.head_dim(), base as f32)
 }

@@ -3,7 +3,11 @@
 //! mlx-lm.
 
 use crate::{
-    parts::{kv::Kv, moe::mix, router::top_k},
+    parts::{
+        kv::Kv,
+        moe::mix,
+        router::{check_choice, top_k},
+    },
     prelude::*,
 };
 use mlx_rs::ops::indexing::take_along_axis;
@@ -153,10 +157,7 @@ impl IdleMoe {
     fn read(w: &Scope, Config { text, experts: e, .. }: &Config) -> Result<Self> {
         let (width, count) = (text.hidden_size, e.n_routed_experts);
         let all = count + e.zero_expert_num;
-        if e.moe_topk > all {
-            let reason = format!("{} of {all} experts cannot be chosen", e.moe_topk);
-            return Err(Error::config("moe_topk", reason));
-        }
+        check_choice("moe_topk", (all, e.moe_topk))?;
         let router = w.at("router");
         let read = if e.router_bias { Scope::linear_with_bias } else { Scope::linear };
         let sizes = [count, width, e.expert_ffn_hidden_size];

@@ -24,10 +24,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
     let count = routing.n_routed_experts;
     let rope = match e.rotary_dim {
-        Some(dims) if dims > c.head_dim() => {
-            return Err(Error::config("rotary_dim", format!("a head has {}", c.head_dim())));
-        }
-        Some(dims) => Rope::partial(&c, dims)?,
+        Some(dims) => Rope::rotary_dim(&c, dims)?,
         None => Rope::share(&c, None, 1.0)?,
     };
     let decoder = Decoder::stack(w, &c, |_, w| {

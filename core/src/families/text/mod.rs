@@ -38,6 +38,7 @@ crate::families::families! {
     granite,
     granitemoe,
     helium,
+    hunyuan,
     hunyuan_v1_dense,
     internlm2,
     internlm3,

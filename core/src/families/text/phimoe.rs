@@ -80,7 +80,7 @@ struct SparseMixer {
 
 impl SparseMixer {
     fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        check_choice(e.num_local_experts, e.num_experts_per_tok)?;
+        check_choice("num_experts_per_tok", (e.num_local_experts, e.num_experts_per_tok))?;
         let logits = w.linear("gate", c.hidden_size, e.num_local_experts)?;
         Ok(SparseMixer { logits, k: e.num_experts_per_tok, band: 2.0 * e.router_jitter_noise })
     }

@@ -40,10 +40,7 @@ const NAMES: &[(&str, &str)] = &[
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e) = read(config)?;
-    if e.rotary_dim > c.head_dim() {
-        return Err(Error::config("rotary_dim", format!("a head has {}", c.head_dim())));
-    }
-    let rope = Rope::partial(&c, e.rotary_dim)?;
+    let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
     let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
     let norm = |w: &Scope| w.layer_norm_with_bias("ln", width, c.rms_norm_eps);
     let body = w.at("transformer");
@@ -102,7 +99,11 @@ impl PlainExperts {
         let (count, width, inner) = (e.num_local_experts, c.hidden_size, c.intermediate_size);
         let logits = w.linear("gate", width, count)?;
         let choice = (count, e.num_experts_per_tok);
-        let read = |name, sizes| w.experts_named(["switch_mlp", "mlp"], name, sizes);
+        let first = if w.has_below("switch_mlp") { "switch_mlp" } else { "mlp.0" };
+        let read = |name, sizes| {
+            w.at(first).at(name).require("bias")?;
+            w.experts_named(["switch_mlp", "mlp"], name, sizes)
+        };
         Ok(PlainExperts {
             router: LinearRouter::new(logits, top_k_then_softmax, choice)?.choosing(first_top_k),
             up: read("fc1", [count, width, inner])?,
