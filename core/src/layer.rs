@@ -21,6 +21,7 @@ pub struct Step {
     pub offset: Option<i32>,
     masks: RefCell<Vec<(Mask, Array)>>,
     lent: RefCell<Vec<(i32, Seen)>>,
+    choice: RefCell<Option<Array>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -45,6 +46,7 @@ impl Step {
             offset: None,
             masks: RefCell::default(),
             lent: RefCell::default(),
+            choice: RefCell::default(),
         }
     }
 
@@ -61,6 +63,16 @@ impl Step {
         let lent = self.lent.borrow();
         let found = lent.iter().find(|(lender, _)| *lender == layer);
         found.expect("a lender comes before its borrowers").1.clone()
+    }
+
+    /// Lets later layers attend to the keys that this one has chosen; none where it sees them all.
+    pub fn lend_choice(&self, choice: Option<Array>) {
+        self.choice.replace(choice);
+    }
+
+    /// The keys that an earlier layer has chosen.
+    pub fn choice(&self) -> Option<Array> {
+        self.choice.borrow().clone()
     }
 
     /// Each mask is built once a pass, not once a layer.
