@@ -59,6 +59,6 @@ pub use generate::{
 };
 pub use handle::{LoadEvent, Model, ModelInfo};
 pub use hub::Source;
-pub use inspect::{Inspection, Packing, inspect};
+pub use inspect::{Inspection, Memory, Packing, inspect};
 pub use location::Location;
 pub use text::{Message, TemplateOptions, Tokenizer};

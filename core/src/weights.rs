@@ -479,23 +479,31 @@ impl Scope {
         self.layer_norm(name, width, eps)
     }
 
-    /// Checks that nothing is left unread and brings all that was read into memory; `progress`
-    /// gets the share that is there, from 0 to 1.
+    /// Checks that nothing is left unread; returns how many bytes of memory all that was read
+    /// takes.
     ///
     /// # Errors
-    /// [`Error::UnusedTensors`]; [`Error::Mlx`] when a file cannot be read.
-    pub fn finish(&self, mut progress: impl FnMut(f32)) -> Result<()> {
+    /// [`Error::UnusedTensors`].
+    pub(crate) fn check(&self) -> Result<usize> {
         let unread = self.store.unread.take();
         let needed = |name: &&String| !NEVER_NEEDED.iter().any(|suffix| name.ends_with(suffix));
         let unused: BTreeSet<_> = unread.keys().filter(needed).cloned().collect();
         if !unused.is_empty() {
             return Err(Error::UnusedTensors(unused.into_iter().collect()));
         }
-        drop(unread);
+        Ok(self.store.read.borrow().iter().map(Array::nbytes).sum())
+    }
+
+    /// Checks that nothing is left unread and brings all that was read into memory; `progress`
+    /// gets the share that is there, from 0 to 1.
+    ///
+    /// # Errors
+    /// [`Error::UnusedTensors`]; [`Error::Mlx`] when a file cannot be read.
+    pub fn finish(&self, mut progress: impl FnMut(f32)) -> Result<()> {
+        let total = self.check()?.max(1);
         // Batches keep the readers busy and bound what stacking holds twice.
         const BATCH: usize = 64 << 20;
         let read = self.store.read.take();
-        let total = read.iter().map(Array::nbytes).sum::<usize>().max(1);
         let (mut batch, mut batched, mut done) = (Vec::new(), 0, 0);
         for array in read {
             batched += array.nbytes();
