@@ -1,10 +1,11 @@
-"""Measures this library against mlx-lm: `scripts/bench [name …] [--runs N]`.
+"""Measures this library against mlx-lm, and its downloads against curl: `scripts/bench [name …] [--runs N]`.
 
 Both sides run in processes of their own, in turns, on the same checkpoints with random weights; what
 is printed are medians over the runs and their ratio. A rate should have a ratio of at least what the
 table asks for, a time or a size at most that.
 
 Ours is timed from the start of the process; mlx-lm's from the call of `load`, after its imports.
+Downloads come from a hub on loopback; ours are verified, curl's are not.
 """
 
 import argparse
@@ -23,6 +24,11 @@ ROOT = Path(__file__).parent.parent
 MODELS = ROOT / ".mlx" / "bench"
 MYNAH = ROOT / "target" / "release" / "mynah"
 INSIDE = ROOT / "target" / "release" / "bench"
+HUB = ROOT / "target" / "release" / "hub"
+
+# Bytes of the file that is downloaded, and megabytes that this may take in memory.
+DOWNLOAD = 2_000_000_000
+ALLOWED_MEMORY = 64
 
 HOST_BOUND = dict(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
 QWEN3_06B = dict(hidden_size=1024, intermediate_size=3072, num_attention_heads=16, num_key_value_heads=8, head_dim=128)
@@ -180,17 +186,18 @@ def run_reference(path: str, prompt: int, tokens: int) -> None:
     )
 
 
-def run_process(command: list) -> tuple[dict, float, float]:
+def run_process(command: list, **variables: str) -> tuple[bytes, float, float]:
     """Its output, wall time in seconds and peak resident memory in MB."""
     started = time.perf_counter()
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
+        environment = os.environ | variables
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         elapsed = time.perf_counter() - started
         if status:
             raise SystemExit(f"{command} has failed")
         output.seek(0)
-        result = json.loads(output.read().splitlines()[-1])
+        result = output.read()
     unit = 1e6 if sys.platform == "darwin" else 1e3
     return result, elapsed, usage.ru_maxrss / unit
 
@@ -199,7 +206,8 @@ def ours(measure: Measure) -> float:
     ids = ",".join(str(id) for id in range(1, measure.prompt + 1))
     options = ["--tokens", ids, "--max-tokens", measure.tokens, "--temperature", 0, "--ignore-eos", "--json"]
     command = [str(word) for word in [MYNAH, "generate", MODELS / measure.model, *options]]
-    result, elapsed, memory = run_process(command)
+    output, elapsed, memory = run_process(command)
+    result = json.loads(output)
     return dict(
         decode=result["decode_tokens_per_second"],
         prefill=result["prefill_tokens_per_second"],
@@ -211,12 +219,44 @@ def ours(measure: Measure) -> float:
 def theirs(measure: Measure) -> float:
     path, prompt, tokens = MODELS / measure.model, measure.prompt, measure.tokens
     command = [sys.executable, __file__, "--reference", str(path), str(prompt), str(tokens)]
-    result, _, memory = run_process(command)
-    return (result | dict(memory=memory))[measure.field]
+    output, _, memory = run_process(command)
+    return (json.loads(output.splitlines()[-1]) | dict(memory=memory))[measure.field]
+
+
+def download(endpoint: str) -> tuple[float, float, float]:
+    """One download each: megabytes a second of ours and of curl's, and our peak memory in MB."""
+    with tempfile.TemporaryDirectory(dir=MODELS) as folder:
+        command = [MYNAH, "download", "org/model"]
+        variables = dict(HF_ENDPOINT=endpoint, HF_HUB_CACHE=folder, HF_HUB_OFFLINE="0")
+        _, mine, memory = run_process(command, **variables)
+    with tempfile.TemporaryDirectory(dir=MODELS) as folder:
+        address = f"{endpoint}/org/model/resolve/main/model.safetensors"
+        command = ["curl", "--silent", "--location", "--output", f"{folder}/file", address]
+        _, other, _ = run_process(command)
+    return DOWNLOAD / 1e6 / mine, DOWNLOAD / 1e6 / other, memory
+
+
+def downloads(runs: int) -> tuple[list, list]:
+    """Pairs of rates, and pairs of ours and the allowed memory."""
+    command = [HUB, "org/model", f"model.safetensors={DOWNLOAD}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
+        endpoint = hub.stdout.readline().strip()
+        results = [download(endpoint) for _ in range(runs)]
+    rates = [(mine, other) for mine, other, _ in results]
+    return rates, [(memory, ALLOWED_MEMORY) for _, _, memory in results]
+
+
+def report(title: str, pairs: list, bound: float, is_rate: bool) -> None:
+    mine, other = (statistics.median(side) for side in zip(*pairs))
+    ratio = mine / other
+    reached = ratio >= bound if is_rate else ratio <= bound
+    sign = "≥" if is_rate else "≤"
+    note = "" if reached else f"   missed: {sign} {bound}"
+    print(f"{title:38}{mine:10.2f}{other:10.2f}{ratio:8.2f}{note}", flush=True)
 
 
 def inside(*arguments) -> dict:
-    return run_process([str(word) for word in [INSIDE, *arguments]])[0]
+    return json.loads(run_process([str(word) for word in [INSIDE, *arguments]])[0])
 
 
 def compare_second_turns(runs: int) -> None:
@@ -247,7 +287,7 @@ def compare_caches() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    names = [measure.name for measure in MEASURES] + ["second-turn", "streaming", "cache"]
+    names = [measure.name for measure in MEASURES] + ["second-turn", "streaming", "cache", "hub"]
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(names))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--reference", nargs=3, help=argparse.SUPPRESS)
@@ -269,18 +309,17 @@ def main() -> None:
         print(f"{'':38}{'mynah':>10}{'mlx-lm':>10}{'ratio':>8}")
     for measure in measures:
         pairs = [(ours(measure), theirs(measure)) for _ in range(arguments.runs)]
-        mine, other = (statistics.median(side) for side in zip(*pairs))
-        ratio = mine / other
-        reached = ratio >= measure.bound if measure.is_rate else ratio <= measure.bound
-        sign = "≥" if measure.is_rate else "≤"
-        note = "" if reached else f"   missed: {sign} {measure.bound}"
-        print(f"{measure.title:38}{mine:10.2f}{other:10.2f}{ratio:8.2f}{note}", flush=True)
+        report(measure.title, pairs, measure.bound, measure.is_rate)
     if "second-turn" in wanted:
         compare_second_turns(arguments.runs)
     if "streaming" in wanted:
         measure_streaming(arguments.runs)
     if "cache" in wanted:
         compare_caches()
+    if "hub" in wanted:
+        rates, memory = downloads(arguments.runs)
+        report("download of 2 GB, MB/s; curl's", rates, 0.9, is_rate=True)
+        report("peak memory of it, MB; allowed", memory, 1.0, is_rate=False)
 
 
 main()

@@ -1,45 +1,22 @@
 //! The command says what the library computes, in the form and with the exit codes that it promises.
 
 use mynah::families;
-use mynah_tests::{Case, Fixture, on_engine};
+use mynah_tests::{Case, Fixture, mynah, on_engine};
 use serde_json::{Map, Value as Json, json};
 use std::{
     env, fs,
     io::{Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
-    sync::OnceLock,
 };
 use tempfile::TempDir;
 
 /// Absolute, on log-probabilities.
 const TOLERANCE: f32 = 1e-4;
 
-/// The command, built with the features of the whole workspace, as these tests are.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--workspace", "--all-features", "--bin", "mynah"]);
-        build.arg("--message-format=json").current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        let output = build.stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "the command does not build");
-        let messages = String::from_utf8(output.stdout).unwrap();
-        let messages = messages.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
-        let mut executables = messages
-            .filter(|message| message["target"]["name"] == "mynah")
-            .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
-        executables.next_back().expect("cargo names the executable")
-    })
-}
-
 fn spawn(arguments: &[&str]) -> Child {
-    let mut command = Command::new(binary());
-    command.args(arguments).env_remove("RUST_LOG");
+    let mut command = mynah();
+    command.args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -204,13 +181,20 @@ fn errors_are_one_line_and_have_their_exit_code() {
     let dense = write(&Fixture::all().remove(0).1.cases[0]);
     let dense = path(&dense);
     let cases: &[(&[&str], i32, &str)] = &[
-        (&["generate", "./nowhere"], 1, "./nowhere: "),
+        (&["generate", "./nowhere"], 2, "there is no prompt"),
         (&["generate", dense], 2, "there is no prompt"),
         (&["generate", "./nowhere", "Hello"], 1, "./nowhere: "),
-        (&["generate", "no/where", "--tokens", "1"], 1, "no/where: "),
-        (&["chat", "nowhere"], 1, "nowhere: "),
-        (&["score", "nowhere", "--tokens", "1"], 1, "nowhere: "),
-        (&["inspect", "nowhere"], 1, "nowhere: "),
+        (&["generate", "no/where", "--tokens", "1"], 1, "`no/where` at `main` is not complete"),
+        (&["chat", "nowhere"], 1, "`nowhere` at `main` is not complete"),
+        (&["score", "nowhere@v1", "--tokens", "1"], 1, "`nowhere` at `v1` is not complete"),
+        (&["inspect", "nowhere"], 1, "`nowhere` at `main` is not complete"),
+        (&["inspect", "./nowhere"], 1, "./nowhere: "),
+        (&["inspect", "--context", "16777217"], 1, "option `context`: more than 16777216"),
+        (&["download", "nowhere"], 1, "`nowhere` at `main` is not complete"),
+        (&["download", "../nowhere"], 1, "`../nowhere` is not a repository"),
+        (&["download"], 2, "<REPOSITORY>"),
+        (&["rm", "no/where"], 1, "`no/where` is not in the cache"),
+        (&["rm"], 2, "<REPOSITORY>"),
         (&["generate", unknown, "--tokens", "1"], 1, "`lama` is not supported; did you mean llama"),
         (&["score", unknown, "--tokens", "1"], 1, "`lama` is not supported"),
         (&["generate", dense, "Hello"], 1, "tokenizer.json: there is no such file"),
@@ -308,6 +292,31 @@ fn an_inspection_counts_what_the_headers_say() {
             }
         }
     }
+}
+
+#[test]
+fn the_demo_model_is_what_its_config_says() {
+    let inspection = json(&["inspect", "--context", "1024"]);
+    let config = mynah::DEMO.json("config.json").unwrap().unwrap();
+    let size = |field: &str| config[field].as_u64().unwrap();
+    let (h, ffn, layers) = (128, 384, 4);
+    let kv = size("num_key_value_heads") * size("head_dim");
+    let layer = 2 * h * h + 2 * h * kv + 3 * h * ffn + 2 * h;
+    assert_eq!((&inspection["layers"], &inspection["hidden_size"]), (&json!(layers), &json!(h)));
+    assert_eq!(inspection["parameters"], size("vocab_size") * h + layers * layer + h);
+    let packing = json!([{"mode": "affine", "bits": 8, "group_size": 64, "matrices": 4 * 7 + 1}]);
+    assert_eq!(inspection["quantization"], packing);
+    let known = json!({"family": "llama", "problem": null, "capabilities": ["text"],
+        "context": 512, "tokenizer": true, "chat_template": true, "gated": null});
+    for (field, value) in known.as_object().unwrap() {
+        assert_eq!(inspection[field], *value, "{field}");
+    }
+    let memory = &inspection["memory"];
+    assert_eq!(memory["weights"], inspection["bytes"]);
+    assert_eq!(memory["cache"], 1024 * 2 * layers * kv * 4);
+    assert_eq!((&memory["context"], &memory["fits"]), (&json!(1024), &json!(true)));
+    let longer = json(&["inspect", "--context", "16777216"]);
+    assert_eq!(longer["memory"]["cache"], (1 << 24) * 2 * layers * kv * 4);
 }
 
 #[test]

@@ -299,7 +299,7 @@ fn shrink(random: &mut Random, config: &mut Json) {
 /// Loads and runs a checkpoint.
 fn attempt(folder: PathBuf, generates: bool) -> Result<()> {
     // What can be told without weights is told without panics too.
-    mynah::inspect(folder.clone()).ok();
+    block_on(mynah::inspect(folder.clone(), None)).ok();
     block_on(async {
         let model = Model::load(folder, |_| {}).await?;
         let prompt = Prompt::Tokens(vec![0, 1, 2]);

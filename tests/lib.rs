@@ -1,6 +1,12 @@
 //! Fixtures: checkpoints whose weights are a formula of each tensor's name, and the numbers that
 //! the reference computes from them.
 
+/// A model hub for tests.
+pub mod hub {
+    pub mod content;
+    pub mod server;
+}
+
 use mlx_rs::{Array, Dtype};
 use mynah::{
     Bound, CachePlan, CacheQuantization, Engine, Result, families,
@@ -12,9 +18,11 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
+    env, fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     rc::Rc,
+    sync::OnceLock,
 };
 
 /// All cases of one family.
@@ -208,6 +216,33 @@ impl Case {
 /// Runs something on the engine's thread and waits.
 pub fn on_engine<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     block_on(Engine::get()?.run(job))
+}
+
+/// The command `mynah`, built with the features of the whole workspace, as these tests are.
+pub fn mynah() -> Command {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let binary = BINARY.get_or_init(|| {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--workspace", "--all-features", "--bin", "mynah"]);
+        build.arg("--message-format=json").current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let output = build.stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "the command does not build");
+        let messages = String::from_utf8(output.stdout).unwrap();
+        let messages = messages.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+        let mut executables = messages
+            .filter(|message| message["target"]["name"] == "mynah")
+            .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
+        executables.next_back().expect("cargo names the executable")
+    });
+    let mut command = Command::new(binary);
+    // Whoever tests a hub says which.
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", env::temp_dir().join("mynah-tests"));
+    command.env_remove("HF_HUB_CACHE").env_remove("RUST_LOG");
+    command
 }
 
 /// Waits for a future.

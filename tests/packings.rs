@@ -56,12 +56,12 @@ fn nvidia_has_a_file_of_its_own() {
     let separate = json!({"producer": {"name": "modelopt"}, "quantization": said});
     fs::write(folder.join("hf_quant_config.json"), separate.to_string()).unwrap();
     assert_eq!(score(folder), expected);
-    assert_eq!(inspect(folder).unwrap().problem, None);
+    assert_eq!(block_on(inspect(folder, None)).unwrap().problem, None);
 
     said["quant_algo"] = json!("W4A8_AWQ");
     let separate = json!({ "quantization": said });
     fs::write(folder.join("hf_quant_config.json"), separate.to_string()).unwrap();
-    let problem = inspect(folder).unwrap().problem.unwrap();
+    let problem = block_on(inspect(folder, None)).unwrap().problem.unwrap();
     let error = block_on(Model::load(folder, |_| {})).err().unwrap().to_string();
     assert_eq!(problem, error);
     assert!(error.contains("hf_quant_config.json.quantization.quant_algo"), "{error}");
@@ -103,7 +103,7 @@ fn an_inspection_counts_weights_and_not_words() {
         ("ModelOpt nvfp4", ("nvfp4", 4, 16)),
     ] {
         let folder = write(name);
-        let inspection = inspect(folder.path()).unwrap();
+        let inspection = block_on(inspect(folder.path(), None)).unwrap();
         assert_eq!(inspection.problem, None, "{name}");
         assert_eq!(inspection.parameters, parameters, "{name}");
         let found = &inspection.quantization[0];

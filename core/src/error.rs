@@ -205,6 +205,12 @@ pub enum Error {
         /// The branch, tag or commit.
         revision: String,
     },
+    /// The cache holds nothing of this name.
+    #[error("`{name}` is not in the cache")]
+    NotCached {
+        /// The repository, with its revision if one was named.
+        name: String,
+    },
     /// The hub wants fewer requests.
     #[error("{host} wants no more requests{}", After(*after))]
     RateLimited {

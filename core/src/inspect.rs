@@ -4,24 +4,38 @@ use crate::{
     checkpoint,
     config::Json,
     error::{Error, Result},
+    families,
     files::Files,
-    handle,
+    generate::Engine,
+    handle, hub,
+    layer::CachePlan,
     loaded::{family, model_type},
-    mlx::{Format, Mode},
+    location::{Found, Location},
+    mlx::{self, Format, Mode},
+    model::prefill,
     quantization::Quantization,
     text::{ChatTemplate, Tokenizer},
+    weights::Scope,
 };
+use mlx_rs::Array;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+};
 
 /// What is known of a checkpoint before it is loaded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
     /// The `model_type` of its config.
     pub model_type: String,
-    /// Why it will not load, as far as the config tells.
+    /// The first `model_type` of the family that reads it.
+    pub family: Option<&'static str>,
+    /// Why it will not load, as far as all but the values of its weights tells.
     pub problem: Option<String>,
+    /// What it can do, such as `text`; nothing when it will not load.
+    pub capabilities: Vec<&'static str>,
     /// Number of layers.
     pub layers: Option<u64>,
     /// Width of the residual stream.
@@ -40,6 +54,27 @@ pub struct Inspection {
     pub tokenizer: bool,
     /// Whether it takes messages.
     pub chat_template: bool,
+    /// Whether a licence must be accepted to fetch it, where a hub was asked.
+    pub gated: Option<bool>,
+    /// What it takes to run; `None` when it will not load.
+    pub memory: Option<Memory>,
+}
+
+/// What running a checkpoint takes, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// How long the sequence is that this holds for, in tokens.
+    pub context: usize,
+    /// The weights as they are in memory.
+    pub weights: u64,
+    /// What the model remembers of one sequence.
+    pub cache: u64,
+    /// Both, and room for what is computed on the way.
+    pub needed: u64,
+    /// What this device lets a program use, if that is known.
+    pub device: Option<u64>,
+    /// Whether it suffices.
+    pub fits: Option<bool>,
 }
 
 /// One way of packing matrices.
@@ -55,20 +90,37 @@ pub struct Packing {
     pub matrices: usize,
 }
 
-/// Looks at a checkpoint without loading it.
+/// Looks at a checkpoint without reading its weights. `context` is how many tokens a sequence shall
+/// have room for; by default as many as the model was made for, and at most 4096.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Config`] and [`Error::Checkpoint`] for files that cannot be understood.
+/// [`Error::Io`]; [`Error::Config`] and [`Error::Checkpoint`] for files that cannot be understood;
+/// [`Error::Option`] for a context that no model has.
 /// What is merely not supported is no error but a [`Inspection::problem`].
-pub fn inspect(files: impl Into<Files>) -> Result<Inspection> {
-    let files = files.into();
+pub async fn inspect(location: impl Into<Location>, context: Option<usize>) -> Result<Inspection> {
+    if context.is_some_and(|tokens| tokens > LONGEST) {
+        return Err(Error::option("context", format!("more than {LONGEST} tokens")));
+    }
+    match location.into().resolve()? {
+        Found::Here(files) => inspect_files(files, context).await,
+        Found::Hub(source) => {
+            let outline = hub::outline(&source).await?;
+            let inspection = inspect_files(outline.files.clone(), context).await?;
+            Ok(Inspection { gated: outline.gated, ..inspection })
+        }
+    }
+}
+
+async fn inspect_files(files: Files, context: Option<usize>) -> Result<Inspection> {
     let config =
         files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))?;
     let model_type = model_type(&config)?.to_string();
     let text = config.get("text_config").unwrap_or(&config);
     let number = |names: &[&str]| names.iter().find_map(|name| text.get(name)?.as_u64());
     let mut inspection = Inspection {
-        problem: problem(&config, &files).err().map(|error| error.to_string()),
+        family: families::find(&model_type).ok().map(|family| family.model_types[0]),
+        problem: None,
+        capabilities: Vec::new(),
         layers: number(&["num_hidden_layers", "n_layer", "num_layers"]),
         hidden_size: number(&["hidden_size", "n_embd", "d_model"]),
         parameters: 0,
@@ -78,11 +130,57 @@ pub fn inspect(files: impl Into<Files>) -> Result<Inspection> {
         context: handle::context(&config),
         tokenizer: Tokenizer::file(&files)?.is_some(),
         chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_))),
+        gated: None,
+        memory: None,
         model_type,
     };
     let quantization = Quantization::of_checkpoint(&files, &config).unwrap_or_default();
     inspection.count(&headers(&files)?, &config, &quantization);
+    let usual = inspection.context.map_or(USUAL, |promised| promised.min(USUAL));
+    let length = context.unwrap_or(usual);
+    let memory = match problem(&config, &files) {
+        Err(error) => Err(error),
+        Ok(()) => Engine::get()?.run(move || rehearse(&files, &config, length)).await,
+    };
+    match memory {
+        Ok(memory) => {
+            inspection.memory = Some(memory);
+            inspection.capabilities.push("text");
+        }
+        Err(error) => inspection.problem = Some(error.to_string()),
+    }
     Ok(inspection)
+}
+
+/// How long a sequence is that nobody has said anything about, in tokens.
+const USUAL: usize = 4096;
+/// No context is longer, so that the sizes of caches fit 32 bits.
+const LONGEST: usize = 1 << 24;
+
+/// Builds the model and passes a token through it without computing anything: what is wrong with
+/// names and shapes shows, and how large everything would be. On the engine's thread.
+fn rehearse(files: &Files, config: &Json, context: usize) -> Result<Memory> {
+    let scope = Scope::open(files, config)?;
+    let network = (family(config)?.build)(config, &scope)?;
+    let weights = scope.reading()?.total() as u64;
+    let mut cache = network.cache(&CachePlan::new(context));
+    prefill(&*network, &Array::from_slice(&[0_i32], &[1, 1]), &mut cache)?;
+    cache.reserve(i32::try_from(context).unwrap_or(i32::MAX))?;
+    let cache = cache.arrays().iter().map(|array| array.nbytes() as u64).sum::<u64>();
+    // Activations of a chunk of the prompt, buffers that MLX keeps for reuse, and the program.
+    let margin = (weights + cache) / 10 + (256 << 20);
+    let needed = weights + cache + margin;
+    let device = device_memory();
+    Ok(Memory { context, weights, cache, needed, device, fits: device.map(|size| needed <= size) })
+}
+
+/// How many bytes of memory a program may use here, if that is known.
+fn device_memory() -> Option<u64> {
+    mlx::device_memory().or_else(|| {
+        let table = fs::read_to_string("/proc/meminfo").ok()?;
+        let total = table.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|size| size << 10)
+    })
 }
 
 fn problem(config: &Json, files: &Files) -> Result<()> {
@@ -250,26 +348,5 @@ fn foreign_packing(
             is_exponent.then_some(Format { mode: Mode::Mxfp8, bits: 8, group: 32 })
         }
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_demo_model_is_what_it_is() {
-        let inspection = inspect(crate::DEMO).unwrap();
-        let config = crate::DEMO.json("config.json").unwrap().unwrap();
-        let vocabulary = config["vocab_size"].as_u64().unwrap();
-        assert_eq!((inspection.model_type.as_str(), inspection.problem), ("llama", None));
-        assert_eq!((inspection.layers, inspection.hidden_size), (Some(4), Some(128)));
-        let (h, ffn, kv, layers) = (128, 384, 64, 4);
-        let layer = 2 * h * h + 2 * h * kv + 3 * h * ffn + 2 * h;
-        assert_eq!(inspection.parameters, vocabulary * h + layers * layer + h);
-        let packing = Packing { mode: "affine", bits: 8, group_size: 64, matrices: 4 * 7 + 1 };
-        assert_eq!(inspection.quantization, [packing]);
-        assert!(inspection.tokenizer && inspection.chat_template);
-        assert_eq!(inspection.context, Some(512));
     }
 }

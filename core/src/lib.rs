@@ -65,7 +65,7 @@ pub use generate::{
 };
 pub use handle::{LoadEvent, Model, ModelInfo};
 pub use hub::Source;
-pub use inspect::{Inspection, Packing, inspect};
+pub use inspect::{Inspection, Memory, Packing, inspect};
 pub use location::Location;
 pub use memory::{MemoryUse, memory_use, set_memory_limit};
 pub use state::{Bound, CachePlan, CacheQuantization};

@@ -1,8 +1,12 @@
 //! What an application calls a model by.
 
-use crate::{error::Result, files::Files, hub::Source};
+use crate::{
+    error::{Error, Result},
+    files::Files,
+    hub::Source,
+};
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -26,7 +30,18 @@ pub(crate) enum Found {
 impl Location {
     /// A name is that of a directory when there is one of this name, or when it starts as only
     /// paths do: with `.`, `/` or `~`. Else it is that of a repository.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a directory that cannot be read; those of [`Source::new`].
     pub(crate) fn resolve(self) -> Result<Found> {
+        let found = self.find()?;
+        if let Found::Here(Files::Directory(directory)) = &found {
+            fs::read_dir(directory).map_err(Error::io(directory))?;
+        }
+        Ok(found)
+    }
+
+    fn find(self) -> Result<Found> {
         match self.0 {
             Named::Found(found) => Ok(found),
             Named::Name(name) => {
@@ -84,7 +99,7 @@ mod tests {
     use super::*;
 
     fn found(name: &str) -> Result<Found> {
-        Location::from(name).resolve()
+        Location::from(name).find()
     }
 
     #[test]

@@ -482,6 +482,29 @@ impl Compiled {
     }
 }
 
+/// How many bytes of memory the default device lets a program use, where MLX knows.
+pub(crate) fn device_memory() -> Option<u64> {
+    let device = Device::try_default().ok()?;
+    let (kind, index) = (device.get_type().ok()?, device.get_index().ok()?);
+    // SAFETY: the information and the device are made and freed here; a key that is missing leaves
+    // the number.
+    unsafe {
+        let device = sys::mlx_device_new_type(kind.into(), index);
+        let mut information = sys::mlx_device_info_new();
+        let known = sys::mlx_device_info_get(&mut information, device) == 0;
+        let size = |key: &CStr| {
+            let mut size = 0;
+            let found = sys::mlx_device_info_get_size(&mut size, information, key.as_ptr()) == 0;
+            (found && size > 0).then_some(size as u64)
+        };
+        let keys = [c"max_recommended_working_set_size", c"memory_size", c"total_memory"];
+        let size = keys.into_iter().filter(|_| known).find_map(size);
+        sys::mlx_device_info_free(information);
+        sys::mlx_device_free(device);
+        size
+    }
+}
+
 /// How many operations MLX would run to compute these arrays: what a decode step costs the host.
 ///
 /// # Errors

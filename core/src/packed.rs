@@ -106,13 +106,17 @@ impl Scope {
         if !self.has(name) {
             return Ok(());
         }
-        let index: Vec<i32> = mlx::to_vec(&self.take_as(name, &m.of(&[m.input]), Dtype::Int32)?)?;
+        let index = self.take_as(name, &m.of(&[m.input]), Dtype::Int32)?;
         let group = m.input / groups;
-        let in_order = (0..m.input).map(|input| input / group).cycle();
-        if index.iter().copied().eq(in_order.take(index.len())) {
-            return Ok(());
-        }
-        Err(self.refuse(name, "inputs that were reordered (`desc_act`) are not supported"))
+        let in_order = (0..m.input).map(move |input| input / group).cycle();
+        let reordered =
+            self.refuse(name, "inputs that were reordered (`desc_act`) are not supported");
+        self.check_later(move || {
+            let index: Vec<i32> = mlx::to_vec(&index)?;
+            let is_ordered = index.iter().copied().eq(in_order.take(index.len()));
+            if is_ordered { Ok(()) } else { Err(reordered) }
+        });
+        Ok(())
     }
 
     /// AWQ and GPTQ.

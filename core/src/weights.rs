@@ -30,9 +30,14 @@ const NEVER_NEEDED: &[&str] = &[
     "rotary_emb.inv_freq",
 ];
 
+/// What only the values of a tensor can tell.
+type Check = Box<dyn FnOnce() -> Result<()>>;
+
 struct Store {
     unread: RefCell<HashMap<String, Array>>,
     read: RefCell<Vec<Array>>,
+    /// They wait until tensors are read in earnest: an inspection has names and shapes only.
+    checks: RefCell<Vec<Check>>,
     quantization: Quantization,
     /// What all floating-point tensors become, where the file says so.
     precision: Option<Dtype>,
@@ -69,7 +74,8 @@ impl Scope {
     fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Self {
         let precision = quantization.precision(&tensors);
         let (unread, read) = (RefCell::new(tensors), RefCell::default());
-        let store = Rc::new(Store { unread, read, quantization, precision });
+        let store =
+            Rc::new(Store { unread, read, checks: RefCell::default(), quantization, precision });
         Scope { store, path: String::new(), is_parameter: false }
     }
 
@@ -539,6 +545,11 @@ impl Scope {
         self.layer_norm(name, width, eps)
     }
 
+    /// Looks at values once there are any.
+    pub(crate) fn check_later(&self, check: impl FnOnce() -> Result<()> + 'static) {
+        self.store.checks.borrow_mut().push(Box::new(check));
+    }
+
     /// Checks that nothing is left unread and brings all that was read into memory; `progress`
     /// gets the share that is there, from 0 to 1.
     ///
@@ -565,24 +576,31 @@ impl Scope {
         }
         let arrays = self.store.read.take();
         let total = arrays.iter().map(Array::nbytes).sum();
-        Ok(Reading { arrays: arrays.into_iter(), done: 0, total })
+        Ok(Reading { checks: self.store.checks.take(), arrays: arrays.into_iter(), done: 0, total })
     }
 }
 
 /// Tensors on their way into memory.
 pub(crate) struct Reading {
+    checks: Vec<Check>,
     arrays: std::vec::IntoIter<Array>,
     done: usize,
     total: usize,
 }
 
 impl Reading {
+    /// Bytes of memory that all of them take.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
     /// Brings the next batch into memory; gives the share that is there, and nothing at the end.
     pub(crate) fn next(&mut self) -> Result<Option<f32>> {
         // Batches keep the readers busy and bound what stacking holds twice.
         const BATCH: usize = 64 << 20;
         // Others may have taken memory since the last batch.
         memory::allow(self.total - self.done)?;
+        self.checks.drain(..).try_for_each(|check| check())?;
         let (mut batch, mut size) = (Vec::new(), 0);
         while size < BATCH
             && let Some(array) = self.arrays.next()

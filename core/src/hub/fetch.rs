@@ -7,7 +7,7 @@ use super::{
     client::{Client, Listing, RemoteFile},
     progress::{Meter, Progress},
     ranges::Ranges,
-    select,
+    select, store,
     transfer::{Cancel, Download, Downloader},
     verify,
 };
@@ -47,11 +47,23 @@ pub async fn fetch(
     source: &Source,
     progress: impl FnMut(Progress) + Send + 'static,
 ) -> Result<PathBuf> {
+    let source = source.clone();
+    let work = move |cancel: &Cancel| {
+        let folder = run(&source, cancel, Box::new(progress))?;
+        store::mark_used(&folder);
+        Ok(folder)
+    };
+    on_thread(work).await
+}
+
+/// Works on a thread of its own; dropping the future cancels.
+pub(super) async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce(&Cancel) -> Result<T> + Send + 'static,
+) -> Result<T> {
     let cancel = Cancel::default();
     let _guard = CancelOnDrop(cancel.clone());
     let (report, outcome) = oneshot::channel();
-    let source = source.clone();
-    let work = move || report.send(run(&source, &cancel, Box::new(progress)));
+    let work = move || report.send(work(&cancel));
     let thread = thread::Builder::new().name("mynah-hub".into()).spawn(work);
     thread.map_err(|error| Error::Internal(format!("no thread: {error}")))?;
     outcome.await.map_err(|_| Error::Internal("the download panicked".into()))?

@@ -17,16 +17,20 @@ mod arrived;
 mod cache;
 mod client;
 mod fetch;
+mod outline;
 mod progress;
 mod ranges;
 mod select;
 mod source;
+mod store;
 mod transfer;
 mod verify;
 
 pub use fetch::fetch;
+pub(crate) use outline::outline;
 pub use progress::Progress;
 pub use source::{Repository, Source, Token, default_cache};
+pub use store::{CachedModel, CachedRevision, delete, delete_revision, list, move_to};
 pub use transfer::{Cancel, Download, Downloader};
 
 /// Attempts of a request in memory, while what is wrong may pass: about four seconds.

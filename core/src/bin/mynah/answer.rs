@@ -28,12 +28,13 @@ pub async fn follow(
 ) -> Result<Answer, Failure> {
     interrupts.set(Some(generation.canceller()));
     let mut tokens = Vec::new();
-    let mut progress = Some(Progress::new("reading the prompt"));
+    let mut progress = Some(Progress::default());
     let summary = loop {
         let event = generation.next().await;
         match event.unwrap_or_else(|| Err(Error::Internal("the answer has no end".into())))? {
             Event::Prefill { done, total } => {
-                progress.iter_mut().for_each(|line| line.show(done as f32 / total as f32));
+                let share = done as f32 / total as f32;
+                progress.iter_mut().for_each(|line| line.show_share("reading the prompt", share));
             }
             Event::Token(token) => {
                 progress = None;

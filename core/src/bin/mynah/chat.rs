@@ -21,7 +21,7 @@ Where standard input is no terminal, each of its lines is a message.";
 #[derive(Args)]
 #[command(after_help = COMMANDS)]
 pub struct Arguments {
-    /// Directory of a checkpoint; the embedded demo model by default
+    /// A directory, or org/name[@revision] of a hub; the embedded demo model by default
     model: Option<String>,
     /// Instructions that come before the conversation
     #[arg(long, value_name = "TEXT")]
@@ -31,7 +31,7 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Outcome {
-    let model = model::load(model::files(arguments.model.as_deref())?).await?;
+    let model = model::load(model::location(arguments.model.as_deref())).await?;
     let options = arguments.sampling.options(&model);
     options.check(model.info().vocabulary)?;
     let beginning: Vec<_> = arguments.system.as_deref().map(Message::system).into_iter().collect();

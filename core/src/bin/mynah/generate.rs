@@ -23,14 +23,14 @@ such question: an argument is a model.
 
 Examples:
   mynah generate \"What is 3 + 4?\"
-  mynah generate path/to/checkpoint \"Why is the sky blue?\" --max-tokens 100
+  mynah generate org/name \"Why is the sky blue?\" --max-tokens 100
   mynah generate path/to/checkpoint - < question.txt
   mynah generate path/to/checkpoint --tokens 5,9,2 --json";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Directory of a checkpoint; the embedded demo model by default
+    /// A directory, or org/name[@revision] of a hub; the embedded demo model by default
     model: Option<String>,
     /// What to continue or to answer; `-` reads it from standard input
     #[arg(value_name = "PROMPT")]
@@ -75,11 +75,11 @@ struct Report {
 
 pub async fn run(arguments: Arguments) -> Outcome {
     let arguments = arguments.settle();
-    let files = model::files(arguments.model.as_deref())?;
+    let location = model::location(arguments.model.as_deref());
     if arguments.tokens.is_none() && arguments.prompt.is_none() {
         return Err(Failure::Usage("there is no prompt; see mynah generate --help"));
     }
-    let model = model::load(files).await?;
+    let model = model::load(location).await?;
     let generation = arguments.start(&model)?;
     let interrupts = Interrupts::listen(exit_interrupted)?;
     let answer = if arguments.json {

@@ -2,7 +2,7 @@
 
 use crate::{Outcome, model, terminal::bytes};
 use clap::Args;
-use mynah::{Inspection, families};
+use mynah::{Inspection, Memory, families};
 use std::{
     collections::BTreeMap,
     io::{self, Write},
@@ -11,8 +11,11 @@ use std::{
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Directory of a checkpoint; the embedded demo model by default
+    /// A directory, or org/name[@revision] of a hub; the embedded demo model by default
     model: Option<String>,
+    /// How many tokens a sequence shall have room for; at most 4096 by default
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -25,8 +28,9 @@ pub struct FamiliesArguments {
     json: bool,
 }
 
-pub fn run(arguments: Arguments) -> Outcome {
-    let inspection = mynah::inspect(model::files(arguments.model.as_deref())?)?;
+pub async fn run(arguments: Arguments) -> Outcome {
+    let location = model::location(arguments.model.as_deref());
+    let inspection = mynah::inspect(location, arguments.context).await?;
     let text = if arguments.json {
         serde_json::to_string(&inspection).map_err(io::Error::from)? + "\n"
     } else {
@@ -47,6 +51,7 @@ fn describe(inspection: &Inspection) -> String {
     let dense = inspection.dtypes.iter().map(|(dtype, count)| format!("{dtype}, {count} tensors"));
     let lines = [
         ("model type", inspection.model_type.clone()),
+        ("family", inspection.family.unwrap_or("none").to_string()),
         ("supported", supported),
         ("layers", number(inspection.layers)),
         ("hidden size", number(inspection.hidden_size)),
@@ -57,7 +62,21 @@ fn describe(inspection: &Inspection) -> String {
         ("tokenizer", yes(inspection.tokenizer)),
         ("chat template", yes(inspection.chat_template)),
     ];
-    lines.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
+    let gated = inspection.gated.map(|gated| ("gated", yes(gated)));
+    let memory = inspection.memory.as_ref().map(|memory| ("memory", describe_memory(memory)));
+    let lines = lines.into_iter().chain(gated).chain(memory);
+    lines.map(|(name, value)| format!("{name:<14} {value}\n")).collect()
+}
+
+fn describe_memory(memory: &Memory) -> String {
+    let Memory { context, weights, cache, needed, device, fits } = memory;
+    let parts = format!("{} weights, {} cache", bytes(*weights), bytes(*cache));
+    let verdict = match (device, fits) {
+        (Some(device), Some(true)) => format!(": fits in {}", bytes(*device)),
+        (Some(device), _) => format!(": does not fit in {}", bytes(*device)),
+        _ => String::new(),
+    };
+    format!("{} for {context} tokens ({parts}){verdict}", bytes(*needed))
 }
 
 /// Each family with its model types, under the first of them.

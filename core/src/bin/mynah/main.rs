@@ -5,6 +5,7 @@
 mod answer;
 mod chat;
 mod generate;
+mod hub;
 mod inspect;
 mod model;
 mod score;
@@ -39,6 +40,12 @@ enum Command {
     Score(score::Arguments),
     /// Say what a checkpoint is without reading its weights
     Inspect(inspect::Arguments),
+    /// Fetch a model from a hub, or what is missing of it
+    Download(hub::DownloadArguments),
+    /// List the models that are on disk
+    Models(hub::ModelsArguments),
+    /// Delete models from the disk
+    Rm(hub::RemoveArguments),
     /// List the model types that are supported, by family
     Families(inspect::FamiliesArguments),
 }
@@ -77,7 +84,10 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => block_on(generate::run(arguments)),
         Command::Chat(arguments) => block_on(chat::run(arguments)),
         Command::Score(arguments) => block_on(score::run(arguments)),
-        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Inspect(arguments) => block_on(inspect::run(arguments)),
+        Command::Download(arguments) => block_on(hub::download(arguments)),
+        Command::Models(arguments) => hub::models(arguments),
+        Command::Rm(arguments) => hub::remove(arguments),
         Command::Families(arguments) => inspect::families(arguments),
     };
     outcome.unwrap_or_else(|failure| match failure {

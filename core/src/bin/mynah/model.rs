@@ -2,29 +2,21 @@
 
 use crate::{Failure, terminal::Progress};
 use clap::Args;
-use mynah::{DEMO, Dry, Error, Files, GenerateOptions, LoadEvent, Model, Xtc};
-use std::{
-    fs,
-    io::{self, Read},
-    path::Path,
-};
+use mynah::{DEMO, Dry, GenerateOptions, LoadEvent, Location, Model, Xtc};
+use std::io::{self, Read};
 
-/// The checkpoint in a directory; the demo model when none is named.
-pub fn files(model: Option<&str>) -> Result<Files, Failure> {
-    let Some(directory) = model.map(Path::new) else { return Ok(DEMO) };
-    match fs::read_dir(directory) {
-        Ok(_) => Ok(directory.into()),
-        Err(source) => Err(Error::Io { path: directory.into(), source }.into()),
-    }
+/// The model of this name; the demo model when none is named.
+pub fn location(name: Option<&str>) -> Location {
+    name.map_or(DEMO.into(), Location::from)
 }
 
-pub async fn load(files: Files) -> Result<Model, Failure> {
-    let mut progress = Progress::new("loading");
+pub async fn load(location: Location) -> Result<Model, Failure> {
+    let (mut downloading, mut loading) = (Progress::default(), Progress::default());
     let show = move |event| match event {
-        LoadEvent::Weights(share) => progress.show(share),
-        LoadEvent::Download(_) => {}
+        LoadEvent::Download(download) => downloading.show_download(&download),
+        LoadEvent::Weights(share) => loading.show_share("loading", share),
     };
-    Ok(Model::load(files, show).await?)
+    Ok(Model::load(location, show).await?)
 }
 
 /// A text from the command line, where `-` stands for standard input.

@@ -16,7 +16,7 @@ tokens of a line are those that could follow it.";
 #[derive(Args)]
 #[command(after_help = MEANING)]
 pub struct Arguments {
-    /// Directory of a checkpoint; the embedded demo model by default
+    /// A directory, or org/name[@revision] of a hub; the embedded demo model by default
     model: Option<String>,
     /// Score these token ids
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
@@ -42,12 +42,12 @@ struct Report<'a> {
 }
 
 pub async fn run(arguments: Arguments) -> Outcome {
-    let files = model::files(arguments.model.as_deref())?;
+    let location = model::location(arguments.model.as_deref());
     let prompt = match (arguments.tokens, arguments.text) {
         (Some(tokens), _) => Prompt::Tokens(tokens),
         (None, text) => Prompt::Text(model::text(text.unwrap_or_default())?),
     };
-    let model = model::load(files).await?;
+    let model = model::load(location).await?;
     let (tokens, score) = model.score(prompt, arguments.top).await?;
     let text = if arguments.json {
         let report = Report { tokens: &tokens, logprobs: &score.logprobs, top: &score.top };

@@ -1,7 +1,7 @@
 //! Standard error and Ctrl-C.
 
 use crate::INTERRUPTED;
-use mynah::{Canceller, Summary};
+use mynah::{Canceller, Summary, hub};
 use std::{
     io::{self, IsTerminal, Write},
     process,
@@ -48,35 +48,70 @@ pub fn bytes(size: u64) -> String {
     }
 }
 
+/// A time that is left, as people say it.
+fn duration(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 3600.. => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        seconds @ 60.. => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{seconds} s"),
+    }
+}
+
 /// How far something slow is: a line that changes on a terminal, a line now and then elsewhere.
+#[derive(Default)]
 pub struct Progress {
-    what: &'static str,
-    started: Instant,
-    /// The percentage that was shown last.
-    shown: Option<u32>,
+    started: Option<Instant>,
+    /// The line that was shown last, and its percentage.
+    shown: Option<(String, u32)>,
 }
 
 impl Progress {
-    pub fn new(what: &'static str) -> Self {
-        Progress { what, started: Instant::now(), shown: None }
+    /// Shows which share of something is done, from 0 to 1.
+    pub fn show_share(&mut self, what: &str, share: f32) {
+        self.show(f64::from(share), |percent| format!("{what} … {percent} %"));
+    }
+
+    /// Shows how far a download is.
+    pub fn show_download(&mut self, download: &hub::Progress) {
+        const WIDTH: usize = 24;
+        let share = download.share();
+        self.show(share, |percent| {
+            let full = (share * WIDTH as f64) as usize;
+            let rate = bytes(download.bytes_per_second as u64);
+            let left = download.remaining.map(|left| format!(", {} left", duration(left)));
+            let numbers = format!(
+                "{percent} % of {}, {rate}/s{}",
+                bytes(download.total),
+                left.unwrap_or_default()
+            );
+            if io::stderr().is_terminal() {
+                let bar = "━".repeat(full) + &" ".repeat(WIDTH - full);
+                // Most terminals are as wide; a line that breaks would not be overwritten.
+                format!("{bar} {numbers}  {}", download.file).chars().take(79).collect()
+            } else {
+                format!("downloading … {numbers}")
+            }
+        });
     }
 
     /// Shows a share from 0 to 1, unless it is soon or all over.
-    pub fn show(&mut self, share: f32) {
+    fn show(&mut self, share: f64, line: impl FnOnce(u32) -> String) {
         let on_terminal = io::stderr().is_terminal();
         let (patience, step) = if on_terminal { (200, 1) } else { (1000, 10) };
         let percent = (share * 100.0) as u32 / step * step;
-        let early = self.started.elapsed() < Duration::from_millis(patience);
-        if early || share >= 1.0 || self.shown == Some(percent) {
+        let started = *self.started.get_or_insert_with(Instant::now);
+        let early = started.elapsed() < Duration::from_millis(patience);
+        let said = self.shown.as_ref().is_some_and(|(_, shown)| *shown == percent);
+        if early || share >= 1.0 || (said && !on_terminal) {
             return;
         }
-        self.shown = Some(percent);
-        let line = format!("{} … {percent} %", self.what);
-        if on_terminal {
-            write!(io::stderr(), "\r{line}\x1b[K").ok();
-        } else {
+        let line = line(percent);
+        if !on_terminal {
             say(&line);
+        } else if self.shown.as_ref().is_none_or(|(shown, _)| *shown != line) {
+            write!(io::stderr(), "\r{line}\x1b[K").ok();
         }
+        self.shown = Some((line, percent));
     }
 }
 

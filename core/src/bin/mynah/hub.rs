@@ -1,0 +1,110 @@
+//! `mynah download`, `mynah models` and `mynah rm`: what comes from a hub and stays on disk.
+
+use crate::{
+    Outcome,
+    terminal::{Progress, bytes, say},
+};
+use clap::Args;
+use mynah::{
+    Source,
+    hub::{self, CachedModel, CachedRevision, default_cache, fetch},
+};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::SystemTime,
+};
+
+const ENVIRONMENT: &str = "\
+The hub, the cache and the token are those of Python's huggingface_hub: HF_ENDPOINT, HF_HOME,
+HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE say otherwise.";
+
+#[derive(Args)]
+#[command(after_help = ENVIRONMENT)]
+pub struct DownloadArguments {
+    /// Repository of a hub: org/name, or org/name@revision
+    #[arg(value_name = "REPOSITORY")]
+    name: String,
+}
+
+#[derive(Args)]
+#[command(after_help = ENVIRONMENT)]
+pub struct ModelsArguments {
+    /// Move the folder of all models
+    #[arg(long, value_name = "FOLDER", conflicts_with = "json")]
+    move_to: Option<PathBuf>,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = ENVIRONMENT)]
+pub struct RemoveArguments {
+    /// What to delete: org/name, or org/name@revision for one revision
+    #[arg(value_name = "REPOSITORY", required = true)]
+    names: Vec<String>,
+}
+
+/// Prints the folder of the model's files.
+pub async fn download(arguments: DownloadArguments) -> Outcome {
+    let source = Source::new(&arguments.name)?;
+    let mut progress = Progress::default();
+    let folder = fetch(&source, move |event| progress.show_download(&event)).await?;
+    writeln!(io::stdout(), "{}", folder.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn models(arguments: ModelsArguments) -> Outcome {
+    let cache = default_cache();
+    if let Some(to) = arguments.move_to {
+        hub::move_to(&cache, &to)?;
+        say(&format!("to be found by setting HF_HUB_CACHE to {}", to.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let models = hub::list(&cache)?;
+    let text = if arguments.json {
+        serde_json::to_string(&models).map_err(io::Error::from)? + "\n"
+    } else {
+        models.iter().map(describe).collect()
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(model: &CachedModel) -> String {
+    let mut text = format!("{:<48} {:>10}\n", model.repository, bytes(model.bytes));
+    for CachedRevision { commit, names, bytes: size, last_used, complete } in &model.revisions {
+        let name = if names.is_empty() { String::new() } else { format!(" {}", names.join(" ")) };
+        let state = if *complete { "complete" } else { "incomplete" };
+        let used = last_used.map_or_else(String::new, |time| format!(", used {}", ago(time)));
+        let short = commit.get(..8).unwrap_or(commit);
+        text +=
+            &format!("  {:<46} {:>10}  {state}{used}\n", format!("{short}{name}"), bytes(*size));
+    }
+    text
+}
+
+fn ago(time: SystemTime) -> String {
+    let seconds = time.elapsed().map_or(0, |since| since.as_secs());
+    match seconds {
+        86_400.. => format!("{} d ago", seconds / 86_400),
+        3_600.. => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} min ago", seconds / 60),
+    }
+}
+
+pub fn remove(arguments: RemoveArguments) -> Outcome {
+    let cache = default_cache();
+    for name in &arguments.names {
+        let freed = match name.split_once('@') {
+            Some((repository, revision)) => {
+                hub::delete_revision(&cache, &repository.parse()?, revision)
+            }
+            None => hub::delete(&cache, &name.parse()?),
+        };
+        say(&format!("{name} is deleted; {} are free", bytes(freed?)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
