@@ -20,7 +20,7 @@ use std::{
 };
 
 /// The file of weights of a checkpoint that is part of the program.
-const EMBEDDED: &str = "model.safetensors";
+pub(crate) const EMBEDDED: &str = "model.safetensors";
 
 /// All tensors by name. None is read before it is computed.
 pub(crate) fn tensors(files: &Files) -> Result<HashMap<String, Array>> {

@@ -1,6 +1,9 @@
 //! The small files of a checkpoint, from a directory or from inside the program.
 
-use crate::error::{Error, Result};
+use crate::{
+    checkpoint::{EMBEDDED, shards},
+    error::{Error, Result},
+};
 use serde_json::Value as Json;
 use std::{
     borrow::Cow,
@@ -40,30 +43,17 @@ impl Files {
     /// weights, and of samples from all over them, since fine-tuned models differ in nothing else.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::Checkpoint`] when there are no weights.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Fnv::new();
         hash.add(&self.read("config.json")?.unwrap_or_default());
         match self {
-            Files::Embedded(files) => {
-                for (name, bytes) in files.iter().filter(|(name, _)| holds_weights(name.as_ref())) {
-                    hash.add(name.as_bytes());
-                    hash.add(bytes);
-                }
-            }
+            Files::Embedded(_) => hash.add(&self.read(EMBEDDED)?.unwrap_or_default()),
             Files::Directory(directory) => {
-                let io = |source| Error::Io { path: directory.clone(), source };
-                let entries = fs::read_dir(directory).map_err(io)?;
-                let mut paths: Vec<_> = entries
-                    .map(|entry| Ok(entry?.path()))
-                    .collect::<io::Result<_>>()
-                    .map_err(io)?;
-                paths.retain(|path| holds_weights(path));
-                paths.sort();
-                for path in paths {
-                    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-                    hash.add(name);
-                    sample(&path, &mut hash).map_err(|source| Error::Io { path, source })?;
+                for shard in shards(directory, self)? {
+                    hash.add(shard.as_bytes());
+                    let path = directory.join(shard);
+                    sample(&path, &mut hash).map_err(Error::io(&path))?;
                 }
             }
         }
@@ -121,11 +111,6 @@ impl Files {
                 .map_err(|_| not_json(error.to_string())),
         }
     }
-}
-
-fn holds_weights(path: &Path) -> bool {
-    let formats = ["safetensors", "gguf", "npz", "bin", "pth", "pt"];
-    path.extension().is_some_and(|extension| formats.iter().any(|format| extension == *format))
 }
 
 fn sample(path: &Path, hash: &mut Fnv) -> io::Result<()> {
