@@ -369,11 +369,17 @@ impl Run {
     }
 
     /// One chunk of the prompt; the last one queues the first token.
+    ///
+    /// Nobody reads what the last layer makes of any other token, so a chunk that goes without the
+    /// last token leaves it uncomputed. That saves more than a pass of its own costs when the chunk
+    /// has more tokens than the model has layers.
     fn prefill(&mut self, request: &Request) -> Result<Event> {
         let total = request.prompt.len();
         let mark = request.marks.iter().copied().filter(|mark| *mark > self.prefilled).min();
         let end = total.min(self.prefilled.saturating_add(request.options.prefill_chunk));
         let end = end.min(mark.unwrap_or(total));
+        let layers = self.slot.memory.borrow().cache.states.len();
+        let end = if end == total && end - self.prefilled > layers { total - 1 } else { end };
         let chunk = &request.prompt[self.prefilled..end];
         let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
         let network = &*self.loaded.network;
