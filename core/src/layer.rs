@@ -48,6 +48,11 @@ impl Step {
         }
     }
 
+    /// The positions of all its tokens, `[length]`.
+    pub(crate) fn positions(&self) -> Result<Array> {
+        Ok(ops::arange::<_, i32>(0, self.length, None)?.add(&self.position)?)
+    }
+
     /// Lets later layers attend over the keys and values of this one.
     pub fn lend(&self, layer: i32, seen: Seen) {
         self.lent.borrow_mut().push((layer, seen));

@@ -2,7 +2,10 @@
 
 pub use crate::{
     config::{self, Json, Text},
-    decoder::{Decoder, Head, body, pre_norm, pre_norm_named},
+    decoder::{
+        Decoder, FOUR_NORMS, Head, TWO_NORMS, body, pre_norm, pre_norm_named, pre_norm_under,
+        sandwich,
+    },
     error::{Error, Result},
     families::Family,
     layer::{Block, CachePlan, Layer, Parallel, Residual, State, Step},

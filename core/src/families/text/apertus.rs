@@ -12,13 +12,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })))?;
     let rope = Rope::of(&c)?;
     let decoder = Decoder::stack(w, &c, |_, w| {
-        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
         let mlp = CurvedMlp::read(&w.at("mlp"), &c)?;
-        Ok(Block::new((
-            Residual::pre(norm("attention_layernorm")?, attention),
-            Residual::pre(norm("feedforward_layernorm")?, mlp),
-        )))
+        let names = ["attention_layernorm", "feedforward_layernorm"];
+        pre_norm_named(w, names, &c, attention, mlp)
     })?;
     Ok(Box::new(decoder))
 }

@@ -4,10 +4,7 @@
 
 use super::gemma;
 use crate::{
-    parts::{
-        attention::{join_heads, projections, split_heads},
-        kv::Kv,
-    },
+    parts::{attention::join_heads, kv::Kv},
     prelude::*,
 };
 
@@ -38,20 +35,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             None => c.sliding_window.filter(|_| i % 2 == 0),
         };
         let attention = CappedAttention {
-            projections: projections(&w.at("self_attn"), QKVO, &c)?,
-            rope: rope.clone(),
-            window,
+            attention: Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?.window(window),
             scale: e.query_pre_attn_scalar.powf(-0.5),
             softcap: e.attn_logit_softcapping,
-            heads: c.num_attention_heads,
-            kv_heads: c.kv_heads(),
         };
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
-        let (pre, post) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
-        let attention = Residual::sandwich(pre, attention, post);
-        let (pre, post) =
-            (norm("pre_feedforward_layernorm")?, norm("post_feedforward_layernorm")?);
-        Ok(Block::new((attention, Residual::sandwich(pre, mlp, post))))
+        Ok(Block::new(sandwich(norm, FOUR_NORMS, attention, mlp)?))
     })?;
     let decoder = gemma::scaled(decoder, &c)?;
     let head = decoder.head.softcap(e.final_logit_softcapping);
@@ -60,35 +49,26 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// Attention whose scores are bounded before the softmax, which no kernel does.
 struct CappedAttention {
-    projections: [Linear; 4],
-    rope: Rope,
-    window: Option<i32>,
+    attention: Attention,
     scale: f32,
     softcap: Option<f32>,
-    heads: i32,
-    kv_heads: i32,
 }
 
 impl Layer for CappedAttention {
     type State = Kv;
 
     fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(self.window, plan)
+        self.attention.state(plan)
     }
 
     fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let [q, k, v, output] = &self.projections;
-        let q = self.rope.forward(&split_heads(&q.forward(x)?, self.heads)?, step)?;
-        let k = self.rope.forward(&split_heads(&k.forward(x)?, self.kv_heads)?, step)?;
-        let v = split_heads(&v.forward(x)?, self.kv_heads)?;
-        let seen = kv.update(k, v, step)?;
-        let (keys, values, mask) = seen.parts(step)?;
+        let [q, k, v] = self.attention.heads(x, step)?;
+        let (heads, kv_heads) = (q.dim(1), k.dim(1));
+        let (keys, values, mask) = kv.update(k, v, step)?.parts(step)?;
         let constant = |value| mlx::scalar(value, q.dtype());
-        let repeats = self.heads / self.kv_heads;
-        let grouped = [q.dim(0), self.kv_heads, repeats, step.length, q.dim(3)];
+        let grouped = [q.dim(0), kv_heads, heads / kv_heads, step.length, q.dim(3)];
         let queries = q.multiply(constant(self.scale)?)?.reshape(&grouped)?;
-        let keys = keys.expand_dims(2)?.swap_axes(-1, -2)?;
-        let mut scores = queries.matmul(keys)?;
+        let mut scores = queries.matmul(keys.expand_dims(2)?.swap_axes(-1, -2)?)?;
         if let Some(softcap) = self.softcap {
             let cap = constant(softcap)?;
             scores = ops::tanh(&scores.divide(&cap)?)?.multiply(cap)?;
@@ -96,6 +76,6 @@ impl Layer for CappedAttention {
         let scores = ops::select(&mask, &scores, constant(f32::NEG_INFINITY)?)?;
         let weights = ops::softmax_axis(&scores, -1, true)?;
         let mixed = weights.matmul(values.expand_dims(2)?)?.reshape(q.shape())?;
-        output.forward(&join_heads(&mixed)?)
+        self.attention.project(&join_heads(&mixed)?)
     }
 }

@@ -69,16 +69,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             ))
             .scores(scores.clone())
             .window(window);
-        let attention = Residual::sandwich(
-            block_norm("input_layernorm")?,
-            attention,
-            block_norm("post_attention_layernorm")?,
-        );
-        let mlp = Residual::sandwich(
-            block_norm("pre_feedforward_layernorm")?,
-            Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?,
-            block_norm("post_feedforward_layernorm")?,
-        );
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
+        let (attention, mlp) = sandwich(block_norm, FOUR_NORMS, attention, mlp)?;
         Ok(Block::new((attention.joined_by(saturating_sum), mlp.joined_by(saturating_sum))))
     })?;
     Ok(Box::new(Decoder {

@@ -16,17 +16,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, rope) = read(config)?;
     let decoder = Decoder::stack(w, &c, |_, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let attention = Residual::sandwich(
-            norm("input_layernorm")?,
-            qwen2::attention(&w.at("self_attn"), &c, rope.clone())?,
-            norm("post_self_attn_layernorm")?,
-        );
-        let mlp = Residual::sandwich(
-            norm("post_attention_layernorm")?,
-            phi3::mlp(&w.at("mlp"), &c)?,
-            norm("post_mlp_layernorm")?,
-        );
-        Ok(Block::new((attention, mlp)))
+        let [before, after] = TWO_NORMS;
+        let names = [before, "post_self_attn_layernorm", after, "post_mlp_layernorm"];
+        let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
+        Ok(Block::new(sandwich(norm, names, attention, phi3::mlp(&w.at("mlp"), &c)?)?))
     })?;
     Ok(Box::new(decoder))
 }

@@ -24,40 +24,29 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let parallel = e.use_parallel_residual.unwrap_or(true);
     // As published, then as mlx-lm writes it.
     let (body, layers, head) = if w.has_below("gpt_neox") {
-        let body = w.at("gpt_neox");
-        (body.clone(), body.at("layers"), w.clone())
+        (w.at("gpt_neox"), "layers", w.clone())
     } else {
-        let body = w.at("model");
-        (body.clone(), body.at("h"), body)
+        (w.at("model"), "h", w.at("model"))
     };
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    let block = |i| {
-        let w = layers.at(i);
+    let head =
+        Head::named(&head, "embed_out", c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let ends = (norm(&body, "final_layer_norm")?, head);
+    let decoder = Decoder::assemble(&body, ["embed_in", layers], &c, ends, |_, w| {
         // Masks and rotary frequencies of old exporters; they follow from the config.
         w.at("attention").ignore_named(&["masked_bias", "inv_freq"]);
         w.at("attention").ignore("bias");
         let attention = attention(&w.at("attention"), &c, rope.clone())?;
         let names = ["dense_h_to_4h", "dense_4h_to_h"];
         let mlp = PlainMlp::read(&w.at("mlp"), names, &c, gelu_tanh)?;
-        let (pre, post) = (norm(&w, "input_layernorm")?, norm(&w, "post_attention_layernorm")?);
+        let (pre, post) = (norm(w, "input_layernorm")?, norm(w, "post_attention_layernorm")?);
         Ok(if parallel {
             Block::new(SideBySide { pre, attention, post, mlp })
         } else {
             Block::new((Residual::pre(pre, attention), Residual::pre(post, mlp)))
         })
-    };
-    let tied = c.tie_word_embeddings == Some(true);
-    if tied {
-        head.ignore("embed_out");
-    }
-    let own = (!tied).then(|| head.linear("embed_out", c.hidden_size, c.vocab_size));
-    Ok(Box::new(Decoder {
-        embedding: body.embedding("embed_in", c.vocab_size, c.hidden_size)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(&body, "final_layer_norm")?,
-        head: Head::new(own.transpose()?),
-    }))
+    })?;
+    Ok(Box::new(decoder))
 }
 
 fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {

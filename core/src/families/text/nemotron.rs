@@ -21,10 +21,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let decoder = Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let mlp = PlainMlp::read(&w.at("mlp"), ["up_proj", "down_proj"], &c, relu_squared)?;
-        Ok(Block::new((
-            Residual::pre(norm(w, "input_layernorm")?, attention),
-            Residual::pre(norm(w, "post_attention_layernorm")?, mlp),
-        )))
+        pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
     })?;
     Ok(Box::new(decoder))
 }

@@ -2,10 +2,7 @@
 //! `h mod n`, where grouped-query attention counts in blocks. Follows `plamo` of mlx-lm.
 
 use crate::{
-    parts::{
-        attention::{join_heads, projections, split_heads},
-        kv::Kv,
-    },
+    parts::{attention::join_heads, kv::Kv},
     prelude::*,
 };
 
@@ -33,10 +30,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let w = layers.at(i);
         let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
         let attention = TiledAttention {
-            projections: projections(&w.at("self_attn"), QKVO, &c)?,
-            rope: rope.clone(),
+            attention: Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?,
             scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
-            kv_heads: c.kv_heads(),
             shared: e.n_shared_head,
         };
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
@@ -47,10 +42,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// Attention whose neighbouring heads use different keys.
 struct TiledAttention {
-    projections: [Linear; 4],
-    rope: Rope,
+    attention: Attention,
     scores: Scores,
-    kv_heads: i32,
     shared: i32,
 }
 
@@ -58,18 +51,15 @@ impl Layer for TiledAttention {
     type State = Kv;
 
     fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(None, plan)
+        self.attention.state(plan)
     }
 
     fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let [q, k, v, output] = &self.projections;
-        let q = split_heads(&q.forward(x)?, self.kv_heads * self.shared)?;
-        let k = split_heads(&k.forward(x)?, self.kv_heads)?;
-        let v = split_heads(&v.forward(x)?, self.kv_heads)?;
-        let (q, k) = (self.rope.forward(&q, step)?, self.rope.forward(&k, step)?);
-        let q = turned(&q, self.shared, self.kv_heads)?;
-        let mixed = kv.attend(&q, k, v, &self.scores, step)?;
-        output.forward(&join_heads(&turned(&mixed, self.kv_heads, self.shared)?)?)
+        let [q, k, v] = self.attention.heads(x, step)?;
+        let kv_heads = k.dim(1);
+        let mixed =
+            kv.attend(&turned(&q, self.shared, kv_heads)?, k, v, &self.scores, step)?;
+        self.attention.project(&join_heads(&turned(&mixed, kv_heads, self.shared)?)?)
     }
 }
 

@@ -33,21 +33,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     let kind = |i| if i % 4 == 3 { "full_attention" } else { "sliding_attention" };
     c.layer_types.get_or_insert_with(|| (0..c.num_hidden_layers).map(|i| kind(i).into()).collect());
-    let (width, body) = (c.hidden_size, w.at("model"));
-    let block = |i: i32| {
-        let w = body.at("layers").at(i);
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu)?;
-        pre_norm(&w, &c, Gated::read(&w.at("self_attn"), &c, &e, i)?, mlp)
-    };
+    let body = w.at("model");
     // Some conversions rename the table.
     let table = if body.has_below("embed_tokens") { "embed_tokens" } else { "embedding" };
-    Ok(Box::new(Decoder {
-        embedding: body.embedding(table, c.vocab_size, width)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: body.rms_norm("norm", width, c.rms_norm_eps)?,
-        head: Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?,
-    }))
+    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let decoder = Decoder::named(&body, [table, "layers", "norm"], &c, head, |i, w| {
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu)?;
+        pre_norm(w, &c, Gated::read(&w.at("self_attn"), &c, &e, i)?, mlp)
+    })?;
+    Ok(Box::new(decoder))
 }
 
 /// Attention with a gate on each head.

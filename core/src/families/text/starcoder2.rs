@@ -19,10 +19,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, gelu)?;
         // mlx-lm lets no layer slide, which is the same as long as the window is not full.
-        Ok(Block::new((
-            Residual::pre(norm(w, "input_layernorm")?, attention.window(c.sliding_window)),
-            Residual::pre(norm(w, "post_attention_layernorm")?, mlp),
-        )))
+        let attention = attention.window(c.sliding_window);
+        pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
     })?;
     Ok(Box::new(decoder))
 }
