@@ -765,7 +765,7 @@ fn a_config_that_only_one_family_refuses() {
                 "experts",
                 |f| set(f, "enable_moe_block", json!(true)),
                 "Config",
-                &["enable_moe_block"],
+                &["num_experts", "missing"],
             ),
         ),
         (
