@@ -217,6 +217,15 @@ pub fn body(w: &Scope) -> (Scope, Scope) {
     }
 }
 
+/// Leaves the parts of a multimodal model unread that have nothing to do with text, in both places
+/// where exports have them.
+pub fn ignore_parts(w: &Scope, parts: &[&str]) {
+    for part in parts {
+        w.ignore(part);
+        w.at("model").ignore(part);
+    }
+}
+
 /// The names of the norms before attention and before the network.
 pub const TWO_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 

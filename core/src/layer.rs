@@ -138,6 +138,17 @@ impl<S: State + Clone> Layer for Box<dyn Layer<State = S>> {
     }
 }
 
+/// A layer that remembers nothing and sees each token by itself: a function of `[batch, length, width]`.
+pub struct Map<F>(pub F);
+
+impl<F: Fn(&Array) -> Result<Array>> Layer for Map<F> {
+    type State = ();
+    fn state(&self, _: &CachePlan) {}
+    fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
+        (self.0)(x)
+    }
+}
+
 /// How a branch joins the residual stream.
 pub type Join = fn(&Array, &Array) -> Result<Array>;
 

@@ -3,12 +3,12 @@
 pub use crate::{
     config::{self, Json, Text},
     decoder::{
-        Decoder, FOUR_NORMS, Head, TWO_NORMS, body, pre_norm, pre_norm_named, pre_norm_under,
-        sandwich,
+        Decoder, FOUR_NORMS, Head, TWO_NORMS, body, ignore_parts, pre_norm, pre_norm_named,
+        pre_norm_under, sandwich,
     },
     error::{Error, Result},
     families::Family,
-    layer::{Block, CachePlan, Layer, Parallel, Residual, State, Step},
+    layer::{Block, CachePlan, Layer, Map, Parallel, Residual, State, Step},
     mlx,
     model::{LanguageModel, Wrapper},
     parts::{

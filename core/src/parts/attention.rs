@@ -144,6 +144,14 @@ impl Attention {
         join_heads(&kv.attend(&q, k, v, &self.scores, step)?.as_dtype(own)?)
     }
 
+    /// Runs in another way, for families that change what heads see or gather.
+    pub fn run_by<F>(self, run: F) -> RunBy<F>
+    where
+        F: Fn(&Attention, &Array, &mut Kv, &Step) -> Result<Array>,
+    {
+        RunBy { attention: self, run }
+    }
+
     /// The projection of the output.
     pub fn project(&self, gathered: &Array) -> Result<Array> {
         let [_, _, _, output] = &self.projections;
@@ -178,6 +186,24 @@ impl Layer for Attention {
 
     fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
         self.project(&self.gather(x, kv, step)?)
+    }
+}
+
+/// Attention that a family runs in its own way.
+pub struct RunBy<F> {
+    attention: Attention,
+    run: F,
+}
+
+impl<F: Fn(&Attention, &Array, &mut Kv, &Step) -> Result<Array>> Layer for RunBy<F> {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        self.attention.state(plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        (self.run)(&self.attention, x, kv, step)
     }
 }
 

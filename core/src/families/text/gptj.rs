@@ -32,7 +32,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
     let ends = (norm(&body, "ln_f")?, head);
-    let decoder = Decoder::assemble(&body, ["wte", "h"], &c, ends, |_, w| {
+    Ok(Box::new(Decoder::assemble(&body, ["wte", "h"], &c, ends, |_, w| {
         let a = w.at("attn");
         // The masks of old exporters.
         a.ignore("bias");
@@ -41,6 +41,5 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let attention = Attention::read(&a, names, &c, rope.clone())?;
         let mlp = PlainMlp::read(&w.at("mlp"), ["fc_in", "fc_out"], &c, gelu_tanh)?;
         Ok(Block::new(Residual::pre(norm(w, "ln_1")?, Parallel(attention, mlp))))
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

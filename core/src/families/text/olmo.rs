@@ -39,7 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let tied = Some(c.tie_word_embeddings == Some(true));
     let (place, name) = if first { (&body, "ff_out") } else { (w, "lm_head") };
     let head = Head::named(place, name, tied, width, sizes.vocab_size)?;
-    let decoder = Decoder::assemble(&body, [table, layers], &sizes, (norm(), head), |_, w| {
+    Ok(Box::new(Decoder::assemble(&body, [table, layers], &sizes, (norm(), head), |_, w| {
         let (projections, mlp) = if first {
             let [q, k, v] = w.fused("att_proj", width, [heads; 3])?;
             let [up, gate] = w.fused("ff_proj", width, [inner; 2])?;
@@ -51,8 +51,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         };
         let attention = Attention::new(projections, &c, rope.clone()).bounded(e.clip_qkv);
         Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// The fields under the names of the first exports.

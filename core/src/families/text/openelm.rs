@@ -36,7 +36,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (width, rope) = (c.hidden_size, Rope::of(&c)?);
     let names = ["token_embeddings", "layers", "norm"];
     let head = Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?;
-    let decoder = Decoder::named(&w.at("transformer"), names, &c, head, |i, w| {
+    Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |i, w| {
         let sizes = e.layer(&c, i as usize)?;
         let (a, f, inner) = (w.at("attn"), w.at("ffn"), sizes.intermediate_size);
         let mut attention = phi3::attention(&a, ["qkv_proj", "out_proj"], &sizes, rope.clone())?;
@@ -47,8 +47,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let [gate, up] = f.fused("proj_1", width, [inner, inner])?;
         let mlp = Mlp::new([gate, up, f.linear("proj_2", inner, width)?], swiglu);
         pre_norm_named(w, ["attn_norm", "ffn_norm"], &c, attention, mlp)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 impl Config {

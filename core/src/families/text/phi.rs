@@ -9,8 +9,6 @@ pub const FAMILY: Family = Family { model_types: &["phi"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    partial_rotary_factor: Option<f64>,
     qk_layernorm: bool,
 }
 
@@ -22,13 +20,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let e: Config = config::read(config)?;
     let c = Text::read_renamed(config, &[("layer_norm_eps", "rms_norm_eps")])?;
-    let rope = Rope::share(&c, e.partial_rotary_factor, 0.4)?;
+    let rope = Rope::share(&c, 0.4)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     if c.tie_word_embeddings == Some(false) {
         w.at("lm_head").require("bias")?;
     }
     let last = |w: &Scope| norm(w, "final_layernorm");
-    let decoder = Decoder::stack_under(w, &c, last, |_, w| {
+    Ok(Box::new(Decoder::stack_under(w, &c, last, |_, w| {
         let names = ["q_proj", "k_proj", "v_proj", "dense"];
         let a = w.at("self_attn");
         let mut attention =
@@ -40,6 +38,5 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }
         let mlp = PlainMlp::read(&w.at("mlp"), ["fc1", "fc2"], &c, gelu_tanh)?;
         Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, Parallel(attention, mlp))))
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

@@ -3,10 +3,7 @@
 //! Follows `phi3small` of mlx-lm, but for what it gets wrong in prompts: blocks are counted from the
 //! start of the sequence, and no query sees later keys.
 
-use crate::{
-    parts::{attention::join_heads, kv::Kv},
-    prelude::*,
-};
+use crate::{parts::attention::join_heads, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["phi3small"], build };
 
@@ -63,8 +60,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let ends = (norm(&body, "final_layernorm")?, head.scaled(logit_scale));
     let decoder = Decoder::assemble(&body, ["embed_tokens", "layers"], &c, ends, |i, w| {
         let sparse = i % e.dense_attention_every_n_layers == 0;
-        let attention = BlockSparse::read(&w.at("self_attn"), &c, &e, sparse)?;
-        let mlp = GatedMlp::read(&w.at("mlp"), &c, &e)?;
+        let attention = attention(&w.at("self_attn"), &c, &e, sparse)?;
+        let mlp = mlp(&w.at("mlp"), &c, e.gegelu_limit)?;
         pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
     })?;
     Ok(Box::new(Phi3Small {
@@ -109,99 +106,60 @@ impl Blocks {
     }
 }
 
-/// Attention to a choice of blocks.
-struct BlockSparse {
-    attention: Attention,
-    scores: Scores,
-    blocks: Option<Blocks>,
-    heads: i32,
-}
-
-impl BlockSparse {
-    fn read(w: &Scope, c: &Text, e: &Config, sparse: bool) -> Result<Self> {
-        let (width, heads, kv_heads) = (c.hidden_size, c.num_attention_heads, c.kv_heads());
-        let dims = c.head_dim();
-        let mut rope = Rope::of(c)?;
-        match &mut rope {
-            Rope::Base { scale, .. } => *scale *= e.rope_position_scale,
-            Rope::Frequencies { magnitude, .. } => {
-                let own = e.rope_scaling.as_ref().and_then(|scaling| scaling.long_mscale);
-                *magnitude = own.unwrap_or(*magnitude);
-            }
-            _ => {}
+/// Attention to a choice of blocks in sparse layers.
+fn attention(w: &Scope, c: &Text, e: &Config, sparse: bool) -> Result<impl Layer + 'static> {
+    let (width, heads, kv_heads) = (c.hidden_size, c.num_attention_heads, c.kv_heads());
+    let dims = c.head_dim();
+    let mut rope = Rope::of(c)?;
+    match &mut rope {
+        Rope::Base { scale, .. } => *scale *= e.rope_position_scale,
+        Rope::Frequencies { magnitude, .. } => {
+            let own = e.rope_scaling.as_ref().and_then(|scaling| scaling.long_mscale);
+            *magnitude = own.unwrap_or(*magnitude);
         }
-        let scale = if e.mup_use_scaling {
-            e.mup_attn_multiplier / dims as f32
-        } else {
-            (dims as f32).powf(-0.5)
-        };
-        config::product("num_attention_heads", [heads + 2 * kv_heads, dims])?;
-        w.at("query_key_value").require("bias")?;
-        let outputs = [heads / kv_heads * dims, dims, dims];
-        let [q, k, v] = w.fused_by_group("query_key_value", width, kv_heads, outputs)?;
-        let output = w.linear_with_bias("dense", heads * dims, width)?;
-        Ok(BlockSparse {
-            attention: Attention::new([q, k, v, output], c, rope),
-            scores: Scores { scale, sinks: None },
-            blocks: sparse.then_some(Blocks {
-                size: e.blocksparse_block_size,
-                local: e.blocksparse_num_local_blocks,
-                stride: e.blocksparse_vert_stride,
-            }),
-            heads,
-        })
+        _ => {}
     }
-}
-
-impl Layer for BlockSparse {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        self.attention.state(plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let [q, k, v] = self.attention.heads(x, step)?;
+    let scale = if e.mup_use_scaling {
+        e.mup_attn_multiplier / dims as f32
+    } else {
+        (dims as f32).powf(-0.5)
+    };
+    config::product("num_attention_heads", [heads + 2 * kv_heads, dims])?;
+    w.at("query_key_value").require("bias")?;
+    let outputs = [heads / kv_heads * dims, dims, dims];
+    let [q, k, v] = w.fused_by_group("query_key_value", width, kv_heads, outputs)?;
+    let output = w.linear_with_bias("dense", heads * dims, width)?;
+    let scores = Scores { scale, sinks: None };
+    let blocks = sparse.then_some(Blocks {
+        size: e.blocksparse_block_size,
+        local: e.blocksparse_num_local_blocks,
+        stride: e.blocksparse_vert_stride,
+    });
+    let attention = Attention::new([q, k, v, output], c, rope);
+    Ok(attention.run_by(move |attention, x, kv, step| {
+        let [q, k, v] = attention.heads(x, step)?;
         let seen = kv.update(k, v, step)?;
-        let y = match &self.blocks {
-            Some(blocks) => seen.attend_where(&q, &self.scores, step, |queries, keys| {
-                blocks.seen(self.heads, queries, keys)
+        let gathered = match &blocks {
+            Some(blocks) => seen.attend_where(&q, &scores, step, |queries, keys| {
+                blocks.seen(heads, queries, keys)
             }),
-            None => seen.attend(&q, &self.scores, step),
+            None => seen.attend(&q, &scores, step),
         };
-        self.attention.project(&join_heads(&y?)?)
-    }
+        attention.project(&join_heads(&gathered?)?)
+    }))
 }
 
 /// `gelu(gate) · (up + 1)` with both clamped; they stand in turns.
-struct GatedMlp {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    limit: f32,
-}
-
-impl GatedMlp {
-    fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        let (width, inner) = (c.hidden_size, c.intermediate_size);
-        w.at("up_proj").require("bias")?;
-        let [gate, up] = w.fused_by_group("up_proj", width, inner, [1, 1])?;
-        let down = w.linear_with_bias("down_proj", inner, width)?;
-        Ok(GatedMlp { gate, up, down, limit: e.gegelu_limit })
-    }
-}
-
-impl Layer for GatedMlp {
-    type State = ();
-
-    fn state(&self, _: &CachePlan) {}
-
-    fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
+fn mlp(w: &Scope, c: &Text, limit: f32) -> Result<impl Layer + 'static> {
+    let (width, inner) = (c.hidden_size, c.intermediate_size);
+    w.at("up_proj").require("bias")?;
+    let [gate, up] = w.fused_by_group("up_proj", width, inner, [1, 1])?;
+    let down = w.linear_with_bias("down_proj", inner, width)?;
+    Ok(Map(move |x: &Array| {
         let constant = |value| mlx::scalar(value, x.dtype());
-        let gate = ops::minimum(self.gate.forward(x)?, constant(self.limit)?)?;
-        let up =
-            ops::clip(&self.up.forward(x)?, (constant(-self.limit)?, constant(self.limit)?))?;
+        let gate = ops::minimum(gate.forward(x)?, constant(limit)?)?;
+        let up = ops::clip(&up.forward(x)?, (constant(-limit)?, constant(limit)?))?;
         let gate = gate.multiply(ops::sigmoid(gate.multiply(constant(1.702)?)?)?)?;
-        self.down.forward(&gate.multiply(up.add(constant(1.0)?)?)?)
-    }
+        down.forward(&gate.multiply(up.add(constant(1.0)?)?)?)
+    }))
 }

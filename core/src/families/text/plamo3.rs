@@ -31,7 +31,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         w.rms_norm(name, width, c.rms_norm_eps)?.plus(offset)
     };
     let layers = w.at("model.layers.layers");
-    let decoder = Decoder::stack_under(w, &c, |w| norm(w, "norm", width, 1.0), |i, _| {
+    Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm", width, 1.0), |i, _| {
         let w = layers.at(i);
         // A window is what comes before a token, which mlx-lm cuts by one when it decodes.
         let back = c.sliding_window.unwrap_or(e.window_size) + 1;
@@ -58,6 +58,5 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
                 branch_norm("post_mlp_norm", 5.0_f32.powf(-1.5))?,
             ),
         )))
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

@@ -41,7 +41,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     require(&w.at("lm_head"))?;
     let names = ["wte", "h", "ln_f"];
     let head = Head::read(w, Some(false), c.hidden_size, c.vocab_size)?;
-    let decoder = Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
+    Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let a = w.at("attn");
         a.at("c_attn").require("bias")?;
         require(&a.at("c_proj"))?;
@@ -51,8 +51,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }
         let mlp = Mlp::read(&w.at("mlp"), ["w2", "w1", "c_proj"], &c, swiglu)?;
         pre_norm_named(w, ["ln_1", "ln_2"], &c, attention, mlp)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// Queries beyond the context of the training, in proportion to the logarithm of their number.

@@ -9,12 +9,11 @@ pub const FAMILY: Family = Family { model_types: &["qwen3"], build };
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = qwen2::switch_windows(read(config)?, config)?;
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
         let attention = attention(&w.at("self_attn"), &c, rope.clone())?;
         pre_norm(w, &c, attention.window(c.window(i)?), mlp)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// The fields, with a width of heads that does not follow from the others.
