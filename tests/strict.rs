@@ -1,9 +1,10 @@
 //! Bad input gives one error that names the file and what in it is at fault, and the process goes
 //! on: after every failure a good model is loaded and run.
 
+use mlx_rs::Array;
 use mynah::{
-    Engine, Error, Event, GenerateOptions, Message, Model, Prompt, Result, Score, TemplateOptions,
-    Xtc,
+    CachePlan, Engine, Error, Event, GenerateOptions, Message, Model, Prompt, Result, Score,
+    TemplateOptions, Xtc, model::prefill,
 };
 use mynah_tests::{Case, Fixture, block_on, on_engine};
 use serde_json::{Map, Value as Json, json};
@@ -79,14 +80,39 @@ fn mismatch(found: Option<&Error>, expected: &str, says: &[&str]) -> Option<Stri
 type Break = (&'static str, fn(&Path), &'static str, &'static [&'static str]);
 
 fn refuse_all(good: &Path, table: &[Break]) {
-    let mut failures = Vec::new();
-    for (what, spoil, expected, says) in table {
-        let folder = copy(good);
-        spoil(folder.path());
-        let failure = mismatch(attempt(folder.path()).err().as_ref(), expected, says);
-        failures.extend(failure.map(|failure| format!("{what}: {failure}")));
-        goes_on();
-    }
+    let rows = table.iter().map(|(what, spoil, expected, says)| {
+        refuse(good, what, |folder| spoil(folder), (expected, says))
+    });
+    none(rows.flatten().collect());
+}
+
+/// A field of the config, a value that no model like this has, and more of the error's text.
+type Setting<'a> = (&'a str, Json, &'a [&'a str]);
+
+fn refuse_settings(good: &Path, table: &[Setting]) {
+    let rows = table.iter().map(|(field, value, says)| {
+        let says = [&[*field][..], *says].concat();
+        let what = format!("{field} = {value}");
+        refuse(good, &what, |folder| set(folder, field, value.clone()), ("Config", &says))
+    });
+    none(rows.flatten().collect());
+}
+
+/// Why a spoilt checkpoint is not refused as it should be.
+fn refuse(
+    good: &Path,
+    what: &str,
+    spoil: impl Fn(&Path),
+    (expected, says): (&str, &[&str]),
+) -> Option<String> {
+    let folder = copy(good);
+    spoil(folder.path());
+    let failure = mismatch(attempt(folder.path()).err().as_ref(), expected, says);
+    goes_on();
+    failure.map(|failure| format!("{what}: {failure}"))
+}
+
+fn none(failures: Vec<String>) {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -500,10 +526,12 @@ fn check_fields(family: &str, config: &Json, folder: &Path) -> Vec<String> {
             let fits = match attempt(folder) {
                 Ok(_) => kind == Kind::Gone || kind == Kind::Other || unread.contains(&name),
                 Err(Error::UnknownModelType { .. }) => name == "model_type",
+                Err(Error::ContextOverflow { .. }) => {
+                    ["max_position_embeddings", "n_positions"].contains(&name)
+                }
                 Err(error) if kind == Kind::Impossible || kind == Kind::Mistyped => {
                     names(&error, &path)
                 }
-                Err(Error::ContextOverflow { .. }) => name == "max_position_embeddings",
                 Err(Error::NotANumber { .. }) => OVERFLOW.contains(&name),
                 Err(error) => names(&error, &path) || is_about_tensors(&error),
             };
@@ -531,46 +559,33 @@ fn every_field_of_every_family() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Rope scaling of a llama, which is otherwise good.
-fn scaling(folder: &Path, value: Json) {
-    set(folder, "rope_scaling", value);
-}
-
 #[test]
 fn a_config_at_odds_with_itself() {
+    let scaling = "rope_scaling";
+    let longrope = |factors: [i32; 8]| json!({"rope_type": "longrope", "long_factor": factors, "original_max_position_embeddings": 64});
+    let short = json!({
+        "rope_type": "longrope", "long_factor": [1.0], "original_max_position_embeddings": 64,
+    });
+    refuse_settings(
+        good(),
+        &[
+            ("num_key_value_heads", json!(3), &["4 query heads"]),
+            ("layer_types", json!(["full_attention"]), &["1 entries for 2 layers"]),
+            ("layer_types", json!(vec!["full_attention"; 3]), &["3 entries for 2 layers"]),
+            ("layer_types", json!(["full_attention", "linear_attention"]), &["[1]", "linear_at"]),
+            ("layer_types", json!(["full_attention", 1]), &["layer_types[1]"]),
+            (scaling, json!({"rope_type": "spiral", "factor": 2.0}), &[".rope_type", "spiral"]),
+            (scaling, json!({"rope_type": "linear"}), &["rope_scaling.factor", "missing"]),
+            (scaling, json!({"type": "yarn"}), &["rope_scaling.factor", "missing"]),
+            (scaling, json!({"rope_type": "llama3", "factor": -8.0}), &[".factor", "-8"]),
+            (scaling, json!({"rope_type": "dynamic", "factor": 0}), &[".factor", "0"]),
+            (scaling, short, &["rope_scaling.long_factor", "1 factors for 8"]),
+            (scaling, longrope([1, 1, 1, 1, 1, 1, 1, -1]), &["rope_scaling.long_factor", "-1"]),
+        ],
+    );
     refuse_all(
         good(),
         &[
-            (
-                "key heads that do not divide",
-                |f| set(f, "num_key_value_heads", json!(3)),
-                "Config",
-                &["num_key_value_heads", "4 query heads"],
-            ),
-            (
-                "too few layer types",
-                |f| set(f, "layer_types", json!(["full_attention"])),
-                "Config",
-                &["layer_types", "1 entries for 2 layers"],
-            ),
-            (
-                "too many layer types",
-                |f| set(f, "layer_types", json!(vec!["full_attention"; 3])),
-                "Config",
-                &["layer_types", "3 entries for 2 layers"],
-            ),
-            (
-                "an unknown layer type",
-                |f| set(f, "layer_types", json!(["full_attention", "linear_attention"])),
-                "Config",
-                &["layer_types[1]", "linear_attention"],
-            ),
-            (
-                "a number as layer type",
-                |f| set(f, "layer_types", json!(["full_attention", 1])),
-                "Config",
-                &["layer_types[1]"],
-            ),
             (
                 "sliding layers without a window",
                 |f| set(f, "layer_types", json!(["sliding_attention", "full_attention"])),
@@ -578,40 +593,9 @@ fn a_config_at_odds_with_itself() {
                 &["sliding_window"],
             ),
             (
-                "an unknown rope",
-                |f| scaling(f, json!({"rope_type": "spiral", "factor": 2.0})),
-                "Config",
-                &["rope_scaling.rope_type", "spiral"],
-            ),
-            (
-                "no factor",
-                |f| scaling(f, json!({"rope_type": "linear"})),
-                "Config",
-                &["rope_scaling.factor", "missing"],
-            ),
-            (
-                "no factor, of the old name",
-                |f| scaling(f, json!({"type": "yarn"})),
-                "Config",
-                &["rope_scaling.factor", "missing"],
-            ),
-            (
-                "a negative factor",
-                |f| scaling(f, json!({"rope_type": "llama3", "factor": -8.0})),
-                "Config",
-                &["rope_scaling.factor", "-8"],
-            ),
-            (
-                "a zero factor",
-                |f| scaling(f, json!({"rope_type": "dynamic", "factor": 0})),
-                "Config",
-                &["rope_scaling.factor", "0"],
-            ),
-            (
                 "a factor that is not a number",
                 |f| {
-                    let text = r#"{"rope_type": "linear", "factor": 1}"#;
-                    scaling(f, serde_json::from_str(text).unwrap());
+                    set(f, "rope_scaling", json!({"rope_type": "linear", "factor": 1}));
                     let config = fs::read_to_string(f.join(CONFIG)).unwrap();
                     put(f, CONFIG, config.replace("\"factor\":1", "\"factor\":NaN"));
                 },
@@ -621,7 +605,7 @@ fn a_config_at_odds_with_itself() {
             (
                 "an infinite factor",
                 |f| {
-                    scaling(f, json!({"rope_type": "linear", "factor": 1}));
+                    set(f, "rope_scaling", json!({"rope_type": "linear", "factor": 1}));
                     let config = fs::read_to_string(f.join(CONFIG)).unwrap();
                     put(f, CONFIG, config.replace("\"factor\":1", "\"factor\":Infinity"));
                 },
@@ -629,44 +613,14 @@ fn a_config_at_odds_with_itself() {
                 &["rope_scaling.factor"],
             ),
             (
-                "too few factors",
-                |f| {
-                    scaling(
-                        f,
-                        json!({
-                            "rope_type": "longrope", "long_factor": [1.0],
-                            "original_max_position_embeddings": 64,
-                        }),
-                    );
-                },
-                "Config",
-                &["rope_scaling.long_factor", "1 factors for 8"],
-            ),
-            (
-                "a negative one of the factors",
-                |f| {
-                    scaling(
-                        f,
-                        json!({
-                            "rope_type": "longrope", "long_factor": [1, 1, 1, 1, 1, 1, 1, -1],
-                            "original_max_position_embeddings": 64,
-                        }),
-                    );
-                },
-                "Config",
-                &["rope_scaling.long_factor", "-1"],
-            ),
-            (
                 "longrope without a context",
                 |f| {
                     configure(f, |c| drop(c.remove("max_position_embeddings")));
-                    scaling(
-                        f,
-                        json!({
-                            "rope_type": "longrope", "long_factor": [1, 1, 1, 1, 1, 1, 1, 1],
-                            "original_max_position_embeddings": 64,
-                        }),
-                    );
+                    let scaling = json!({
+                        "rope_type": "longrope", "long_factor": vec![1; 8],
+                        "original_max_position_embeddings": 64,
+                    });
+                    set(f, "rope_scaling", scaling);
                 },
                 "Config",
                 &["max_position_embeddings"],
@@ -698,16 +652,28 @@ fn a_config_at_odds_with_itself() {
 
 #[test]
 fn a_config_that_only_one_family_refuses() {
-    let table: &[(&str, Break)] = &[
-        (
-            "gemma3_text",
-            (
-                "text_config that is no object",
-                |f| set(f, "text_config", json!(5)),
-                "Config",
-                &["text_config"],
-            ),
-        ),
+    let known: BTreeMap<_, _> = families().map(|(family, case)| (family, write(&case))).collect();
+    let nan = json!({"__float__": "NaN"});
+    let much = json!({"__float__": "much"});
+    let settings: &[(&str, Setting)] = &[
+        ("gemma3_text", ("text_config", json!(5), &[])),
+        ("gemma3_text", ("use_bidirectional_attention", json!(true), &["embeddings"])),
+        ("gemma4_text", ("num_kv_shared_layers", json!(4), &["4"])),
+        ("glm4", ("partial_rotary_factor", json!(1.5), &["1.5"])),
+        ("mistral3", ("text_config", json!({"model_type": "mistral4"}), &["mistral4"])),
+        ("smollm3", ("no_rope_layers", json!([1, 0]), &["2 entries for 4 layers"])),
+        ("gpt_oss", ("num_experts_per_tok", json!(5), &["5 of 4"])),
+        ("mamba2", ("n_groups", json!(3), &["8 heads"])),
+        ("mamba2", ("time_step_limit", json!([0.5, 0.25]), &[])),
+        ("mamba2", ("time_step_limit", json!([nan, 1.0]), &[])),
+        ("mamba2", ("time_step_limit", json!([0.0, much]), &[])),
+        ("mamba2", ("time_step_limit", json!([0.0]), &[])),
+        ("qwen3_moe", ("mlp_only_layers", json!(["first"]), &["mlp_only_layers[0]"])),
+    ];
+    for (family, setting) in settings {
+        refuse_settings(known[*family].path(), std::slice::from_ref(setting));
+    }
+    let breaks: &[(&str, Break)] = &[
         (
             "gemma4_text",
             (
@@ -718,15 +684,6 @@ fn a_config_that_only_one_family_refuses() {
                 },
                 "Config",
                 &["vocab_size_per_layer_input", "32"],
-            ),
-        ),
-        (
-            "gemma4_text",
-            (
-                "as many shared layers as there are",
-                |f| set(f, "num_kv_shared_layers", json!(4)),
-                "Config",
-                &["num_kv_shared_layers", "4"],
             ),
         ),
         (
@@ -744,39 +701,12 @@ fn a_config_that_only_one_family_refuses() {
             ),
         ),
         (
-            "glm4",
-            (
-                "more than whole heads are rotated",
-                |f| set(f, "partial_rotary_factor", json!(1.5)),
-                "Config",
-                &["partial_rotary_factor", "1.5"],
-            ),
-        ),
-        (
-            "mistral3",
-            (
-                "a text model that is not supported",
-                |f| set(f, "text_config", json!({"model_type": "mistral4"})),
-                "Config",
-                &["text_config.model_type", "mistral4"],
-            ),
-        ),
-        (
-            "smollm3",
-            (
-                "positions for other layers",
-                |f| set(f, "no_rope_layers", json!([1, 0])),
-                "Config",
-                &["no_rope_layers", "2 entries for 4 layers"],
-            ),
-        ),
-        (
             "gemma4_text",
             (
-                "experts",
+                "experts without a number",
                 |f| set(f, "enable_moe_block", json!(true)),
                 "Config",
-                &["enable_moe_block"],
+                &["num_experts", "missing"],
             ),
         ),
         (
@@ -791,98 +721,49 @@ fn a_config_that_only_one_family_refuses() {
                 &["num_global_key_value_heads", "4 query heads"],
             ),
         ),
+        ("gemma4_text", ("many layers", many_layers, "TensorShape", &["model.layers."])),
+        ("gpt_oss", ("many layers", many_layers, "MissingTensor", &["model.layers.2."])),
         (
-            "gemma4_text",
+            "qwen",
             (
-                "an absurd number of layers",
+                "no logarithm",
                 |f| {
-                    configure(f, |c| drop(c.remove("layer_types")));
-                    set(f, "num_hidden_layers", json!(1 << 24));
+                    set(f, "use_logn_attn", json!(true));
+                    set(f, "seq_length", json!(1));
                 },
-                "TensorShape",
-                &["model.layers."],
-            ),
-        ),
-        (
-            "gpt_oss",
-            (
-                "an absurd number of layers",
-                |f| {
-                    configure(f, |c| drop(c.remove("layer_types")));
-                    set(f, "num_hidden_layers", json!(1 << 24));
-                },
-                "MissingTensor",
-                &["model.layers.2."],
-            ),
-        ),
-        (
-            "gpt_oss",
-            (
-                "more experts to a token than there are",
-                |f| set(f, "num_experts_per_tok", json!(5)),
                 "Config",
-                &["num_experts_per_tok", "5 of 4"],
-            ),
-        ),
-        (
-            "mamba2",
-            (
-                "groups that do not divide",
-                |f| set(f, "n_groups", json!(3)),
-                "Config",
-                &["n_groups", "8 heads"],
-            ),
-        ),
-        (
-            "mamba2",
-            (
-                "an empty range of time steps",
-                |f| set(f, "time_step_limit", json!([0.5, 0.25])),
-                "Config",
-                &["time_step_limit"],
-            ),
-        ),
-        (
-            "mamba2",
-            (
-                "a time step that is not a number",
-                |f| set(f, "time_step_limit", json!([{"__float__": "NaN"}, 1.0])),
-                "Config",
-                &["time_step_limit"],
-            ),
-        ),
-        (
-            "mamba2",
-            (
-                "a time step that is a word",
-                |f| set(f, "time_step_limit", json!([0.0, {"__float__": "much"}])),
-                "Config",
-                &["time_step_limit"],
-            ),
-        ),
-        (
-            "mamba2",
-            (
-                "one time step",
-                |f| set(f, "time_step_limit", json!([0.0])),
-                "Config",
-                &["time_step_limit"],
-            ),
-        ),
-        (
-            "qwen3_moe",
-            (
-                "a layer that is a word",
-                |f| set(f, "mlp_only_layers", json!(["first"])),
-                "Config",
-                &["mlp_only_layers[0]"],
+                &["seq_length"],
             ),
         ),
     ];
-    let known: BTreeMap<_, _> = families().map(|(family, case)| (family, write(&case))).collect();
-    for (family, spoil) in table {
+    for (family, spoil) in breaks {
         refuse_all(known[*family].path(), &[*spoil]);
     }
+}
+
+fn many_layers(folder: &Path) {
+    configure(folder, |config| drop(config.remove("layer_types")));
+    set(folder, "num_hidden_layers", json!(1 << 24));
+}
+
+/// Learned positions end, and what lies behind them is no memory of the model.
+#[test]
+fn a_sequence_with_more_tokens_than_positions() {
+    let folder = write(&case("gpt2", "default"));
+    let model = block_on(Model::load(folder.path(), |_| {})).unwrap();
+    assert_eq!(model.info().context, Some(64));
+    let score = |tokens| block_on(model.score(Prompt::Tokens(vec![1; tokens]), 2));
+    refused(score(65), "ContextOverflow", &["65", "64"]);
+    score(64).unwrap();
+    let pass = |tokens: usize| {
+        on_engine(move || {
+            let model = case("gpt2", "default").model()?;
+            let ids = Array::from_slice(&vec![1u32; tokens], &[1, tokens as i32]);
+            prefill(&*model, &ids, &mut model.cache(&CachePlan::default())).map(drop)
+        })
+    };
+    refused(pass(65), "ContextOverflow", &["65", "64"]);
+    pass(64).unwrap();
 }
 
 #[test]

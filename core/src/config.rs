@@ -144,6 +144,32 @@ pub fn optional_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Size(#[serde(deserialize_with = "size")] pub i32);
 
+/// A size for all layers, or one for each.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum PerLayer {
+    /// The same for all.
+    All(Size),
+    /// One for each.
+    Each(Vec<Size>),
+}
+
+impl PerLayer {
+    /// That of one layer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] about `field` when there is none.
+    pub fn of(&self, layer: usize, field: &str) -> Result<i32> {
+        match self {
+            PerLayer::All(size) => Ok(size.0),
+            PerLayer::Each(sizes) => match sizes.get(layer) {
+                Some(size) => Ok(size.0),
+                None => Err(Error::config(field, format!("no entry for layer {layer}"))),
+            },
+        }
+    }
+}
+
 /// A number, or one of those that JSON cannot write: `{"__float__": "Infinity"}`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Float(pub f32);
@@ -209,6 +235,12 @@ pub struct Text {
     /// Whether feed-forward projections must have biases.
     #[serde(default)]
     pub mlp_bias: bool,
+    /// The share of each head that is rotated, in families that rotate a part.
+    #[serde(default, deserialize_with = "optional_positive")]
+    pub partial_rotary_factor: Option<f64>,
+    /// The bound of the logits, in families that have one.
+    #[serde(default, deserialize_with = "optional_positive")]
+    pub final_logit_softcapping: Option<f32>,
     #[serde(default, deserialize_with = "optional_positive")]
     rope_theta: Option<f32>,
     rope_scaling: Option<RopeScaling>,
@@ -272,6 +304,17 @@ impl Text {
     /// How rotary positions are stretched, if they are.
     pub fn rope_scaling(&self) -> Option<&RopeScaling> {
         self.rope_scaling.as_ref().or(self.rope_parameters.as_ref())
+    }
+
+    /// As [`Text::window`]; without `layer_types`, the layers slide for which `slides` is true.
+    ///
+    /// # Errors
+    /// As [`Text::window`].
+    pub fn window_where(&self, layer: i32, slides: impl Fn(i32) -> bool) -> Result<Option<i32>> {
+        match self.layer_types {
+            Some(_) => self.window(layer),
+            None => Ok(self.sliding_window.filter(|_| slides(layer))),
+        }
     }
 
     /// The window of one layer, where `layer_types` calls it sliding.

@@ -151,7 +151,11 @@ impl Decoder {
         Self::assemble(body, [embedding, layers], c, (norm, head), block)
     }
 
-    fn assemble(
+    /// As [`Decoder::named`], with a norm that is read or needs no weights.
+    ///
+    /// # Errors
+    /// As [`Decoder::named`].
+    pub fn assemble(
         body: &Scope,
         [embedding, layers]: [&str; 2],
         c: &Text,
@@ -213,6 +217,18 @@ pub fn body(w: &Scope) -> (Scope, Scope) {
     }
 }
 
+/// Leaves the parts of a multimodal model unread that have nothing to do with text, in both places
+/// where exports have them.
+pub fn ignore_parts(w: &Scope, parts: &[&str]) {
+    for part in parts {
+        w.ignore(part);
+        w.at("model").ignore(part);
+    }
+}
+
+/// The names of the norms before attention and before the network.
+pub const TWO_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
+
 /// The usual block: two residual branches with a norm before each.
 ///
 /// # Errors
@@ -223,7 +239,7 @@ pub fn pre_norm(
     mixer: impl Layer + 'static,
     ffn: impl Layer + 'static,
 ) -> Result<Block> {
-    pre_norm_named(w, ["input_layernorm", "post_attention_layernorm"], c, mixer, ffn)
+    pre_norm_named(w, TWO_NORMS, c, mixer, ffn)
 }
 
 /// As [`pre_norm`], with other names of the norms.
@@ -232,14 +248,50 @@ pub fn pre_norm(
 /// As [`Scope::tensor`].
 pub fn pre_norm_named(
     w: &Scope,
-    [before_mixer, before_ffn]: [&str; 2],
+    names: [&str; 2],
     c: &Text,
     mixer: impl Layer + 'static,
     ffn: impl Layer + 'static,
 ) -> Result<Block> {
-    let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
+    pre_norm_under(|name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps), names, mixer, ffn)
+}
+
+/// As [`pre_norm_named`], with other norms, which `norm` reads.
+///
+/// # Errors
+/// Those of `norm`.
+pub fn pre_norm_under<'n>(
+    norm: impl Fn(&'n str) -> Result<Norm>,
+    [before_mixer, before_ffn]: [&'n str; 2],
+    mixer: impl Layer + 'static,
+    ffn: impl Layer + 'static,
+) -> Result<Block> {
     Ok(Block::new((
         Residual::pre(norm(before_mixer)?, mixer),
         Residual::pre(norm(before_ffn)?, ffn),
     )))
+}
+
+/// The names of the norms before and after attention, and of those before and after the network.
+pub const FOUR_NORMS: [&str; 4] = [
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+];
+
+/// Two residual branches with a norm before and after each, which `norm` reads.
+///
+/// # Errors
+/// Those of `norm`.
+pub fn sandwich<'n, A: Layer, B: Layer>(
+    norm: impl Fn(&'n str) -> Result<Norm>,
+    [before_mixer, after_mixer, before_ffn, after_ffn]: [&'n str; 4],
+    mixer: A,
+    ffn: B,
+) -> Result<(Residual<A>, Residual<B>)> {
+    Ok((
+        Residual::sandwich(norm(before_mixer)?, mixer, norm(after_mixer)?),
+        Residual::sandwich(norm(before_ffn)?, ffn, norm(after_ffn)?),
+    ))
 }

@@ -394,7 +394,8 @@ pub(crate) fn find(id: u64) -> Result<Rc<Loaded>> {
 /// The longest sequence that a config promises, positions that are stretched included.
 pub(crate) fn context(config: &Json) -> Option<usize> {
     let text = config.get("text_config").unwrap_or(config);
-    let written = text.get("max_position_embeddings")?.as_f64().filter(|n| *n >= 1.0)?;
+    let written = text.get("max_position_embeddings").or(text.get("n_positions"))?;
+    let written = written.as_f64().filter(|n| *n >= 1.0)?;
     let scaling = text.get("rope_scaling").or(text.get("rope_parameters"));
     let number = |field| scaling.and_then(|scaling| scaling.get(field)).and_then(Json::as_f64);
     let original = number("original_max_position_embeddings").unwrap_or(written);

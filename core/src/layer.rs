@@ -50,6 +50,11 @@ impl Step {
         }
     }
 
+    /// The positions of all its tokens, `[length]`.
+    pub(crate) fn positions(&self) -> Result<Array> {
+        Ok(ops::arange::<_, i32>(0, self.length, None)?.add(&self.position)?)
+    }
+
     /// Lets later layers attend over the keys and values of this one.
     pub fn lend(&self, layer: i32, seen: Seen) {
         self.lent.borrow_mut().push((layer, seen));
@@ -142,6 +147,17 @@ impl<S: State + Clone> Layer for Box<dyn Layer<State = S>> {
     }
     fn forward(&self, x: &Array, state: &mut S, step: &Step) -> Result<Array> {
         (**self).forward(x, state, step)
+    }
+}
+
+/// A layer that remembers nothing and sees each token by itself: a function of `[batch, length, width]`.
+pub struct Map<F>(pub F);
+
+impl<F: Fn(&Array) -> Result<Array>> Layer for Map<F> {
+    type State = ();
+    fn state(&self, _: &CachePlan) {}
+    fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
+        (self.0)(x)
     }
 }
 

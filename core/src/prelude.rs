@@ -2,10 +2,13 @@
 
 pub use crate::{
     config::{self, Json, Text},
-    decoder::{Decoder, Head, body, pre_norm, pre_norm_named},
+    decoder::{
+        Decoder, FOUR_NORMS, Head, TWO_NORMS, body, ignore_parts, pre_norm, pre_norm_named,
+        pre_norm_under, sandwich,
+    },
     error::{Error, Result},
     families::Family,
-    layer::{Block, CachePlan, Layer, Parallel, Residual, State, Step},
+    layer::{Block, CachePlan, Layer, Map, Parallel, Residual, State, Step},
     mlx,
     model::{LanguageModel, Wrapper},
     parts::{

@@ -31,14 +31,15 @@ pub enum QkNorm {
     Whole(Norm, Norm),
 }
 
+/// What is done to queries `[batch, heads, length, head_dim]` before they attend.
+pub type ChangeQueries = Box<dyn Fn(Array, &Step) -> Result<Array>>;
+
 /// Attention over everything before, or over a window of it.
 pub struct Attention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    output: Linear,
+    projections: [Linear; 4],
     qk_norm: QkNorm,
     rope: Rope,
+    change_queries: Option<ChangeQueries>,
     scores: Scores,
     window: Option<i32>,
     precision: fn(Dtype) -> Dtype,
@@ -59,14 +60,12 @@ impl Attention {
 
     /// Composes the projections of queries, keys, values and the output, for checkpoints that store
     /// them in another way.
-    pub fn new([q, k, v, output]: [Linear; 4], c: &Text, rope: Rope) -> Self {
+    pub fn new(projections: [Linear; 4], c: &Text, rope: Rope) -> Self {
         Attention {
-            q,
-            k,
-            v,
-            output,
+            projections,
             qk_norm: QkNorm::None,
             rope,
+            change_queries: None,
             scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
             window: None,
             precision: |own| own,
@@ -79,6 +78,11 @@ impl Attention {
     /// Normalises queries and keys.
     pub fn qk_norm(self, qk_norm: QkNorm) -> Self {
         Attention { qk_norm, ..self }
+    }
+
+    /// Changes queries once they are normalised and rotated.
+    pub fn queries(self, change: impl Fn(Array, &Step) -> Result<Array> + 'static) -> Self {
+        Attention { change_queries: Some(Box::new(change)), ..self }
     }
 
     /// Looks back this far, the token itself included.
@@ -107,10 +111,11 @@ impl Attention {
         Ok(ops::clip(&x, (constant(-bound)?, constant(bound)?))?)
     }
 
-    /// What all heads gather, `[batch, length, heads · head_dim]`, for families that change it
-    /// before [`Attention::project`].
-    pub fn gather(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let (mut q, mut k) = (self.q.forward(x)?, self.k.forward(x)?);
+    /// Queries, keys and values of all heads, `[batch, heads, length, head_dim]`, for families that
+    /// attend in a way of their own.
+    pub fn heads(&self, x: &Array, step: &Step) -> Result<[Array; 3]> {
+        let [q, k, v, _] = &self.projections;
+        let (mut q, mut k) = (q.forward(x)?, k.forward(x)?);
         if let QkNorm::Whole(q_norm, k_norm) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
@@ -123,15 +128,34 @@ impl Attention {
         if let QkNorm::AfterRope(q_norm, k_norm) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let v = split_heads(&self.cut(self.v.forward(x)?)?, self.kv_heads)?;
+        if let Some(change) = &self.change_queries {
+            q = change(q, step)?;
+        }
+        let v = split_heads(&self.cut(v.forward(x)?)?, self.kv_heads)?;
+        Ok([q, k, v])
+    }
+
+    /// What all heads gather, `[batch, length, heads · head_dim]`, for families that change it
+    /// before [`Attention::project`].
+    pub fn gather(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        let [q, k, v] = self.heads(x, step)?;
         let own = v.dtype();
-        q = q.as_dtype((self.precision)(q.dtype()))?;
+        let q = q.as_dtype((self.precision)(q.dtype()))?;
         join_heads(&kv.attend(&q, k, v, &self.scores, step)?.as_dtype(own)?)
+    }
+
+    /// Runs in another way, for families that change what heads see or gather.
+    pub fn run_by<F>(self, run: F) -> RunBy<F>
+    where
+        F: Fn(&Attention, &Array, &mut Kv, &Step) -> Result<Array>,
+    {
+        RunBy { attention: self, run }
     }
 
     /// The projection of the output.
     pub fn project(&self, gathered: &Array) -> Result<Array> {
-        self.output.forward(gathered)
+        let [_, _, _, output] = &self.projections;
+        output.forward(gathered)
     }
 }
 
@@ -162,6 +186,24 @@ impl Layer for Attention {
 
     fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
         self.project(&self.gather(x, kv, step)?)
+    }
+}
+
+/// Attention that a family runs in its own way.
+pub struct RunBy<F> {
+    attention: Attention,
+    run: F,
+}
+
+impl<F: Fn(&Attention, &Array, &mut Kv, &Step) -> Result<Array>> Layer for RunBy<F> {
+    type State = Kv;
+
+    fn state(&self, plan: &CachePlan) -> Kv {
+        self.attention.state(plan)
+    }
+
+    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+        (self.run)(&self.attention, x, kv, step)
     }
 }
 

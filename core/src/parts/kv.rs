@@ -235,8 +235,8 @@ impl Seen {
         step: &Step,
         seen: impl FnOnce(&Array, &Array) -> Result<Array>,
     ) -> Result<Array> {
-        let queries = ops::arange::<_, i32>(0, step.length, None)?.add(&step.position)?;
-        let mask = seen(&queries.expand_dims(1)?, &self.positions(step)?.expand_dims(0)?)?;
+        let mask =
+            seen(&step.positions()?.expand_dims(1)?, &self.positions(step)?.expand_dims(0)?)?;
         let mask = mask.logical_and(self.mask(step)?)?;
         self.weigh(q, scores, Some(Mask::Array(&mask)))
     }

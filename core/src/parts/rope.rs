@@ -83,14 +83,13 @@ impl Rope {
         Self::partial(c, dims)
     }
 
-    /// As [`Rope::of`], for a share of each head: `own`, or what `rope_parameters` says, or
-    /// `default`.
+    /// As [`Rope::of`], for a share of each head: what the config says, or `default`.
     ///
     /// # Errors
     /// As [`Rope::of`], and for more than the whole.
-    pub fn share(c: &Text, own: Option<f64>, default: f64) -> Result<Self> {
+    pub fn share(c: &Text, default: f64) -> Result<Self> {
         let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
-        let share = own.or(nested).unwrap_or(default);
+        let share = c.partial_rotary_factor.or(nested).unwrap_or(default);
         if !(0.0..=1.0).contains(&share) {
             let reason = format!("{share} is no share of a head");
             return Err(Error::config("partial_rotary_factor", reason));

@@ -2,11 +2,9 @@
 //! neighbouring pairs are rotated; the upper layers attend over the keys of the last lower one.
 //! Follows `afm7` of mlx-lm.
 
+use super::phi3;
 use crate::{
-    parts::{
-        attention::{join_heads, split_heads},
-        kv::{Kv, Seen},
-    },
+    parts::attention::{join_heads, split_heads},
     prelude::*,
 };
 use mlx_rs::Dtype;
@@ -39,16 +37,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         return Err(Error::config("num_kv_reuse_layers", reason));
     }
     let body = w.at("model");
+    let mlp = |w: &Scope| Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu);
     let lower = (0..own).map(|i| {
         let w = body.at("layers").at(i);
         let lends = i == own - 1;
-        pre_norm(&w, &c, OwnKeys::read(&w.at("self_attn"), &c, lends)?, mlp(&w, &c)?)
+        pre_norm(&w, &c, own_keys(&w.at("self_attn"), &c, lends)?, mlp(&w)?)
     });
     let upper = (0..e.num_kv_reuse_layers).map(|i| {
         let w = body.at("kv_reuse_layers").at(i);
-        let a = w.at("self_attn");
-        let queries = Queries::read(&a, &c, a.linear("q_proj", width, width)?)?;
-        pre_norm(&w, &c, BorrowedKeys(queries), mlp(&w, &c)?)
+        pre_norm(&w, &c, BorrowedKeys::read(&w.at("self_attn"), &c)?, mlp(&w)?)
     });
     Ok(Box::new(Decoder {
         embedding: body.embedding("embedding", c.vocab_size, width)?,
@@ -59,89 +56,31 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }))
 }
 
-fn mlp(w: &Scope, c: &Text) -> Result<Mlp> {
-    Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)
-}
-
 /// The norms of heads have this one, whatever the config says.
 const HEAD_EPS: f32 = 1e-5;
 /// The one layer that lends.
 const LENDER: i32 = 0;
 
-/// The half of attention that every layer has for itself.
-struct Queries {
-    q: Linear,
-    norm: Norm,
-    rope: Rope,
-    output: Linear,
-    heads: i32,
-    scores: Scores,
-}
-
-impl Queries {
-    fn read(w: &Scope, c: &Text, q: Linear) -> Result<Self> {
-        Ok(Queries {
-            q,
-            norm: w.rms_norm("q_norm", c.head_dim(), HEAD_EPS)?,
-            rope: Rope::of(c)?,
-            output: w.linear("out_proj", c.hidden_size, c.hidden_size)?,
-            heads: c.num_attention_heads,
-            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
-        })
-    }
-
-    fn attend(&self, x: &Array, seen: &Seen, step: &Step) -> Result<Array> {
-        let q = self.rope.forward(&split_heads(&self.q.forward(x)?, self.heads)?, step)?;
-        let y = seen.attend(&self.norm.forward(&q)?, &self.scores, step)?;
-        self.output.forward(&join_heads(&y)?)
-    }
+fn scores(c: &Text) -> Scores {
+    Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None }
 }
 
 /// Attention over keys and values of its own.
-struct OwnKeys {
-    queries: Queries,
-    k: Linear,
-    v: Linear,
-    norm: Norm,
-    scales: [Array; 2],
-    heads: i32,
-    lends: bool,
-}
-
-impl OwnKeys {
-    fn read(w: &Scope, c: &Text, lends: bool) -> Result<Self> {
-        let keys = c.kv_heads() * c.head_dim();
-        let [q, k, v] = w.fused("qkv_proj", c.hidden_size, [c.hidden_size, keys, keys])?;
-        Ok(OwnKeys {
-            queries: Queries::read(w, c, q)?,
-            k,
-            v,
-            norm: w.rms_norm("k_norm", c.head_dim(), HEAD_EPS)?,
-            scales: [w.tensor("quant_key_scale", &[])?, w.tensor("quant_value_scale", &[])?],
-            heads: c.kv_heads(),
-            lends,
-        })
-    }
-}
-
-impl Layer for OwnKeys {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(None, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let k = split_heads(&self.k.forward(x)?, self.heads)?;
-        let k = self.norm.forward(&self.queries.rope.forward(&k, step)?)?;
-        let v = split_heads(&self.v.forward(x)?, self.heads)?;
-        let [k_scale, v_scale] = &self.scales;
-        let seen = kv.update(round(&k, k_scale)?, round(&v, v_scale)?, step)?;
-        if self.lends {
+fn own_keys(w: &Scope, c: &Text, lends: bool) -> Result<impl Layer + 'static> {
+    let norm = |name| w.rms_norm(name, c.head_dim(), HEAD_EPS);
+    let attention = phi3::attention(w, ["qkv_proj", "out_proj"], c, Rope::of(c)?)?
+        .qk_norm(QkNorm::AfterRope(norm("q_norm")?, norm("k_norm")?));
+    let k_scale = w.tensor("quant_key_scale", &[])?;
+    let v_scale = w.tensor("quant_value_scale", &[])?;
+    let scores = scores(c);
+    Ok(attention.run_by(move |attention, x, kv, step| {
+        let [q, k, v] = attention.heads(x, step)?;
+        let seen = kv.update(round(&k, &k_scale)?, round(&v, &v_scale)?, step)?;
+        if lends {
             step.lend(LENDER, seen.clone());
         }
-        self.queries.attend(x, &seen, step)
-    }
+        attention.project(&join_heads(&seen.attend(&q, &scores, step)?)?)
+    }))
 }
 
 /// What 8-bit integers would keep of `x`; the model was trained with that loss.
@@ -152,7 +91,27 @@ fn round(x: &Array, scale: &Array) -> Result<Array> {
 }
 
 /// Attention over the keys and values of the last layer that has some.
-struct BorrowedKeys(Queries);
+struct BorrowedKeys {
+    q: Linear,
+    rope: Rope,
+    norm: Norm,
+    output: Linear,
+    heads: i32,
+    scores: Scores,
+}
+
+impl BorrowedKeys {
+    fn read(w: &Scope, c: &Text) -> Result<Self> {
+        Ok(BorrowedKeys {
+            q: w.linear("q_proj", c.hidden_size, c.hidden_size)?,
+            rope: Rope::of(c)?,
+            norm: w.rms_norm("q_norm", c.head_dim(), HEAD_EPS)?,
+            output: w.linear("out_proj", c.hidden_size, c.hidden_size)?,
+            heads: c.num_attention_heads,
+            scores: scores(c),
+        })
+    }
+}
 
 impl Layer for BorrowedKeys {
     type State = ();
@@ -160,6 +119,8 @@ impl Layer for BorrowedKeys {
     fn state(&self, _: &CachePlan) {}
 
     fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
-        self.0.attend(x, &step.lent(LENDER), step)
+        let q = self.rope.forward(&split_heads(&self.q.forward(x)?, self.heads)?, step)?;
+        let y = step.lent(LENDER).attend(&self.norm.forward(&q)?, &self.scores, step)?;
+        self.output.forward(&join_heads(&y)?)
     }
 }

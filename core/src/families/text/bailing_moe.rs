@@ -17,8 +17,6 @@ struct Config {
     num_shared_experts: i32,
     #[serde(deserialize_with = "config::count")]
     first_k_dense_replace: i32,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    partial_rotary_factor: Option<f64>,
     #[serde(default, deserialize_with = "config::optional_size")]
     rotary_dim: Option<i32>,
     use_qk_norm: bool,
@@ -41,7 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
     let rope = match e.rotary_dim {
         Some(dims) => Rope::rotary_dim(&c, dims)?,
-        None => Rope::share(&c, e.partial_rotary_factor, 1.0)?,
+        None => Rope::share(&c, 1.0)?,
     };
     let decoder = Decoder::named(
         &w.at("model"),

@@ -20,10 +20,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let pattern = config::read::<Config>(config)?.sliding_window_pattern.unwrap_or(4);
     let rope = Rope::of(&c)?;
     cohere::stack(w, &c, &shared, |i, w| {
-        let window = match &c.layer_types {
-            Some(_) => c.window(i)?,
-            None => c.sliding_window.filter(|_| (i + 1) % pattern != 0),
-        };
+        let window = c.window_where(i, |i| (i + 1) % pattern != 0)?;
         let rope = if window.is_some() { rope.clone() } else { Rope::None };
         let attention = Attention::read(w, QKVO, &c, rope)?.window(window);
         Ok(attention.precision(|own| if own == Dtype::Float16 { Dtype::Float32 } else { own }))

@@ -35,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let sparse = i >= e.first_k_dense_replace && i % e.moe_layer_freq == 0;
         let mlp = w.at("mlp");
@@ -44,8 +44,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             _ => Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?),
         };
         pre_norm(w, &c, attention, ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 fn experts(w: &Scope, c: &Text, e: &Config, count: i32) -> Result<Ffn> {

@@ -26,7 +26,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         _ => c.window(i),
     };
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
         let mlp = w.at("mlp");
         let ffn = if i < e.first_k_dense_replace {
@@ -35,6 +35,5 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             glm4_moe::experts(&mlp, &c, &routing, [e.moe_intermediate_size, e.n_shared_experts])?
         };
         pre_norm(w, &c, attention.window(window(i)?), ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

@@ -44,7 +44,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         // They predict further tokens: ready for drafters.
         w.at("model").ignore(part);
     }
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let mlp = w.at("mlp");
         let ffn = if sparse(i) {
@@ -53,8 +53,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
         };
         pre_norm(w, &c, attention, ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 impl Places {

@@ -11,11 +11,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = Rope::of(&c)?;
     let names = ["wte", "h", "ln_f"];
     let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
-    let decoder = Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
+    Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
         let attention = Attention::read(&w.at("attn.attention"), names, &c, rope.clone())?;
         let mlp = Mlp::read(&w.at("mlp"), ["c_fc_0", "c_fc_1", "c_proj"], &c, swiglu)?;
         pre_norm_named(w, ["ln_1", "ln_2"], &c, attention, mlp)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

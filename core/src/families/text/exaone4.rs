@@ -25,11 +25,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let windows: Vec<_> = (0..c.num_hidden_layers).map(window).collect::<Result<_>>()?;
     let slides = windows.iter().any(Option::is_some);
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let window = windows[i as usize];
         let rope = if slides && window.is_none() { Rope::None } else { rope.clone() };
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope)?;
         olmo2::post_norm(w, &c, attention.window(window))
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

@@ -33,7 +33,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = Rope::of(&c)?;
     // It predicts further tokens: ready for drafters.
     w.ignore("mtp");
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let window = windows[i as usize];
         let rope = if slides && window.is_none() { Rope::None } else { rope.clone() };
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope)?;
@@ -44,8 +44,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
         };
         pre_norm(w, &c, attention.window(window), ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 impl Config {

@@ -14,10 +14,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu)?;
-        Ok(Block::new((
-            Residual::pre(norm("input_layernorm")?, attention),
-            Residual::pre(norm("post_attention_layernorm")?, mlp),
-        )))
+        pre_norm_under(norm, TWO_NORMS, attention, mlp)
     })?;
     Ok(Box::new(scaled(decoder, &c)?))
 }

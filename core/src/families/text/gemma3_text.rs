@@ -22,8 +22,7 @@ struct Config {
     query_pre_attn_scalar: f32,
     #[serde(default, deserialize_with = "config::optional_size")]
     sliding_window_pattern: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    final_logit_softcapping: Option<f32>,
+    use_bidirectional_attention: bool,
 }
 
 /// Transformers 5 nests the rotary bases by kind of layer.
@@ -38,15 +37,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "hidden_size": 1152, "num_hidden_layers": 26, "intermediate_size": 6912,
         "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
         "rms_norm_eps": 1e-6, "vocab_size": 262144, "query_pre_attn_scalar": 256.0,
-        "sliding_window": 512, "max_position_embeddings": 32768,
+        "sliding_window": 512, "max_position_embeddings": 32768, "use_bidirectional_attention": false,
     }), json!({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}))?;
     let config = &config;
     let e: Config = config::read(config)?;
-    let mut c = Text::read(&without(config, &["rope_parameters", "rope_theta", "rope_scaling"]))?;
-    for part in ["vision_tower", "multi_modal_projector"] {
-        w.ignore(part);
-        w.at("model").ignore(part);
+    if e.use_bidirectional_attention {
+        let reason = "a model of embeddings, which writes no text";
+        return Err(Error::config("use_bidirectional_attention", reason));
     }
+    let mut c = Text::read(&without(config, &["rope_parameters", "rope_theta", "rope_scaling"]))?;
+    ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     // Published checkpoints leave the head to the embedding without saying so.
     c.tie_word_embeddings = None;
     let kinds = c.layer_types.is_some() && e.sliding_window_pattern.is_none();
@@ -69,22 +69,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             ))
             .scores(scores.clone())
             .window(window);
-        let attention = Residual::sandwich(
-            block_norm("input_layernorm")?,
-            attention,
-            block_norm("post_attention_layernorm")?,
-        );
-        let mlp = Residual::sandwich(
-            block_norm("pre_feedforward_layernorm")?,
-            Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?,
-            block_norm("post_feedforward_layernorm")?,
-        );
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
+        let (attention, mlp) = sandwich(block_norm, FOUR_NORMS, attention, mlp)?;
         Ok(Block::new((attention.joined_by(saturating_sum), mlp.joined_by(saturating_sum))))
     })?;
     Ok(Box::new(Decoder {
         embedding_scale: Some(bfloat16((c.hidden_size as f32).sqrt())?),
         norm: decoder.norm.plus_one()?,
-        head: decoder.head.softcap(e.final_logit_softcapping),
+        head: decoder.head.softcap(c.final_logit_softcapping),
         ..decoder
     }))
 }

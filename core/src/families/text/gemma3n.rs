@@ -4,7 +4,7 @@
 
 use super::{
     gemma3_text::{ropes, text_config, without},
-    gemma4_text::LayerInputs,
+    gemma4_text::{InputGate, LayerInputs},
 };
 use crate::{
     model::{Cache, Embedded},
@@ -18,7 +18,7 @@ pub const FAMILY: Family = Family { model_types: &["gemma3n", "gemma3n_text"], b
 
 #[derive(Deserialize)]
 struct Config {
-    intermediate_size: Widths,
+    intermediate_size: config::PerLayer,
     #[serde(deserialize_with = "config::count")]
     num_kv_shared_layers: i32,
     #[serde(deserialize_with = "config::size")]
@@ -26,8 +26,6 @@ struct Config {
     #[serde(deserialize_with = "config::size")]
     hidden_size_per_layer_input: i32,
     activation_sparsity_pattern: Option<Vec<f32>>,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    final_logit_softcapping: Option<f32>,
     #[serde(deserialize_with = "config::size")]
     altup_num_inputs: i32,
     #[serde(default, deserialize_with = "config::optional_positive")]
@@ -37,13 +35,6 @@ struct Config {
     altup_active_idx: i32,
     #[serde(deserialize_with = "config::size")]
     laurel_rank: i32,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Widths {
-    Same(config::Size),
-    Each(Vec<config::Size>),
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -72,10 +63,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if own < 1 {
         return Err(Error::config("num_kv_shared_layers", "as many as layers, or more"));
     }
-    for tower in ["vision_tower", "audio_tower", "embed_audio", "embed_vision"] {
-        w.ignore(tower);
-        w.at("model").ignore(tower);
-    }
+    ignore_parts(w, &["vision_tower", "audio_tower", "embed_audio", "embed_vision"]);
     let (local, global) = ropes(&c, &config)?;
     let (body, head) = body(w);
     let (mut blocks, mut layers) = (Vec::new(), Vec::new());
@@ -111,7 +99,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
             blocks,
             norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
-            head: output.softcap(e.final_logit_softcapping),
+            head: output.softcap(c.final_logit_softcapping),
         },
     }))
 }
@@ -169,15 +157,15 @@ struct AroundAttention {
     before: Norm,
     laurel: (Linear, Linear, Norm),
     after: Norm,
-    mlp: Residual<SparseMlp>,
+    mlp: Residual<Ffn>,
     alternating: AltUp,
     output_scale: Option<Array>,
-    input: (Linear, Linear, Norm),
+    input: InputGate,
 }
 
 impl AroundAttention {
     fn read(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Self> {
-        let (hidden, width) = (c.hidden_size, e.hidden_size_per_layer_input);
+        let hidden = c.hidden_size;
         let norm = |w: &Scope, name| w.rms_norm(name, hidden, c.rms_norm_eps);
         let (laurel, altup) = (w.at("laurel"), w.at("altup"));
         if !e.altup_correct_scale {
@@ -194,16 +182,12 @@ impl AroundAttention {
             after: norm(w, "post_attention_layernorm")?,
             mlp: Residual::sandwich(
                 norm(w, "pre_feedforward_layernorm")?,
-                SparseMlp::read(&w.at("mlp"), c, e, i as usize)?,
+                sparse_mlp(&w.at("mlp"), c, e, i as usize)?,
                 norm(w, "post_feedforward_layernorm")?,
             ),
             alternating: AltUp::read(&altup, c, e)?,
             output_scale: e.altup_correct_scale.then(scale).transpose()?,
-            input: (
-                w.linear("per_layer_input_gate", hidden, width)?,
-                w.linear("per_layer_projection", width, hidden)?,
-                norm(w, "post_per_layer_input_norm")?,
-            ),
+            input: InputGate::read(w, c, e.hidden_size_per_layer_input)?,
         })
     }
 
@@ -228,9 +212,7 @@ impl AroundAttention {
         if let Some(scale) = &self.output_scale {
             y = y.multiply(scale)?;
         }
-        let (gate, projection, norm) = &self.input;
-        let y = projection.forward(&geglu_tanh(&gate.forward(&y)?, input)?)?;
-        let y = norm.forward(&y)?.expand_dims(0)?;
+        let y = self.input.forward(&y, input)?.expand_dims(0)?;
         let count = corrected.dim(0);
         let others = mlx::slice(&corrected, 0, 1, count)?.add(y)?;
         Ok(ops::concatenate(&[mlx::slice(&corrected, 0, 0, 1)?, others], 0)?)
@@ -300,56 +282,34 @@ impl AltUp {
 }
 
 /// GeGLU in which only gates well above the mean are active.
-struct SparseMlp {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    /// How many deviations above the mean, in sparse layers.
-    cutoff: Option<f32>,
-}
-
-impl SparseMlp {
-    fn read(w: &Scope, c: &Text, e: &Config, i: usize) -> Result<Self> {
-        let short = |field: &str| Error::config(field, format!("no entry for layer {i}"));
-        let inner = match &e.intermediate_size {
-            Widths::Same(width) => width.0,
-            Widths::Each(widths) => widths.get(i).ok_or_else(|| short("intermediate_size"))?.0,
-        };
-        let field = "activation_sparsity_pattern";
-        let sparsity = match &e.activation_sparsity_pattern {
-            Some(pattern) => *pattern.get(i).ok_or_else(|| short(field))?,
-            None if c.num_hidden_layers > 10 && i < 10 => 0.95,
-            None => 0.0,
-        };
-        if !(0.0..1.0).contains(&sparsity) {
-            return Err(Error::config(field, format!("{sparsity} is no share")));
-        }
-        let deviations = || -> Result<f32> {
-            let normal = ops::erfinv(Array::from_f32(2.0 * sparsity - 1.0))?;
-            Ok(SQRT_2 * normal.try_item_cast::<f32>()?)
-        };
-        Ok(SparseMlp {
-            gate: w.linear("gate_proj", c.hidden_size, inner)?,
-            up: w.linear("up_proj", c.hidden_size, inner)?,
-            down: w.linear("down_proj", inner, c.hidden_size)?,
-            cutoff: (sparsity > 0.0).then(deviations).transpose()?,
-        })
+fn sparse_mlp(w: &Scope, c: &Text, e: &Config, i: usize) -> Result<Ffn> {
+    let inner = e.intermediate_size.of(i, "intermediate_size")?;
+    let field = "activation_sparsity_pattern";
+    let sparsity = match &e.activation_sparsity_pattern {
+        Some(pattern) => *pattern
+            .get(i)
+            .ok_or_else(|| Error::config(field, format!("no entry for layer {i}")))?,
+        None if c.num_hidden_layers > 10 && i < 10 => 0.95,
+        None => 0.0,
+    };
+    if !(0.0..1.0).contains(&sparsity) {
+        return Err(Error::config(field, format!("{sparsity} is no share")));
     }
-}
-
-impl Layer for SparseMlp {
-    type State = ();
-
-    fn state(&self, _: &CachePlan) {}
-
-    fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
-        let mut gate = self.gate.forward(x)?;
-        if let Some(cutoff) = self.cutoff {
-            let constant = |value| mlx::scalar(value, gate.dtype());
-            let spread = ops::std_axis(&gate, -1, true, None)?.multiply(constant(cutoff)?)?;
-            let least = gate.mean_axis(-1, true)?.add(spread)?;
-            gate = ops::maximum(gate.subtract(least)?, constant(0.0)?)?;
-        }
-        self.down.forward(&geglu_tanh(&gate, &self.up.forward(x)?)?)
+    if sparsity == 0.0 {
+        return Ok(Box::new(Mlp::sized(w, c, inner, geglu_tanh)?));
     }
+    let gate = w.linear("gate_proj", c.hidden_size, inner)?;
+    let up = w.linear("up_proj", c.hidden_size, inner)?;
+    let down = w.linear("down_proj", inner, c.hidden_size)?;
+    // How many deviations above the mean.
+    let normal = ops::erfinv(Array::from_f32(2.0 * sparsity - 1.0))?;
+    let cutoff = SQRT_2 * normal.try_item_cast::<f32>()?;
+    Ok(Box::new(Map(move |x: &Array| {
+        let gate = gate.forward(x)?;
+        let constant = |value| mlx::scalar(value, gate.dtype());
+        let spread = ops::std_axis(&gate, -1, true, None)?.multiply(constant(cutoff)?)?;
+        let least = gate.mean_axis(-1, true)?.add(spread)?;
+        let active = ops::maximum(gate.subtract(least)?, constant(0.0)?)?;
+        down.forward(&geglu_tanh(&active, &up.forward(x)?)?)
+    })))
 }

@@ -3,7 +3,7 @@
 //! an input of its own for each layer; in some, experts beside each network. Follows `gemma4_text`
 //! of mlx-lm.
 
-use super::gemma3_text::text_config;
+use super::gemma3_text::{text_config, without};
 use crate::{
     model::{Cache, Embedded},
     parts::{
@@ -35,8 +35,6 @@ struct Config {
     #[serde(deserialize_with = "config::size")]
     sliding_window_pattern: i32,
     attention_k_eq_v: bool,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    final_logit_softcapping: Option<f32>,
     use_double_wide_mlp: bool,
     enable_moe_block: bool,
     #[serde(default, deserialize_with = "config::optional_size")]
@@ -68,21 +66,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }), json!({"vocab_size": 262144}))?;
     let config = &config;
     let e: Config = config::read(config)?;
-    let mut outer = config.clone();
-    if let Json::Object(fields) = &mut outer {
-        fields.remove("rope_parameters");
-    }
-    let c = Text::read(&outer)?;
+    let c = Text::read(&without(config, &["rope_parameters"]))?;
     let layers = c.num_hidden_layers;
     if !(0..layers).contains(&e.num_kv_shared_layers) {
         let reason = format!("{} of {layers} layers", e.num_kv_shared_layers);
         return Err(Error::config("num_kv_shared_layers", reason));
     }
-    let towers = "vision_tower multi_modal_projector audio_tower embed_audio embed_vision vision_embedder";
-    for tower in towers.split(' ') {
-        w.ignore(tower);
-        w.at("model").ignore(tower);
-    }
+    ignore_parts(w, &["vision_tower", "vision_embedder", "multi_modal_projector", "audio_tower"]);
+    ignore_parts(w, &["embed_audio", "embed_vision"]);
     w.ignore_named(&["input_max", "input_min", "output_max", "output_min"]);
     let decoder = Decoder::stack(w, &c, |i, w| block(w, &c, &e, i))?;
     let (body, _) = body(w);
@@ -92,7 +83,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         ends: (0..layers).map(end).collect::<Result<_>>()?,
         decoder: Decoder {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
-            head: decoder.head.softcap(e.final_logit_softcapping),
+            head: decoder.head.softcap(c.final_logit_softcapping),
             ..decoder
         },
     }))
@@ -105,11 +96,7 @@ impl Config {
 
     /// The window of a layer; every `sliding_window_pattern`th is full where no list says more.
     fn window(&self, c: &Text, layer: i32) -> Result<Option<i32>> {
-        match c.layer_types {
-            Some(_) => c.window(layer),
-            None if (layer + 1) % self.sliding_window_pattern == 0 => Ok(None),
-            None => Ok(c.sliding_window),
-        }
+        c.window_where(layer, |layer| (layer + 1) % self.sliding_window_pattern != 0)
     }
 
     /// The layer whose keys and values another attends over.
@@ -132,11 +119,8 @@ impl Config {
 fn block(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Block> {
     let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
     let lender = e.lender(c, i)?;
-    let mut sizes = c.clone();
-    if e.use_double_wide_mlp && lender.is_some() && e.num_kv_shared_layers < c.num_hidden_layers {
-        sizes.intermediate_size *= 2;
-    }
-    let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &sizes, geglu_tanh)?;
+    let times = if e.use_double_wide_mlp && lender.is_some() { 2 } else { 1 };
+    let mlp = Mlp::sized(&w.at("mlp"), c, times * c.intermediate_size, geglu_tanh)?;
     let before = norm("pre_feedforward_layernorm")?;
     let after = norm("post_feedforward_layernorm")?;
     let ffn: Residual<Ffn> = if e.enable_moe_block {
@@ -160,11 +144,8 @@ fn block(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Block> {
 
 fn queries(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Queries> {
     let is_full = e.window(c, i)?.is_none();
-    let (head_dim, kind) = match e.global_head_dim {
-        Some(wide) if is_full => (wide, "full_attention"),
-        None if is_full => (c.head_dim(), "full_attention"),
-        _ => (c.head_dim(), "sliding_attention"),
-    };
+    let kind = if is_full { "full_attention" } else { "sliding_attention" };
+    let head_dim = e.global_head_dim.filter(|_| is_full).unwrap_or(c.head_dim());
     config::product("global_head_dim", [c.num_attention_heads, head_dim])?;
     let scaling = e.rope_parameters.get(kind);
     let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
@@ -329,31 +310,45 @@ impl LayerInputs {
 
 /// What follows a block: its own input through a gate, and a factor.
 struct LayerEnd {
-    input: Option<(Linear, Linear, Norm)>,
+    input: Option<InputGate>,
     scalar: Array,
 }
 
 impl LayerEnd {
     fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        let (hidden, width) = (c.hidden_size, e.hidden_size_per_layer_input);
-        let input = || -> Result<_> {
-            Ok((
-                w.linear("per_layer_input_gate", hidden, width)?,
-                w.linear("per_layer_projection", width, hidden)?,
-                w.rms_norm("post_per_layer_input_norm", hidden, c.rms_norm_eps)?,
-            ))
-        };
+        let input = || InputGate::read(w, c, e.hidden_size_per_layer_input);
         let input = e.has_inputs().then(input).transpose()?;
         Ok(LayerEnd { input, scalar: w.tensor("layer_scalar", &[1])? })
     }
 
     fn forward(&self, h: &Array, inputs: Option<&Array>, i: i32) -> Result<Array> {
         let mut h = h.clone();
-        if let (Some((gate, projection, norm)), Some(inputs)) = (&self.input, inputs) {
+        if let (Some(gate), Some(inputs)) = (&self.input, inputs) {
             let input = mlx::slice(inputs, 2, i, i + 1)?.squeeze_axes(&[2])?;
-            let y = projection.forward(&geglu_tanh(&gate.forward(&h)?, &input)?)?;
-            h = h.add(norm.forward(&y)?)?;
+            h = h.add(gate.forward(&h, &input)?)?;
         }
         Ok(h.multiply(&self.scalar)?)
+    }
+}
+
+/// `norm(projection(gelu(gate(h)) · input))`: what a layer takes of an input of its own.
+pub struct InputGate {
+    gate: Linear,
+    projection: Linear,
+    norm: Norm,
+}
+
+impl InputGate {
+    pub fn read(w: &Scope, c: &Text, width: i32) -> Result<Self> {
+        Ok(InputGate {
+            gate: w.linear("per_layer_input_gate", c.hidden_size, width)?,
+            projection: w.linear("per_layer_projection", width, c.hidden_size)?,
+            norm: w.rms_norm("post_per_layer_input_norm", c.hidden_size, c.rms_norm_eps)?,
+        })
+    }
+
+    pub fn forward(&self, h: &Array, input: &Array) -> Result<Array> {
+        let gated = geglu_tanh(&self.gate.forward(h)?, input)?;
+        self.norm.forward(&self.projection.forward(&gated)?)
     }
 }

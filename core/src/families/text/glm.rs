@@ -8,9 +8,8 @@ pub const FAMILY: Family = Family { model_types: &["glm"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, rope) = glm4::read(config)?;
-    let decoder = Decoder::stack(w, &c, |_, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
         pre_norm(w, &c, attention, phi3::mlp(&w.at("mlp"), &c)?)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

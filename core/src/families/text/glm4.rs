@@ -6,29 +6,15 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["glm4"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    partial_rotary_factor: Option<f64>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, rope) = read(config)?;
-    let decoder = Decoder::stack(w, &c, |_, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let attention = Residual::sandwich(
-            norm("input_layernorm")?,
-            qwen2::attention(&w.at("self_attn"), &c, rope.clone())?,
-            norm("post_self_attn_layernorm")?,
-        );
-        let mlp = Residual::sandwich(
-            norm("post_attention_layernorm")?,
-            phi3::mlp(&w.at("mlp"), &c)?,
-            norm("post_mlp_layernorm")?,
-        );
-        Ok(Block::new((attention, mlp)))
-    })?;
-    Ok(Box::new(decoder))
+        let [before, after] = TWO_NORMS;
+        let names = [before, "post_self_attn_layernorm", after, "post_mlp_layernorm"];
+        let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
+        Ok(Block::new(sandwich(norm, names, attention, phi3::mlp(&w.at("mlp"), &c)?)?))
+    })?))
 }
 
 /// The fields, and positions for a part of each head, whose pairs are neighbours.
@@ -36,7 +22,7 @@ pub fn read(config: &Json) -> Result<(Text, Rope)> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": false, "rope_traditional": true,
     }));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let rope = Rope::share(&c, e.partial_rotary_factor, 0.5)?;
+    let c = Text::read(config)?;
+    let rope = Rope::share(&c, 0.5)?;
     Ok((c, rope))
 }

@@ -16,16 +16,14 @@ struct Config {
     #[serde(deserialize_with = "config::count")]
     first_k_dense_replace: i32,
     use_qk_norm: bool,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    partial_rotary_factor: Option<f64>,
 }
 
 pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let routing: LossFreeRouting = config::read(config)?;
-    let rope = Rope::share(&c, e.partial_rotary_factor, 0.5)?;
+    let rope = Rope::share(&c, 0.5)?;
     ignore_layer(w, c.num_hidden_layers);
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let a = w.at("self_attn");
         let mut attention = qwen2::attention(&a, &c, rope.clone())?;
         if e.use_qk_norm {
@@ -39,8 +37,7 @@ pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             experts(&mlp, &c, &routing, [e.moe_intermediate_size, e.n_shared_experts])?
         };
         pre_norm(w, &c, attention, ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// Leaves the layer that predicts further tokens to the drafters.

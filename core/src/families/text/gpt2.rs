@@ -1,5 +1,5 @@
 //! GPT-2: learned positions that are added to the embeddings, layer norms, a network without a gate,
-//! biases everywhere. Follows `gpt2` of mlx-lm.
+//! biases everywhere. Follows `gpt2` of mlx-lm, and transformers in how layers weigh keys.
 
 use crate::{
     model::{Cache, Embedded},
@@ -14,8 +14,26 @@ struct Positions {
     n_positions: i32,
 }
 
+#[derive(Deserialize)]
+struct Config {
+    scale_attn_weights: bool,
+    scale_attn_by_inverse_layer_idx: bool,
+}
+
+impl Config {
+    /// By how much a layer multiplies its scores.
+    fn scale(&self, c: &Text, layer: i32) -> f32 {
+        let scale = if self.scale_attn_weights { (c.head_dim() as f32).powf(-0.5) } else { 1.0 };
+        if self.scale_attn_by_inverse_layer_idx { scale / (layer + 1) as f32 } else { scale }
+    }
+}
+
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = read(&config::with_defaults(config, json!({"tie_word_embeddings": true})))?;
+    let config = &config::with_defaults(config, json!({
+        "tie_word_embeddings": true, "scale_attn_weights": true,
+        "scale_attn_by_inverse_layer_idx": false,
+    }));
+    let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
     // Published files hold projections transposed, those of mlx-lm do not.
     let (body, transposed) = if w.has("model.wte.weight") {
         (w.at("model"), false)
@@ -26,30 +44,35 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     };
     let (width, inner) = (c.hidden_size, c.intermediate_size);
     let heads = c.num_attention_heads * c.head_dim();
-    let norm = |w: &Scope, name| w.layer_norm_with_bias(name, width, c.rms_norm_eps);
-    let block = |i| {
-        let w = body.at("h").at(i);
+    let decoder = decoder(w, &body, &c, |i, w| {
         let (a, m) = (w.at("attn"), w.at("mlp"));
         // The masks of old exporters.
         a.ignore("bias");
         a.ignore("masked_bias");
-        let [q, k, v] = fused(&a, "c_attn", width, [heads; 3], transposed)?;
-        let [output] = fused(&a, "c_proj", heads, [width], transposed)?;
-        let [up] = fused(&m, "c_fc", width, [inner], transposed)?;
-        let [down] = fused(&m, "c_proj", inner, [width], transposed)?;
-        let attention = Attention::new([q, k, v, output], &c, Rope::None);
-        let mlp = PlainMlp::new([up, down], gelu_tanh);
-        let (pre, post) = (norm(&w, "ln_1")?, norm(&w, "ln_2")?);
-        Ok(Block::new((Residual::pre(pre, attention), Residual::pre(post, mlp))))
-    };
-    let decoder = Decoder {
-        embedding: body.embedding("wte", c.vocab_size, width)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(&body, "ln_f")?,
-        head: Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?,
-    };
+        let [q, k, v] = fused(&a, "c_attn", [width, heads], transposed)?;
+        let [output] = fused(&a, "c_proj", [heads, width], transposed)?;
+        let [up] = fused(&m, "c_fc", [width, inner], transposed)?;
+        let [down] = fused(&m, "c_proj", [inner, width], transposed)?;
+        let scores = Scores { scale: e.scale(&c, i), sinks: None };
+        let attention = Attention::new([q, k, v, output], &c, Rope::None).scores(scores);
+        Ok((attention, PlainMlp::new([up, down], gelu_tanh)))
+    })?;
     Ok(Box::new(Positioned::read(&body, config, width, decoder)?))
+}
+
+/// A stack under the names of OpenAI's first models; `layer` reads attention and the network.
+pub fn decoder(
+    w: &Scope,
+    body: &Scope,
+    c: &Text,
+    layer: impl Fn(i32, &Scope) -> Result<(Attention, PlainMlp)>,
+) -> Result<Decoder> {
+    let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
+    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    Decoder::assemble(body, ["wte", "h"], c, (norm(body, "ln_f")?, head), |i, w| {
+        let (attention, mlp) = layer(i, w)?;
+        pre_norm_under(|name| norm(w, name), ["ln_1", "ln_2"], attention, mlp)
+    })
 }
 
 /// The fields under the names of OpenAI's first models.
@@ -73,44 +96,37 @@ pub fn read(config: &Json) -> Result<Text> {
     Text::read_renamed(&config, &names)
 }
 
-/// As [`Scope::fused`], with biases, from a matrix that may be transposed.
+/// Equal parts of a matrix that may be transposed, with biases.
 fn fused<const N: usize>(
     w: &Scope,
     name: &str,
-    input: i32,
-    outputs: [i32; N],
+    [input, output]: [i32; 2],
     transposed: bool,
 ) -> Result<[Linear; N]> {
     w.at(name).require("bias")?;
     if !transposed {
-        return w.fused(name, input, outputs);
+        return w.fused(name, input, [output; N]);
     }
-    let w = w.at(name);
-    let total = outputs.iter().sum();
-    let (weight, bias) = (w.tensor("weight", &[input, total])?, w.tensor("bias", &[total])?);
-    let mut start = 0;
-    let parts = outputs.map(|output| -> Result<Linear> {
-        let (from, to) = (start, start + output);
-        start = to;
-        let rows = Matrix::Dense(mlx::slice(&weight, 1, from, to)?.t());
-        Ok(Linear::new(rows, Some(mlx::slice(&bias, 0, from, to)?)))
-    });
-    let parts: Vec<Linear> = parts.into_iter().collect::<Result<_>>()?;
-    parts.try_into().map_err(|_| Error::Internal("as many parts as outputs".into()))
+    let (w, parts) = (w.at(name), N as i32);
+    let weight = w.tensor("weight", &[input, parts * output])?.split_equal(parts, 1)?;
+    let bias = w.tensor("bias", &[parts * output])?.split_equal(parts, 0)?;
+    let part = |(weight, bias): (Array, Array)| Linear::new(Matrix::Dense(weight.t()), Some(bias));
+    let parts: Vec<Linear> = weight.into_iter().zip(bias).map(part).collect();
+    parts.try_into().map_err(|_| Error::Internal("as many parts as were asked for".into()))
 }
 
 /// A decoder that adds a learned vector for each position.
 pub struct Positioned {
     decoder: Decoder,
     table: Embedding,
-    last: i32,
+    positions: i32,
 }
 
 impl Positioned {
     pub fn read(w: &Scope, config: &Json, width: i32, decoder: Decoder) -> Result<Self> {
         let Positions { n_positions } = config::read(config)?;
         let table = w.embedding("wpe", n_positions, width)?;
-        Ok(Positioned { decoder, table, last: n_positions - 1 })
+        Ok(Positioned { decoder, table, positions: n_positions })
     }
 }
 
@@ -120,9 +136,13 @@ impl Wrapper for Positioned {
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
-        let places = ops::arange::<_, i32>(0, step.length, None)?.add(&step.position)?;
-        // MLX does not check that a row exists.
-        let places = ops::minimum(&places, Array::from_int(self.last))?;
+        let (end, limit) = (step.offset.unwrap_or(0) + step.length, self.positions);
+        if end > limit {
+            let (tokens, limit) = (end as usize, limit as usize);
+            return Err(Error::ContextOverflow { tokens, limit });
+        }
+        // A decode step does not know where it is, and MLX does not check that a row exists.
+        let places = ops::minimum(&step.positions()?, Array::from_int(limit - 1))?;
         let hidden = x.hidden.add(self.table.lookup(&places)?)?;
         self.decoder.forward(&Embedded { ids: x.ids.clone(), hidden }, cache, step)
     }

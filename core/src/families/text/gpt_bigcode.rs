@@ -23,10 +23,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let shared = config::read::<Config>(config)?.multi_query;
     c.num_key_value_heads = shared.then_some(1);
     let (width, heads, head_dim) = (c.hidden_size, c.num_attention_heads, c.head_dim());
-    let norm = |w: &Scope, name| w.layer_norm_with_bias(name, width, c.rms_norm_eps);
     let body = w.at("transformer");
-    let block = |i| {
-        let w = body.at("h").at(i);
+    let decoder = gpt2::decoder(w, &body, &c, |_, w| {
         let a = w.at("attn");
         if c.attention_bias {
             a.at("c_attn").require("bias")?;
@@ -40,16 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         };
         let output = a.linear("c_proj", heads * head_dim, width)?;
         let attention = Attention::new([q, k, v, output], &c, Rope::None);
-        let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, gelu)?;
-        let (pre, post) = (norm(&w, "ln_1")?, norm(&w, "ln_2")?);
-        Ok(Block::new((Residual::pre(pre, attention), Residual::pre(post, mlp))))
-    };
-    let decoder = Decoder {
-        embedding: body.embedding("wte", c.vocab_size, width)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(&body, "ln_f")?,
-        head: Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?,
-    };
+        Ok((attention, PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, gelu)?))
+    })?;
     Ok(Box::new(gpt2::Positioned::read(&body, config, width, decoder)?))
 }

@@ -7,57 +7,49 @@ pub const FAMILY: Family = Family { model_types: &["gpt_neox"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    rotary_pct: Option<f64>,
     use_parallel_residual: Option<bool>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
     let width = config.get("hidden_size").and_then(Json::as_i64).unwrap_or(0);
-    let mut c = Text::read_renamed(&config::with_defaults(config, json!({
+    let config = &config::with_defaults(config, json!({
         "layer_norm_eps": 1e-5, "tie_word_embeddings": false, "attention_bias": true,
         "mlp_bias": true, "intermediate_size": width.saturating_mul(4),
-    })), &[("layer_norm_eps", "rms_norm_eps"), ("rotary_emb_base", "rope_theta")])?;
+    }));
+    let names = [
+        ("layer_norm_eps", "rms_norm_eps"),
+        ("rotary_emb_base", "rope_theta"),
+        ("rotary_pct", "partial_rotary_factor"),
+    ];
+    let mut c = Text::read_renamed(config, &names)?;
     c.num_key_value_heads = None;
-    let rope = Rope::share(&c, e.rotary_pct, 0.25)?;
+    let rope = Rope::share(&c, 0.25)?;
     let parallel = e.use_parallel_residual.unwrap_or(true);
     // As published, then as mlx-lm writes it.
     let (body, layers, head) = if w.has_below("gpt_neox") {
-        let body = w.at("gpt_neox");
-        (body.clone(), body.at("layers"), w.clone())
+        (w.at("gpt_neox"), "layers", w.clone())
     } else {
-        let body = w.at("model");
-        (body.clone(), body.at("h"), body)
+        (w.at("model"), "h", w.at("model"))
     };
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    let block = |i| {
-        let w = layers.at(i);
+    let head =
+        Head::named(&head, "embed_out", c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let ends = (norm(&body, "final_layer_norm")?, head);
+    Ok(Box::new(Decoder::assemble(&body, ["embed_in", layers], &c, ends, |_, w| {
         // Masks and rotary frequencies of old exporters; they follow from the config.
         w.at("attention").ignore_named(&["masked_bias", "inv_freq"]);
         w.at("attention").ignore("bias");
         let attention = attention(&w.at("attention"), &c, rope.clone())?;
         let names = ["dense_h_to_4h", "dense_4h_to_h"];
         let mlp = PlainMlp::read(&w.at("mlp"), names, &c, gelu_tanh)?;
-        let (pre, post) = (norm(&w, "input_layernorm")?, norm(&w, "post_attention_layernorm")?);
+        let (pre, post) = (norm(w, "input_layernorm")?, norm(w, "post_attention_layernorm")?);
         Ok(if parallel {
             Block::new(SideBySide { pre, attention, post, mlp })
         } else {
             Block::new((Residual::pre(pre, attention), Residual::pre(post, mlp)))
         })
-    };
-    let tied = c.tie_word_embeddings == Some(true);
-    if tied {
-        head.ignore("embed_out");
-    }
-    let own = (!tied).then(|| head.linear("embed_out", c.hidden_size, c.vocab_size));
-    Ok(Box::new(Decoder {
-        embedding: body.embedding("embed_in", c.vocab_size, c.hidden_size)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(&body, "final_layer_norm")?,
-        head: Head::new(own.transpose()?),
-    }))
+    })?))
 }
 
 fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {

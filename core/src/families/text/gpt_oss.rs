@@ -2,6 +2,7 @@
 //! window and everything, and all feed-forward networks are clamped experts, published in MXFP4.
 //! Follows `gpt_oss` of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
 
+use super::mixtral::Config;
 use crate::{
     mlx::Quantized,
     parts::router::top_k_then_softmax,
@@ -9,14 +10,6 @@ use crate::{
 };
 
 pub const FAMILY: Family = Family { model_types: &["gpt_oss"], build };
-
-#[derive(Deserialize)]
-struct Config {
-    #[serde(deserialize_with = "config::size")]
-    num_local_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
-}
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
@@ -27,20 +20,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     (c.attention_bias, c.tie_word_embeddings) = (true, Some(false));
-    let window = |i| match c.layer_types {
-        Some(_) => c.window(i),
-        None => Ok(c.sliding_window.filter(|_| i % 2 == 0)),
-    };
+    let window = |i| c.window_where(i, |i| i % 2 == 0);
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let a = w.at("self_attn");
         let sinks = Some(a.tensor("sinks", &[c.num_attention_heads])?);
         let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks };
         let attention =
             Attention::read(&a, QKVO, &c, rope.clone())?.scores(scores).window(window(i)?);
         pre_norm(w, &c, attention, moe(&w.at("mlp"), &c, &e)?)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {

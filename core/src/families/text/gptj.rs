@@ -30,8 +30,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if c.tie_word_embeddings == Some(false) {
         w.at("lm_head").require("bias")?;
     }
-    let block = |i| {
-        let w = body.at("h").at(i);
+    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let ends = (norm(&body, "ln_f")?, head);
+    Ok(Box::new(Decoder::assemble(&body, ["wte", "h"], &c, ends, |_, w| {
         let a = w.at("attn");
         // The masks of old exporters.
         a.ignore("bias");
@@ -39,13 +40,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
         let attention = Attention::read(&a, names, &c, rope.clone())?;
         let mlp = PlainMlp::read(&w.at("mlp"), ["fc_in", "fc_out"], &c, gelu_tanh)?;
-        Ok(Block::new(Residual::pre(norm(&w, "ln_1")?, Parallel(attention, mlp))))
-    };
-    Ok(Box::new(Decoder {
-        embedding: body.embedding("wte", c.vocab_size, c.hidden_size)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(&body, "ln_f")?,
-        head: Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
-    }))
+        Ok(Block::new(Residual::pre(norm(w, "ln_1")?, Parallel(attention, mlp))))
+    })?))
 }

@@ -21,34 +21,14 @@ pub const FAMILY: Family = Family { model_types: &["hunyuan"], build };
 struct Config {
     #[serde(deserialize_with = "config::size")]
     num_experts: i32,
-    moe_topk: PerLayer,
-    num_shared_expert: PerLayer,
-    moe_intermediate_size: Option<PerLayer>,
+    moe_topk: config::PerLayer,
+    num_shared_expert: config::PerLayer,
+    moe_intermediate_size: Option<config::PerLayer>,
     use_mixed_mlp_moe: bool,
     use_qk_norm: bool,
     use_cla: bool,
     #[serde(deserialize_with = "config::size")]
     cla_share_factor: i32,
-}
-
-/// A size for all layers, or one for each.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum PerLayer {
-    All(config::Size),
-    Each(Vec<config::Size>),
-}
-
-impl PerLayer {
-    fn of(&self, layer: usize, field: &str) -> Result<i32> {
-        match self {
-            PerLayer::All(size) => Ok(size.0),
-            PerLayer::Each(sizes) => match sizes.get(layer) {
-                Some(size) => Ok(size.0),
-                None => Err(Error::config(field, format!("has none for layer {layer}"))),
-            },
-        }
-    }
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -80,18 +60,14 @@ struct Hunyuan {
     layers: Vec<HunyuanLayer>,
 }
 
-impl LanguageModel for Hunyuan {
-    fn vocabulary(&self) -> u32 {
-        self.outer.vocabulary()
+impl Wrapper for Hunyuan {
+    fn inner(&self) -> &dyn LanguageModel {
+        &self.outer
     }
 
     fn cache(&self, plan: &CachePlan) -> Cache {
         let state = |_| Box::new(Kv::new(None, plan)) as Box<dyn State>;
         Cache::new(self.layers.iter().map(state).collect(), plan)
-    }
-
-    fn embed(&self, ids: &Array) -> Result<Embedded> {
-        self.outer.embed(ids)
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
@@ -101,10 +77,6 @@ impl LanguageModel for Hunyuan {
             h = layer.forward(&h, &mut lent, kv.expect("every layer has keys"), step)?;
         }
         self.outer.norm.forward(&h)
-    }
-
-    fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.outer.logits(hidden)
     }
 }
 

@@ -29,7 +29,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = rope(config, &c)?;
-    let decoder = Decoder::stack(w, &c, |_, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let a = w.at("self_attn");
         let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
         let mut attention = Attention::read(&a, QKVO, &c, rope.clone())?;
@@ -38,8 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             attention = attention.qk_norm(norms);
         }
         pre_norm(w, &c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// Positions over a base that may be stretched.

@@ -15,12 +15,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = Rope::of(&c)?;
     let names = ["tok_embeddings", "layers", "norm"];
     let head = Head::named(w, "output", c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
-    let decoder = Decoder::named(&w.at("model"), names, &c, head, |_, w| {
+    Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |_, w| {
         let attention = attention(&w.at("attention"), &c, rope.clone())?;
         let mlp = Mlp::read(&w.at("feed_forward"), ["w1", "w3", "w2"], &c, swiglu)?;
         pre_norm_named(w, ["attention_norm", "ffn_norm"], &c, attention, mlp)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {

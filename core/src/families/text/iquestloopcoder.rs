@@ -3,10 +3,7 @@
 //! `iquestloopcoder` of mlx-lm.
 
 use crate::{
-    parts::{
-        attention::{join_heads, split_heads},
-        kv::Kv,
-    },
+    parts::{attention::join_heads, kv::Kv},
     prelude::*,
 };
 use std::rc::Rc;
@@ -31,18 +28,20 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         return Err(Error::config("loop_num", format!("{}, and only 2 are supported", e.loop_num)));
     }
     let (body, rope) = (w.at("model"), Rope::of(&c)?);
-    let mut first = Vec::new();
-    let mut second = Vec::new();
-    for layer in 0..c.num_hidden_layers {
-        let shared = Rc::new(Shared::read(&body, &c, &rope, layer)?);
-        first.push(Block::new(First { shared: shared.clone(), layer }));
-        second.push(Block::new(Second { shared, layer, window: e.loop_window_size }));
-    }
-    first.append(&mut second);
+    let shared: Vec<_> = (0..c.num_hidden_layers)
+        .map(|layer| Ok(Rc::new(Shared::read(&body, &c, &rope, layer)?)))
+        .collect::<Result<_>>()?;
+    let runs = [None, Some(e.loop_window_size)].into_iter();
+    let blocks = runs.flat_map(|window| {
+        let layer = move |(layer, shared): (i32, &Rc<Shared>)| {
+            Block::new(Run { shared: shared.clone(), layer, window })
+        };
+        (0..).zip(&shared).map(layer)
+    });
     Ok(Box::new(Decoder {
         embedding: body.embedding("embed_tokens", c.vocab_size, c.hidden_size)?,
         embedding_scale: None,
-        blocks: first,
+        blocks: blocks.collect(),
         norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
         head: Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
     }))
@@ -51,102 +50,61 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// The weights of a layer, which both runs use.
 struct Shared {
     before: Norm,
-    projections: [Linear; 4],
+    attention: Attention,
     ffn: Residual<Mlp>,
     /// Weights `[heads, head_dim, 1]` and biases `[heads, 1, 1]`.
     gate: (Array, Array),
-    heads: [i32; 2],
-    rope: Rope,
     scores: Scores,
 }
 
 impl Shared {
     fn read(body: &Scope, c: &Text, rope: &Rope, layer: i32) -> Result<Self> {
         let w = body.at("layers").at(layer);
-        let (a, g) = (w.at("self_attn"), body.at("gate_projections").at(layer));
+        let g = body.at("gate_projections").at(layer);
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
-        let (width, heads, dims) = (c.hidden_size, c.num_attention_heads, c.head_dim());
-        let keys = c.kv_heads() * dims;
+        let (heads, dims) = (c.num_attention_heads, c.head_dim());
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)?;
         Ok(Shared {
             before: norm("input_layernorm")?,
-            projections: [
-                read(&a, "q_proj", width, heads * dims)?,
-                read(&a, "k_proj", width, keys)?,
-                read(&a, "v_proj", width, keys)?,
-                read(&a, "o_proj", heads * dims, width)?,
-            ],
+            attention: Attention::read(&w.at("self_attn"), QKVO, c, rope.clone())?,
             ffn: Residual::pre(norm("post_attention_layernorm")?, mlp),
             gate: (
                 g.tensor("weight", &[heads, dims])?.expand_dims(-1)?,
                 g.tensor("bias", &[heads])?.reshape(&[heads, 1, 1])?,
             ),
-            heads: [heads, c.kv_heads()],
-            rope: rope.clone(),
             scores: Scores { scale: (dims as f32).powf(-0.5), sinks: None },
         })
     }
-
-    fn project(&self, x: &Array, step: &Step) -> Result<[Array; 3]> {
-        let ([q, k, v, _], [heads, kv_heads]) = (&self.projections, self.heads);
-        let x = self.before.forward(x)?;
-        Ok([
-            self.rope.forward(&split_heads(&q.forward(&x)?, heads)?, step)?,
-            self.rope.forward(&split_heads(&k.forward(&x)?, kv_heads)?, step)?,
-            split_heads(&v.forward(&x)?, kv_heads)?,
-        ])
-    }
-
-    fn finish(&self, x: &Array, gathered: &Array, step: &Step) -> Result<Array> {
-        let y = self.projections[3].forward(&join_heads(gathered)?)?;
-        self.ffn.forward(&x.add(y)?, &mut (), step)
-    }
 }
 
-/// A layer in the first run: Llama's, whose keys and values stay for the second.
-struct First {
+/// A layer in one of the runs. In the first it is Llama's, whose keys and values stay for the second.
+struct Run {
     shared: Rc<Shared>,
     layer: i32,
+    /// Of the second run.
+    window: Option<i32>,
 }
 
-impl Layer for First {
+impl Layer for Run {
     type State = Kv;
 
     fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(None, plan)
+        Kv::new(self.window, plan)
     }
 
     fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let [q, k, v] = self.shared.project(x, step)?;
+        let Shared { before, attention, ffn, gate: (weight, bias), scores } = &*self.shared;
+        let [q, k, v] = attention.heads(&before.forward(x)?, step)?;
         let seen = kv.update(k, v, step)?;
-        step.lend(self.layer, seen.clone());
-        self.shared.finish(x, &seen.attend(&q, &self.shared.scores, step)?, step)
-    }
-}
-
-/// The same layer in the second run.
-struct Second {
-    shared: Rc<Shared>,
-    layer: i32,
-    window: i32,
-}
-
-impl Layer for Second {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(Some(self.window), plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let Shared { scores, gate: (weight, bias), .. } = &*self.shared;
-        let [q, k, v] = self.shared.project(x, step)?;
-        let gate = ops::sigmoid(q.matmul(weight)?.add(bias)?)?;
-        let global = step.lent(self.layer).attend(&q, scores, step)?;
-        let local = kv.attend(&q, k, v, scores, step)?;
-        let rest = mlx::scalar(1.0, gate.dtype())?.subtract(&gate)?;
-        let mixed = gate.multiply(global)?.add(rest.multiply(local)?)?;
-        self.shared.finish(x, &mixed, step)
+        let mut gathered = seen.attend(&q, scores, step)?;
+        if self.window.is_some() {
+            let gate = ops::sigmoid(q.matmul(weight)?.add(bias)?)?;
+            let global = step.lent(self.layer).attend(&q, scores, step)?;
+            let rest = mlx::scalar(1.0, gate.dtype())?.subtract(&gate)?;
+            gathered = gate.multiply(global)?.add(rest.multiply(gathered)?)?;
+        } else {
+            step.lend(self.layer, seen);
+        }
+        ffn.forward(&x.add(attention.project(&join_heads(&gathered)?)?)?, &mut (), step)
     }
 }

@@ -22,13 +22,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = Rope::of(&c)?;
     let names = ["tok_embeddings", "layers", "norm"];
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
-    let decoder = Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
+    Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let (a, f) = (w.at("attention"), w.at("feed_forward"));
         let attention = phi3::attention(&a, ["qkv_proj", "out_proj"], &c, rope.clone())?;
         let mlp = Mlp::read(&f, GATE_UP_DOWN, &c, swiglu)?;
         pre_norm_named(w, ["attention.norm", "feed_forward.norm"], &c, attention, mlp)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// Eight thirds of the stream's width, rounded to a multiple of 256; half of one to the even one.

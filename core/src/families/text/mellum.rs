@@ -34,7 +34,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     // It predicts further tokens: ready for drafters.
     w.ignore("mtp");
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let window = c.window(i)?;
         let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
         let attention = qwen3::attention(&w.at("self_attn"), &c, e.rope(&c, kind)?)?.window(window);
@@ -46,8 +46,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Box::new(qwen3_moe::experts(&mlp, &c, &experts, top_k)?)
         };
         pre_norm(w, &c, attention, ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 impl Config {

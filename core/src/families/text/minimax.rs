@@ -25,9 +25,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let count = routing.n_routed_experts;
     let rope = match e.rotary_dim {
         Some(dims) => Rope::rotary_dim(&c, dims)?,
-        None => Rope::share(&c, None, 1.0)?,
+        None => Rope::share(&c, 1.0)?,
     };
-    let decoder = Decoder::stack(w, &c, |_, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let a = w.at("self_attn");
         let attention = if e.use_qk_norm {
             olmo2::attention(&a, &c, rope.clone())?
@@ -40,8 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let router = LossFreeRouter::new(logits, Some(correction), &routing)?.normalized();
         let ffn = Moe::new(SinglePrecision(router), mixtral::experts(&moe, &c, count)?);
         pre_norm(w, &c, attention, ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// A router whose logits are of single precision too, and whose weights have that of the tokens.

@@ -9,10 +9,7 @@ pub const FAMILY: Family = Family { model_types: &["mistral3"], build };
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let text = config.get("text_config").filter(|text| text.is_object());
     let text = text.ok_or_else(|| Error::config("text_config", "missing, or not an object"))?;
-    for part in ["vision_tower", "multi_modal_projector"] {
-        w.ignore(part);
-        w.at("model").ignore(part);
-    }
+    ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     let kind = text.get("model_type").filter(|kind| !kind.is_null());
     match kind.map(Json::as_str) {
         Some(Some("ministral3")) => Ok(Box::new(ministral3::decoder(text, w)?)),

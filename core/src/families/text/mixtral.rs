@@ -9,11 +9,11 @@ use crate::{
 pub const FAMILY: Family = Family { model_types: &["mixtral"], build };
 
 #[derive(Deserialize)]
-struct Config {
+pub struct Config {
     #[serde(deserialize_with = "config::size")]
-    num_local_experts: i32,
+    pub num_local_experts: i32,
     #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
+    pub num_experts_per_tok: i32,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -25,7 +25,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |_, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let moe = w.at("block_sparse_moe");
         let logits = moe.linear("gate", c.hidden_size, e.num_local_experts)?;
@@ -33,8 +33,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let router = LinearRouter::new(logits, top_k_then_softmax, choice)?.choosing(first_top_k);
         let ffn = Moe::new(router, experts(&moe, &c, e.num_local_experts)?);
         pre_norm(w, &c, attention.window(c.sliding_window), ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// Experts as wide as the config says of any network.

@@ -1,6 +1,7 @@
 //! Nanbeige: Llama whose whole stack runs several times, each time with keys and values of its own.
 //! Follows `nanbeige` of mlx-lm.
 
+use super::llama;
 use crate::{
     model::{Cache, Embedded},
     prelude::*,
@@ -9,7 +10,6 @@ use crate::{
 pub const FAMILY: Family = Family { model_types: &["nanbeige"], build };
 
 #[derive(Deserialize)]
-#[serde(default)]
 struct Config {
     #[serde(deserialize_with = "config::size")]
     num_loops: i32,
@@ -20,21 +20,12 @@ struct Config {
     enable_depth_attention: bool,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            num_loops: 1,
-            loop_loss_weights: None,
-            skip_loop_final_norm: false,
-            enable_double_loop_split: false,
-            loop_share_kv: false,
-            enable_depth_attention: false,
-        }
-    }
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let e: Config = config::read(config)?;
+    let config = &config::with_defaults(config, json!({
+        "tie_word_embeddings": false, "num_loops": 1, "skip_loop_final_norm": false,
+        "enable_double_loop_split": false, "loop_share_kv": false, "enable_depth_attention": false,
+    }));
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     for (field, asked) in [
         ("enable_double_loop_split", e.enable_double_loop_split),
         ("loop_share_kv", e.loop_share_kv),
@@ -52,12 +43,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if loops > MOST_LOOPS {
         return Err(Error::config("num_loops", format!("{loops} are more than {MOST_LOOPS}")));
     }
-    let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": false})))?;
-    let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |_, w| {
-        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        pre_norm(w, &c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?)
-    })?;
+    let decoder = llama::decoder(w, &c)?;
     Ok(Box::new(Looped { decoder, loops, norm_between: !e.skip_loop_final_norm }))
 }
 

@@ -8,25 +8,14 @@ use crate::{
 
 pub const FAMILY: Family = Family { model_types: &["nanochat"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    final_logit_softcapping: Option<f32>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "hidden_size": 1280, "num_hidden_layers": 20, "num_attention_heads": 10,
         "vocab_size": 65536, "intermediate_size": 5120, "final_logit_softcapping": 15.0,
         "rms_norm_eps": 1e-5, "tie_word_embeddings": false,
     }));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let rope = match Rope::of(&c)? {
-        Rope::Base { dims, traditional, base, scale } => {
-            Rope::Base { dims, traditional, base, scale: -scale }
-        }
-        _ => return Err(Error::config("rope_scaling", "stretches positions in an unknown way")),
-    };
+    let c = Text::read(config)?;
+    let rope = backwards(&c)?;
     let norm = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
     // As transformers names things, then as the authors do.
     let hugging = w.has("model.embed_tokens.weight");
@@ -35,22 +24,25 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         if hugging { ["embed_tokens", "layers", "self_attn"] } else { ["wte", "h", "attn"] };
     let names = if hugging { QKVO } else { ["c_q", "c_k", "c_v", "c_proj"] };
     let up_down = if hugging { ["fc1", "fc2"] } else { ["c_fc", "c_proj"] };
-    let block = |i| {
-        let w = body.at(layers).at(i);
+    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let ends = (norm(), head.softcap(c.final_logit_softcapping));
+    let decoder = Decoder::assemble(&body, [table, layers], &c, ends, |_, w| {
         let attention = Attention::read(&w.at(mixer), names, &c, rope.clone())?
             .qk_norm(QkNorm::AfterRope(norm(), norm()));
         let mlp = PlainMlp::read(&w.at("mlp"), up_down, &c, relu_squared)?;
         Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
-    };
-    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
-    let decoder = Decoder {
-        embedding: body.embedding(table, c.vocab_size, c.hidden_size)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(),
-        head: head.softcap(e.final_logit_softcapping),
-    };
+    })?;
     Ok(Box::new(Normed { norm: norm(), decoder }))
+}
+
+/// Positions that turn the other way.
+pub fn backwards(c: &Text) -> Result<Rope> {
+    match Rope::of(c)? {
+        Rope::Base { dims, traditional, base, scale } => {
+            Ok(Rope::Base { dims, traditional, base, scale: -scale })
+        }
+        _ => Err(Error::config("rope_scaling", "stretches positions in an unknown way")),
+    }
 }
 
 /// A decoder whose embeddings are normalised.

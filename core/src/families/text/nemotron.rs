@@ -5,26 +5,15 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nemotron"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    partial_rotary_factor: Option<f64>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let e: Config = config::read(config)?;
     let c = Text::read_renamed(config, &[("norm_eps", "rms_norm_eps")])?;
-    let rope = Rope::share(&c, e.partial_rotary_factor, 0.5)?;
+    let rope = Rope::share(&c, 0.5)?;
     let norm = |w: &Scope, name| {
         w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps)?.plus_one()
     };
-    let decoder = Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
+    Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let mlp = PlainMlp::read(&w.at("mlp"), ["up_proj", "down_proj"], &c, relu_squared)?;
-        Ok(Block::new((
-            Residual::pre(norm(w, "input_layernorm")?, attention),
-            Residual::pre(norm(w, "post_attention_layernorm")?, mlp),
-        )))
-    })?;
-    Ok(Box::new(decoder))
+        pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
+    })?))
 }

@@ -51,51 +51,58 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let reason = format!("{} entries for {} layers", e.block_configs.len(), c.num_hidden_layers);
         return Err(Error::config("block_configs", reason));
     }
-    let gate = gate(&e.hidden_act)?;
-    let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    let (gate, rope) = (gate(&e.hidden_act)?, Rope::of(&c)?);
+    let (body, head) = body(w);
+    let mut blocks = Vec::new();
+    for (i, BlockConfig { attention, ffn }) in e.block_configs.iter().enumerate() {
+        let w = body.at("layers").at(i);
         let at = |field: &str| format!("block_configs[{i}].{field}");
-        let BlockConfig { attention, ffn } = &e.block_configs[i as usize];
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let matrix = |w: Scope, names: [&str; 2]| {
-            let name = names.into_iter().find(|name| w.has_below(name)).unwrap_or(names[0]);
-            w.linear(name, c.hidden_size, c.hidden_size).map(Single)
-        };
-        let ffn: Ffn = if ffn.no_op {
-            Box::new(Nothing)
-        } else {
-            let norm = norm("post_attention_layernorm")?;
-            if ffn.replace_with_linear {
-                Box::new(Residual::pre(norm, matrix(w.at("mlp"), ["linear", "linear_mlp"])?))
+        if !attention.no_op {
+            let (norm, a) = (norm("input_layernorm")?, w.at("self_attn"));
+            blocks.push(if attention.replace_with_linear {
+                Block::new(Residual::pre(norm, matrix(&a, &c, "linear_attn")?))
             } else {
-                let multiplier = ffn.ffn_mult.ok_or_else(|| Error::config(at("ffn.ffn_mult"), "missing"))?;
-                let mut sizes = c.clone();
-                sizes.intermediate_size = width(multiplier, c.hidden_size)?;
-                Box::new(Residual::pre(norm, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &sizes, gate)?))
-            }
-        };
-        if attention.no_op {
-            return Ok(Block::new(ffn));
+                let sizes = attention.sizes(&c, at)?;
+                Block::new(Residual::pre(norm, Attention::read(&a, QKVO, &sizes, rope.clone())?))
+            });
         }
-        let (norm, a) = (norm("input_layernorm")?, w.at("self_attn"));
-        if attention.replace_with_linear {
-            let single = matrix(a, ["linear", "linear_attn"])?;
-            return Ok(Block::new((Residual::pre(norm, single), ffn)));
+        if !ffn.no_op {
+            let (norm, m) = (norm("post_attention_layernorm")?, w.at("mlp"));
+            blocks.push(if ffn.replace_with_linear {
+                Block::new(Residual::pre(norm, matrix(&m, &c, "linear_mlp")?))
+            } else {
+                let multiplier =
+                    ffn.ffn_mult.ok_or_else(|| Error::config(at("ffn.ffn_mult"), "missing"))?;
+                let inner = width(multiplier, c.hidden_size)?;
+                Block::new(Residual::pre(norm, Mlp::sized(&m, &c, inner, gate)?))
+            });
         }
-        if attention.window_length.is_some() {
+    }
+    Ok(Box::new(Decoder {
+        embedding: body.embedding("embed_tokens", c.vocab_size, c.hidden_size)?,
+        embedding_scale: None,
+        blocks,
+        norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
+        head: Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
+    }))
+}
+
+impl AttentionConfig {
+    /// The sizes of a layer with heads.
+    fn sizes(&self, c: &Text, at: impl Fn(&str) -> String) -> Result<Text> {
+        if self.window_length.is_some() {
             return Err(Error::config(at("attention.window_length"), "windows are not supported"));
         }
-        let group = attention.n_heads_in_group.filter(|group| c.num_attention_heads % group == 0);
+        let group = self.n_heads_in_group.filter(|group| c.num_attention_heads % group == 0);
         let Some(group) = group else {
             let reason = format!("missing, or does not divide the {} heads", c.num_attention_heads);
             return Err(Error::config(at("attention.n_heads_in_group"), reason));
         };
         let mut sizes = c.clone();
         sizes.num_key_value_heads = Some(c.num_attention_heads / group);
-        let attention = Attention::read(&a, QKVO, &sizes, rope.clone())?;
-        Ok(Block::new((Residual::pre(norm, attention), ffn)))
-    })?;
-    Ok(Box::new(decoder))
+        Ok(sizes)
+    }
 }
 
 /// Two thirds of the multiple, rounded up to a multiple of 256.
@@ -117,28 +124,10 @@ fn gate(activation: &str) -> Result<Gate> {
     })
 }
 
-/// A matrix in place of attention or a network.
-struct Single(Linear);
-
-impl Layer for Single {
-    type State = ();
-
-    fn state(&self, _: &CachePlan) {}
-
-    fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
-        self.0.forward(x)
-    }
-}
-
-/// The place of a network that is gone.
-struct Nothing;
-
-impl Layer for Nothing {
-    type State = ();
-
-    fn state(&self, _: &CachePlan) {}
-
-    fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
-        Ok(x.clone())
-    }
+/// A matrix in place of attention or a network. Published files have names of their own for it,
+/// mlx-lm calls all `linear`.
+fn matrix(w: &Scope, c: &Text, published: &str) -> Result<impl Layer + 'static> {
+    let name = if w.has_below(published) { published } else { "linear" };
+    let linear = w.linear(name, c.hidden_size, c.hidden_size)?;
+    Ok(Map(move |x: &Array| linear.forward(x)))
 }

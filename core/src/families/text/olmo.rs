@@ -34,8 +34,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let body = w.at(body);
     let (width, inner) = (c.hidden_size, c.intermediate_size);
     let heads = c.num_attention_heads * c.head_dim();
-    let block = |i| {
-        let w = body.at(layers).at(i);
+    let mut sizes = c.clone();
+    sizes.vocab_size = e.embedding_size.unwrap_or(c.vocab_size);
+    let tied = Some(c.tie_word_embeddings == Some(true));
+    let (place, name) = if first { (&body, "ff_out") } else { (w, "lm_head") };
+    let head = Head::named(place, name, tied, width, sizes.vocab_size)?;
+    Ok(Box::new(Decoder::assemble(&body, [table, layers], &sizes, (norm(), head), |_, w| {
         let (projections, mlp) = if first {
             let [q, k, v] = w.fused("att_proj", width, [heads; 3])?;
             let [up, gate] = w.fused("ff_proj", width, [inner; 2])?;
@@ -47,21 +51,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         };
         let attention = Attention::new(projections, &c, rope.clone()).bounded(e.clip_qkv);
         Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
-    };
-    let vocabulary = e.embedding_size.unwrap_or(c.vocab_size);
-    let tied = c.tie_word_embeddings == Some(true);
-    let (place, name) = if first { (&body, "ff_out") } else { (w, "lm_head") };
-    if tied {
-        place.ignore(name);
-    }
-    let own = (!tied).then(|| place.linear(name, width, vocabulary)).transpose()?;
-    Ok(Box::new(Decoder {
-        embedding: body.embedding(table, vocabulary, width)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(),
-        head: Head::new(own),
-    }))
+    })?))
 }
 
 /// The fields under the names of the first exports.

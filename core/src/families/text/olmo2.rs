@@ -8,10 +8,9 @@ pub const FAMILY: Family = Family { model_types: &["olmo2"], build };
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(config)?;
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |_, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         post_norm(w, &c, attention(&w.at("self_attn"), &c, rope.clone())?)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 pub fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {

@@ -10,14 +10,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(config)?;
     let full = Rope::of(&c)?;
     let sliding = Rope::base(c.head_dim(), c.rope_theta())?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
-        let window = match &c.layer_types {
-            Some(_) => c.window(i)?,
-            None => c.sliding_window.filter(|_| (i + 1) % 4 != 0),
-        };
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
+        let window = c.window_where(i, |i| (i + 1) % 4 != 0)?;
         let rope = if window.is_some() { &sliding } else { &full };
         let attention = olmo2::attention(&w.at("self_attn"), &c, rope.clone())?;
         olmo2::post_norm(w, &c, attention.window(window))
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

@@ -20,10 +20,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let names = [("intermediate_size", "moe_intermediate_size")];
     let experts: qwen3_moe::Config = config::read_renamed(config, &names, config::read)?;
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |_, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = olmo2::attention(&w.at("self_attn"), &c, rope.clone())?;
         let ffn = qwen3_moe::experts(&w.at("mlp"), &c, &experts, first_top_k)?;
         pre_norm(w, &c, attention.bounded(e.clip_qkv), ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

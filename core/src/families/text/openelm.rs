@@ -1,6 +1,7 @@
 //! OpenELM: Llama with heads and networks that widen from layer to layer, normalised queries and
 //! keys, and fused projections. Follows `openelm` of mlx-lm.
 
+use super::phi3;
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["openelm"], build };
@@ -33,36 +34,20 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     let c = Text::read(config)?;
     let (width, rope) = (c.hidden_size, Rope::of(&c)?);
-    let body = w.at("transformer");
-    let norm = |w: &Scope, name, width| w.rms_norm(name, width, c.rms_norm_eps);
-    let block = |i: i32| {
-        let w = body.at("layers").at(i);
+    let names = ["token_embeddings", "layers", "norm"];
+    let head = Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?;
+    Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |i, w| {
         let sizes = e.layer(&c, i as usize)?;
-        let (a, f) = (w.at("attn"), w.at("ffn"));
-        let (queries, keys) =
-            (sizes.num_attention_heads * e.head_dim, sizes.kv_heads() * e.head_dim);
-        let [q, k, v] = a.fused("qkv_proj", width, [queries, keys, keys])?;
-        let output = a.linear("out_proj", queries, width)?;
-        let mut attention = Attention::new([q, k, v, output], &sizes, rope.clone());
+        let (a, f, inner) = (w.at("attn"), w.at("ffn"), sizes.intermediate_size);
+        let mut attention = phi3::attention(&a, ["qkv_proj", "out_proj"], &sizes, rope.clone())?;
         if e.normalize_qk_projections {
-            let norm = |name| norm(&a, name, e.head_dim);
+            let norm = |name| a.rms_norm(name, e.head_dim, c.rms_norm_eps);
             attention = attention.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?));
         }
-        let inner = sizes.intermediate_size;
         let [gate, up] = f.fused("proj_1", width, [inner, inner])?;
         let mlp = Mlp::new([gate, up, f.linear("proj_2", inner, width)?], swiglu);
-        Ok(Block::new((
-            Residual::pre(norm(&w, "attn_norm", width)?, attention),
-            Residual::pre(norm(&w, "ffn_norm", width)?, mlp),
-        )))
-    };
-    Ok(Box::new(Decoder {
-        embedding: body.embedding("token_embeddings", c.vocab_size, width)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(&body, "norm", width)?,
-        head: Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?,
-    }))
+        pre_norm_named(w, ["attn_norm", "ffn_norm"], &c, attention, mlp)
+    })?))
 }
 
 impl Config {

@@ -1,5 +1,6 @@
 //! Phi 1.5 and 2: attention and a network without a gate side by side after one layer norm, heads
-//! that are rotated in part, biases everywhere, the head included. Follows `phi` of mlx-lm.
+//! that are rotated in part, biases everywhere, the head included. Follows `phi` of mlx-lm, and
+//! transformers where heads have norms.
 
 use crate::prelude::*;
 use mlx_rs::Dtype;
@@ -8,29 +9,34 @@ pub const FAMILY: Family = Family { model_types: &["phi"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    partial_rotary_factor: Option<f64>,
+    qk_layernorm: bool,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let e: Config = config::read(config)?;
-    let c = Text::read_renamed(&config::with_defaults(config, json!({
+    let config = &config::with_defaults(config, json!({
         "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 10240,
         "num_attention_heads": 32, "vocab_size": 51200, "attention_bias": true, "mlp_bias": true,
-        "layer_norm_eps": 1e-5, "tie_word_embeddings": false,
-    })), &[("layer_norm_eps", "rms_norm_eps")])?;
-    let rope = Rope::share(&c, e.partial_rotary_factor, 0.4)?;
+        "layer_norm_eps": 1e-5, "tie_word_embeddings": false, "qk_layernorm": false,
+    }));
+    let e: Config = config::read(config)?;
+    let c = Text::read_renamed(config, &[("layer_norm_eps", "rms_norm_eps")])?;
+    let rope = Rope::share(&c, 0.4)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     if c.tie_word_embeddings == Some(false) {
         w.at("lm_head").require("bias")?;
     }
     let last = |w: &Scope| norm(w, "final_layernorm");
-    let decoder = Decoder::stack_under(w, &c, last, |_, w| {
+    Ok(Box::new(Decoder::stack_under(w, &c, last, |_, w| {
         let names = ["q_proj", "k_proj", "v_proj", "dense"];
-        let attention = Attention::read(&w.at("self_attn"), names, &c, rope.clone())?
-            .precision(|_| Dtype::Float32);
+        let a = w.at("self_attn");
+        let mut attention =
+            Attention::read(&a, names, &c, rope.clone())?.precision(|_| Dtype::Float32);
+        if e.qk_layernorm {
+            let norm = |name| a.layer_norm_with_bias(name, c.head_dim(), c.rms_norm_eps);
+            let norms = QkNorm::BeforeRope(norm("q_layernorm")?, norm("k_layernorm")?);
+            attention = attention.qk_norm(norms);
+        }
         let mlp = PlainMlp::read(&w.at("mlp"), ["fc1", "fc2"], &c, gelu_tanh)?;
         Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, Parallel(attention, mlp))))
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }

@@ -5,12 +5,6 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["phi3"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    partial_rotary_factor: Option<f64>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     const ORIGINAL: &str = "original_max_position_embeddings";
     let mut config = config::with_defaults(config, json!({
@@ -23,13 +17,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             scaling.entry(ORIGINAL).or_insert_with(|| original.clone());
         }
     }
-    let (c, e): (Text, Config) = (Text::read(&config)?, config::read(&config)?);
-    let rope = Rope::share(&c, e.partial_rotary_factor, 1.0)?;
-    let decoder = Decoder::stack(w, &c, |_, w| {
+    let c = Text::read(&config)?;
+    let rope = Rope::share(&c, 1.0)?;
+    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = attention(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
         pre_norm(w, &c, attention.window(c.sliding_window), mlp(&w.at("mlp"), &c)?)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// Attention whose queries, keys and values are one matrix.

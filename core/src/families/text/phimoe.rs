@@ -55,7 +55,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         w.at("lm_head").require("bias")?;
     }
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    let decoder = Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
+    Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let moe = w.at("block_sparse_moe");
         let experts = mixtral::experts(&moe, &c, e.num_local_experts)?;
@@ -65,8 +65,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Residual::pre(before, attention.window(c.sliding_window)),
             Residual::pre(after, ffn),
         )))
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// Chooses one expert after the other. The weight of each is its softmax among what is neither

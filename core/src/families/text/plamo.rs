@@ -1,13 +1,7 @@
 //! PLaMo: attention and feed-forward side by side after one norm; head `h` uses the key and value
 //! `h mod n`, where grouped-query attention counts in blocks. Follows `plamo` of mlx-lm.
 
-use crate::{
-    parts::{
-        attention::{join_heads, projections, split_heads},
-        kv::Kv,
-    },
-    prelude::*,
-};
+use crate::{parts::attention::join_heads, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["plamo"], build };
 
@@ -28,49 +22,22 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     c.num_key_value_heads = Some(c.num_attention_heads / e.n_shared_head);
     let rope = Rope::of(&c)?;
+    let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None };
     let layers = w.at("model.layers.layers");
-    let decoder = Decoder::stack(w, &c, |i, _| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, _| {
         let w = layers.at(i);
         let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
-        let attention = TiledAttention {
-            projections: projections(&w.at("self_attn"), QKVO, &c)?,
-            rope: rope.clone(),
-            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
-            kv_heads: c.kv_heads(),
-            shared: e.n_shared_head,
-        };
+        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
+        let (scores, kv_heads, shared) = (scores.clone(), c.kv_heads(), e.n_shared_head);
+        let attention = attention.run_by(move |attention, x, kv, step| {
+            let [q, k, v] = attention.heads(x, step)?;
+            let q = turned(&q, shared, kv_heads)?;
+            let mixed = kv.attend(&q, k, v, &scores, step)?;
+            attention.project(&join_heads(&turned(&mixed, kv_heads, shared)?)?)
+        });
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
         Ok(Block::new(Residual::pre(norm, Parallel(attention, mlp))))
-    })?;
-    Ok(Box::new(decoder))
-}
-
-/// Attention whose neighbouring heads use different keys.
-struct TiledAttention {
-    projections: [Linear; 4],
-    rope: Rope,
-    scores: Scores,
-    kv_heads: i32,
-    shared: i32,
-}
-
-impl Layer for TiledAttention {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(None, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let [q, k, v, output] = &self.projections;
-        let q = split_heads(&q.forward(x)?, self.kv_heads * self.shared)?;
-        let k = split_heads(&k.forward(x)?, self.kv_heads)?;
-        let v = split_heads(&v.forward(x)?, self.kv_heads)?;
-        let (q, k) = (self.rope.forward(&q, step)?, self.rope.forward(&k, step)?);
-        let q = turned(&q, self.shared, self.kv_heads)?;
-        let mixed = kv.attend(&q, k, v, &self.scores, step)?;
-        output.forward(&join_heads(&turned(&mixed, self.kv_heads, self.shared)?)?)
-    }
+    })?))
 }
 
 /// Heads that count through `rows · columns`, counted through `columns · rows`.

@@ -2,6 +2,7 @@
 //! keys, fused projections, seven sliding layers for each full one, with their own rotary base.
 //! Follows `plamo3` of mlx-lm.
 
+use super::phi3;
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["plamo3"], build };
@@ -25,39 +26,37 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let (full, local) = (Rope::of(&c)?, Rope::base(c.head_dim(), e.rope_local_theta)?);
-    let (width, inner, head_dim) = (c.hidden_size, c.intermediate_size, c.head_dim());
-    let (q_width, kv_width) = (c.num_attention_heads * head_dim, c.kv_heads() * head_dim);
+    let (width, head_dim) = (c.hidden_size, c.head_dim());
     let norm = |w: &Scope, name, width, offset| {
         w.rms_norm(name, width, c.rms_norm_eps)?.plus(offset)
     };
     let layers = w.at("model.layers.layers");
-    let decoder = Decoder::stack_under(w, &c, |w| norm(w, "norm", width, 1.0), |i, _| {
+    Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm", width, 1.0), |i, _| {
         let w = layers.at(i);
         // A window is what comes before a token, which mlx-lm cuts by one when it decodes.
         let back = c.sliding_window.unwrap_or(e.window_size) + 1;
         let is_full = (i + 1) % e.sliding_window_pattern == 0;
         let (rope, window) = if is_full { (&full, None) } else { (&local, Some(back)) };
         let a = w.at("mixer");
-        let [q, k, v] = a.fused("qkv_proj", width, [q_width, kv_width, kv_width])?;
-        let output = a.linear("o_proj", q_width, width)?;
-        let attention = Attention::new([q, k, v, output], &c, rope.clone())
+        let attention = phi3::attention(&a, ["qkv_proj", "o_proj"], &c, rope.clone())?
             .window(window)
             .qk_norm(QkNorm::BeforeRope(
                 norm(&a, "q_norm", head_dim, 1.0)?,
                 norm(&a, "k_norm", head_dim, 1.0)?,
             ));
-        let m = w.at("mlp");
-        let [gate, up] = m.fused("gate_up_proj", width, [inner, inner])?;
-        let mlp = Mlp::new([gate, up, m.linear("down_proj", inner, width)?], swiglu);
+        let mlp = phi3::mlp(&w.at("mlp"), &c)?;
         let branch_norm = |name, offset| norm(&w, name, width, offset);
-        let (pre, post) =
-            (branch_norm("pre_mixer_norm", 1.0)?, branch_norm("post_mixer_norm", 0.2)?);
-        let attention = Residual::sandwich(pre, attention, post);
-        let (pre, post) = (
-            branch_norm("pre_mlp_norm", 1.0)?,
-            branch_norm("post_mlp_norm", 5.0_f32.powf(-1.5))?,
-        );
-        Ok(Block::new((attention, Residual::sandwich(pre, mlp, post))))
-    })?;
-    Ok(Box::new(decoder))
+        Ok(Block::new((
+            Residual::sandwich(
+                branch_norm("pre_mixer_norm", 1.0)?,
+                attention,
+                branch_norm("post_mixer_norm", 0.2)?,
+            ),
+            Residual::sandwich(
+                branch_norm("pre_mlp_norm", 1.0)?,
+                mlp,
+                branch_norm("post_mlp_norm", 5.0_f32.powf(-1.5))?,
+            ),
+        )))
+    })?))
 }

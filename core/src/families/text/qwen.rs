@@ -1,7 +1,7 @@
 //! Qwen 1: Llama under the names of GPT-2; queries, keys and values are one matrix with a bias, and
-//! the config counts the widths of gate and values together. Follows `qwen` of mlx-lm, which leaves
-//! out what Qwen's own code does beyond the context of the training (`use_logn_attn`,
-//! `use_dynamic_ntk`).
+//! the config counts the widths of gate and values together. Follows `qwen` of mlx-lm, and Qwen's
+//! own code where queries grow beyond the context of the training (`use_logn_attn`), but not where
+//! positions are stretched by the length of the whole prompt (`use_dynamic_ntk`).
 
 use super::phi3;
 use crate::prelude::*;
@@ -11,6 +11,9 @@ pub const FAMILY: Family = Family { model_types: &["qwen"], build };
 #[derive(Deserialize)]
 struct Config {
     no_bias: bool,
+    use_logn_attn: bool,
+    #[serde(deserialize_with = "config::size")]
+    seq_length: i32,
     #[serde(deserialize_with = "config::positive")]
     rotary_emb_base: f32,
 }
@@ -20,11 +23,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 24,
         "intermediate_size": 11008, "vocab_size": 151936, "no_bias": true,
         "layer_norm_epsilon": 1e-6, "kv_channels": 128, "rotary_emb_base": 10000.0,
+        "use_logn_attn": false, "seq_length": 8192,
     }));
     let names = [("layer_norm_epsilon", "rms_norm_eps"), ("kv_channels", "head_dim")];
     let (mut c, e): (_, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
     if c.intermediate_size < 2 {
         return Err(Error::config("intermediate_size", "is less than one gate and one value"));
+    }
+    if e.use_logn_attn && e.seq_length < 2 {
+        return Err(Error::config("seq_length", "has no logarithm to divide by"));
     }
     c.intermediate_size /= 2;
     c.num_key_value_heads = None;
@@ -34,13 +41,23 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     require(&w.at("lm_head"))?;
     let names = ["wte", "h", "ln_f"];
     let head = Head::read(w, Some(false), c.hidden_size, c.vocab_size)?;
-    let decoder = Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
+    Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let a = w.at("attn");
         a.at("c_attn").require("bias")?;
         require(&a.at("c_proj"))?;
-        let attention = phi3::attention(&a, ["c_attn", "c_proj"], &c, rope.clone())?;
+        let mut attention = phi3::attention(&a, ["c_attn", "c_proj"], &c, rope.clone())?;
+        if e.use_logn_attn {
+            attention = attention.queries(move |q, step| grow(q, step, e.seq_length));
+        }
         let mlp = Mlp::read(&w.at("mlp"), ["w2", "w1", "c_proj"], &c, swiglu)?;
         pre_norm_named(w, ["ln_1", "ln_2"], &c, attention, mlp)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
+}
+
+/// Queries beyond the context of the training, in proportion to the logarithm of their number.
+fn grow(q: Array, step: &Step, context: i32) -> Result<Array> {
+    let number = step.positions()?.add(Array::from_f32(1.0))?;
+    let context = Array::from_f32(context as f32);
+    let factor = ops::maximum(number, &context)?.log()?.divide(context.log()?)?.expand_dims(-1)?;
+    Ok(q.multiply(factor.as_dtype(q.dtype())?)?)
 }

@@ -15,17 +15,24 @@ struct Config {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": true, "rope_parameters": {"rope_theta": 1e6},
-        "use_sliding_window": false, "max_window_layers": 28,
     }));
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let mut c = switch_windows(Text::read(config)?, config)?;
     c.attention_bias = true;
+    Ok(Box::new(decoder(w, &c)?))
+}
+
+/// Windows only where the config switches them on, then in the layers after the first few.
+pub fn switch_windows(mut c: Text, config: &Json) -> Result<Text> {
+    let e: Config = config::read(&config::with_defaults(config, json!({
+        "use_sliding_window": false, "max_window_layers": 28,
+    })))?;
     if !e.use_sliding_window {
         c.layer_types = None;
     } else if c.layer_types.is_none() {
         let kind = |i| if i < e.max_window_layers { "full_attention" } else { "sliding_attention" };
         c.layer_types = Some((0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect());
     }
-    Ok(Box::new(decoder(w, &c)?))
+    Ok(c)
 }
 
 pub fn decoder(w: &Scope, c: &Text) -> Result<Decoder> {

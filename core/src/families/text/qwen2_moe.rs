@@ -35,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         c.layer_types = Some((0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect());
     }
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
         let mlp = w.at("mlp");
         let ffn = if experts.is_sparse(i) {
@@ -45,8 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
         };
         pre_norm(w, &c, attention.window(c.window(i)?), ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 /// `sigmoid(gate(x)) · mlp(x)`.

@@ -1,18 +1,19 @@
 //! Qwen 3: Llama whose queries and keys are normalised, each head by itself. Follows `qwen3` of
-//! mlx-lm.
+//! mlx-lm, and Qwen's own code where that has windows.
 
+use super::qwen2;
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen3"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = read(config)?;
+    let c = qwen2::switch_windows(read(config)?, config)?;
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |_, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
-        pre_norm(w, &c, attention(&w.at("self_attn"), &c, rope.clone())?, mlp)
-    })?;
-    Ok(Box::new(decoder))
+        let attention = attention(&w.at("self_attn"), &c, rope.clone())?;
+        pre_norm(w, &c, attention.window(c.window(i)?), mlp)
+    })?))
 }
 
 /// The fields, with a width of heads that does not follow from the others.

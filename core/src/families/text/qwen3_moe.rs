@@ -26,7 +26,7 @@ pub struct Config {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (qwen3::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
-    let decoder = Decoder::stack(w, &c, |i, w| {
+    Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
         let mlp = w.at("mlp");
         let ffn: Ffn = if e.is_sparse(i) {
@@ -35,8 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
         };
         pre_norm(w, &c, attention, ffn)
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 impl Config {

@@ -8,8 +8,6 @@ pub const FAMILY: Family = Family { model_types: &["stablelm"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    partial_rotary_factor: Option<f64>,
     #[serde(default)]
     use_qkv_bias: bool,
     #[serde(default)]
@@ -24,9 +22,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "layer_norm_eps": 1e-5,
         "tie_word_embeddings": false,
     })), &[("layer_norm_eps", "rms_norm_eps")])?;
-    let rope = Rope::share(&c, e.partial_rotary_factor, 0.25)?;
+    let rope = Rope::share(&c, 0.25)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    let decoder = Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
+    Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
         let attention = attention(&w.at("self_attn"), &c, &e, rope.clone())?;
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
         let pre = norm(w, "input_layernorm")?;
@@ -35,8 +33,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }
         let post = norm(w, "post_attention_layernorm")?;
         Ok(Block::new((Residual::pre(pre, attention), Residual::pre(post, mlp))))
-    })?;
-    Ok(Box::new(decoder))
+    })?))
 }
 
 fn attention(w: &Scope, c: &Text, e: &Config, rope: Rope) -> Result<Attention> {

@@ -15,14 +15,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     c.mlp_bias = c.attention_bias;
     let rope = Rope::of(&c)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    let decoder = Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
+    Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, gelu)?;
         // mlx-lm lets no layer slide, which is the same as long as the window is not full.
-        Ok(Block::new((
-            Residual::pre(norm(w, "input_layernorm")?, attention.window(c.sliding_window)),
-            Residual::pre(norm(w, "post_attention_layernorm")?, mlp),
-        )))
-    })?;
-    Ok(Box::new(decoder))
+        let attention = attention.window(c.sliding_window);
+        pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
+    })?))
 }

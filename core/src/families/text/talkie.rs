@@ -2,13 +2,9 @@
 //! positions that turn backwards, and the embedding added again after every block. Follows `talkie`
 //! of mlx-lm.
 
+use super::nanochat::{Normed, backwards};
 use crate::{
     model::{Cache, Embedded},
-    parts::{
-        attention::{join_heads, split_heads},
-        kv::Kv,
-        rope::wavelengths,
-    },
     prelude::*,
 };
 
@@ -24,28 +20,31 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     w.ignore_named(&["cos", "sin"]);
     let body = w.at("model");
     let norm = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
-    let (mut blocks, mut skips) = (Vec::new(), Vec::new());
-    for i in 0..c.num_hidden_layers {
-        let w = body.at("blocks").at(i);
+    let rope = backwards(&c)?;
+    let block = |_, w: &Scope| {
         let gain = |name| w.at(name).tensor("a_g", &[1]);
+        let names = ["attn_query", "attn_key", "attn_value", "attn_resid"];
+        let a = w.at("attn");
+        let head_gain = a.at("head_gain").tensor("head_g", &[c.num_attention_heads])?;
+        let attention = Attention::read(&a, names, &c, rope.clone())?
+            .qk_norm(QkNorm::AfterRope(norm(), norm()))
+            .queries(move |q, _| {
+                Ok(q.multiply(head_gain.as_dtype(q.dtype())?.reshape(&[1, -1, 1, 1])?)?)
+            });
         let names = ["mlp_gate", "mlp_linear", "mlp_resid"];
         let mlp = Mlp::read(&w.at("mlp"), names, &c, swiglu)?;
-        blocks.push(Block::new((
-            Residual::pre(norm(), Gain(HeadGain::read(&w.at("attn"), &c)?, gain("attn_gain")?)),
+        Ok(Block::new((
+            Residual::pre(norm(), Gain(attention, gain("attn_gain")?)),
             Residual::pre(norm(), Gain(mlp, gain("mlp_gain")?)),
-        )));
-        skips.push(gain("embed_skip")?);
-    }
+        )))
+    };
+    let skip = |i| body.at("blocks").at(i).at("embed_skip").tensor("a_g", &[1]);
     let head = w.tensor("lm_head", &[c.vocab_size, c.hidden_size])?;
+    let ends = (norm(), Head::new(Some(Linear::new(Matrix::Dense(head), None))));
+    let decoder = Decoder::assemble(&body, ["embed", "blocks"], &c, ends, block)?;
     Ok(Box::new(Talkie {
-        decoder: Decoder {
-            embedding: body.embedding("embed", c.vocab_size, c.hidden_size)?,
-            embedding_scale: None,
-            blocks,
-            norm: norm(),
-            head: Head::new(Some(Linear::new(Matrix::Dense(head), None))),
-        },
-        skips,
+        inner: Normed { norm: norm(), decoder },
+        skips: (0..c.num_hidden_layers).map(skip).collect::<Result<_>>()?,
         head_gain: w.at("lm_head_gain").tensor("w_g", &[1])?,
     }))
 }
@@ -65,58 +64,8 @@ impl<L: Layer> Layer for Gain<L> {
     }
 }
 
-/// Attention that gives each head's queries a factor after their norm.
-struct HeadGain {
-    projections: [Linear; 4],
-    gain: Array,
-    norm: Norm,
-    rope: Rope,
-    heads: i32,
-    scores: Scores,
-}
-
-impl HeadGain {
-    fn read(w: &Scope, c: &Text) -> Result<Self> {
-        let (width, heads, dims) = (c.hidden_size, c.num_attention_heads, c.head_dim());
-        // Checks the width of a head.
-        Rope::of(c)?;
-        let wavelengths = wavelengths(dims, c.rope_theta())?.negative()?;
-        let all = heads * dims;
-        Ok(HeadGain {
-            projections: [
-                w.linear("attn_query", width, all)?,
-                w.linear("attn_key", width, all)?,
-                w.linear("attn_value", width, all)?,
-                w.linear("attn_resid", all, width)?,
-            ],
-            gain: w.at("head_gain").tensor("head_g", &[heads])?,
-            norm: Norm::Rms { weight: None, eps: c.rms_norm_eps },
-            rope: Rope::Frequencies { dims, traditional: false, wavelengths, magnitude: 1.0 },
-            heads,
-            scores: Scores { scale: (dims as f32).powf(-0.5), sinks: None },
-        })
-    }
-}
-
-impl Layer for HeadGain {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(None, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let [q, k, v, output] = &self.projections;
-        let split = |projection: &Linear| split_heads(&projection.forward(x)?, self.heads);
-        let normalised = |x| self.norm.forward(&self.rope.forward(&x, step)?);
-        let gain = self.gain.as_dtype(x.dtype())?.reshape(&[1, self.heads, 1, 1])?;
-        let (q, k) = (normalised(split(q)?)?.multiply(gain)?, normalised(split(k)?)?);
-        output.forward(&join_heads(&kv.attend(&q, k, split(v)?, &self.scores, step)?)?)
-    }
-}
-
 struct Talkie {
-    decoder: Decoder,
+    inner: Normed,
     /// How much of the embedding each block adds.
     skips: Vec<Array>,
     head_gain: Array,
@@ -124,26 +73,21 @@ struct Talkie {
 
 impl Wrapper for Talkie {
     fn inner(&self) -> &dyn LanguageModel {
-        &self.decoder
-    }
-
-    fn embed(&self, ids: &Array) -> Result<Embedded> {
-        let Embedded { ids, hidden } = self.decoder.embed(ids)?;
-        Ok(Embedded { ids, hidden: self.decoder.norm.forward(&hidden)? })
+        &self.inner
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
         let mut h = x.hidden.clone();
-        let blocks = self.decoder.blocks.iter().zip(&self.skips);
+        let blocks = self.inner.decoder.blocks.iter().zip(&self.skips);
         for ((block, skip), state) in blocks.zip(&mut cache.states) {
             h = block.forward(&h, &mut **state, step)?;
             h = h.add(x.hidden.multiply(skip.as_dtype(h.dtype())?)?)?;
         }
-        self.decoder.norm.forward(&h)
+        self.inner.norm.forward(&h)
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {
-        let logits = self.decoder.logits(hidden)?;
+        let logits = self.inner.decoder.logits(hidden)?;
         Ok(logits.multiply(self.head_gain.as_dtype(logits.dtype())?)?)
     }
 }
