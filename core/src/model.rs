@@ -34,6 +34,46 @@ pub trait LanguageModel {
     fn logits(&self, hidden: &Array) -> Result<Array>;
 }
 
+/// A model around another one, which does whatever this one does not.
+pub trait Wrapper {
+    /// The model within, usually a [`Decoder`](crate::decoder::Decoder).
+    fn inner(&self) -> &dyn LanguageModel;
+    /// See [`LanguageModel::cache`].
+    fn cache(&self, plan: &CachePlan) -> Cache {
+        self.inner().cache(plan)
+    }
+    /// See [`LanguageModel::embed`].
+    fn embed(&self, ids: &Array) -> Result<Embedded> {
+        self.inner().embed(ids)
+    }
+    /// See [`LanguageModel::forward`].
+    fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
+        self.inner().forward(x, cache, step)
+    }
+    /// See [`LanguageModel::logits`].
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        self.inner().logits(hidden)
+    }
+}
+
+impl<W: Wrapper> LanguageModel for W {
+    fn vocabulary(&self) -> u32 {
+        self.inner().vocabulary()
+    }
+    fn cache(&self, plan: &CachePlan) -> Cache {
+        Wrapper::cache(self, plan)
+    }
+    fn embed(&self, ids: &Array) -> Result<Embedded> {
+        Wrapper::embed(self, ids)
+    }
+    fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
+        Wrapper::forward(self, x, cache, step)
+    }
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        Wrapper::logits(self, hidden)
+    }
+}
+
 /// What a model remembers of one sequence.
 pub struct Cache {
     /// How many positions it has seen.

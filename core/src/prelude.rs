@@ -7,7 +7,7 @@ pub use crate::{
     families::Family,
     layer::{Block, CachePlan, Layer, Parallel, Residual, State, Step},
     mlx,
-    model::LanguageModel,
+    model::{LanguageModel, Wrapper},
     parts::{
         attention::{Attention, QKVO, QkNorm},
         conv::{CausalConv, Tail},

@@ -127,17 +127,9 @@ struct Gemma3n {
     gather: Vec<Linear>,
 }
 
-impl LanguageModel for Gemma3n {
-    fn vocabulary(&self) -> u32 {
-        self.decoder.vocabulary()
-    }
-
-    fn cache(&self, plan: &CachePlan) -> Cache {
-        self.decoder.cache(plan)
-    }
-
-    fn embed(&self, ids: &Array) -> Result<Embedded> {
-        self.decoder.embed(ids)
+impl Wrapper for Gemma3n {
+    fn inner(&self) -> &dyn LanguageModel {
+        &self.decoder
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
@@ -162,10 +154,6 @@ impl LanguageModel for Gemma3n {
             streams.push(alike(&projection.forward(&stream(i)?)?, &first)?);
         }
         self.decoder.norm.forward(&ops::stack(&streams, 0)?.mean_axis(0, false)?)
-    }
-
-    fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.decoder.logits(hidden)
     }
 }
 

@@ -275,17 +275,9 @@ struct Gemma4 {
     inputs: Option<LayerInputs>,
 }
 
-impl LanguageModel for Gemma4 {
-    fn vocabulary(&self) -> u32 {
-        self.decoder.vocabulary()
-    }
-
-    fn cache(&self, plan: &CachePlan) -> Cache {
-        self.decoder.cache(plan)
-    }
-
-    fn embed(&self, ids: &Array) -> Result<Embedded> {
-        self.decoder.embed(ids)
+impl Wrapper for Gemma4 {
+    fn inner(&self) -> &dyn LanguageModel {
+        &self.decoder
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
@@ -296,10 +288,6 @@ impl LanguageModel for Gemma4 {
             h = end.forward(&block.forward(&h, &mut **state, step)?, inputs.as_ref(), i)?;
         }
         self.decoder.norm.forward(&h)
-    }
-
-    fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.decoder.logits(hidden)
     }
 }
 

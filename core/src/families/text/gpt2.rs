@@ -114,17 +114,9 @@ impl Positioned {
     }
 }
 
-impl LanguageModel for Positioned {
-    fn vocabulary(&self) -> u32 {
-        self.decoder.vocabulary()
-    }
-
-    fn cache(&self, plan: &CachePlan) -> Cache {
-        self.decoder.cache(plan)
-    }
-
-    fn embed(&self, ids: &Array) -> Result<Embedded> {
-        self.decoder.embed(ids)
+impl Wrapper for Positioned {
+    fn inner(&self) -> &dyn LanguageModel {
+        &self.decoder
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
@@ -133,9 +125,5 @@ impl LanguageModel for Positioned {
         let places = ops::minimum(&places, Array::from_int(self.last))?;
         let hidden = x.hidden.add(self.table.lookup(&places)?)?;
         self.decoder.forward(&Embedded { ids: x.ids.clone(), hidden }, cache, step)
-    }
-
-    fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.decoder.logits(hidden)
     }
 }

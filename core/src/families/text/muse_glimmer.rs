@@ -2,11 +2,8 @@
 //! normalised embeddings; three sliding layers with positions, then a full one without. Follows
 //! `muse_glimmer` of mlx-lm.
 
-use crate::{
-    model::{Cache, Embedded},
-    parts::kv::Kv,
-    prelude::*,
-};
+use super::nanochat::Normed;
+use crate::{parts::kv::Kv, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["muse_glimmer", "muse_glimmer_text"], build };
 
@@ -82,10 +79,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         )))
     })?;
     let head = decoder.head.scaled(e.output_multiplier).softcap(Some(e.final_logit_softcapping));
-    Ok(Box::new(MuseGlimmer {
-        decoder: Decoder { head, ..decoder },
-        embedding_norm: Norm::Rms { weight: None, eps: c.rms_norm_eps },
-    }))
+    let norm = Norm::Rms { weight: None, eps: c.rms_norm_eps };
+    Ok(Box::new(Normed { norm, decoder: Decoder { head, ..decoder } }))
 }
 
 /// Attention with a gate on each element that it gathers.
@@ -104,33 +99,5 @@ impl Layer for Gated {
     fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
         let gathered = self.attention.gather(x, kv, step)?;
         self.attention.project(&gathered.multiply(ops::sigmoid(self.gate.forward(x)?)?)?)
-    }
-}
-
-struct MuseGlimmer {
-    decoder: Decoder,
-    embedding_norm: Norm,
-}
-
-impl LanguageModel for MuseGlimmer {
-    fn vocabulary(&self) -> u32 {
-        self.decoder.vocabulary()
-    }
-
-    fn cache(&self, plan: &CachePlan) -> Cache {
-        self.decoder.cache(plan)
-    }
-
-    fn embed(&self, ids: &Array) -> Result<Embedded> {
-        let Embedded { ids, hidden } = self.decoder.embed(ids)?;
-        Ok(Embedded { ids, hidden: self.embedding_norm.forward(&hidden)? })
-    }
-
-    fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
-        self.decoder.forward(x, cache, step)
-    }
-
-    fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.decoder.logits(hidden)
     }
 }

@@ -70,18 +70,14 @@ struct Looped {
     norm_between: bool,
 }
 
-impl LanguageModel for Looped {
-    fn vocabulary(&self) -> u32 {
-        self.decoder.vocabulary()
+impl Wrapper for Looped {
+    fn inner(&self) -> &dyn LanguageModel {
+        &self.decoder
     }
 
     fn cache(&self, plan: &CachePlan) -> Cache {
         let loops = (0..self.loops).flat_map(|_| self.decoder.cache(plan).states);
         Cache::new(loops.collect(), plan)
-    }
-
-    fn embed(&self, ids: &Array) -> Result<Embedded> {
-        self.decoder.embed(ids)
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
@@ -95,9 +91,5 @@ impl LanguageModel for Looped {
             }
         }
         Ok(h)
-    }
-
-    fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.decoder.logits(hidden)
     }
 }

@@ -2,7 +2,7 @@
 //! turn the other way, a network without a gate, bounded logits. Follows `nanochat` of mlx-lm.
 
 use crate::{
-    model::{Cache, Embedded},
+    model::Embedded,
     prelude::*,
 };
 
@@ -54,30 +54,18 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 /// A decoder whose embeddings are normalised.
-struct Normed {
-    norm: Norm,
-    decoder: Decoder,
+pub struct Normed {
+    pub norm: Norm,
+    pub decoder: Decoder,
 }
 
-impl LanguageModel for Normed {
-    fn vocabulary(&self) -> u32 {
-        self.decoder.vocabulary()
-    }
-
-    fn cache(&self, plan: &CachePlan) -> Cache {
-        self.decoder.cache(plan)
+impl Wrapper for Normed {
+    fn inner(&self) -> &dyn LanguageModel {
+        &self.decoder
     }
 
     fn embed(&self, ids: &Array) -> Result<Embedded> {
         let Embedded { ids, hidden } = self.decoder.embed(ids)?;
         Ok(Embedded { ids, hidden: self.norm.forward(&hidden)? })
-    }
-
-    fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
-        self.decoder.forward(x, cache, step)
-    }
-
-    fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.decoder.logits(hidden)
     }
 }

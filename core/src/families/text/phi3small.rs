@@ -4,7 +4,6 @@
 //! start of the sequence, and no query sees later keys.
 
 use crate::{
-    model::{Cache, Embedded},
     parts::{
         attention::{join_heads, split_heads},
         kv::Kv,
@@ -98,21 +97,9 @@ struct Phi3Small {
     unused: Array,
 }
 
-impl LanguageModel for Phi3Small {
-    fn vocabulary(&self) -> u32 {
-        self.decoder.vocabulary()
-    }
-
-    fn cache(&self, plan: &CachePlan) -> Cache {
-        self.decoder.cache(plan)
-    }
-
-    fn embed(&self, ids: &Array) -> Result<Embedded> {
-        self.decoder.embed(ids)
-    }
-
-    fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
-        self.decoder.forward(x, cache, step)
+impl Wrapper for Phi3Small {
+    fn inner(&self) -> &dyn LanguageModel {
+        &self.decoder
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {

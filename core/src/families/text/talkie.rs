@@ -122,13 +122,9 @@ struct Talkie {
     head_gain: Array,
 }
 
-impl LanguageModel for Talkie {
-    fn vocabulary(&self) -> u32 {
-        self.decoder.vocabulary()
-    }
-
-    fn cache(&self, plan: &CachePlan) -> Cache {
-        self.decoder.cache(plan)
+impl Wrapper for Talkie {
+    fn inner(&self) -> &dyn LanguageModel {
+        &self.decoder
     }
 
     fn embed(&self, ids: &Array) -> Result<Embedded> {
