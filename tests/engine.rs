@@ -2,11 +2,12 @@
 
 use mlx_rs::{Array, memory, random, transforms::eval};
 use mynah::{
-    Canceller, Engine, Event, FinishReason, GenerateOptions, Generation, Model, Prompt, Result,
-    Summary, families,
+    Canceller, DEMO, Engine, Error, Event, FinishReason, GenerateOptions, Generation, Model,
+    Prompt, Result, Summary, families,
     layer::{CachePlan, Step},
     mlx,
     model::{LanguageModel, prefill},
+    set_memory_limit,
     weights::Scope,
 };
 use mynah_tests::{Fixture, block_on, on_engine};
@@ -386,6 +387,114 @@ fn the_last_handle_frees_the_memory() {
     fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
     assert!(block_on(Model::load(folder.path(), |_| {})).is_err());
     assert!(active() < before + slack);
+}
+
+/// A limit that ends with the test, however it ends.
+struct Limit;
+
+impl Limit {
+    fn of(bytes: usize) -> Self {
+        set_memory_limit(Some(bytes));
+        Limit
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        set_memory_limit(None);
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_limit_is_refused_and_the_rest_goes_on() {
+    let _alone = BUSY.write().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let size = write_large(folder.path());
+    llama();
+    turns(2);
+    let before = active();
+    let refused = {
+        let _limit = Limit::of(before + size / 2);
+        let refused = block_on(Model::load(folder.path(), |_| {})).err();
+        assert_eq!(generate(llama(), &[1, 2], &options(3)).len(), 3);
+        refused
+    };
+    match refused {
+        Some(Error::MemoryLimit { needed, limit, .. }) => {
+            assert!((size..size + size / 50).contains(&needed) && limit == before + size / 2);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(active() < before + size / 50, "a refused model leaves nothing");
+
+    let model = load(folder.path());
+    // The keys and values of 300 positions take more than 2 MB, those of 100 less.
+    let _limit = Limit::of(active() + (2 << 20));
+    let long = start(&model, &[1; 300], &options(1));
+    let refused = |mut stream: Generation| loop {
+        match block_on(stream.next()) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Some(error),
+            None => return None,
+        }
+    };
+    assert!(matches!(refused(long), Some(Error::MemoryLimit { .. })));
+    assert!(refused(start(&model, &[1; 10], &options(1))).is_none());
+}
+
+/// Bytes of this process that are in memory.
+#[cfg(target_os = "linux")]
+fn resident() -> usize {
+    // What was dropped is given back on the engine's thread.
+    turns(1);
+    let pages = fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_memory_of_a_model_goes_back_to_the_system() {
+    let _alone = BUSY.write().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let size = write_large(folder.path());
+    let mut rounds = Vec::new();
+    for _ in 0..4 {
+        let before = resident();
+        let model = load(folder.path());
+        generate(&model, &[1; 40], &options(20));
+        let loaded = resident();
+        drop(model);
+        let after = resident();
+        rounds.push((before, loaded, after));
+    }
+    // The first round makes what the process keeps.
+    for (before, loaded, after) in &rounds[1..] {
+        assert!(*loaded > before + size * 9 / 10, "{rounds:?}");
+        assert!(*after < before + size / 10, "{rounds:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_thousand_generations_and_a_hundred_models_leave_nothing_behind() {
+    let _alone = BUSY.write().unwrap();
+    let demo = || block_on(Model::load(DEMO, |_| {})).unwrap();
+    let model = demo();
+    let mut after = Vec::new();
+    for _ in 0..11 {
+        for i in 0..100 {
+            let prompt: Vec<u32> = (1..=1 + i % 40).collect();
+            generate(&model, &prompt, &options(3));
+            if i % 10 == 0 {
+                drop(demo());
+            }
+        }
+        after.push((active(), threads(), resident()));
+    }
+    // The first hundred fill what is kept for the life of the process.
+    let [_, first, .., last] = after[..] else { panic!("{after:?}") };
+    assert_eq!((first.0, first.1), (last.0, last.1), "{after:?}");
+    assert!(last.2 < first.2 + (4 << 20), "{after:?}");
 }
 
 fn threads() -> usize {

@@ -3,9 +3,7 @@
 
 use mlx_rs::{Array, Dtype, transforms::eval};
 use mynah::{
-    Files, Result, families,
-    layer::CachePlan,
-    mlx,
+    Bound, CachePlan, Files, Result, families, mlx,
     model::{Cache, DecodeStep, LanguageModel, prefill},
     weights::Scope,
 };
@@ -129,12 +127,15 @@ fn check(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-#[test]
-fn every_family_gives_the_numbers_of_the_reference() {
+/// Runs a check on the engine's thread for those of these cases that the environment asks for.
+fn check_all(
+    cases: impl Fn(Vec<Case>) -> Vec<Case>,
+    check: impl Fn(&Case) -> Result<(), String> + Copy + Send + 'static,
+) {
     let mut failures = Vec::new();
     let only = std::env::var("MYNAH_FAMILY").unwrap_or_default();
-    for (family, fixture) in Fixture::all() {
-        for case in fixture.cases.into_iter().filter(|_| family.contains(&only)) {
+    for (family, fixture) in Fixture::all().into_iter().filter(|(name, _)| name.contains(&only)) {
+        for case in cases(fixture.cases) {
             let label = format!("{family}, {}", case.name);
             match on_engine(move || Ok(check(&case))) {
                 Ok(Ok(())) => {}
@@ -146,6 +147,138 @@ fn every_family_gives_the_numbers_of_the_reference() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
+#[test]
+fn every_family_gives_the_numbers_of_the_reference() {
+    check_all(|cases| cases, check);
+}
+
+/// The lengths of pieces that end at `cuts`.
+fn pieces(cuts: &[usize]) -> Vec<usize> {
+    let starts = std::iter::once(&0).chain(cuts);
+    starts.zip(cuts).map(|(start, end)| end - start).collect()
+}
+
+fn check_kept(case: &Case) -> Result<(), String> {
+    let text = |error: mynah::Error| error.to_string();
+    let model = case.model().map_err(text)?;
+    for kept in &case.caches {
+        let mut schedules = vec![if kept.cuts.is_empty() { vec![1] } else { pieces(&kept.cuts) }];
+        // What is rounded away depends on the cuts, in the reference too; a bound alone does not.
+        if kept.plan().quantization.is_none() {
+            schedules.extend([vec![5; 7], vec![3], vec![30], vec![1, 13, 2, 9]]);
+        }
+        for chunks in schedules {
+            let what = format!("{:?} in pieces of {chunks:?}", kept.plan());
+            let mut cache = model.cache(&kept.plan());
+            let rows = run(case, &model, &mut cache, &case.tokens, &chunks).map_err(text)?;
+            compare(case, &what, &rows, &kept.logprobs, 0)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn bounded_and_quantized_caches_give_the_numbers_of_the_reference() {
+    check_all(
+        |cases| cases.into_iter().filter(|case| !case.caches.is_empty()).collect(),
+        check_kept,
+    );
+}
+
+/// Logits of `tokens`, which come one by one after what a cache holds.
+fn decode(
+    step: &mut DecodeStep,
+    model: &Rc<dyn LanguageModel>,
+    cache: &mut Cache,
+    tokens: &[u32],
+) -> Result<Vec<u32>> {
+    let mut bits = Vec::new();
+    for token in tokens {
+        let logits = step.run(model, &ids(&[*token]), cache)?;
+        bits.extend(mlx::to_vec::<f32>(&logits)?.into_iter().map(f32::to_bits));
+        eval(cache.arrays().into_iter().map(|array| &*array))?;
+    }
+    Ok(bits)
+}
+
+/// Whoever comes back to a place goes on from there as if nothing had happened since. What has been
+/// quantized since stays so, hence nothing is tried before `earliest`.
+fn check_places(case: &Case, plan: &CachePlan, earliest: usize) -> Result<Option<String>> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.safetensors");
+    let model = case.model()?;
+    let mut step = DecodeStep::default();
+    let note = HashMap::from([("note".to_string(), "kept".to_string())]);
+    let other: Vec<u32> = case.tokens.iter().rev().copied().collect();
+    // Before a window is full, and after it has turned.
+    for place in [earliest.max(4), 22] {
+        let (before, after) = (&case.tokens[..place], &case.tokens[place..place + 6]);
+        let mut cache = model.cache(plan);
+        let beginning = cache.snapshot();
+        prefill(&*model, &ids(&before[..place - 1]), &mut cache)?;
+        decode(&mut step, &model, &mut cache, &before[place - 1..])?;
+        let here = cache.snapshot();
+        let mut fork = cache.fork();
+        cache.save(&file, "this model", &note)?;
+        let expected = decode(&mut step, &model, &mut cache.fork(), after)?;
+
+        decode(&mut step, &model, &mut cache, &other[..8])?;
+        let mut found = vec![("fork", decode(&mut step, &model, &mut fork, after)?)];
+        for again in ["restored", "restored again"] {
+            assert!(cache.restore(&here)?);
+            assert_eq!(cache.offset as usize, place);
+            found.push((again, decode(&mut step, &model, &mut cache, after)?));
+        }
+        if cache.rewind(after.len() as i32) {
+            found.push(("rewound", decode(&mut step, &model, &mut cache, after)?));
+        } else {
+            assert!(here.bytes() > 0, "what cannot rewind has something to keep");
+        }
+        let (mut loaded, metadata) = Cache::load(&file, &*model, "this model")?;
+        assert_eq!(metadata, note);
+        found.push(("loaded", decode(&mut step, &model, &mut loaded, after)?));
+        for (i, from_nothing) in ["emptied", "rewound to nothing"].into_iter().enumerate() {
+            assert!(if i == 0 { cache.restore(&beginning)? } else { cache.rewind(cache.offset) });
+            prefill(&*model, &ids(&before[..place - 1]), &mut cache)?;
+            decode(&mut step, &model, &mut cache, &before[place - 1..])?;
+            found.push((from_nothing, decode(&mut step, &model, &mut cache, after)?));
+        }
+        for (how, bits) in found {
+            if bits != expected {
+                return Ok(Some(format!("{how} at {place} with {plan:?}")));
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn a_place_is_found_again_bit_for_bit() {
+    check_all(
+        |cases| {
+            let kept = |(i, case): &(usize, Case)| *i == 0 || !case.caches.is_empty();
+            cases.into_iter().enumerate().filter(kept).map(|(_, case)| case).collect()
+        },
+        |case| {
+            let plans = match &case.caches[..] {
+                [] => vec![(CachePlan::default(), 0), (bounded(), 0)],
+                kept => kept.iter().map(|kept| (kept.plan(), kept.start)).collect(),
+            };
+            for (plan, earliest) in plans {
+                let failure = check_places(case, &plan, earliest);
+                failure.map_err(|error| error.to_string())?.map_or(Ok(()), Err)?;
+            }
+            Ok(())
+        },
+    );
+}
+
+fn bounded() -> CachePlan {
+    let mut plan = CachePlan::default();
+    plan.bound = Some(Bound::new(12, 4).unwrap());
+    plan
+}
+
 /// MLX multiplies dense experts on the CPU in single precision only, and ends the process otherwise;
 /// so does the reference, and the numbers are those of its float32 run.
 #[test]
@@ -153,7 +286,7 @@ fn dense_experts_in_half_precision() {
     for (family, fixture) in Fixture::all().into_iter().filter(|(name, _)| name == "qwen3_moe") {
         let case = fixture.cases.into_iter().next().unwrap().in_bfloat16();
         let moved = on_engine(move || {
-            let model = build(&case, &Scope::new(case.checkpoint()?, &case.config)?)?;
+            let model = case.model()?;
             let rows =
                 run(&case, &model, &mut empty(&model), &case.tokens, &[case.tokens.len() / 2])?;
             let pairs = rows.iter().flatten().zip(case.logprobs.iter().flatten());

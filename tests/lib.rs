@@ -3,8 +3,10 @@
 
 use mlx_rs::{Array, Dtype};
 use mynah::{
-    Engine, Result,
+    Bound, CachePlan, CacheQuantization, Engine, Result, families,
     mlx::{Format, Mode, Quantized},
+    model::LanguageModel,
+    weights::Scope,
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -12,6 +14,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 /// All cases of one family.
@@ -43,9 +46,41 @@ pub struct Case {
     pub logprobs: Vec<Vec<f32>>,
     /// The same, token by token, where the reference itself differs.
     pub steps: Option<Vec<Vec<f32>>>,
+    /// What comes out of caches that are kept in other ways.
+    #[serde(default)]
+    pub caches: Vec<Kept>,
     /// Positions from one row to the next.
     #[serde(default = "one")]
     pub every: usize,
+}
+
+/// A cache that is kept in another way than the plain one; 0 is none.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Kept {
+    bits: i32,
+    group_size: i32,
+    /// From which position on it is quantized.
+    pub start: usize,
+    bound: usize,
+    /// Where pieces of the sequence end that are computed at once; the rest is token by token.
+    pub cuts: Vec<usize>,
+    /// As those of the case.
+    pub logprobs: Vec<Vec<f32>>,
+}
+
+impl Kept {
+    /// The plan of such a cache.
+    pub fn plan(&self) -> CachePlan {
+        let mut plan = CachePlan::default();
+        if self.bits > 0 {
+            let quantization = CacheQuantization::new(self.bits, self.group_size, self.start);
+            plan.quantization = Some(quantization.unwrap());
+        }
+        if self.bound > 0 {
+            plan.bound = Some(Bound::new(self.bound, 4).unwrap());
+        }
+        plan
+    }
 }
 
 fn one() -> usize {
@@ -102,6 +137,13 @@ impl Case {
         Case { dtype: Some("BF16".into()), ..self }
     }
 
+    /// The same checkpoint with another shape of one entry.
+    pub fn with_shape(mut self, name: &str, shape: &[i32]) -> Self {
+        let entry = self.tensors.get_mut(name).unwrap_or_else(|| panic!("{name} is no entry"));
+        *entry = Tensor::Float(shape.to_vec());
+        self
+    }
+
     /// The tensors of the checkpoint. On the engine's thread.
     pub fn checkpoint(&self) -> Result<HashMap<String, Array>> {
         let formats: HashMap<_, _> = self.expand(&self.quantized).into_iter().collect();
@@ -139,6 +181,15 @@ impl Case {
             }
         }
         Ok(tensors)
+    }
+
+    /// The model, with nothing left unread. On the engine's thread.
+    pub fn model(&self) -> Result<Rc<dyn LanguageModel>> {
+        let scope = Scope::new(self.checkpoint()?, &self.config)?;
+        let family = families::find(self.config["model_type"].as_str().unwrap())?;
+        let model = (family.build)(&self.config, &scope)?;
+        scope.finish(|_| {})?;
+        Ok(model.into())
     }
 
     /// Writes the checkpoint as a model repository would hold it. On the engine's thread.

@@ -257,6 +257,7 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("gpt_oss", &["truncate"]),
     ("hunyuan", &["factor"]),
     ("hunyuan_v1_dense", &["beta_fast", "beta_slow", "factor"]),
+    ("kimi_k25", &["vocab_size", "model_type"]),
     ("lfm2", &["block_dim"]),
     ("lille_130m", &["block_size"]),
     ("llama", &["architectures", "hidden_act"]),
@@ -264,6 +265,7 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("minimax", &["scoring_func", "shared_intermediate_size"]),
     ("phimoe", &["short_factor", "short_mscale"]),
     ("mimo", &["num_nextn_predict_layers"]),
+    ("minicpm3", &["short_factor"]),
     ("mistral3", &["vocab_size"]),
     ("phi3", &["short_factor"]),
     ("qwen3", &["use_sliding_window", "max_window_layers"]),
@@ -297,6 +299,7 @@ const MAY_BE_ZERO: &[&str] = &[
     "moe_layer_start_index",
     "moe_layer_end_index",
     "router_jitter_noise",
+    "zero_expert_num",
 ];
 
 /// Fields that may be any number.
@@ -315,6 +318,7 @@ const OVERFLOW: &[&str] = &[
     "rope_theta",
     "factor",
     "mscale",
+    "mscale_all_dim",
     "original_max_position_embeddings",
     "llama_4_scaling_beta",
     "logits_scaling",
@@ -374,6 +378,13 @@ const TIED: &[(&str, &str)] = &[
     ("n_heads", "head_dim"),
     ("kv_n_heads", "num_key_value_heads"),
     ("n_embd", "n_inner"),
+    ("num_attention_heads", "qk_nope_head_dim"),
+    ("num_attention_heads", "v_head_dim"),
+    ("hidden_size", "v_head_dim"),
+    ("n_group", "topk_group"),
+    ("index_n_heads", "index_head_dim"),
+    ("hidden_size", "emb_split_num"),
+    ("emb_neighbor_num", "emb_split_num"),
 ];
 
 /// Fields that are written as integers and need not be.

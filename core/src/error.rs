@@ -108,6 +108,24 @@ pub enum Error {
         /// Length of the context.
         limit: usize,
     },
+    /// A saved cache is damaged, or of another model or version, or cannot be written.
+    #[error("{}: {reason}", file.display())]
+    SavedCache {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A model or a sequence takes more memory than the application allows.
+    #[error("{needed} bytes are needed beside the {used} in use, and the limit is {limit}")]
+    MemoryLimit {
+        /// What it takes.
+        needed: usize,
+        /// What the process takes already.
+        used: usize,
+        /// What it may take.
+        limit: usize,
+    },
     /// A generation option has a value that makes no sense.
     #[error("option `{option}`: {reason}")]
     Option {

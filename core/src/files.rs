@@ -2,7 +2,12 @@
 
 use crate::error::{Error, Result};
 use serde_json::Value as Json;
-use std::{borrow::Cow, fs, io, path::PathBuf};
+use std::{
+    borrow::Cow,
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
 
 /// Where the files of a checkpoint are.
 #[derive(Clone, Debug)]
@@ -31,6 +36,40 @@ impl Files {
         }
     }
 
+    /// What tells this checkpoint from others: a hash of its config, of the names and sizes of its
+    /// weights, and of samples from all over them, since fine-tuned models differ in nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Fnv::new();
+        hash.add(&self.read("config.json")?.unwrap_or_default());
+        match self {
+            Files::Embedded(files) => {
+                for (name, bytes) in files.iter().filter(|(name, _)| holds_weights(name.as_ref())) {
+                    hash.add(name.as_bytes());
+                    hash.add(bytes);
+                }
+            }
+            Files::Directory(directory) => {
+                let io = |source| Error::Io { path: directory.clone(), source };
+                let entries = fs::read_dir(directory).map_err(io)?;
+                let mut paths: Vec<_> = entries
+                    .map(|entry| Ok(entry?.path()))
+                    .collect::<io::Result<_>>()
+                    .map_err(io)?;
+                paths.retain(|path| holds_weights(path));
+                paths.sort();
+                for path in paths {
+                    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+                    hash.add(name);
+                    sample(&path, &mut hash).map_err(|source| Error::Io { path, source })?;
+                }
+            }
+        }
+        Ok(format!("{:016x}", hash.0))
+    }
+
     /// A JSON file; `None` when there is no such file.
     ///
     /// Python writes numbers that JSON does not have as `Infinity` and `NaN`; they are read as
@@ -52,6 +91,42 @@ impl Files {
             Err(error) => serde_json::from_str(&tag_non_finite(text))
                 .map(Some)
                 .map_err(|_| not_json(error.to_string())),
+        }
+    }
+}
+
+fn holds_weights(path: &Path) -> bool {
+    let formats = ["safetensors", "gguf", "npz", "bin", "pth", "pt"];
+    path.extension().is_some_and(|extension| formats.iter().any(|format| extension == *format))
+}
+
+fn sample(path: &Path, hash: &mut Fnv) -> io::Result<()> {
+    const SAMPLES: u64 = 64;
+    const BYTES: u64 = 256;
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    hash.add(&size.to_le_bytes());
+    let last = size.saturating_sub(BYTES);
+    for i in 0..SAMPLES {
+        file.seek(SeekFrom::Start(last / (SAMPLES - 1) * i))?;
+        let mut bytes = Vec::new();
+        file.by_ref().take(BYTES).read_to_end(&mut bytes)?;
+        hash.add(&bytes);
+    }
+    Ok(())
+}
+
+/// FNV-1a: the same in every process, which the hashes of the standard library do not promise.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Self {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 }

@@ -6,9 +6,9 @@ use crate::{
     files::Files,
     generate::{Engine, GenerateOptions, Generation, Prompt, Request, Score, score},
     loaded::{Loaded, family, model_type},
+    mlx,
     text::{ChatTemplate, Message, TemplateOptions, Tokenizer},
 };
-use mlx_rs::memory;
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
@@ -233,7 +233,7 @@ impl Drop for Place {
         let id = self.id;
         self.engine.post_job(move || {
             MODELS.with_borrow_mut(|models| models.remove(&id));
-            memory::clear_cache().ok();
+            mlx::release_memory().ok();
         });
     }
 }

@@ -1,74 +1,14 @@
 //! The algebra of the residual stream: layers, residual branches, sums, sequences.
 
+pub use crate::state::{CachePlan, State};
+
 use crate::{
     error::Result,
     mlx,
-    parts::{kv::Seen, norm::Norm},
+    parts::{kv::Seen, norm::Norm, ring::Ring},
 };
 use mlx_rs::{Array, ops};
 use std::{any::Any, cell::RefCell};
-
-/// How a session wants its caches built.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CachePlan {
-    /// Positions to make room for at once; a cache grows when they do not suffice.
-    pub(crate) capacity: i32,
-}
-
-impl CachePlan {
-    /// A cache that is expected to see so many positions. What is reserved in vain costs time at
-    /// every step, so the room is tight; few capacities occur, so that compiled steps are shared.
-    pub fn new(positions: usize) -> Self {
-        let capacity = positions.next_multiple_of(64);
-        CachePlan { capacity: i32::try_from(capacity).unwrap_or(i32::MAX) }
-    }
-}
-
-/// What a layer remembers between steps: a set of arrays and nothing else. Where a sequence
-/// stands is known to the [`Step`], so that a decode step can be compiled once and replayed.
-pub trait State: Any {
-    /// Everything it holds, to evaluate, measure, replace or save.
-    fn arrays(&mut self) -> Vec<&mut Array>;
-    /// Makes room for `positions` in all.
-    fn reserve(&mut self, positions: i32) -> Result<()>;
-    /// Whether a sequence of `from` positions can go on from `to` by forgetting the last ones.
-    fn rewinds(&self, from: i32, to: i32) -> bool;
-    /// A copy; arrays are immutable and shared, so this costs a few handles.
-    fn snapshot(&self) -> Box<dyn State>;
-}
-
-impl State for () {
-    fn arrays(&mut self) -> Vec<&mut Array> {
-        Vec::new()
-    }
-    fn reserve(&mut self, _: i32) -> Result<()> {
-        Ok(())
-    }
-    fn rewinds(&self, _: i32, _: i32) -> bool {
-        true
-    }
-    fn snapshot(&self) -> Box<dyn State> {
-        Box::new(())
-    }
-}
-
-impl<A: State + Clone, B: State + Clone> State for (A, B) {
-    fn arrays(&mut self) -> Vec<&mut Array> {
-        let mut arrays = self.0.arrays();
-        arrays.extend(self.1.arrays());
-        arrays
-    }
-    fn reserve(&mut self, positions: i32) -> Result<()> {
-        self.0.reserve(positions)?;
-        self.1.reserve(positions)
-    }
-    fn rewinds(&self, from: i32, to: i32) -> bool {
-        self.0.rewinds(from, to) && self.1.rewinds(from, to)
-    }
-    fn snapshot(&self) -> Box<dyn State> {
-        Box::new(self.clone())
-    }
-}
 
 /// What one forward pass knows of its place in the sequence: facts of the call, never of the model.
 pub struct Step {
@@ -81,13 +21,14 @@ pub struct Step {
     pub offset: Option<i32>,
     masks: RefCell<Vec<(Mask, Array)>>,
     lent: RefCell<Vec<(i32, Seen)>>,
+    choice: RefCell<Option<Array>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mask {
-    Window(i32),
+    Seen(Option<Ring>),
     Filled(i32),
-    Slot(i32),
+    Slot(Ring),
 }
 
 impl Step {
@@ -105,6 +46,7 @@ impl Step {
             offset: None,
             masks: RefCell::default(),
             lent: RefCell::default(),
+            choice: RefCell::default(),
         }
     }
 
@@ -123,6 +65,16 @@ impl Step {
         found.expect("a lender comes before its borrowers").1.clone()
     }
 
+    /// Lets later layers attend to the keys that this one has chosen; none where it sees them all.
+    pub fn lend_choice(&self, choice: Option<Array>) {
+        self.choice.replace(choice);
+    }
+
+    /// The keys that an earlier layer has chosen.
+    pub fn choice(&self) -> Option<Array> {
+        self.choice.borrow().clone()
+    }
+
     /// Each mask is built once a pass, not once a layer.
     fn memoized(&self, key: Mask, build: impl FnOnce() -> Result<Array>) -> Result<Array> {
         if let Some((_, mask)) = self.masks.borrow().iter().find(|(known, _)| *known == key) {
@@ -133,15 +85,21 @@ impl Step {
         Ok(mask)
     }
 
-    /// Which of the `past` keys before `offset` and of the pass's own each query sees: itself and
-    /// the `window - 1` before it. `[length, past + length]`, true where seen.
-    pub(crate) fn window_mask(&self, past: i32, window: i32) -> Result<Array> {
-        self.memoized(Mask::Window(window), || {
+    /// Which of the `past` keys before the pass and of its own each query sees: itself and all
+    /// before it that are in the ring. `[length, past + length]`, true where seen.
+    pub(crate) fn seen_mask(&self, past: i32, ring: Option<Ring>) -> Result<Array> {
+        self.memoized(Mask::Seen(ring), || {
             let queries = ops::arange::<_, i32>(past, past + self.length, None)?.expand_dims(1)?;
             let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
             let distance = queries.subtract(&keys)?;
             let seen = distance.ge(Array::from_int(0))?;
-            Ok(seen.logical_and(distance.lt(Array::from_int(window))?)?)
+            let Some(ring) = ring else { return Ok(seen) };
+            let near = distance.lt(Array::from_int(ring.turning()))?;
+            let near = match ring.keep {
+                0 => near,
+                keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
+            };
+            Ok(seen.logical_and(near)?)
         })
     }
 
@@ -152,11 +110,16 @@ impl Step {
         })
     }
 
-    /// The slot `[1]` of the token in a ring of `window` slots.
-    pub(crate) fn slot(&self, window: Option<i32>) -> Result<Array> {
-        let Some(window) = window else { return Ok(self.position.clone()) };
-        self.memoized(Mask::Slot(window), || {
-            Ok(self.position.remainder(Array::from_int(window))?)
+    /// The slot `[1]` of the token.
+    pub(crate) fn slot(&self, ring: Option<Ring>) -> Result<Array> {
+        let Some(ring) = ring else { return Ok(self.position.clone()) };
+        self.memoized(Mask::Slot(ring), || {
+            let (keep, turning) = (Array::from_int(ring.keep), Array::from_int(ring.turning()));
+            if ring.keep == 0 {
+                return Ok(self.position.remainder(turning)?);
+            }
+            let turned = self.position.subtract(&keep)?.remainder(turning)?.add(&keep)?;
+            Ok(ops::select(&self.position.lt(keep)?, &self.position, turned)?)
         })
     }
 }

@@ -25,7 +25,7 @@
 //! - A family is constructor code. Variation is which value is passed, never a flag that a shared
 //!   part tests; no shared part knows a family's name.
 //! - Every tensor of a checkpoint is read exactly once, with its shape, or named in an error.
-//! - A [`layer::State`] holds arrays and nothing else, so a decode step can be compiled and replayed.
+//! - A [`state::State`] holds arrays and nothing else, so a decode step can be compiled and replayed.
 //! - Nothing that a user gives (a file, a prompt, an option) panics or ends the process.
 //! - Unsafe code is in [`mlx`] alone.
 
@@ -40,10 +40,13 @@ mod handle;
 mod inspect;
 pub mod layer;
 mod loaded;
+mod memory;
 pub mod mlx;
 pub mod model;
 pub mod parts;
 pub mod prelude;
+mod saved;
+pub mod state;
 pub mod text;
 pub mod weights;
 
@@ -56,4 +59,6 @@ pub use generate::{
 };
 pub use handle::{Model, ModelInfo};
 pub use inspect::{Inspection, Packing, inspect};
+pub use memory::{MemoryUse, memory_use, set_memory_limit};
+pub use state::{Bound, CachePlan, CacheQuantization};
 pub use text::{Message, TemplateOptions, Tokenizer};

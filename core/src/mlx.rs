@@ -4,7 +4,8 @@
 
 use crate::error::{Error, Result};
 use mlx_rs::{
-    Array, ArrayElement, Device, DeviceType, Dtype, Stream, error::Exception, transforms::compile,
+    Array, ArrayElement, Device, DeviceType, Dtype, Stream, error::Exception, memory,
+    transforms::compile,
 };
 use mlx_sys as sys;
 use std::{
@@ -56,6 +57,19 @@ pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
         // SAFETY: the handler is a function that lives as long as the process.
         unsafe { libc::atexit(at_exit) };
     });
+    Ok(())
+}
+
+/// Gives everything that is free back to the system.
+pub(crate) fn release_memory() -> Result<()> {
+    memory::clear_cache()?;
+    // Once large blocks have been freed, glibc serves others from its heap, which it never shrinks
+    // below what is in use at its end.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
     Ok(())
 }
 
@@ -198,8 +212,27 @@ impl Quantized {
         }
     }
 
+    /// The same done to all arrays, for what leaves the input axis alone.
+    pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
+        Ok(Quantized {
+            weight: change(&self.weight)?,
+            scales: change(&self.scales)?,
+            biases: self.biases.as_ref().map(&change).transpose()?,
+            format: self.format,
+        })
+    }
+
     /// `x · selfᵀ`: `[…, input]` to `[…, output]`.
     pub(crate) fn matmul(&self, x: &Array) -> Result<Array> {
+        self.multiply(x, true)
+    }
+
+    /// `x · self`: `[…, output]` to `[…, input]`, for a matrix whose rows are summed.
+    pub(crate) fn sum_rows(&self, x: &Array) -> Result<Array> {
+        self.multiply(x, false)
+    }
+
+    fn multiply(&self, x: &Array, transposed: bool) -> Result<Array> {
         let (group, bits) = (some_int(self.format.group), some_int(self.format.bits));
         let mode = self.format.mode.c_name().as_ptr();
         let (weight, scales) = (self.weight.as_ptr(), self.scales.as_ptr());
@@ -212,7 +245,7 @@ impl Quantized {
                     weight,
                     scales,
                     biases,
-                    true,
+                    transposed,
                     group,
                     bits,
                     mode,

@@ -10,19 +10,22 @@ pub use crate::{
     model::{LanguageModel, Wrapper},
     parts::{
         attention::{Attention, QKVO, QkNorm},
-        conv::{CausalConv, Tail},
+        conv::CausalConv,
         ffn::{
             Ffn, GATE_UP_DOWN, Mlp, PlainMlp, geglu, geglu_tanh, gelu, gelu_tanh, relu_squared,
             sum, swiglu,
         },
         kv::Scores,
+        latent::LatentSizes,
         linear::{Embedding, Experts, Linear, Matrix},
         mamba::{Mamba2, Mamba2Sizes},
+        mla::{ExpandedMla, Mla},
         moe::{GatedExperts, Moe},
         norm::Norm,
         rope::Rope,
         router::{LinearRouter, LossFreeRouter, LossFreeRouting, Router},
     },
+    state::Recurrent,
     weights::Scope,
 };
 pub use mlx_rs::{Array, ops};

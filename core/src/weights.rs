@@ -7,6 +7,7 @@ use crate::{
     config::Json,
     error::{Error, Result},
     files::Files,
+    memory,
     mlx::{Format, Mode, Quantized},
     parts::{
         linear::{Embedding, Experts, Linear, Matrix, cut},
@@ -363,7 +364,7 @@ impl Scope {
     }
 
     /// The matrix `weight` here, `[…, output, input]`; quantized if there are `scales`.
-    fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
+    pub(crate) fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
         let named = self.store.quantization.of(&self.path);
         if !self.has("scales") {
             if let Some(Some(_)) = named {
@@ -495,7 +496,7 @@ impl Scope {
     /// gets the share that is there, from 0 to 1.
     ///
     /// # Errors
-    /// [`Error::UnusedTensors`]; [`Error::Mlx`] when a file cannot be read.
+    /// [`Error::UnusedTensors`]; [`Error::MemoryLimit`]; [`Error::Mlx`] when a file cannot be read.
     pub fn finish(&self, mut progress: impl FnMut(f32)) -> Result<()> {
         let unread = self.store.unread.take();
         let needed = |name: &&String| !NEVER_NEEDED.iter().any(|suffix| name.ends_with(suffix));
@@ -508,6 +509,7 @@ impl Scope {
         const BATCH: usize = 64 << 20;
         let read = self.store.read.take();
         let total = read.iter().map(Array::nbytes).sum::<usize>().max(1);
+        memory::allow(total)?;
         let (mut batch, mut batched, mut done) = (Vec::new(), 0, 0);
         for array in read {
             batched += array.nbytes();
@@ -691,7 +693,7 @@ fn blame(header: &[u8], error: &serde_json::Error) -> String {
 }
 
 /// The tensors of one file, unread.
-fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
+pub(crate) fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
     let damaged = |reason: String| Error::Checkpoint { file: path.into(), reason };
     for (name, info) in read_header(path)?.tensors() {
         use safetensors::Dtype::*;

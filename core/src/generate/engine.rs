@@ -6,6 +6,7 @@
 
 use crate::{
     error::{Error, Result},
+    memory::bound_free_buffers,
     mlx,
 };
 use std::{
@@ -13,7 +14,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         OnceLock,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, ThreadId},
     time::Duration,
@@ -65,7 +66,8 @@ impl Engine {
             let (report, started) = channel();
             let thread =
                 thread::Builder::new().name("mynah".into()).stack_size(8 << 20).spawn(move || {
-                    report.send(guarded(|| mlx::initialize(halt))).ok();
+                    let start = || mlx::initialize(halt).and_then(|()| bound_free_buffers());
+                    report.send(guarded(start)).ok();
                     serve(&inbox);
                 });
             let id = thread.as_ref().ok().map(|thread| thread.thread().id());
@@ -139,7 +141,7 @@ fn serve(inbox: &Receiver<Message>) {
     let mut tasks: Vec<Box<dyn Task>> = Vec::new();
     let mut anyone_ready = false;
     loop {
-        let mut next = if anyone_ready { inbox.try_recv().ok() } else { inbox.recv().ok() };
+        let mut next = if anyone_ready { inbox.try_recv().ok() } else { wait(inbox) };
         if next.is_none() && !anyone_ready {
             return;
         }
@@ -165,6 +167,18 @@ fn serve(inbox: &Receiver<Message>) {
             anyone_ready |= turn == Turn::Ready;
             turn != Turn::Done
         });
+    }
+}
+
+/// The next message. Who waits long gives back what nobody uses meanwhile.
+fn wait(inbox: &Receiver<Message>) -> Option<Message> {
+    const LONG: Duration = Duration::from_secs(1);
+    match inbox.recv_timeout(LONG) {
+        Err(RecvTimeoutError::Timeout) => {
+            mlx::release_memory().ok();
+            inbox.recv().ok()
+        }
+        message => message.ok(),
     }
 }
 

@@ -1,11 +1,6 @@
 //! Causal depthwise convolution over the sequence, for recurrent and hybrid models.
 
-use crate::{
-    error::Result,
-    layer::{CachePlan, State},
-    mlx,
-    weights::Scope,
-};
+use crate::{error::Result, mlx, state::Recurrent, weights::Scope};
 use mlx_rs::{Array, ops};
 
 /// One kernel of `taps` steps a channel.
@@ -33,8 +28,9 @@ impl CausalConv {
         CausalConv { kernel, bias, channels, taps }
     }
 
-    /// Convolves `[batch, length, channels]`, after the tail of what came before.
-    pub(crate) fn forward(&self, x: &Array, tail: &mut Tail) -> Result<Array> {
+    /// Convolves `[batch, length, channels]`, after the last `taps - 1` inputs of what came before,
+    /// which are the state `[batch, taps - 1, channels]`.
+    pub(crate) fn forward(&self, x: &Array, tail: &mut Recurrent) -> Result<Array> {
         let keep = self.taps - 1;
         let padded = match tail.0.take() {
             Some(tail) => ops::concatenate(&[&tail, x], 1)?,
@@ -50,31 +46,5 @@ impl CausalConv {
             Some(bias) => y.add(bias)?,
             None => y,
         })
-    }
-}
-
-/// The last `taps - 1` inputs of a causal convolution, `[batch, taps - 1, channels]`.
-#[derive(Clone, Default)]
-pub struct Tail(Option<Array>);
-
-impl State for Tail {
-    fn arrays(&mut self) -> Vec<&mut Array> {
-        self.0.iter_mut().collect()
-    }
-    fn reserve(&mut self, _: i32) -> Result<()> {
-        Ok(())
-    }
-    fn rewinds(&self, from: i32, to: i32) -> bool {
-        from == to
-    }
-    fn snapshot(&self) -> Box<dyn State> {
-        Box::new(self.clone())
-    }
-}
-
-impl Tail {
-    /// Nothing came before: zeros.
-    pub fn new(_: &CachePlan) -> Self {
-        Tail(None)
     }
 }

@@ -1,13 +1,13 @@
 //! The keys and values that one attention layer remembers.
 //!
-//! Both are buffers of fixed size: positions in order, or a ring of `window` slots in which
-//! position `p` has slot `p mod window`. What is filled follows from the position alone. Whoever
-//! runs a step has reserved room for it.
+//! They are buffers of fixed size: positions in order, or a ring. What is filled follows from the
+//! position alone. Whoever runs a step has reserved room for it.
 
+use super::{quantized_attention::quantized_attention, ring::Ring};
 use crate::{
-    error::Result,
-    layer::{CachePlan, State, Step},
-    mlx,
+    error::{Error, Result},
+    layer::{CachePlan, Step},
+    mlx::{self, Format, Quantized},
 };
 use mlx_rs::{
     Array,
@@ -24,18 +24,30 @@ pub struct Scores {
     pub sinks: Option<Array>,
 }
 
-/// Keys and values `[batch, heads, capacity, head_dim]` of the past.
+/// Keys and values of the past.
 #[derive(Clone)]
 pub struct Kv {
-    buffers: Option<(Array, Array)>,
-    window: Option<i32>,
+    /// `[batch, heads, capacity, …]`, keys before values: an array each, or the three of a quantized
+    /// one.
+    buffers: Vec<Array>,
+    ring: Option<Ring>,
     capacity: i32,
+    /// How they are quantized when the cache is.
+    format: Option<Format>,
 }
 
 impl Kv {
     /// An empty memory; `window` is how far attention looks back, the token itself included.
     pub fn new(window: Option<i32>, plan: &CachePlan) -> Self {
-        Kv { buffers: None, window, capacity: plan.capacity }
+        let window = window.map(|slots| Ring { slots, keep: 0 });
+        let bound = plan.bound.map(|bound| Ring { slots: bound.positions, keep: bound.keep });
+        let narrower = |ring: &Ring| bound.is_none_or(|bound| ring.slots <= bound.slots);
+        Kv {
+            buffers: Vec::new(),
+            ring: window.filter(narrower).or(bound),
+            capacity: plan.first_capacity(),
+            format: plan.quantization.map(|quantization| quantization.format),
+        }
     }
 
     /// Remembers `k` and `v` and attends over everything in sight. All are
@@ -53,147 +65,158 @@ impl Kv {
 
     /// Remembers `k` and `v`; returns what queries of this step may see, for layers that share it.
     pub fn update(&mut self, k: Array, v: Array, step: &Step) -> Result<Seen> {
-        match step.offset {
-            Some(offset) => self.extend(k, v, offset, step.length),
-            None => self.put(k, v, step),
-        }
+        let format = self.format.filter(|_| self.is_quantized());
+        let new = match format {
+            Some(format) => [quantize(&k, format)?, quantize(&v, format)?].concat(),
+            None => vec![k, v],
+        };
+        let (entries, past) = match step.offset {
+            Some(offset) => {
+                let entries = self.extend(new, offset)?;
+                let past = entries[0].dim(2) - step.length;
+                (entries, Some(past))
+            }
+            None => (self.put(&new, step)?, None),
+        };
+        Ok(Seen { entries, format, ring: self.ring, past })
     }
 
     /// One token, at a position that the device knows.
-    fn put(&mut self, k: Array, v: Array, step: &Step) -> Result<Seen> {
-        let (keys, values) = self.buffers.take().expect("a prompt comes before the first token");
-        let slot = step.slot(self.window)?;
-        let keys = mlx::slice_update_at(&keys, &k, 2, &slot)?;
-        let values = mlx::slice_update_at(&values, &v, 2, &slot)?;
-        self.buffers = Some((keys.clone(), values.clone()));
-        Ok(Seen { keys, values, window: self.window, past: None })
+    fn put(&mut self, new: &[Array], step: &Step) -> Result<Vec<Array>> {
+        let slot = step.slot(self.ring)?;
+        for (buffer, new) in self.buffers.iter_mut().zip(new) {
+            *buffer = mlx::slice_update_at(buffer, new, 2, &slot)?;
+        }
+        Ok(self.buffers.clone())
     }
 
-    /// `length` tokens from position `offset` on.
-    fn extend(&mut self, k: Array, v: Array, offset: i32, length: i32) -> Result<Seen> {
-        let end = offset + length;
-        let (keys, values) = match self.window {
-            None => {
-                let (keys, values) = match self.buffers.take() {
-                    Some(buffers) => buffers,
-                    None => self.empty(&k, &v)?,
-                };
-                let keys = mlx::slice_update(&keys, &k, 2, offset)?;
-                let values = mlx::slice_update(&values, &v, 2, offset)?;
-                self.buffers = Some((keys.clone(), values.clone()));
-                if offset == 0 {
-                    (k, v)
-                } else {
-                    (mlx::slice(&keys, 2, 0, end)?, mlx::slice(&values, 2, 0, end)?)
+    /// Tokens from position `offset` on.
+    fn extend(&mut self, new: Vec<Array>, offset: i32) -> Result<Vec<Array>> {
+        if self.buffers.is_empty() {
+            self.check_groups(&new)?;
+            let slots = self.slots();
+            self.buffers = new.iter().map(|new| empty(new, slots)).collect::<Result<_>>()?;
+        }
+        let end = offset + new[0].dim(2);
+        let mut seen = Vec::new();
+        for (buffer, new) in self.buffers.iter_mut().zip(new) {
+            let past = buffer.clone();
+            *buffer = match self.ring {
+                None => mlx::slice_update(buffer, &new, 2, offset)?,
+                Some(ring) => ring.write(buffer, &new, offset)?,
+            };
+            seen.push(match self.ring {
+                _ if offset == 0 => new,
+                None => mlx::slice(buffer, 2, 0, end)?,
+                Some(ring) => {
+                    let mut parts = ring.before(&past, offset)?;
+                    parts.push(new);
+                    ops::concatenate(&parts, 2)?
                 }
-            }
-            Some(window) => {
-                let joined = match &self.buffers {
-                    Some((keys, values)) if offset > 0 => {
-                        let past = |ring| recent(ring, offset, window);
-                        (
-                            ops::concatenate(&[past(keys)?, k], 2)?,
-                            ops::concatenate(&[past(values)?, v], 2)?,
-                        )
-                    }
-                    _ => (k, v),
-                };
-                let (keys, values) = match self.buffers.take() {
-                    Some(buffers) => buffers,
-                    None => self.empty(&joined.0, &joined.1)?,
-                };
-                let put = |ring, new| fill(ring, new, end, window);
-                self.buffers = Some((put(&keys, &joined.0)?, put(&values, &joined.1)?));
-                joined
-            }
-        };
-        let past = Some(keys.dim(2) - length);
-        Ok(Seen { keys, values, window: self.window, past })
+            });
+        }
+        Ok(seen)
     }
 
-    /// Empty buffers; `k` and `v` tell their shape and precision.
-    fn empty(&self, k: &Array, v: &Array) -> Result<(Array, Array)> {
-        Ok((sized(k, self.slots())?, sized(v, self.slots())?))
+    fn check_groups(&self, entries: &[Array]) -> Result<()> {
+        let Some(Format { group, .. }) = self.format else { return Ok(()) };
+        match entries.iter().find(|entry| entry.dim(3) % group != 0) {
+            Some(entry) => {
+                let reason = format!("{group} does not divide heads of {}", entry.dim(3));
+                Err(Error::option("cache group size", reason))
+            }
+            None => Ok(()),
+        }
     }
 
     fn slots(&self) -> i32 {
-        self.window.map_or(self.capacity, |window| window.min(self.capacity))
+        self.ring.map_or(self.capacity, |ring| ring.slots.min(self.capacity))
     }
-}
 
-/// Zeros in the shape and precision of `like`, with `length` positions.
-fn sized(like: &Array, length: i32) -> Result<Array> {
-    Ok(ops::zeros_dtype(&[like.dim(0), like.dim(1), length, like.dim(3)], like.dtype())?)
-}
-
-impl State for Kv {
-    fn arrays(&mut self) -> Vec<&mut Array> {
-        self.buffers.iter_mut().flat_map(|(keys, values)| [keys, values]).collect()
+    fn is_quantized(&self) -> bool {
+        self.buffers.len() > 2
     }
-    fn reserve(&mut self, positions: i32) -> Result<()> {
+
+    pub(crate) fn arrays(&mut self) -> Vec<&mut Array> {
+        self.buffers.iter_mut().collect()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.buffers.iter().map(Array::nbytes).sum()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.buffers.clear();
+    }
+
+    pub(crate) fn reserve(&mut self, positions: i32) -> Result<()> {
         self.capacity = self.capacity.max(positions);
         let slots = self.slots();
-        for buffer in self.arrays() {
+        for buffer in &mut self.buffers {
             let room = slots - buffer.dim(2);
             if room > 0 {
-                *buffer = ops::concatenate(&[&*buffer, &sized(buffer, room)?], 2)?;
+                *buffer = ops::concatenate(&[&*buffer, &empty(buffer, room)?], 2)?;
             }
         }
         Ok(())
     }
-    fn rewinds(&self, from: i32, _: i32) -> bool {
-        // A ring that has wrapped has lost what came before.
-        self.window.is_none_or(|window| from <= window)
+
+    /// Keeps what is there, and what will come, in fewer bits, if the plan says so.
+    pub(crate) fn quantize(&mut self) -> Result<()> {
+        if let (Some(format), [keys, values]) = (self.format, &self.buffers[..]) {
+            self.buffers = [quantize(keys, format)?, quantize(values, format)?].concat();
+        }
+        Ok(())
     }
-    fn snapshot(&self) -> Box<dyn State> {
-        Box::new(self.clone())
+
+    /// Whether the last of `from` positions can be forgotten: a ring that has turned has lost what
+    /// they replaced.
+    pub(crate) fn rewinds(&self, from: i32) -> bool {
+        self.ring.is_none_or(|ring| from <= ring.slots)
     }
+
+    pub(crate) fn is_ring(&self) -> bool {
+        self.ring.is_some()
+    }
+}
+
+/// Zeros in the shape and precision of `like`, with `length` positions.
+fn empty(like: &Array, length: i32) -> Result<Array> {
+    Ok(ops::zeros_dtype(&[like.dim(0), like.dim(1), length, like.dim(3)], like.dtype())?)
+}
+
+fn quantize(x: &Array, format: Format) -> Result<Vec<Array>> {
+    let Quantized { weight, scales, biases, .. } = Quantized::of(x, format)?;
+    Ok([weight, scales].into_iter().chain(biases).collect())
 }
 
 /// Keys and values that the queries of one step may see.
 #[derive(Clone)]
 pub struct Seen {
-    keys: Array,
-    values: Array,
-    window: Option<i32>,
-    /// How many keys come before the step's own; the keys are whole buffers where the host does
-    /// not know.
+    /// As the buffers of [`Kv`].
+    entries: Vec<Array>,
+    /// How they are quantized, if they are.
+    format: Option<Format>,
+    ring: Option<Ring>,
+    /// How many come before the step's own; they are whole buffers where the host does not know.
     past: Option<i32>,
 }
 
 impl Seen {
     /// Attends with queries `[batch, heads, length, head_dim]`.
     pub fn attend(&self, q: &Array, scores: &Scores, step: &Step) -> Result<Array> {
-        let mask = match (self.past, self.window) {
-            (None, _) => Some(step.filled_mask(self.keys.dim(2))?),
-            (Some(past), Some(window)) if past + step.length > window => {
-                Some(step.window_mask(past, window)?)
+        let sees_all = |past| self.ring.is_none_or(|ring| past + step.length <= ring.slots);
+        match self.past {
+            Some(_) if step.length == 1 => self.weigh(q, scores, None),
+            Some(past) if sees_all(past) && self.format.is_none() => {
+                self.weigh(q, scores, Some(Mask::Causal))
             }
-            _ => None,
-        };
-        let mask = match &mask {
-            Some(mask) => Some(Mask::Array(mask)),
-            None if step.length > 1 => Some(Mask::Causal),
-            None => None,
-        };
-        let Scores { scale, sinks } = scores;
-        let (keys, values) = (&self.keys, &self.values);
-        Ok(scaled_dot_product_attention(q, keys, values, *scale, mask, sinks.as_ref())?)
+            _ => self.weigh(q, scores, Some(Mask::Array(&self.mask(step)?))),
+        }
     }
 
-    /// Keys, values, and which keys each query sees, for attention that no kernel computes.
-    pub fn parts(&self, step: &Step) -> Result<(&Array, &Array, Array)> {
-        let mask = match self.past {
-            None => step.filled_mask(self.keys.dim(2))?,
-            Some(past) => step.window_mask(past, self.window.unwrap_or(i32::MAX))?,
-        };
-        Ok((&self.keys, &self.values, mask))
-    }
-}
-
-impl Seen {
-    /// As [`Seen::attend`], for layers without a window, where `seen` says which of the keys before
-    /// a query, both given by their positions `[length, 1]` and `[1, keys]`, it sees.
+    /// As [`Seen::attend`], where `seen` says which of the keys before a query, both given by their
+    /// positions `[length, 1]` and `[1, keys]`, it sees.
     pub fn attend_where(
         &self,
         q: &Array,
@@ -202,39 +225,229 @@ impl Seen {
         seen: impl FnOnce(&Array, &Array) -> Result<Array>,
     ) -> Result<Array> {
         let queries = ops::arange::<_, i32>(0, step.length, None)?.add(&step.position)?;
-        let queries = queries.expand_dims(1)?;
-        let keys = ops::arange::<_, i32>(0, self.keys.dim(2), None)?.expand_dims(0)?;
-        let mask = seen(&queries, &keys)?.logical_and(keys.le(&queries)?)?;
-        let (Scores { scale, sinks }, mask) = (scores, Mask::Array(&mask));
-        let (keys, values) = (&self.keys, &self.values);
-        Ok(scaled_dot_product_attention(q, keys, values, *scale, Some(mask), sinks.as_ref())?)
+        let mask = seen(&queries.expand_dims(1)?, &self.positions(step)?.expand_dims(0)?)?;
+        let mask = mask.logical_and(self.mask(step)?)?;
+        self.weigh(q, scores, Some(Mask::Array(&mask)))
+    }
+
+    /// Keys, values, and which keys each query sees, for attention that no kernel computes.
+    pub fn parts(&self, step: &Step) -> Result<(Array, Array, Array)> {
+        let mask = self.mask(step)?;
+        Ok(match self.quantized() {
+            Some([keys, values]) => (keys.dequantize(None)?, values.dequantize(None)?, mask),
+            None => (self.entries[0].clone(), self.entries[1].clone(), mask),
+        })
+    }
+
+    fn quantized(&self) -> Option<[Quantized; 2]> {
+        let [k, k_scales, k_biases, v, v_scales, v_biases] = &self.entries[..] else { return None };
+        let matrix = |weight: &Array, scales: &Array, biases: &Array, format| Quantized {
+            weight: weight.clone(),
+            scales: scales.clone(),
+            biases: Some(biases.clone()),
+            format,
+        };
+        let format = self.format?;
+        Some([matrix(k, k_scales, k_biases, format), matrix(v, v_scales, v_biases, format)])
+    }
+
+    fn weigh(&self, q: &Array, scores: &Scores, mask: Option<Mask>) -> Result<Array> {
+        if let Some(entries) = self.quantized() {
+            let mask = match mask {
+                Some(Mask::Array(mask)) => Some(mask),
+                _ => None,
+            };
+            return quantized_attention(q, &entries, scores, mask);
+        }
+        let Scores { scale, sinks } = scores;
+        let (keys, values) = (&self.entries[0], &self.entries[1]);
+        Ok(scaled_dot_product_attention(q, keys, values, *scale, mask, sinks.as_ref())?)
+    }
+
+    /// Which keys each query sees: `[length, keys]`, or `[keys]` for the one query of a decode step.
+    fn mask(&self, step: &Step) -> Result<Array> {
+        match self.past {
+            None => step.filled_mask(self.entries[0].dim(2)),
+            Some(past) => step.seen_mask(past, self.ring),
+        }
+    }
+
+    /// The position of each key `[keys]`; anything in slots that are not filled.
+    fn positions(&self, step: &Step) -> Result<Array> {
+        let slots = ops::arange::<_, i32>(0, self.entries[0].dim(2), None)?;
+        let Some(ring) = self.ring else { return Ok(slots) };
+        let positions = match self.past {
+            Some(past) => slots.add(step.position.subtract(Array::from_int(past))?)?,
+            None => {
+                let ago = step.position.subtract(&slots)?;
+                step.position.subtract(ago.remainder(Array::from_int(ring.turning()))?)?
+            }
+        };
+        Ok(ops::select(&slots.lt(Array::from_int(ring.keep))?, &slots, positions)?)
     }
 }
 
-/// The last `window - 1` positions before `offset`, in order.
-fn recent(ring: &Array, offset: i32, window: i32) -> Result<Array> {
-    if offset < window {
-        return mlx::slice(ring, 2, 0, offset);
-    }
-    let oldest = offset % window;
-    let old = mlx::slice(ring, 2, oldest + 1, window)?;
-    Ok(ops::concatenate(&[old, mlx::slice(ring, 2, 0, oldest)?], 2)?)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Bound, CacheQuantization};
+    use mlx_rs::random;
 
-/// A ring in which the last positions of `new`, which ends before position `end`, have their slots.
-fn fill(ring: &Array, new: &Array, end: i32, window: i32) -> Result<Array> {
-    let length = new.dim(2);
-    if end <= window {
-        return mlx::slice_update(ring, new, 2, end - length);
+    const HEADS: usize = 4;
+    const KV_HEADS: usize = 2;
+    const DIMS: usize = 32;
+    const LENGTH: usize = 44;
+
+    /// One attention by its definition, over entries `[heads, length, dims]` as the cache keeps them.
+    struct Naive {
+        q: Vec<f32>,
+        k: Vec<f32>,
+        v: Vec<f32>,
+        sinks: Option<Vec<f32>>,
     }
-    // `window` positions, of which `new` may lack the oldest: its slot is the next to be written.
-    let kept = length.min(window);
-    let first = (end - kept) % window;
-    let head = kept.min(window - first);
-    let start = length - kept;
-    let ring = mlx::slice_update(ring, &mlx::slice(new, 2, start, start + head)?, 2, first)?;
-    if head == kept {
-        return Ok(ring);
+
+    impl Naive {
+        fn attend(&self, head: usize, query: usize, sees: impl Fn(usize) -> bool) -> Vec<f32> {
+            let row = |entries: &[f32], head: usize, position: usize| {
+                let start = (head * LENGTH + position) * DIMS;
+                entries[start..start + DIMS].to_vec()
+            };
+            let kv_head = head / (HEADS / KV_HEADS);
+            let q = row(&self.q, head, query);
+            let seen: Vec<usize> = (0..=query).filter(|key| sees(*key)).collect();
+            let weight = |key: &usize| {
+                let k = row(&self.k, kv_head, *key);
+                (q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() * 0.3).exp()
+            };
+            let weights: Vec<f32> = seen.iter().map(weight).collect();
+            let sink = self.sinks.as_ref().map_or(0.0, |sinks| sinks[head].exp());
+            let total = weights.iter().sum::<f32>() + sink;
+            let mut mixed = vec![0.0; DIMS];
+            for (key, weight) in seen.iter().zip(weights) {
+                for (sum, v) in mixed.iter_mut().zip(row(&self.v, kv_head, *key)) {
+                    *sum += weight / total * v;
+                }
+            }
+            mixed
+        }
     }
-    mlx::slice_update(&ring, &mlx::slice(new, 2, start + head, length)?, 2, 0)
+
+    fn left(x: &Array, format: Format) -> Array {
+        Quantized::of(x, format).unwrap().dequantize(None).unwrap()
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum How {
+        Kernel,
+        Where,
+        Parts,
+    }
+
+    fn check(window: Option<i32>, plan: CachePlan, pieces: &[usize], how: How, with_sinks: bool) {
+        let normal = |heads: usize| {
+            let shape = [1, heads as i32, LENGTH as i32, DIMS as i32];
+            random::normal::<f32>(&shape, None, None, None).unwrap()
+        };
+        let (q, k, v) = (normal(HEADS), normal(KV_HEADS), normal(KV_HEADS));
+        let sinks =
+            with_sinks.then(|| random::normal::<f32>(&[HEADS as i32], None, None, None).unwrap());
+        let mut kv = Kv::new(window, &plan);
+        let (slots, keep) = kv.ring.map_or((i32::MAX, 0), |ring| (ring.slots, ring.keep));
+        let scores = Scores { scale: 0.3, sinks: sinks.clone() };
+        let values = |x: &Array| mlx::to_vec::<f32>(x).unwrap();
+        let mut naive = Naive {
+            q: values(&q),
+            k: values(&k),
+            v: values(&v),
+            sinks: sinks.as_ref().map(values),
+        };
+        let (mut at, mut pieces) = (0, pieces.iter().copied().cycle());
+        let predicate = |query: i32, key: i32| (query + key) % 3 != 1 || query == key;
+        while at < LENGTH {
+            let length = pieces.next().unwrap().min(LENGTH - at);
+            let end = at + length;
+            kv.reserve(end.next_multiple_of(16) as i32).unwrap();
+            let cut = |x: &Array| mlx::slice(x, 2, at as i32, end as i32).unwrap();
+            let step = match (at, length) {
+                (1.., 1) => Step::decode(Array::from_slice(&[at as i32], &[1])),
+                _ => Step::prefill(at as i32, length as i32),
+            };
+            let seen = kv.update(cut(&k), cut(&v), &step).unwrap();
+            let q = cut(&q);
+            let y = match how {
+                How::Kernel => seen.attend(&q, &scores, &step).unwrap(),
+                How::Where => seen
+                    .attend_where(&q, &scores, &step, |queries, keys| {
+                        let third = queries.add(keys)?.remainder(Array::from_int(3))?;
+                        let own = queries.eq(keys)?;
+                        Ok(third.ne(Array::from_int(1))?.logical_or(own)?)
+                    })
+                    .unwrap(),
+                How::Parts => {
+                    let (keys, values, mask) = seen.parts(&step).unwrap();
+                    let mask = Some(Mask::Array(&mask));
+                    let sinks = sinks.as_ref();
+                    scaled_dot_product_attention(&q, keys, values, 0.3, mask, sinks).unwrap()
+                }
+            };
+            let found = values(&y);
+            for head in 0..HEADS {
+                for query in at..end {
+                    let sees = |key: usize| {
+                        let (query, key) = (query as i32, key as i32);
+                        let near = key < keep || query - key < slots - keep;
+                        near && (how != How::Where || predicate(query, key))
+                    };
+                    let expected = naive.attend(head, query, sees);
+                    let start = (head * length + query - at) * DIMS;
+                    let found = &found[start..start + DIMS];
+                    let distance = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+                    let distance = distance.fold(0.0, f32::max);
+                    assert!(
+                        distance < 1e-5,
+                        "{distance} at {query}, head {head}, {how:?} with {window:?} and {plan:?}"
+                    );
+                }
+            }
+            at = end;
+            if plan.quantization.is_some_and(|q| at >= q.from as usize) && !kv.is_quantized() {
+                let format = kv.format.unwrap();
+                kv.quantize().unwrap();
+                naive.k = values(&left(&k, format));
+                naive.v = values(&left(&v, format));
+            }
+        }
+    }
+
+    #[test]
+    fn rings_and_quantization_see_what_their_definition_says() {
+        random::seed(1).unwrap();
+        let quantized = |bits, from| Some(CacheQuantization::new(bits, 32, from).unwrap());
+        let bound = |positions, keep| Some(Bound::new(positions, keep).unwrap());
+        for window in [None, Some(1), Some(8)] {
+            for quantization in [None, quantized(4, 0), quantized(8, 11)] {
+                for bound in [None, bound(12, 4), bound(6, 0), bound(5, 4)] {
+                    let mut plan = CachePlan::new(0);
+                    (plan.quantization, plan.bound) = (quantization, bound);
+                    for pieces in [&[1][..], &[7, 1, 1, 1, 1, 1, 5], &[20, 3, 1], &[3, 9, 2]] {
+                        check(window, plan, pieces, How::Kernel, false);
+                    }
+                    check(window, plan, &[7, 1, 1, 6, 1], How::Kernel, true);
+                    check(window, plan, &[7, 1, 1, 6, 1], How::Where, false);
+                    check(window, plan, &[2, 1, 1, 9, 1], How::Where, true);
+                    check(window, plan, &[7, 1, 1, 6, 1], How::Parts, false);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_must_divide_heads() {
+        let mut plan = CachePlan::new(4);
+        plan.quantization = Some(CacheQuantization::new(4, 64, 0).unwrap());
+        let entries = ops::zeros::<f32>(&[1, 1, 1, 96]).unwrap();
+        let mut kv = Kv::new(None, &plan);
+        let updated = kv.update(entries.clone(), entries, &Step::prefill(0, 1));
+        assert!(matches!(updated.err(), Some(Error::Option { option: "cache group size", .. })));
+    }
 }

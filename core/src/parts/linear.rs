@@ -3,7 +3,7 @@
 
 use crate::{
     error::Result,
-    mlx::{self, Quantized},
+    mlx::{self, Format, Quantized},
 };
 use mlx_rs::{Array, Dtype, ops};
 
@@ -16,6 +16,14 @@ pub enum Matrix {
 }
 
 impl Matrix {
+    /// How it is quantized, if it is.
+    pub(crate) fn format(&self) -> Option<Format> {
+        match self {
+            Matrix::Dense(_) => None,
+            Matrix::Quantized(matrix) => Some(matrix.format),
+        }
+    }
+
     /// The rows, which are outputs, from `start` to `stop` of each of `groups`.
     pub(crate) fn rows(&self, groups: i32, start: i32, stop: i32) -> Result<Self> {
         self.map(|a| cut(a, a.ndim() - 2, groups, start, stop))
@@ -25,12 +33,7 @@ impl Matrix {
     pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
         Ok(match self {
             Matrix::Dense(weight) => Matrix::Dense(change(weight)?),
-            Matrix::Quantized(m) => Matrix::Quantized(Quantized {
-                weight: change(&m.weight)?,
-                scales: change(&m.scales)?,
-                biases: m.biases.as_ref().map(&change).transpose()?,
-                format: m.format,
-            }),
+            Matrix::Quantized(matrix) => Matrix::Quantized(matrix.map(change)?),
         })
     }
 

@@ -1,16 +1,12 @@
 //! Mamba 2: a state space model with one decay a head, computed as attention within chunks
 //! (SSD, [Dao and Gu 2024](https://arxiv.org/abs/2405.21060)). Follows `ssm` of mlx-lm.
 
-use super::{
-    conv::{CausalConv, Tail},
-    ffn::swiglu,
-    linear::Linear,
-    norm::Norm,
-};
+use super::{conv::CausalConv, ffn::swiglu, linear::Linear, norm::Norm};
 use crate::{
     error::Result,
-    layer::{CachePlan, Layer, State, Step},
+    layer::{CachePlan, Layer, Step},
     mlx,
+    state::Recurrent,
     weights::Scope,
 };
 use mlx_rs::{Array, Dtype, ops};
@@ -150,8 +146,15 @@ impl Mamba2 {
     }
 
     /// All tokens of a pass: `x` `[batch, length, heads, head_dim]`, `b` and `c`
-    /// `[batch, length, groups, state]`.
-    fn scan(&self, x: &Array, b: &Array, c: &Array, dt: &Array, ssm: &mut Ssm) -> Result<Array> {
+    /// `[batch, length, groups, state]`; the memory is `[batch, heads, head_dim, state]`.
+    fn scan(
+        &self,
+        x: &Array,
+        b: &Array,
+        c: &Array,
+        dt: &Array,
+        ssm: &mut Recurrent,
+    ) -> Result<Array> {
         let dt = self.dt(dt)?;
         let length = x.dim(1);
         let skip = x.multiply(self.d.reshape(&[1, 1, -1, 1])?)?;
@@ -174,13 +177,14 @@ impl Mamba2 {
 }
 
 impl Layer for Mamba2 {
-    type State = (Tail, Ssm);
+    /// Of the convolution, and of the state space model.
+    type State = (Recurrent, Recurrent);
 
-    fn state(&self, plan: &CachePlan) -> (Tail, Ssm) {
-        (Tail::new(plan), Ssm::default())
+    fn state(&self, _: &CachePlan) -> Self::State {
+        Self::State::default()
     }
 
-    fn forward(&self, x: &Array, (tail, ssm): &mut (Tail, Ssm), _: &Step) -> Result<Array> {
+    fn forward(&self, x: &Array, (tail, ssm): &mut Self::State, _: &Step) -> Result<Array> {
         let s = self.sizes;
         let (batch, length) = (x.dim(0), x.dim(1));
         let (inner, shared) = (s.heads * s.head_dim, s.groups * s.state);
@@ -196,24 +200,5 @@ impl Layer for Mamba2 {
         let c = parts[2].reshape(&[batch, length, s.groups, s.state])?;
         let y = self.scan(&x, &b, &c, dt, ssm)?.reshape(&[batch, length, inner])?;
         self.output.forward(&self.norm.forward(&swiglu(gate, &y)?)?)
-    }
-}
-
-/// The state of a state space model, `[batch, heads, head_dim, state]`.
-#[derive(Clone, Default)]
-pub struct Ssm(Option<Array>);
-
-impl State for Ssm {
-    fn arrays(&mut self) -> Vec<&mut Array> {
-        self.0.iter_mut().collect()
-    }
-    fn reserve(&mut self, _: i32) -> Result<()> {
-        Ok(())
-    }
-    fn rewinds(&self, from: i32, to: i32) -> bool {
-        from == to
-    }
-    fn snapshot(&self) -> Box<dyn State> {
-        Box::new(self.clone())
     }
 }

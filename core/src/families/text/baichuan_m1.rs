@@ -99,10 +99,10 @@ impl ConvAttention {
 }
 
 impl Layer for ConvAttention {
-    type State = (Kv, (Tail, Tail));
+    type State = (Kv, (Recurrent, Recurrent));
 
     fn state(&self, plan: &CachePlan) -> Self::State {
-        (Kv::new(self.window, plan), (Tail::new(plan), Tail::new(plan)))
+        (Kv::new(self.window, plan), Default::default())
     }
 
     fn forward(&self, x: &Array, state: &mut Self::State, step: &Step) -> Result<Array> {

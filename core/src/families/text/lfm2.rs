@@ -99,13 +99,13 @@ impl ShortConv {
 }
 
 impl Layer for ShortConv {
-    type State = Tail;
+    type State = Recurrent;
 
-    fn state(&self, plan: &CachePlan) -> Tail {
-        Tail::new(plan)
+    fn state(&self, _: &CachePlan) -> Recurrent {
+        Recurrent::default()
     }
 
-    fn forward(&self, x: &Array, tail: &mut Tail, _: &Step) -> Result<Array> {
+    fn forward(&self, x: &Array, tail: &mut Recurrent, _: &Step) -> Result<Array> {
         let parts = ops::split_equal(&self.input.forward(x)?, 3, -1)?;
         let (b, c, x) = (&parts[0], &parts[1], &parts[2]);
         self.output.forward(&c.multiply(self.conv.forward(&b.multiply(x)?, tail)?)?)

@@ -14,15 +14,32 @@ pub const FAMILY: Family = Family { model_types: &["ministral3"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    rope_parameters: RopeParameters,
+    rope_parameters: Growth,
 }
 
-#[derive(Deserialize)]
-struct RopeParameters {
+/// How queries grow with their positions.
+#[derive(Clone, Copy, Deserialize)]
+pub struct Growth {
     #[serde(rename = "llama_4_scaling_beta")]
     beta: f32,
     #[serde(deserialize_with = "config::positive")]
     original_max_position_embeddings: f32,
+}
+
+impl Growth {
+    pub fn read(config: &Json) -> Result<Self> {
+        Ok(config::read::<Config>(config)?.rope_parameters)
+    }
+
+    /// `1 + beta · ln(1 + ⌊position / context⌋)`, `[length, 1]`.
+    pub fn factor(&self, step: &Step) -> Result<Array> {
+        let one = Array::from_f32(1.0);
+        let context = Array::from_f32(self.original_max_position_embeddings);
+        let positions = ops::arange::<_, i32>(0, step.length, None)?.add(&step.position)?;
+        let steps = positions.divide(context)?.floor()?;
+        let growth = steps.add(&one)?.log()?.multiply(Array::from_f32(self.beta))?;
+        Ok(growth.add(one)?.expand_dims(-1)?)
+    }
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -30,7 +47,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (c, growth) = (Text::read(config)?, Growth::read(config)?);
     let rope = Rope::of(&c)?;
     Decoder::stack(w, &c, |i, w| {
         let attention = GrowingQueries {
@@ -39,7 +56,7 @@ pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
             scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
             window: c.window(i)?,
             heads: (c.num_attention_heads, c.kv_heads()),
-            growth: (e.rope_parameters.beta, e.rope_parameters.original_max_position_embeddings),
+            growth,
         };
         pre_norm(w, &c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?)
     })
@@ -52,20 +69,7 @@ struct GrowingQueries {
     window: Option<i32>,
     /// Of queries, and of keys and values.
     heads: (i32, i32),
-    /// How fast they grow, and after how many positions.
-    growth: (f32, f32),
-}
-
-impl GrowingQueries {
-    /// `1 + beta · ln(1 + ⌊position / context⌋)`, `[length, 1]`.
-    fn scale(&self, step: &Step) -> Result<Array> {
-        let (beta, context) = self.growth;
-        let one = Array::from_f32(1.0);
-        let positions = ops::arange::<_, i32>(0, step.length, None)?.add(&step.position)?;
-        let steps = positions.divide(Array::from_f32(context))?.floor()?;
-        let growth = steps.add(&one)?.log()?.multiply(Array::from_f32(beta))?;
-        Ok(growth.add(one)?.expand_dims(-1)?)
-    }
+    growth: Growth,
 }
 
 impl Layer for GrowingQueries {
@@ -80,7 +84,7 @@ impl Layer for GrowingQueries {
         let split = |projection: &Linear, heads| split_heads(&projection.forward(x)?, heads);
         let q = self.rope.forward(&split(q, heads)?, step)?;
         let k = self.rope.forward(&split(k, kv_heads)?, step)?;
-        let q = q.multiply(self.scale(step)?.as_dtype(x.dtype())?)?;
+        let q = q.multiply(self.growth.factor(step)?.as_dtype(x.dtype())?)?;
         let seen = kv.attend(&q, k, split(v, kv_heads)?, &self.scores, step)?;
         output.forward(&join_heads(&seen)?)
     }

@@ -1,7 +1,7 @@
-//! Mistral Small 3.1 and Ministral 3: Llama or Ministral 3 in a wrapper, whose vision tower is left
-//! out. Follows `mistral3` of mlx-lm.
+//! Mistral Small 3.1, Ministral 3 and Mistral 4: the text model in a wrapper, whose vision tower is
+//! left out. Follows `mistral3` of mlx-lm.
 
-use super::{llama, ministral3};
+use super::{llama, ministral3, mistral4};
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mistral3"], build };
@@ -16,6 +16,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let kind = text.get("model_type").filter(|kind| !kind.is_null());
     match kind.map(Json::as_str) {
         Some(Some("ministral3")) => Ok(Box::new(ministral3::decoder(text, w)?)),
+        Some(Some("mistral4")) => Ok(Box::new(mistral4::decoder(text, w)?)),
         // The checkpoint says whether the head is the embedding where the config does not.
         None | Some(Some("mistral" | "llama")) => {
             Ok(Box::new(llama::decoder(w, &Text::read(text)?)?))

@@ -1,0 +1,145 @@
+//! DeepSeek V3 and R1, Kimi K2: latent attention that remembers latents; after a few dense layers,
+//! routed experts beside a shared one. Follows `deepseek_v3` of mlx-lm, and DeepSeek's own code, as
+//! transformers has it, for `rope_interleave` and `rope_parameters`.
+
+use super::glm4_moe;
+use crate::prelude::*;
+
+pub const FAMILY: Family =
+    Family { model_types: &["deepseek_v3", "kimi_k2", "joyai_llm_flash"], build };
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    Ok(Box::new(decoder(config, w)?))
+}
+
+pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
+    let config = &config::with_defaults(config, json!({
+        "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
+        "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
+        "norm_topk_prob": true, "routed_scaling_factor": 1.0, "num_experts_per_tok": 1,
+        "tie_word_embeddings": false,
+    }));
+    let c = Config::read(config)?;
+    let rope = c.latent.rope(&c.text)?;
+    // The norms of low ranks have an epsilon of their own.
+    let attention = |_, w: &Scope| Mla::read(w, &c.text, &c.latent, 1e-6, rope.clone());
+    c.decoder(w, attention, |w| router(w, &c.text, config))
+}
+
+/// The fields that DeepSeek's models and their relatives share.
+pub struct Config {
+    pub text: Text,
+    pub latent: LatentSizes,
+    pub sparsity: Sparsity,
+}
+
+/// Which layers have experts, and how large these are.
+#[derive(Deserialize)]
+pub struct Sparsity {
+    #[serde(default, deserialize_with = "config::optional_size")]
+    n_routed_experts: Option<i32>,
+    #[serde(default, deserialize_with = "config::count")]
+    n_shared_experts: i32,
+    #[serde(deserialize_with = "config::size")]
+    moe_intermediate_size: i32,
+    #[serde(default, deserialize_with = "config::count")]
+    first_k_dense_replace: i32,
+    #[serde(default, deserialize_with = "config::optional_size")]
+    moe_layer_freq: Option<i32>,
+    mlp_layer_types: Option<Vec<String>>,
+}
+
+impl Config {
+    pub fn read(config: &Json) -> Result<Self> {
+        let text = Text::read(config)?;
+        let latent = LatentSizes::read(config, text.num_attention_heads)?;
+        let sparsity: Sparsity = config::read(config)?;
+        if let Some(kinds) = &sparsity.mlp_layer_types {
+            let (entries, layers) = (kinds.len(), text.num_hidden_layers);
+            if entries != layers as usize {
+                let reason = format!("{entries} entries for {layers} layers");
+                return Err(Error::config("mlp_layer_types", reason));
+            }
+            if let Some(kind) = kinds.iter().find(|kind| !["dense", "sparse"].contains(&&***kind)) {
+                let reason = format!("`{kind}` is neither dense nor sparse");
+                return Err(Error::config("mlp_layer_types", reason));
+            }
+        }
+        Ok(Config { text, latent, sparsity })
+    }
+
+    /// The usual stack, with `attention` in every layer, told which, and `router` where there are
+    /// experts.
+    pub fn decoder<A: Layer + 'static, R: Router + 'static>(
+        &self,
+        w: &Scope,
+        attention: impl Fn(i32, &Scope) -> Result<A>,
+        router: impl Fn(&Scope) -> Result<R>,
+    ) -> Result<Decoder> {
+        let Config { text: c, sparsity: s, .. } = self;
+        ignore_predictions(w, c);
+        Decoder::stack(w, c, |i, w| {
+            let (attention, mlp) = (attention(i, &w.at("self_attn"))?, w.at("mlp"));
+            let Some(count) = s.n_routed_experts.filter(|_| s.has_experts(i)) else {
+                return pre_norm(w, c, attention, Mlp::read(&mlp, GATE_UP_DOWN, c, swiglu)?);
+            };
+            let (inner, shared) = (s.moe_intermediate_size, s.n_shared_experts);
+            let moe = Moe::new(router(&mlp)?, experts(&mlp, [count, c.hidden_size, inner])?);
+            pre_norm(w, c, attention, glm4_moe::beside_shared(&mlp, c, moe, [inner, shared])?)
+        })
+    }
+}
+
+impl Sparsity {
+    fn has_experts(&self, layer: i32) -> bool {
+        match &self.mlp_layer_types {
+            Some(kinds) => kinds[layer as usize] == "sparse",
+            None => {
+                layer >= self.first_k_dense_replace && layer % self.moe_layer_freq.unwrap_or(1) == 0
+            }
+        }
+    }
+}
+
+/// The config as those read it whose `rope_parameters` go before fields outside of it.
+pub fn nested_rope(config: &Json, default_theta: f32) -> Json {
+    let mut config = config.clone();
+    let nested = config.get("rope_parameters").and_then(Json::as_object);
+    if let Some(theta) = nested.map(|nested| nested.get("rope_theta").cloned())
+        && let Some(fields) = config.as_object_mut()
+    {
+        fields.remove("rope_scaling");
+        fields.insert("rope_theta".into(), theta.unwrap_or(default_theta.into()));
+    }
+    config
+}
+
+/// Layers after the last predict further tokens: nobody needs them but a drafter.
+pub fn ignore_predictions(w: &Scope, c: &Text) {
+    let layers = crate::decoder::body(w).0.at("layers");
+    for layer in (c.num_hidden_layers..).take_while(|layer| layers.has_below(&layer.to_string())) {
+        layers.ignore(&layer.to_string());
+    }
+}
+
+/// `count` experts that map `width` to `inner`; transformers 5 stores gate and up as one tensor.
+fn experts(w: &Scope, sizes: [i32; 3]) -> Result<GatedExperts> {
+    if w.has("experts.gate_up_proj") {
+        return GatedExperts::read_fused(&w.at("experts"), ["gate_up_proj", "down_proj"], sizes, swiglu);
+    }
+    glm4_moe::stacked(w, sizes)
+}
+
+pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {
+    for (field, only) in [("topk_method", "noaux_tc"), ("scoring_func", "sigmoid")] {
+        let value = config.get(field).filter(|value| !value.is_null());
+        if let Some(value) = value.filter(|value| *value != only) {
+            return Err(Error::config(field, format!("{value} is not supported, only {only} is")));
+        }
+    }
+    let routing: LossFreeRouting = config::read(config)?;
+    let logits = w.linear("gate", c.hidden_size, routing.n_routed_experts)?;
+    let correction = &[routing.n_routed_experts];
+    let correction = w.at("gate").tensor("e_score_correction_bias", correction)?;
+    LossFreeRouter::new(logits, Some(correction), &routing)
+}

@@ -1,0 +1,15 @@
+//! Kimi K2.5: DeepSeek V3 in a wrapper, whose vision tower is left out. Follows `kimi_k25` of mlx-lm.
+
+use super::deepseek_v3;
+use crate::prelude::*;
+
+pub const FAMILY: Family = Family { model_types: &["kimi_k25"], build };
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let text = config.get("text_config").filter(|text| text.is_object());
+    let text = text.ok_or_else(|| Error::config("text_config", "missing, or not an object"))?;
+    for part in ["vision_tower", "vision_model", "multi_modal_projector", "mm_projector"] {
+        w.ignore(part);
+    }
+    Ok(Box::new(deepseek_v3::decoder(text, w)?))
+}

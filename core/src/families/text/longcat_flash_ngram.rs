@@ -1,0 +1,145 @@
+//! LongCat Flash Lite: LongCat Flash whose embeddings know the tokens before, through tables of
+//! hashed n-grams. Follows `longcat_flash_ngram` of mlx-lm.
+
+use super::longcat_flash;
+use crate::{
+    model::{Cache, Embedded},
+    prelude::*,
+};
+use mlx_rs::Dtype;
+use std::any::Any;
+
+pub const FAMILY: Family = Family { model_types: &["longcat_flash_ngram"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    ngram_vocab_size_ratio: i32,
+    /// The longest n-gram, in tokens.
+    #[serde(deserialize_with = "config::size")]
+    emb_neighbor_num: i32,
+    /// Tables for each length.
+    #[serde(deserialize_with = "config::size")]
+    emb_split_num: i32,
+}
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "ngram_vocab_size_ratio": 78, "emb_neighbor_num": 4, "emb_split_num": 4,
+    }));
+    let (c, e): (_, Config) = (longcat_flash::Config::read(config)?, config::read(config)?);
+    let (text, body) = (&c.text, w.at("model"));
+    // It predicts further tokens, which nobody needs but a drafter.
+    body.ignore("mtp");
+    let words = if body.has_below("embed_tokens") {
+        body.ignore("ngram_embeddings.word_embeddings");
+        "embed_tokens"
+    } else {
+        "ngram_embeddings.word_embeddings"
+    };
+    let grams = Grams::read(&body.at("ngram_embeddings"), text, &e)?;
+    let head = Head::read(w, text.tie_word_embeddings, text.hidden_size, text.vocab_size)?;
+    let decoder = Decoder::named(&body, [words, "layers", "norm"], text, head, |_, w| c.block(w))?;
+    Ok(Box::new(NgramDecoder { decoder, grams }))
+}
+
+struct NgramDecoder {
+    decoder: Decoder,
+    grams: Grams,
+}
+
+impl LanguageModel for NgramDecoder {
+    fn vocabulary(&self) -> u32 {
+        self.decoder.vocabulary()
+    }
+
+    fn cache(&self, plan: &CachePlan) -> Cache {
+        let mut cache = self.decoder.cache(plan);
+        cache.states.push(Box::new(Recurrent::default()));
+        cache
+    }
+
+    fn embed(&self, ids: &Array) -> Result<Embedded> {
+        self.decoder.embed(ids)
+    }
+
+    fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
+        let last = cache.states.last_mut().expect("the last state is that of the tokens before");
+        let past = (&mut **last as &mut dyn Any).downcast_mut();
+        let past = past.expect("a state stays with the model that made it");
+        let hidden = self.grams.add_to(x, past)?;
+        self.decoder.forward(&Embedded { ids: x.ids.clone(), hidden }, cache, step)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        self.decoder.logits(hidden)
+    }
+}
+
+struct Grams {
+    tables: Vec<Gram>,
+    /// How many tokens before its own the longest n-gram has.
+    before: i32,
+}
+
+/// One table of hashed n-grams.
+struct Gram {
+    table: Embedding,
+    projection: Linear,
+    /// Factors of the tokens before, the nearest first.
+    factors: Vec<Array>,
+    size: Array,
+}
+
+impl Grams {
+    fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
+        let smallest = config::product("ngram_vocab_size_ratio", [e.ngram_vocab_size_ratio, c.vocab_size])?;
+        let (splits, before) = (e.emb_split_num, e.emb_neighbor_num - 1);
+        let count = config::product("emb_split_num", [splits, before])?;
+        if count == 0 || c.hidden_size < count {
+            let reason = format!("{} elements are not {count} embeddings", c.hidden_size);
+            return Err(Error::config("emb_split_num", reason));
+        }
+        let width = c.hidden_size / count;
+        let long = |n: i64| Array::from_slice(&[n], &[1]);
+        let gram = |i: i32| {
+            let rows = smallest + 2 * i + 1;
+            let (size, vocabulary) = (i64::from(rows), i64::from(c.vocab_size));
+            let powers = std::iter::successors(Some(vocabulary % size), |power| {
+                Some(power * vocabulary % size)
+            });
+            Ok(Gram {
+                table: w.at("embedders").embedding(&i.to_string(), rows, width)?,
+                projection: w.at("post_projs").linear(&i.to_string(), width, c.hidden_size)?,
+                factors: powers.take((i / splits + 1) as usize).map(long).collect(),
+                size: long(size),
+            })
+        };
+        Ok(Grams { tables: (0..count).map(gram).collect::<Result<_>>()?, before })
+    }
+
+    /// The mean of the tokens' embeddings and those of the n-grams that end with them; before the
+    /// first token stands the token 0.
+    fn add_to(&self, x: &Embedded, past: &mut Recurrent) -> Result<Array> {
+        let ids = x.ids.as_dtype(Dtype::Int64)?;
+        let (length, before) = (ids.dim(1), self.before);
+        let earlier = match past.0.take() {
+            Some(earlier) => earlier,
+            None => ops::zeros_dtype(&[ids.dim(0), before], Dtype::Int64)?,
+        };
+        let context = ops::concatenate(&[&earlier, &ids], 1)?;
+        past.0 = Some(mlx::slice(&context, 1, length, length + before)?);
+        let mut hidden = x.hidden.clone();
+        for Gram { table, projection, factors, size } in &self.tables {
+            let mut key = ids.clone();
+            for (ago, factor) in (1..).zip(factors) {
+                let token = mlx::slice(&context, 1, before - ago, before - ago + length)?;
+                key = key.add(token.multiply(factor)?)?;
+            }
+            let row = table.lookup(&key.remainder(size)?)?;
+            hidden = hidden.add(projection.forward(&row)?)?;
+        }
+        let count = mlx::scalar((1 + self.tables.len()) as f32, hidden.dtype())?;
+        Ok(hidden.divide(count)?)
+    }
+}

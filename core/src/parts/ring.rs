@@ -1,0 +1,53 @@
+//! Where the positions of a sequence stand in a buffer that does not grow with it.
+
+use crate::{error::Result, mlx};
+use mlx_rs::Array;
+
+/// Slots of which the first `keep` hold the first positions for good and the others the latest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Ring {
+    pub slots: i32,
+    pub keep: i32,
+}
+
+impl Ring {
+    /// How many slots are written again and again.
+    pub fn turning(self) -> i32 {
+        self.slots - self.keep
+    }
+
+    fn slot(self, position: i32) -> i32 {
+        if position < self.slots {
+            return position;
+        }
+        self.keep + (position - self.keep) % self.turning()
+    }
+
+    /// What the first query at `offset` sees of the positions before it, in order.
+    pub fn before(self, buffer: &Array, offset: i32) -> Result<Vec<Array>> {
+        let cut = |from, to| mlx::slice(buffer, 2, from, to);
+        if offset < self.slots {
+            return Ok(vec![cut(0, offset)?]);
+        }
+        let next = self.slot(offset);
+        Ok(vec![cut(0, self.keep)?, cut(next + 1, self.slots)?, cut(self.keep, next)?])
+    }
+
+    /// `buffer` with the entries of the positions from `start` on in their slots.
+    pub fn write(self, buffer: &Array, new: &Array, start: i32) -> Result<Array> {
+        let end = start + new.dim(2);
+        let (mut buffer, mut at) = (buffer.clone(), start);
+        while at < end {
+            // What the same pass overwrites is not written.
+            if at >= self.keep {
+                at = at.max(end - self.turning());
+            }
+            let slot = self.slot(at);
+            let border = if at < self.keep { self.keep } else { self.slots };
+            let run = mlx::slice(new, 2, at - start, end.min(at + border - slot) - start)?;
+            buffer = mlx::slice_update(&buffer, &run, 2, slot)?;
+            at += run.dim(2);
+        }
+        Ok(buffer)
+    }
+}
