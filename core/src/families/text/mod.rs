@@ -48,6 +48,7 @@ crate::families::families! {
     lfm2,
     lille_130m,
     llama,
+    llama4,
     llama4_text,
     longcat_flash,
     longcat_flash_ngram,
