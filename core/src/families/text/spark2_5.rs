@@ -1,7 +1,10 @@
 //! Spark 2.5: three sliding layers for each full one, with their own rotary embeddings, and a gate
 //! on what each head gathers. Follows `spark2_5` of mlx-lm.
 
-use crate::{parts::kv::Kv, prelude::*};
+use crate::{
+    parts::gated_attention::{GatedAttention, single_sigmoid},
+    prelude::*,
+};
 use std::collections::HashMap;
 
 pub const FAMILY: Family = Family { model_types: &["spark2_5"], build };
@@ -37,7 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let block = |i: i32| {
         let w = body.at("layers").at(i);
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu)?;
-        pre_norm(&w, &c, Gated::read(&w.at("self_attn"), &c, &e, i)?, mlp)
+        pre_norm(&w, &c, attention(&w.at("self_attn"), &c, &e, i)?, mlp)
     };
     // Some conversions rename the table.
     let table = if body.has_below("embed_tokens") { "embed_tokens" } else { "embedding" };
@@ -50,51 +53,24 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }))
 }
 
-/// Attention with a gate on each head.
-struct Gated {
-    attention: Attention,
-    gate: Linear,
-    heads: i32,
-}
-
-impl Gated {
-    fn read(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Self> {
-        let (width, heads, dims) = (c.hidden_size, c.num_attention_heads, c.head_dim());
-        let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
-        if c.attention_bias {
-            w.at("q_k_v_proj").require("bias")?;
-        }
-        let [q, k, v] = w.fused("q_k_v_proj", width, [heads, c.kv_heads(), c.kv_heads()].map(|n| n * dims))?;
-        let output = read(w, "out_proj", heads * dims, width)?;
-        let window = c.window(i)?;
-        let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
-        let Some(parameters) = e.rope_parameters.get(kind) else {
-            return Err(Error::config(format!("rope_parameters.{kind}"), "missing"));
-        };
-        let rotated = f64::from(dims) * parameters.partial_rotary_factor.unwrap_or(1.0).min(1.0);
-        let base = parameters.rope_theta.unwrap_or(10_000.0);
-        let context = c.max_position_embeddings;
-        let rope = Rope::scaled(rotated as i32, base, false, Some(parameters), context)?;
-        Ok(Gated {
-            attention: Attention::new([q, k, v, output], c, rope).window(window),
-            gate: read(w, "g_proj", width, heads)?,
-            heads,
-        })
+fn attention(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<GatedAttention> {
+    let (width, heads, dims) = (c.hidden_size, c.num_attention_heads, c.head_dim());
+    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    if c.attention_bias {
+        w.at("q_k_v_proj").require("bias")?;
     }
-}
-
-impl Layer for Gated {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        self.attention.state(plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let gathered = self.attention.gather(x, kv, step)?;
-        let heads = gathered.reshape(&[x.dim(0), x.dim(1), self.heads, -1])?;
-        let gate = self.gate.forward(x)?.as_dtype(mlx_rs::Dtype::Float32)?;
-        let gate = ops::sigmoid(gate)?.as_dtype(heads.dtype())?.expand_dims(-1)?;
-        self.attention.project(&heads.multiply(gate)?.reshape(gathered.shape())?)
-    }
+    let [q, k, v] =
+        w.fused("q_k_v_proj", width, [heads, c.kv_heads(), c.kv_heads()].map(|n| n * dims))?;
+    let output = read(w, "out_proj", heads * dims, width)?;
+    let window = c.window(i)?;
+    let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
+    let Some(parameters) = e.rope_parameters.get(kind) else {
+        return Err(Error::config(format!("rope_parameters.{kind}"), "missing"));
+    };
+    let rotated = f64::from(dims) * parameters.partial_rotary_factor.unwrap_or(1.0).min(1.0);
+    let base = parameters.rope_theta.unwrap_or(10_000.0);
+    let context = c.max_position_embeddings;
+    let rope = Rope::scaled(rotated as i32, base, false, Some(parameters), context)?;
+    let attention = Attention::new([q, k, v, output], c, rope).window(window);
+    Ok(GatedAttention::new(attention, (read(w, "g_proj", width, heads)?, heads), single_sigmoid))
 }
