@@ -133,7 +133,7 @@ pub struct LossFreeRouter {
     correction: Option<Array>,
     c: LossFreeRouting,
     normalize: bool,
-    score: fn(&Array) -> Result<Array>,
+    score: Box<dyn Fn(&Array) -> Result<Array>>,
     top_k: TopK,
 }
 
@@ -154,7 +154,7 @@ impl LossFreeRouter {
             return Err(Error::config("topk_group", format!("there are only {groups} groups")));
         }
         let normalize = c.norm_topk_prob && c.num_experts_per_tok > 1;
-        let (c, score, top_k) = (c.clone(), sigmoid, first_top_k);
+        let (c, score, top_k) = (c.clone(), Box::new(sigmoid), first_top_k);
         Ok(LossFreeRouter { logits, correction, c, normalize, score, top_k })
     }
 
@@ -164,8 +164,8 @@ impl LossFreeRouter {
     }
 
     /// Scores experts by another function of the logits, to and from single precision.
-    pub fn scores(self, score: fn(&Array) -> Result<Array>) -> Self {
-        LossFreeRouter { score, ..self }
+    pub fn scores(self, score: impl Fn(&Array) -> Result<Array> + 'static) -> Self {
+        LossFreeRouter { score: Box::new(score), ..self }
     }
 
     /// Finds the largest scores in another way.

@@ -6,12 +6,10 @@ use super::{gemma3_text::without, glm4_moe, qwen3};
 use crate::{
     parts::{
         gated_attention::{GatedAttention, single_softplus, softplus},
-        moe::mix,
-        router::{self, check_choice, first_top_k},
+        router,
     },
     prelude::*,
 };
-use mlx_rs::{Dtype, ops::indexing::take_along_axis};
 use std::collections::HashMap;
 
 pub const FAMILY: Family = Family { model_types: &["laguna"], build };
@@ -27,13 +25,10 @@ struct Config {
     num_attention_heads_per_layer: Option<Vec<config::Size>>,
     mlp_layer_types: Option<Vec<String>>,
     #[serde(deserialize_with = "config::size")]
-    num_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
-    #[serde(deserialize_with = "config::size")]
     moe_intermediate_size: i32,
     #[serde(deserialize_with = "config::size")]
     shared_expert_intermediate_size: i32,
+    #[serde(deserialize_with = "config::positive")]
     moe_routed_scaling_factor: f32,
     moe_router_logit_softcapping: f32,
     moe_router_score_func: String,
@@ -55,12 +50,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "sliding_window": 512, "num_experts": 256, "num_experts_per_tok": 8,
         "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
         "moe_routed_scaling_factor": 1.0, "moe_router_logit_softcapping": 0.0,
-        "moe_router_score_func": "sigmoid",
+        "moe_router_score_func": "sigmoid", "norm_topk_prob": true, "routed_scaling_factor": 1.0,
     }));
     let e: Config = config::read(config)?;
     let c = Text::read(&without(config, &["rope_parameters", "attention_bias"]))?;
     let layers = c.num_hidden_layers;
-    check_choice("num_experts_per_tok", (e.num_experts, e.num_experts_per_tok))?;
+    let names = [("num_experts", "n_routed_experts")];
+    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
     for (field, entries) in [
         ("num_attention_heads_per_layer", e.num_attention_heads_per_layer.as_ref().map(Vec::len)),
         ("mlp_layer_types", e.mlp_layer_types.as_ref().map(Vec::len)),
@@ -86,7 +82,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             None => i > 0,
         };
         let ffn: Ffn = if sparse {
-            Box::new(Sparse::read(&mlp, &c, &e)?)
+            Box::new(Sparse::read(&mlp, &c, &e, &routing)?)
         } else {
             Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
         };
@@ -111,6 +107,26 @@ impl Config {
         inner.chain(self.attention_bias.then_some(QKVO[3]))
     }
 
+    /// From logits to scores.
+    fn scores(&self) -> Result<impl Fn(&Array) -> Result<Array> + 'static> {
+        let cap = self.moe_router_logit_softcapping;
+        let score = match &*self.moe_router_score_func {
+            "sigmoid" => router::sigmoid,
+            "sqrtsoftplus" => |x: &Array| Ok(softplus(x)?.sqrt()?),
+            other => {
+                let reason = format!("`{other}` is neither sigmoid nor sqrtsoftplus");
+                return Err(Error::config("moe_router_score_func", reason));
+            }
+        };
+        Ok(move |logits: &Array| {
+            if cap <= 0.0 {
+                return score(logits);
+            }
+            let cap = Array::from_f32(cap);
+            score(&ops::tanh(&logits.divide(&cap)?)?.multiply(cap)?)
+        })
+    }
+
     fn rope(&self, c: &Text, window: Option<i32>) -> Result<Rope> {
         let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
         let scaling = self.rope_parameters.as_ref().and_then(|kinds| kinds.get(kind)?.as_ref());
@@ -126,23 +142,18 @@ impl Config {
     }
 }
 
-/// Scaled experts beside one that all tokens share.
+/// Experts, all of them scaled, beside one that all tokens share.
 struct Sparse {
-    logits: Linear,
-    correction: Array,
-    k: i32,
-    softcap: f32,
-    score: fn(&Array) -> Result<Array>,
-    experts: GatedExperts,
+    experts: Moe,
     scale: f32,
     shared: Mlp,
 }
 
 impl Sparse {
-    fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        let (count, width) = (e.num_experts, c.hidden_size);
+    fn read(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result<Self> {
+        let (count, width) = (routing.n_routed_experts, c.hidden_size);
         let gate = w.at("gate");
-        // The published names are those of transformers.
+        // MLX's files have names of their own.
         let logits = if gate.has_below("proj") {
             gate.linear("proj", width, count)?
         } else {
@@ -150,27 +161,14 @@ impl Sparse {
         };
         let name = "e_score_correction_bias";
         let correction = if gate.has(name) { gate } else { w.at("experts") };
+        let correction = correction.tensor(name, &[count])?;
+        let router = LossFreeRouter::new(logits, Some(correction), routing)?.normalized();
+        let experts = glm4_moe::stacked(w, [count, width, e.moe_intermediate_size])?;
+        let inner = e.shared_expert_intermediate_size;
         Ok(Sparse {
-            logits,
-            correction: correction.tensor(name, &[count])?,
-            k: e.num_experts_per_tok,
-            softcap: e.moe_router_logit_softcapping,
-            score: match &*e.moe_router_score_func {
-                "sigmoid" => router::sigmoid,
-                "sqrtsoftplus" => |x| Ok(softplus(x)?.sqrt()?),
-                other => {
-                    let reason = format!("`{other}` is neither sigmoid nor sqrtsoftplus");
-                    return Err(Error::config("moe_router_score_func", reason));
-                }
-            },
-            experts: glm4_moe::stacked(w, [count, width, e.moe_intermediate_size])?,
+            experts: Moe::new(router.scores(e.scores()?), experts),
             scale: e.moe_routed_scaling_factor,
-            shared: Mlp::sized(
-                &w.at("shared_expert"),
-                c,
-                e.shared_expert_intermediate_size,
-                swiglu,
-            )?,
+            shared: Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?,
         })
     }
 }
@@ -181,16 +179,7 @@ impl Layer for Sparse {
     fn state(&self, _: &CachePlan) {}
 
     fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
-        let mut logits = self.logits.forward(x)?.as_dtype(Dtype::Float32)?;
-        if self.softcap > 0.0 {
-            let cap = Array::from_f32(self.softcap);
-            logits = ops::tanh(&logits.divide(&cap)?)?.multiply(cap)?;
-        }
-        let scores = (self.score)(&logits)?;
-        let ids = first_top_k(&scores.add(&self.correction)?, self.k)?;
-        let weights = take_along_axis(&scores, &ids, -1)?;
-        let weights = weights.divide(weights.sum_axis(-1, true)?)?;
-        let y = mix(&self.experts.forward(x, &ids)?, &weights)?;
+        let y = self.experts.forward(x, &mut (), step)?;
         let y = y.multiply(mlx::scalar(self.scale, y.dtype())?)?;
         Ok(y.add(self.shared.forward(x, &mut (), step)?)?)
     }

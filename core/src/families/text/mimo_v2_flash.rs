@@ -23,8 +23,9 @@ struct Config {
     n_shared_experts: i32,
     #[serde(deserialize_with = "config::size")]
     v_head_dim: i32,
-    #[serde(deserialize_with = "config::positive")]
-    partial_rotary_factor: f32,
+    #[serde(default, deserialize_with = "config::optional_positive")]
+    partial_rotary_factor: Option<f64>,
+    #[serde(default, deserialize_with = "config::optional_positive")]
     attention_value_scale: Option<f32>,
     add_swa_attention_sink_bias: bool,
     add_full_attention_sink_bias: bool,
@@ -89,11 +90,12 @@ struct Kind {
 impl Kind {
     fn read(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
         let names = &[names, &[("layernorm_epsilon", "rms_norm_eps")]].concat();
-        let text = Text::read_renamed(config, names)?;
-        let e: Config = config::read_renamed(config, names, config::read)?;
-        config::product("v_head_dim", [text.num_attention_heads, e.v_head_dim])?;
-        let share = f64::from(e.partial_rotary_factor);
-        Ok(Kind { rope: Rope::share(&text, Some(share), 1.0)?, text, config: e })
+        config::read_renamed(config, names, |config| {
+            let (text, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+            config::product("v_head_dim", [text.num_attention_heads, e.v_head_dim])?;
+            let rope = Rope::share(&text, e.partial_rotary_factor, 1.0)?;
+            Ok(Kind { text, config: e, rope })
+        })
     }
 
     fn attention(&self, w: &Scope, has_sinks: bool) -> Result<Mixer> {

@@ -60,6 +60,7 @@ crate::families::families! {
     minicpm,
     minicpm3,
     minimax,
+    minimax_m3_vl,
     ministral3,
     mistral3,
     mistral4,
