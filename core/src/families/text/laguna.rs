@@ -154,13 +154,14 @@ impl Sparse {
         let (count, width) = (routing.n_routed_experts, c.hidden_size);
         let gate = w.at("gate");
         // MLX's files have names of their own.
-        let logits = if gate.has_below("proj") {
-            gate.linear("proj", width, count)?
-        } else {
+        let logits = if gate.has("weight") {
             w.linear("gate", width, count)?
+        } else {
+            gate.linear("proj", width, count)?
         };
         let name = "e_score_correction_bias";
-        let correction = if gate.has(name) { gate } else { w.at("experts") };
+        let experts = w.at("experts");
+        let correction = if experts.has(name) { experts } else { gate };
         let correction = correction.tensor(name, &[count])?;
         let router = LossFreeRouter::new(logits, Some(correction), routing)?.normalized();
         let experts = glm4_moe::stacked(w, [count, width, e.moe_intermediate_size])?;

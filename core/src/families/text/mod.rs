@@ -66,6 +66,7 @@ crate::families::families! {
     mistral4,
     mixtral,
     muse_glimmer,
+    muse_spark,
     nanbeige,
     nanochat,
     nemotron,
