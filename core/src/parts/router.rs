@@ -124,6 +124,9 @@ pub struct LossFreeRouting {
     pub routed_scaling_factor: f32,
 }
 
+/// From logits to scores `[…, experts]`, both in single precision.
+type Score = Box<dyn Fn(&Array) -> Result<Array>>;
+
 /// A router that was balanced without an auxiliary loss
 /// ([Wang et al. 2024](https://arxiv.org/abs/2408.15664)): a bias that the weights do not see
 /// corrects which experts are chosen. They come from the best groups of experts, judged by the sum
@@ -133,7 +136,7 @@ pub struct LossFreeRouter {
     correction: Option<Array>,
     c: LossFreeRouting,
     normalize: bool,
-    score: Box<dyn Fn(&Array) -> Result<Array>>,
+    score: Score,
     top_k: TopK,
 }
 
