@@ -288,9 +288,12 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("kimi_k25", &["vocab_size", "model_type"]),
     ("lfm2", &["block_dim"]),
     ("lille_130m", &["block_size"]),
+    ("llama4", &["vocab_size", "model_type"]),
     ("llama", &["architectures", "hidden_act"]),
     ("mamba2", &["intermediate_size", "time_step_rank"]),
     ("minimax", &["scoring_func", "shared_intermediate_size"]),
+    ("minimax_m3_vl", &["vocab_size"]),
+    ("muse_spark", &["vocab_size"]),
     ("phimoe", &["short_factor", "short_mscale"]),
     ("mimo", &["num_nextn_predict_layers"]),
     ("minicpm3", &["short_factor"]),
@@ -328,10 +331,14 @@ const MAY_BE_ZERO: &[&str] = &[
     "moe_layer_end_index",
     "router_jitter_noise",
     "zero_expert_num",
+    "layernorm_epsilon",
+    "sparse_local_block",
 ];
 
 /// Fields that may be any number.
 const MAY_BE_NEGATIVE: &[&str] = &[
+    "attn_scale",
+    "swiglu_alpha",
     "mscale",
     "mscale_all_dim",
     "llama_4_scaling_beta",
@@ -341,6 +348,10 @@ const MAY_BE_NEGATIVE: &[&str] = &[
 
 /// Fields of which absurd values make numbers overflow.
 const OVERFLOW: &[&str] = &[
+    "attn_scale",
+    "moe_routed_scaling_factor",
+    "attention_value_scale",
+    "swiglu_alpha",
     "mup_width_multiplier",
     "rms_norm_eps",
     "rope_theta",
@@ -413,6 +424,19 @@ const TIED: &[(&str, &str)] = &[
     ("index_n_heads", "index_head_dim"),
     ("hidden_size", "emb_split_num"),
     ("emb_neighbor_num", "emb_split_num"),
+    ("num_hidden_layers", "layer_rope_theta"),
+    ("n_routed_experts", "num_experts_per_tok"),
+    ("n_routed_experts", "n_group"),
+    ("num_hidden_layers", "hybrid_layer_pattern"),
+    ("num_hidden_layers", "moe_layer_freq"),
+    ("num_hidden_layers", "num_attention_heads_per_layer"),
+    ("swa_num_attention_heads", "swa_head_dim"),
+    ("num_attention_heads", "num_attention_groups"),
+    ("moe_num_experts", "moe_top_k"),
+    ("num_attention_heads", "index_n_heads"),
+    ("sparse_num_index_heads", "index_n_heads"),
+    ("sparse_num_index_heads", "index_head_dim"),
+    ("sparse_index_dim", "head_dim"),
 ];
 
 /// Fields that are written as integers and need not be.
@@ -425,6 +449,7 @@ const FRACTIONS: &[&str] = &[
     "beta_fast",
     "beta_slow",
     "rope_freq_constant",
+    "floor_scale",
 ];
 
 /// The fields of an object and of the objects in it, as paths.
@@ -486,7 +511,9 @@ fn values(old: &Json, name: &str) -> Vec<(Kind, Option<Json>)> {
         // A sequence fills the fields of a struct, and an empty object its defaults.
         (Json::Object(_), Json::Object(_) | Json::Array(_)) => false,
         // One width for all layers, or one for each.
-        (Json::Array(_), Json::Number(_)) => name != "intermediate_size",
+        (Json::Array(_), Json::Number(_)) => !["intermediate_size", "rope_theta"].contains(&name),
+        // Configs have had both.
+        (Json::Bool(_), Json::Number(_)) => name != "attn_temperature_tuning",
         (Json::Null, _) => false,
         _ => true,
     });

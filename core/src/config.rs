@@ -263,12 +263,21 @@ impl Text {
             let reason = format!("{} entries for {} layers", kinds.len(), text.num_hidden_layers);
             return Err(Error::config("layer_types", reason));
         }
-        if text.num_attention_heads % text.kv_heads() != 0 {
-            let reason = format!("does not divide the {} query heads", text.num_attention_heads);
-            return Err(Error::config("num_key_value_heads", reason));
-        }
-        product("head_dim", [text.num_attention_heads, text.head_dim()])?;
+        text.check_heads("num_key_value_heads")?;
         Ok(text)
+    }
+
+    /// Checks that query heads share key heads evenly, of which `field` says how many there are.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field at fault.
+    pub fn check_heads(&self, field: &str) -> Result<()> {
+        if self.num_attention_heads % self.kv_heads() != 0 {
+            let reason = format!("does not divide the {} query heads", self.num_attention_heads);
+            return Err(Error::config(field, reason));
+        }
+        product("head_dim", [self.num_attention_heads, self.head_dim()])?;
+        Ok(())
     }
 
     /// As [`Text::read`], for configs that have other names for fields: `(theirs, ours)`.

@@ -34,7 +34,9 @@ impl<A: Layer<State = ()>, B: Layer<State = ()>> Layer for Sum<A, B> {
 pub const GATE_UP_DOWN: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
 /// What a gate does to the values: `(gate, up)` to their product.
-pub type Gate = fn(&Array, &Array) -> Result<Array>;
+pub trait Gate: Fn(&Array, &Array) -> Result<Array> + 'static {}
+
+impl<G: Fn(&Array, &Array) -> Result<Array> + 'static> Gate for G {}
 
 /// SwiGLU: `silu(gate) · up`.
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
@@ -119,7 +121,7 @@ pub struct Mlp {
     gate: Linear,
     up: Linear,
     down: Linear,
-    activation: Gate,
+    activation: Box<dyn Gate>,
 }
 
 impl Mlp {
@@ -127,7 +129,7 @@ impl Mlp {
     ///
     /// # Errors
     /// As [`Scope::linear`].
-    pub fn read(w: &Scope, names: [&str; 3], c: &Text, activation: Gate) -> Result<Self> {
+    pub fn read(w: &Scope, names: [&str; 3], c: &Text, activation: impl Gate) -> Result<Self> {
         let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let (width, inner) = (c.hidden_size, c.intermediate_size);
         let [gate, up, down] = names;
@@ -143,15 +145,15 @@ impl Mlp {
     ///
     /// # Errors
     /// As [`Scope::linear`].
-    pub fn sized(w: &Scope, c: &Text, inner: i32, activation: Gate) -> Result<Self> {
+    pub fn sized(w: &Scope, c: &Text, inner: i32, activation: impl Gate) -> Result<Self> {
         let mut sizes = c.clone();
         sizes.intermediate_size = inner;
         Self::read(w, GATE_UP_DOWN, &sizes, activation)
     }
 
     /// Composes gate, up and down, for checkpoints that store them in another way.
-    pub fn new([gate, up, down]: [Linear; 3], activation: Gate) -> Self {
-        Mlp { gate, up, down, activation }
+    pub fn new([gate, up, down]: [Linear; 3], activation: impl Gate) -> Self {
+        Mlp { gate, up, down, activation: Box::new(activation) }
     }
 }
 

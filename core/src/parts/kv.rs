@@ -250,6 +250,14 @@ impl Seen {
         })
     }
 
+    /// Which of the keys are the step's own, `[length]`.
+    pub fn own(&self, step: &Step) -> Result<Array> {
+        match self.past {
+            Some(past) => Ok(ops::arange::<_, i32>(past, past + step.length, None)?),
+            None => step.slot(self.ring),
+        }
+    }
+
     fn quantized(&self) -> Option<[Quantized; 2]> {
         let [k, k_scales, k_biases, v, v_scales, v_biases] = &self.entries[..] else { return None };
         let matrix = |weight: &Array, scales: &Array, biases: &Array, format| Quantized {

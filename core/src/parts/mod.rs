@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod conv;
 pub mod ffn;
+pub mod gated_attention;
 pub mod kv;
 pub mod latent;
 pub mod linear;

@@ -20,13 +20,13 @@ pub struct GatedExperts {
     gate: Experts,
     up: Experts,
     down: Experts,
-    activation: Gate,
+    activation: Box<dyn Gate>,
 }
 
 impl GatedExperts {
     /// Composes gate, up and down, for checkpoints that store them in another way.
-    pub fn new([gate, up, down]: [Experts; 3], activation: Gate) -> Self {
-        GatedExperts { gate, up, down, activation }
+    pub fn new([gate, up, down]: [Experts; 3], activation: impl Gate) -> Self {
+        GatedExperts { gate, up, down, activation: Box::new(activation) }
     }
 
     /// Reads `count` experts that map `width` to `inner` and back: `{stacked}.gate_proj` and so on
@@ -34,7 +34,7 @@ impl GatedExperts {
     ///
     /// # Errors
     /// As [`Scope::experts`].
-    pub fn read(w: &Scope, stacked: &str, sizes: [i32; 3], activation: Gate) -> Result<Self> {
+    pub fn read(w: &Scope, stacked: &str, sizes: [i32; 3], activation: impl Gate) -> Result<Self> {
         Self::read_named(w, stacked, GATE_UP_DOWN, sizes, activation)
     }
 
@@ -47,7 +47,7 @@ impl GatedExperts {
         stacked: &str,
         split: [&str; 3],
         [count, width, inner]: [i32; 3],
-        activation: Gate,
+        activation: impl Gate,
     ) -> Result<Self> {
         let names = if w.has_below(stacked) { GATE_UP_DOWN } else { split };
         let read = |name, input, output| w.experts(stacked, name, count, input, output);
@@ -66,7 +66,7 @@ impl GatedExperts {
         w: &Scope,
         [gate_up, down]: [&str; 2],
         [count, width, inner]: [i32; 3],
-        activation: Gate,
+        activation: impl Gate,
     ) -> Result<Self> {
         let both = Matrix::Dense(w.take(gate_up, &[count, 2 * inner, width])?);
         let down = Matrix::Dense(w.take(down, &[count, width, inner])?);
@@ -77,7 +77,7 @@ impl GatedExperts {
     ///
     /// # Errors
     /// [`crate::Error::Mlx`].
-    pub fn of(w: &Scope, [gate, up, down]: [Matrix; 3], activation: Gate) -> Result<Self> {
+    pub fn of(w: &Scope, [gate, up, down]: [Matrix; 3], activation: impl Gate) -> Result<Self> {
         let stack = |matrix: Matrix| -> Result<Experts> {
             Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None))
         };

@@ -124,6 +124,9 @@ pub struct LossFreeRouting {
     pub routed_scaling_factor: f32,
 }
 
+/// From logits to scores `[…, experts]`, both in single precision.
+type Score = Box<dyn Fn(&Array) -> Result<Array>>;
+
 /// A router that was balanced without an auxiliary loss
 /// ([Wang et al. 2024](https://arxiv.org/abs/2408.15664)): a bias that the weights do not see
 /// corrects which experts are chosen. They come from the best groups of experts, judged by the sum
@@ -133,7 +136,7 @@ pub struct LossFreeRouter {
     correction: Option<Array>,
     c: LossFreeRouting,
     normalize: bool,
-    score: fn(&Array) -> Result<Array>,
+    score: Score,
     top_k: TopK,
 }
 
@@ -154,7 +157,7 @@ impl LossFreeRouter {
             return Err(Error::config("topk_group", format!("there are only {groups} groups")));
         }
         let normalize = c.norm_topk_prob && c.num_experts_per_tok > 1;
-        let (c, score, top_k) = (c.clone(), sigmoid, first_top_k);
+        let (c, score, top_k) = (c.clone(), Box::new(sigmoid), first_top_k);
         Ok(LossFreeRouter { logits, correction, c, normalize, score, top_k })
     }
 
@@ -164,8 +167,8 @@ impl LossFreeRouter {
     }
 
     /// Scores experts by another function of the logits, to and from single precision.
-    pub fn scores(self, score: fn(&Array) -> Result<Array>) -> Self {
-        LossFreeRouter { score, ..self }
+    pub fn scores(self, score: impl Fn(&Array) -> Result<Array> + 'static) -> Self {
+        LossFreeRouter { score: Box::new(score), ..self }
     }
 
     /// Finds the largest scores in another way.

@@ -2,9 +2,15 @@
 //! a gate, only sliding layers have positions, and experts as in DeepSeek V3. Follows `afmoe` of
 //! mlx-lm.
 
-use super::glm4_moe::{beside_shared, stacked};
+use super::{
+    glm4_moe::{beside_shared, stacked},
+    qwen3,
+};
 use crate::{
-    parts::{kv::Kv, router},
+    parts::{
+        gated_attention::{GatedAttention, sigmoid},
+        router,
+    },
     prelude::*,
 };
 
@@ -54,7 +60,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         } else {
             experts(&mlp, &c, &e, &routing)?
         };
-        let attention = GatedAttention::read(&w.at("self_attn"), &c, rope, window)?;
+        let (a, [queries, _]) = (w.at("self_attn"), c.qk_widths());
+        let attention = GatedAttention::new(
+            qwen3::attention(&a, &c, rope)?.window(window),
+            (a.linear("gate_proj", c.hidden_size, queries)?, queries),
+            sigmoid,
+        );
         let (before, after) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
         Ok(Block::new((
             Residual::sandwich(before, attention, after),
@@ -73,31 +84,4 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
     let router = LossFreeRouter::new(logits, Some(bias), routing)?.scores(score);
     let moe = Moe::new(router, stacked(w, [count, c.hidden_size, e.moe_intermediate_size])?);
     beside_shared(w, c, moe, [e.moe_intermediate_size, e.num_shared_experts])
-}
-
-/// What heads gather, times the sigmoid of a projection as wide.
-struct GatedAttention {
-    attention: Attention,
-    gate: Linear,
-}
-
-impl GatedAttention {
-    fn read(w: &Scope, c: &Text, rope: Rope, window: Option<i32>) -> Result<Self> {
-        let [queries, _] = c.qk_widths();
-        let attention = super::qwen3::attention(w, c, rope)?.window(window);
-        Ok(GatedAttention { attention, gate: w.linear("gate_proj", c.hidden_size, queries)? })
-    }
-}
-
-impl Layer for GatedAttention {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        self.attention.state(plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let gathered = self.attention.gather(x, kv, step)?;
-        self.attention.project(&gathered.multiply(ops::sigmoid(self.gate.forward(x)?)?)?)
-    }
 }

@@ -131,15 +131,20 @@ fn experts(w: &Scope, sizes: [i32; 3]) -> Result<GatedExperts> {
 }
 
 pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {
+    let routing = routing(config)?;
+    let logits = w.linear("gate", c.hidden_size, routing.n_routed_experts)?;
+    let correction = &[routing.n_routed_experts];
+    let correction = w.at("gate").tensor("e_score_correction_bias", correction)?;
+    LossFreeRouter::new(logits, Some(correction), &routing)
+}
+
+/// The fields of the router, of which only one kind is known.
+pub fn routing(config: &Json) -> Result<LossFreeRouting> {
     for (field, only) in [("topk_method", "noaux_tc"), ("scoring_func", "sigmoid")] {
         let value = config.get(field).filter(|value| !value.is_null());
         if let Some(value) = value.filter(|value| *value != only) {
             return Err(Error::config(field, format!("{value} is not supported, only {only} is")));
         }
     }
-    let routing: LossFreeRouting = config::read(config)?;
-    let logits = w.linear("gate", c.hidden_size, routing.n_routed_experts)?;
-    let correction = &[routing.n_routed_experts];
-    let correction = w.at("gate").tensor("e_score_correction_bias", correction)?;
-    LossFreeRouter::new(logits, Some(correction), &routing)
+    config::read(config)
 }

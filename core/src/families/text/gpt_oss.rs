@@ -5,7 +5,7 @@
 use super::mixtral::Config;
 use crate::{
     mlx::Quantized,
-    parts::router::top_k_then_softmax,
+    parts::{ffn::Gate, router::top_k_then_softmax},
     prelude::*,
 };
 
@@ -62,7 +62,7 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
         ]
     };
     let router = LinearRouter::new(router, top_k_then_softmax, (count, e.num_experts_per_tok))?;
-    Ok(Moe::new(router, GatedExperts::new(experts, clamped_swiglu)))
+    Ok(Moe::new(router, GatedExperts::new(experts, clamped_swiglu(1.702, 7.0))))
 }
 
 /// The experts of one projection as they were published: MXFP4 in blocks of 16 bytes, or dense.
@@ -99,11 +99,13 @@ fn halves(matrix: &Matrix) -> Result<[Matrix; 2]> {
     Ok([half(0)?, half(1)?])
 }
 
-/// `(up + 1) · gate · sigmoid(1.702 gate)`, with the gate cut above 7 and `up` on both sides.
-fn clamped_swiglu(gate: &Array, up: &Array) -> Result<Array> {
-    let constant = |value| mlx::scalar(value, gate.dtype());
-    let gate = &ops::minimum(gate, constant(7.0)?)?;
-    let up = ops::clip(up, (constant(-7.0)?, constant(7.0)?))?;
-    let swish = gate.multiply(ops::sigmoid(gate.multiply(constant(1.702)?)?)?)?;
-    Ok(up.add(constant(1.0)?)?.multiply(swish)?)
+/// `(up + 1) · gate · sigmoid(alpha · gate)`, with the gate cut above a limit and `up` on both sides.
+pub fn clamped_swiglu(alpha: f32, limit: f32) -> impl Gate {
+    move |gate: &Array, up: &Array| {
+        let constant = |value| mlx::scalar(value, gate.dtype());
+        let gate = &ops::minimum(gate, constant(limit)?)?;
+        let up = ops::clip(up, (constant(-limit)?, constant(limit)?))?;
+        let swish = gate.multiply(ops::sigmoid(gate.multiply(constant(alpha)?)?)?)?;
+        Ok(up.add(constant(1.0)?)?.multiply(swish)?)
+    }
 }

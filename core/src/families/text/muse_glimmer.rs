@@ -3,7 +3,10 @@
 //! `muse_glimmer` of mlx-lm.
 
 use super::nanochat::Normed;
-use crate::{parts::kv::Kv, prelude::*};
+use crate::{
+    parts::gated_attention::{GatedAttention, sigmoid},
+    prelude::*,
+};
 
 pub const FAMILY: Family = Family { model_types: &["muse_glimmer", "muse_glimmer_text"], build };
 
@@ -58,13 +61,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let rotates =
             e.layer_rope_theta.as_ref().map_or(window.is_some(), |bases| bases[i as usize] != 0.0);
         let rope = if rotates { rope.clone() } else { Rope::None };
-        let attention = Gated {
-            gate: a.linear("gate_proj", c.hidden_size, c.num_attention_heads * c.head_dim())?,
-            attention: Attention::read(&a, QKVO, &c, rope)?
-                .qk_norm(QkNorm::BeforeRope(head_norm(), head_norm()))
-                .scores(Scores { scale, sinks: None })
-                .window(window),
-        };
+        let attention = Attention::read(&a, QKVO, &c, rope)?
+            .qk_norm(QkNorm::BeforeRope(head_norm(), head_norm()))
+            .scores(Scores { scale, sinks: None })
+            .window(window);
+        let [queries, _] = c.qk_widths();
+        let gate = (a.linear("gate_proj", c.hidden_size, queries)?, queries);
+        let attention = GatedAttention::new(attention, gate, sigmoid);
         Ok(Block::new((
             Residual::sandwich(
                 norm("input_layernorm", c.rms_norm_eps)?,
@@ -81,23 +84,4 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let head = decoder.head.scaled(e.output_multiplier).softcap(Some(e.final_logit_softcapping));
     let norm = Norm::Rms { weight: None, eps: c.rms_norm_eps };
     Ok(Box::new(Normed { norm, decoder: Decoder { head, ..decoder } }))
-}
-
-/// Attention with a gate on each element that it gathers.
-struct Gated {
-    attention: Attention,
-    gate: Linear,
-}
-
-impl Layer for Gated {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        self.attention.state(plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let gathered = self.attention.gather(x, kv, step)?;
-        self.attention.project(&gathered.multiply(ops::sigmoid(self.gate.forward(x)?)?)?)
-    }
 }

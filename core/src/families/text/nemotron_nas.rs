@@ -2,7 +2,7 @@
 //! layer's attention and network is of its own width, a single matrix, or nothing. Follows
 //! `nemotron-nas` of mlx-lm.
 
-use crate::{mlx, parts::ffn::Gate, prelude::*};
+use crate::{mlx, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["nemotron_nas", "nemotron-nas"], build };
 
@@ -114,7 +114,7 @@ fn width(multiplier: f64, hidden: i32) -> Result<i32> {
     config::product("ffn_mult", [blocks, 256])
 }
 
-fn gate(activation: &str) -> Result<Gate> {
+fn gate(activation: &str) -> Result<fn(&Array, &Array) -> Result<Array>> {
     Ok(match activation {
         "silu" => swiglu,
         "relu" => |gate, up| Ok(ops::maximum(gate, mlx::scalar(0.0, gate.dtype())?)?.multiply(up)?),

@@ -1,0 +1,326 @@
+//! MiniMax M3 (text): norms that mean `1 + w`, clamped networks, experts as in DeepSeek V3 beside one
+//! that all share; most layers attend to a limited number of blocks of keys, which an indexer, a
+//! small attention of its own, chooses. Follows `minimax_m3_vl` of mlx-lm.
+
+use super::{gemma3_text::without, gpt_oss::clamped_swiglu};
+use crate::{
+    parts::{
+        attention::{join_heads, projections, split_heads},
+        kv::Kv,
+        router::first_top_k,
+    },
+    prelude::*,
+};
+use mlx_rs::Dtype;
+
+pub const FAMILY: Family = Family { model_types: &["minimax_m3_vl", "minimax_m3"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "config::size")]
+    dense_intermediate_size: i32,
+    #[serde(deserialize_with = "config::size")]
+    shared_intermediate_size: i32,
+    #[serde(default, deserialize_with = "config::optional_size")]
+    rotary_dim: Option<i32>,
+    partial_rotary_factor: f64,
+    use_qk_norm: bool,
+    use_gemma_norm: bool,
+    swiglu_alpha: f32,
+    #[serde(deserialize_with = "config::positive")]
+    swiglu_limit: f32,
+    mlp_layer_types: Option<Vec<String>>,
+    moe_layer_freq: Option<Vec<i32>>,
+    layer_types: Option<Vec<String>>,
+    sparse_attention_freq: Option<Vec<i32>>,
+    #[serde(default, deserialize_with = "config::optional_size")]
+    index_block_size: Option<i32>,
+}
+
+#[derive(Deserialize)]
+struct IndexerConfig {
+    #[serde(deserialize_with = "config::size")]
+    index_n_heads: i32,
+    #[serde(deserialize_with = "config::size")]
+    index_head_dim: i32,
+    #[serde(deserialize_with = "config::size")]
+    index_topk_blocks: i32,
+    #[serde(deserialize_with = "config::count")]
+    index_local_blocks: i32,
+}
+
+/// How published configs nest what later ones do not.
+const NESTED: &[(&str, &str)] = &[
+    ("sparse_num_index_heads", "index_n_heads"),
+    ("sparse_index_dim", "index_head_dim"),
+    ("sparse_block_size", "index_block_size"),
+    ("sparse_topk_blocks", "index_topk_blocks"),
+    ("sparse_local_block", "index_local_blocks"),
+    ("sparse_attention_freq", "sparse_attention_freq"),
+];
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &flat(config)?;
+    let e: Config = config::read(config)?;
+    let c = Text::read(&without(config, &["layer_types"]))?;
+    let names = [("num_local_experts", "n_routed_experts")];
+    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
+    let layers = c.num_hidden_layers as usize;
+    for (field, entries) in [
+        ("mlp_layer_types", e.mlp_layer_types.as_ref().map(Vec::len)),
+        ("moe_layer_freq", e.moe_layer_freq.as_ref().map(Vec::len)),
+        ("layer_types", e.layer_types.as_ref().map(Vec::len)),
+        ("sparse_attention_freq", e.sparse_attention_freq.as_ref().map(Vec::len)),
+    ] {
+        if let Some(entries) = entries.filter(|entries| *entries != layers) {
+            return Err(Error::config(field, format!("{entries} entries for {layers} layers")));
+        }
+    }
+    // The text is read alone.
+    for part in ["vision_tower", "multi_modal_projector", "patch_merge_mlp"] {
+        w.ignore(part);
+        w.at("model").ignore(part);
+    }
+    let norm = |w: &Scope, name: &str, width| {
+        let norm = w.rms_norm(name, width, c.rms_norm_eps)?;
+        if e.use_gemma_norm { norm.plus_one() } else { Ok(norm) }
+    };
+    let (dims, rope) = e.rope(&c, None)?;
+    let last = |w: &Scope| norm(w, "norm", c.hidden_size);
+    let decoder = Decoder::stack_under(w, &c, last, |i, w| {
+        let a = w.at("self_attn");
+        let head_norms = |w: &Scope, [q, k]: [&str; 2], width| -> Result<QkNorm> {
+            Ok(QkNorm::BeforeRope(norm(w, q, width)?, norm(w, k, width)?))
+        };
+        let qk_norm = if e.use_qk_norm {
+            head_norms(&a, ["q_norm", "k_norm"], c.head_dim())?
+        } else {
+            QkNorm::None
+        };
+        let before = norm(w, "input_layernorm", c.hidden_size)?;
+        let ffn = Residual::pre(
+            norm(w, "post_attention_layernorm", c.hidden_size)?,
+            e.network(w, &c, i as usize, &routing)?,
+        );
+        let Some(block) = e.index_block_size.filter(|_| e.is_sparse(i as usize)) else {
+            let attention = Attention::read(&a, QKVO, &c, rope.clone())?.qk_norm(qk_norm);
+            return Ok(Block::new((Residual::pre(before, attention), ffn)));
+        };
+        let s: IndexerConfig = config::read(config)?;
+        let (heads, head_dim) = (s.index_n_heads, s.index_head_dim);
+        let queries = config::product("index_head_dim", [heads, head_dim])?;
+        if c.num_attention_heads % heads != 0 {
+            let reason = format!("does not divide the {} query heads", c.num_attention_heads);
+            return Err(Error::config("index_n_heads", reason));
+        }
+        let indexer = Indexer {
+            q: a.linear("index_q_proj", c.hidden_size, queries)?,
+            k: a.linear("index_k_proj", c.hidden_size, head_dim)?,
+            norms: head_norms(&a, ["index_q_norm", "index_k_norm"], head_dim)?,
+            rope: e.rope(&c, Some(dims.min(head_dim)))?.1,
+            heads,
+            block,
+            blocks: s.index_topk_blocks,
+            local: s.index_local_blocks,
+        };
+        let attention = SparseAttention {
+            projections: projections(&a, QKVO, &c)?,
+            heads: [c.num_attention_heads, c.kv_heads()],
+            qk_norm,
+            rope: rope.clone(),
+            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
+            indexer,
+        };
+        Ok(Block::new((Residual::pre(before, attention), ffn)))
+    })?;
+    Ok(Box::new(decoder))
+}
+
+/// The config of the text, with nothing nested.
+fn flat(config: &Json) -> Result<Json> {
+    let text = config.get("text_config").unwrap_or(config);
+    if !text.is_object() {
+        return Err(Error::config("text_config", "not an object"));
+    }
+    let mut text = text.clone();
+    let nested = text.get("sparse_attention_config").cloned().unwrap_or_default();
+    for (theirs, ours) in NESTED {
+        if let (Some(value), Some(fields)) = (nested.get(theirs), text.as_object_mut()) {
+            fields.insert(ours.to_string(), value.clone());
+        }
+    }
+    Ok(config::with_defaults(&text, json!({
+        "hidden_size": 6144, "intermediate_size": 3072, "dense_intermediate_size": 12288,
+        "shared_intermediate_size": 3072, "num_attention_heads": 64, "num_key_value_heads": 4,
+        "num_hidden_layers": 60, "num_local_experts": 128, "num_experts_per_tok": 4,
+        "max_position_embeddings": 1_048_576, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
+        "head_dim": 128, "partial_rotary_factor": 0.5, "vocab_size": 200_064,
+        "tie_word_embeddings": false, "routed_scaling_factor": 2.0, "norm_topk_prob": true,
+        "use_qk_norm": true, "use_gemma_norm": true, "swiglu_alpha": 1.702, "swiglu_limit": 7.0,
+        "index_local_blocks": 1,
+    })))
+}
+
+impl Config {
+    /// How many elements of a head are rotated, and how.
+    fn rope(&self, c: &Text, dims: Option<i32>) -> Result<(i32, Rope)> {
+        let nested = c.rope_scaling();
+        let share = nested.and_then(|nested| nested.partial_rotary_factor);
+        let share = share.unwrap_or(self.partial_rotary_factor);
+        let own = self.rotary_dim.unwrap_or((f64::from(c.head_dim()) * share) as i32);
+        if own > c.head_dim() {
+            let reason = format!("{own} of the {} elements of a head", c.head_dim());
+            return Err(Error::config("rotary_dim", reason));
+        }
+        let dims = dims.unwrap_or(own);
+        let base = nested.and_then(|nested| nested.rope_theta).unwrap_or(c.rope_theta());
+        Ok((dims, Rope::scaled(dims, base, false, nested, c.max_position_embeddings)?))
+    }
+
+    fn is_sparse(&self, layer: usize) -> bool {
+        match (&self.layer_types, &self.sparse_attention_freq) {
+            (Some(kinds), _) => kinds[layer] != "full_attention",
+            (None, Some(sparse)) => sparse[layer] != 0,
+            (None, None) => true,
+        }
+    }
+
+    fn network(&self, w: &Scope, c: &Text, layer: usize, routing: &LossFreeRouting) -> Result<Ffn> {
+        let activation = || clamped_swiglu(self.swiglu_alpha, self.swiglu_limit);
+        let has_experts = match (&self.mlp_layer_types, &self.moe_layer_freq) {
+            (Some(kinds), _) => kinds[layer] == "sparse",
+            (None, Some(sparse)) => sparse[layer] != 0,
+            (None, None) => true,
+        };
+        let moe = w.at("block_sparse_moe");
+        if !has_experts {
+            // Some exports keep the name of mixtures.
+            let mlp = if w.has_below("mlp") { w.at("mlp") } else { moe };
+            let inner = self.dense_intermediate_size;
+            return Ok(Box::new(Mlp::sized(&mlp, c, inner, activation())?));
+        }
+        let count = routing.n_routed_experts;
+        let logits = moe.linear("gate", c.hidden_size, count)?;
+        let correction = moe.tensor("e_score_correction_bias", &[count])?;
+        let router = LossFreeRouter::new(logits, Some(correction), routing)?.normalized();
+        let sizes = [count, c.hidden_size, c.intermediate_size];
+        let names = ["w1", "w3", "w2"];
+        let experts = GatedExperts::read_named(&moe, "switch_mlp", names, sizes, activation())?;
+        let inner = self.shared_intermediate_size;
+        let shared = Mlp::sized(&moe.at("shared_experts"), c, inner, activation())?;
+        Ok(sum(Moe::new(Rounded(router), experts), shared))
+    }
+}
+
+/// A router whose weights have the precision of the tokens.
+struct Rounded(LossFreeRouter);
+
+impl Router for Rounded {
+    fn route(&self, x: &Array) -> Result<(Array, Array)> {
+        let (ids, weights) = self.0.route(x)?;
+        Ok((ids, weights.as_dtype(x.dtype())?))
+    }
+}
+
+/// Splits heads, normalises and rotates queries or keys.
+fn place(x: &Array, heads: i32, norm: Option<&Norm>, (rope, step): (&Rope, &Step)) -> Result<Array> {
+    let x = split_heads(x, heads)?;
+    match norm {
+        Some(norm) => rope.forward(&norm.forward(&x)?, step),
+        None => rope.forward(&x, step),
+    }
+}
+
+fn norms(norms: &QkNorm) -> [Option<&Norm>; 2] {
+    match norms {
+        QkNorm::BeforeRope(q, k) => [Some(q), Some(k)],
+        _ => [None, None],
+    }
+}
+
+/// Attention to blocks of keys.
+struct SparseAttention {
+    projections: [Linear; 4],
+    heads: [i32; 2],
+    qk_norm: QkNorm,
+    rope: Rope,
+    scores: Scores,
+    indexer: Indexer,
+}
+
+impl Layer for SparseAttention {
+    type State = (Kv, Kv);
+
+    /// What the indexer remembers decides what is seen, so it keeps its precision.
+    fn state(&self, plan: &CachePlan) -> (Kv, Kv) {
+        (Kv::new(None, plan), Kv::new(None, &CachePlan { quantization: None, ..*plan }))
+    }
+
+    fn forward(&self, x: &Array, (kv, index): &mut (Kv, Kv), step: &Step) -> Result<Array> {
+        let ([q, k, v, output], [heads, kv_heads]) = (&self.projections, self.heads);
+        let ([q_norm, k_norm], at) = (norms(&self.qk_norm), (&self.rope, step));
+        let queries = place(&q.forward(x)?, heads, q_norm, at)?;
+        let keys = place(&k.forward(x)?, kv_heads, k_norm, at)?;
+        let values = split_heads(&v.forward(x)?, kv_heads)?;
+        let seen = kv.update(keys, values, step)?;
+        let gathered = match self.indexer.choose(x, index, step)? {
+            None => seen.attend(&queries, &self.scores, step)?,
+            Some(chosen) => {
+                // One choice for each group of query heads.
+                let chosen = ops::repeat_axis::<bool>(chosen, heads / self.indexer.heads, 1)?;
+                seen.attend_where(&queries, &self.scores, step, |_, _| Ok(chosen))?
+            }
+        };
+        output.forward(&join_heads(&gathered)?)
+    }
+}
+
+/// Scores blocks of keys by the best key in them.
+struct Indexer {
+    q: Linear,
+    k: Linear,
+    norms: QkNorm,
+    rope: Rope,
+    heads: i32,
+    block: i32,
+    blocks: i32,
+    local: i32,
+}
+
+impl Indexer {
+    /// Remembers keys of its own, and says which ones each query sees, beside those after it:
+    /// `[batch, heads, length, keys]`; nothing when there are no more blocks than it may choose.
+    fn choose(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Option<Array>> {
+        let ([q_norm, k_norm], at) = (norms(&self.norms), (&self.rope, step));
+        let keys = place(&self.k.forward(x)?, 1, k_norm, at)?;
+        let no_values = ops::zeros_dtype(&[x.dim(0), 1, x.dim(1), 1], keys.dtype())?;
+        let seen = kv.update(keys, no_values, step)?;
+        let (keys, _, mask) = seen.parts(step)?;
+        let count = keys.dim(2);
+        let blocks = count / self.block + i32::from(count % self.block > 0);
+        if blocks <= self.blocks {
+            return Ok(None);
+        }
+        let queries = place(&self.q.forward(x)?, self.heads, q_norm, at)?;
+        let single = |x: &Array| x.as_dtype(Dtype::Float32);
+        let scores = single(&queries)?.matmul(single(&keys)?.swap_axes(-1, -2)?)?;
+        let never = Array::from_f32(f32::NEG_INFINITY);
+        let scores = ops::select(&mask, scores, &never)?;
+        let shape = [x.dim(0), self.heads, x.dim(1), blocks * self.block - count];
+        let rest = ops::full::<f32>(&shape, never)?;
+        let scores = ops::concatenate(&[scores, rest], -1)?;
+        let scores = ops::unflatten(&scores, -1, &[blocks, self.block])?.max_axis(-1, false)?;
+        let own = seen.own(step)?.floor_divide(Array::from_int(self.block))?.expand_dims(-1)?;
+        let ids = ops::arange::<_, i32>(0, blocks, None)?;
+        let distance = own.subtract(ids)?;
+        let is_local = distance.ge(Array::from_int(0))?;
+        let is_local = is_local.logical_and(distance.lt(Array::from_int(self.local))?)?;
+        let scores = ops::select(&is_local, Array::from_f32(f32::INFINITY), scores)?;
+        let ids = first_top_k(&scores, self.blocks)?;
+        let none = ops::zeros_dtype(scores.shape(), Dtype::Bool)?;
+        let chosen = none.put_along_axis(&ids, Array::from_bool(true), -1)?.expand_dims(-1)?;
+        let wide = [x.dim(0), self.heads, x.dim(1), blocks, self.block];
+        let chosen = ops::broadcast_to(&chosen, &wide)?.flatten(-2, -1)?;
+        Ok(Some(mlx::slice(&chosen, 3, 0, count)?))
+    }
+}

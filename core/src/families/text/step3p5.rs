@@ -1,0 +1,197 @@
+//! Step 3.5 Flash: a gate on what each head gathers, sliding layers with heads of their own, a rotary
+//! embedding for each layer, clamped networks, and DeepSeek V3's router. Follows `step3p5` of mlx-lm.
+
+use super::{deepseek_v3, gemma3_text::without};
+use crate::{
+    parts::{
+        ffn::Gate,
+        gated_attention::{GatedAttention, sigmoid},
+        router::check_choice,
+    },
+    prelude::*,
+};
+
+pub const FAMILY: Family = Family { model_types: &["step3p5"], build };
+
+#[derive(Deserialize)]
+struct Config {
+    layer_types: Option<Vec<String>>,
+    yarn_only_types: Option<Vec<String>>,
+    rope_theta: Option<Theta>,
+    partial_rotary_factors: Option<Vec<f64>>,
+    attention_other_setting: Option<Heads>,
+    use_head_wise_attn_gate: bool,
+    #[serde(deserialize_with = "config::size")]
+    moe_intermediate_size: i32,
+    #[serde(deserialize_with = "config::size")]
+    share_expert_dim: i32,
+    moe_layers_enum: Option<String>,
+    swiglu_limits: Option<Vec<Option<f32>>>,
+    swiglu_limits_shared: Option<Vec<Option<f32>>>,
+}
+
+/// One base, or one for each layer.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Theta {
+    One(f32),
+    Each(Vec<f32>),
+}
+
+#[derive(Deserialize)]
+struct Heads {
+    #[serde(deserialize_with = "config::size")]
+    num_attention_heads: i32,
+    #[serde(deserialize_with = "config::size")]
+    num_attention_groups: i32,
+}
+
+const NAMES: &[(&str, &str)] = &[("num_attention_groups", "num_key_value_heads")];
+const ROUTING: &[(&str, &str)] = &[
+    ("moe_num_experts", "n_routed_experts"),
+    ("moe_top_k", "num_experts_per_tok"),
+    ("norm_expert_weight", "norm_topk_prob"),
+    ("moe_router_scaling_factor", "routed_scaling_factor"),
+];
+
+fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({
+        "rms_norm_eps": 1e-5, "max_position_embeddings": 262_144, "sliding_window": 512,
+        "use_head_wise_attn_gate": true, "moe_num_experts": 288, "moe_top_k": 8,
+        "moe_intermediate_size": 1280, "share_expert_dim": 1280, "moe_router_scaling_factor": 3.0,
+        "norm_expert_weight": true, "tie_word_embeddings": false,
+    }));
+    let e: Config = config::read(config)?;
+    // Their lists go on for the layers that predict further tokens.
+    let c = Text::read_renamed(&without(config, &["layer_types", "rope_theta"]), NAMES)?;
+    let routing: LossFreeRouting = config::read_renamed(config, ROUTING, config::read)?;
+    check_choice("moe_top_k", (routing.n_routed_experts, routing.num_experts_per_tok))?;
+    let layers = e.sparse_layers(&c)?;
+    deepseek_v3::ignore_predictions(w, &c);
+    // Published files, whose tensors MLX's rename, store norms less one.
+    let (body, _) = body(w);
+    let is_published =
+        (0..c.num_hidden_layers).any(|i| body.at("layers").at(i).has_below("moe"));
+    let norm = |w: &Scope, name, width| {
+        let norm = w.rms_norm(name, width, c.rms_norm_eps)?;
+        if is_published { norm.plus_one() } else { Ok(norm) }
+    };
+    let last = |w: &Scope| norm(w, "norm", c.hidden_size);
+    let decoder = Decoder::stack_under(w, &c, last, |i, w| {
+        let a = w.at("self_attn");
+        let (c, rope, window) = e.attention(&c, i)?;
+        let own = |name| norm(&a, name, c.head_dim());
+        let attention = Attention::read(&a, QKVO, &c, rope)?
+            .qk_norm(QkNorm::BeforeRope(own("q_norm")?, own("k_norm")?))
+            .window(window);
+        let before = norm(w, "input_layernorm", c.hidden_size)?;
+        let after = norm(w, "post_attention_layernorm", c.hidden_size)?;
+        let ffn = if layers.contains(&i) {
+            e.experts(w, &c, i, &routing)?
+        } else {
+            let limit = limit(&e.swiglu_limits_shared, i);
+            Box::new(Mlp::sized(&w.at("mlp"), &c, c.intermediate_size, clamped_swiglu(limit))?)
+        };
+        let ffn = Residual::pre(after, ffn);
+        if !e.use_head_wise_attn_gate {
+            return Ok(Block::new((Residual::pre(before, attention), ffn)));
+        }
+        let heads = c.num_attention_heads;
+        let gate = (a.linear("g_proj", c.hidden_size, heads)?, heads);
+        let attention = GatedAttention::new(attention, gate, sigmoid);
+        Ok(Block::new((Residual::pre(before, attention), ffn)))
+    })?;
+    Ok(Box::new(decoder))
+}
+
+impl Config {
+    /// The sizes, the positions and the window of one layer.
+    fn attention(&self, c: &Text, i: i32) -> Result<(Text, Rope, Option<i32>)> {
+        let (mut c, layer) = (c.clone(), i as usize);
+        let kind = match &self.layer_types {
+            Some(kinds) => Some(&**entry("layer_types", kinds, i)?),
+            None => None,
+        };
+        let slides = kind.map_or(i % 2 == 0, |kind| kind == "sliding_attention");
+        if let Some(own) = self.attention_other_setting.as_ref().filter(|_| slides) {
+            c.num_attention_heads = own.num_attention_heads;
+            c.num_key_value_heads = Some(own.num_attention_groups);
+            c.check_heads("attention_other_setting.num_attention_groups")?;
+        }
+        let base = match &self.rope_theta {
+            Some(Theta::Each(bases)) => *entry("rope_theta", bases, i)?,
+            Some(Theta::One(base)) => *base,
+            None => c.rope_theta(),
+        };
+        if !(base > 0.0 && base.is_finite()) {
+            return Err(Error::config("rope_theta", format!("{base} is not a positive number")));
+        }
+        let shares = self.partial_rotary_factors.as_ref();
+        let share = shares.and_then(|shares| shares.get(layer)).copied().unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&share) {
+            let reason = format!("{share} is no share of a head");
+            return Err(Error::config(format!("partial_rotary_factors[{i}]"), reason));
+        }
+        let dims = (f64::from(c.head_dim()) * share) as i32;
+        let stretched = self.yarn_only_types.as_ref().filter(|kinds| !kinds.is_empty());
+        let kind = kind.unwrap_or("full_attention");
+        let stretched = stretched.is_none_or(|kinds| kinds.iter().any(|other| other == kind));
+        let scaling = c.rope_scaling().filter(|_| stretched);
+        let rope = Rope::scaled(dims, base, false, scaling, c.max_position_embeddings)?;
+        let window = c.sliding_window.filter(|_| slides);
+        Ok((c, rope, window))
+    }
+
+    /// The layers that have experts: all but the first, if nothing else is said.
+    fn sparse_layers(&self, c: &Text) -> Result<Vec<i32>> {
+        let listed = self.moe_layers_enum.as_deref().map(str::trim).unwrap_or_default();
+        if listed.is_empty() {
+            return Ok((1..c.num_hidden_layers).collect());
+        }
+        let layer = |word: &str| {
+            let wrong = |_| Error::config("moe_layers_enum", format!("`{word}` is no layer"));
+            word.trim().parse().map_err(wrong)
+        };
+        listed.split(',').map(layer).collect()
+    }
+
+    fn experts(&self, w: &Scope, c: &Text, i: i32, routing: &LossFreeRouting) -> Result<Ffn> {
+        let count = routing.n_routed_experts;
+        let (router, owner, name, shared) = if w.has_below("moe") {
+            (w.at("moe"), w.clone(), "moe", w.at("share_expert"))
+        } else {
+            let mlp = w.at("mlp");
+            (mlp.at("gate"), mlp.clone(), "switch_mlp", mlp.at("share_expert"))
+        };
+        let logits = router.linear("gate", c.hidden_size, count)?;
+        let bias = router.tensor("router_bias", &[count])?;
+        let router = LossFreeRouter::new(logits, Some(bias), routing)?;
+        let router = if routing.norm_topk_prob { router.normalized() } else { router };
+        let sizes = [count, c.hidden_size, self.moe_intermediate_size];
+        let gate = clamped_swiglu(limit(&self.swiglu_limits, i));
+        let experts = GatedExperts::read(&owner, name, sizes, gate)?;
+        let gate = clamped_swiglu(limit(&self.swiglu_limits_shared, i));
+        Ok(sum(Moe::new(router, experts), Mlp::sized(&shared, c, self.share_expert_dim, gate)?))
+    }
+}
+
+/// What a list that must go as far says of one layer.
+fn entry<'a, T>(field: &str, list: &'a [T], i: i32) -> Result<&'a T> {
+    let missing = || Error::config(field, format!("{} entries, none for layer {i}", list.len()));
+    list.get(i as usize).ok_or_else(missing)
+}
+
+fn limit(limits: &Option<Vec<Option<f32>>>, i: i32) -> Option<f32> {
+    let limit = limits.as_ref()?.get(i as usize).copied()??;
+    Some(limit).filter(|limit| *limit > 0.0)
+}
+
+/// SwiGLU, the gate cut above the limit after its activation and the values on both sides.
+fn clamped_swiglu(limit: Option<f32>) -> impl Gate {
+    move |gate: &Array, up: &Array| {
+        let Some(limit) = limit else { return swiglu(gate, up) };
+        let constant = |value| mlx::scalar(value, gate.dtype());
+        let gate = ops::minimum(gate.multiply(ops::sigmoid(gate)?)?, constant(limit)?)?;
+        Ok(gate.multiply(ops::clip(up, (constant(-limit)?, constant(limit)?))?)?)
+    }
+}
