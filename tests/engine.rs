@@ -2,8 +2,8 @@
 
 use mlx_rs::{Array, memory, random, transforms::eval};
 use mynah::{
-    Canceller, DEMO, Engine, Error, Event, FinishReason, GenerateOptions, Generation, Model,
-    Prompt, Result, SessionOptions, Summary, families,
+    Canceller, Engine, Error, Event, FinishReason, GenerateOptions, Generation, Model, Prompt,
+    Result, SessionOptions, Summary, families,
     layer::{CachePlan, Step},
     mlx,
     model::{LanguageModel, prefill},
@@ -478,7 +478,7 @@ fn the_memory_of_a_model_goes_back_to_the_system() {
 #[test]
 fn a_thousand_generations_and_a_hundred_models_leave_nothing_behind() {
     let _alone = BUSY.write().unwrap();
-    let demo = || block_on(Model::load(DEMO, |_| {})).unwrap();
+    let demo = || block_on(Model::load(mynah::DEMO, |_| {})).unwrap();
     let model = demo();
     let mut after = Vec::new();
     for _ in 0..11 {

@@ -80,9 +80,9 @@ fn mismatch(found: Option<&Error>, expected: &str, says: &[&str]) -> Option<Stri
 type Break = (&'static str, fn(&Path), &'static str, &'static [&'static str]);
 
 fn refuse_all(good: &Path, table: &[Break]) {
-    let rows = table.iter().map(|(what, spoil, expected, says)| {
-        refuse(good, what, |folder| spoil(folder), (expected, says))
-    });
+    let rows = table
+        .iter()
+        .map(|(what, spoil, expected, says)| refuse(good, what, spoil, (expected, says)));
     none(rows.flatten().collect());
 }
 

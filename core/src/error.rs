@@ -264,6 +264,9 @@ pub enum Error {
     /// Somebody cancelled it.
     #[error("cancelled")]
     Cancelled,
+    /// The model has been unloaded.
+    #[error("the model has been unloaded")]
+    Unloaded,
     /// MLX refused an operation.
     #[error("mlx: {0}")]
     Mlx(String),

@@ -136,6 +136,26 @@ impl Model {
         })))
     }
 
+    /// Frees its memory, whoever still has a handle. Generations that run end with
+    /// [`Error::Unloaded`], and so does whatever is asked of the model or its sessions from then on,
+    /// but for what its tokenizer and its chat template answer.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`].
+    pub async fn unload(&self) -> Result<()> {
+        let id = self.id();
+        let unload = move || {
+            if let Some(loaded) = MODELS.with_borrow_mut(|models| models.remove(&id)) {
+                loaded.unloaded.set(true);
+                loaded.sessions.borrow_mut().clear();
+            }
+            Ok(())
+        };
+        self.engine().run_at_once(unload).await?;
+        // Between the two, the generations have had their last turn.
+        self.engine().run_at_once(mlx::release_memory).await
+    }
+
     /// What is known of it.
     pub fn info(&self) -> &ModelInfo {
         &self.0.info
@@ -386,9 +406,12 @@ fn read_text(files: &Files) -> Result<TextFiles> {
 
 /// A model by its id. On the engine's thread.
 pub(crate) fn find(id: u64) -> Result<Rc<Loaded>> {
-    MODELS
-        .with_borrow(|models| models.get(&id).cloned())
-        .ok_or_else(|| Error::Internal("gone".into()))
+    MODELS.with_borrow(|models| models.get(&id).cloned()).ok_or(Error::Unloaded)
+}
+
+/// All models. On the engine's thread.
+pub(crate) fn all() -> Vec<Rc<Loaded>> {
+    MODELS.with_borrow(|models| models.values().cloned().collect())
 }
 
 /// The longest sequence that a config promises, positions that are stretched included.

@@ -67,6 +67,6 @@ pub use handle::{LoadEvent, Model, ModelInfo};
 pub use hub::Source;
 pub use inspect::{Inspection, Memory, Packing, inspect};
 pub use location::Location;
-pub use memory::{MemoryUse, memory_use, set_memory_limit};
+pub use memory::{MemoryUse, memory_use, set_memory_limit, shrink_caches};
 pub use state::{Bound, CachePlan, CacheQuantization};
 pub use text::{Message, TemplateOptions, Tokenizer};

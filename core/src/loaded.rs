@@ -10,7 +10,12 @@ use crate::{
     weights::Scope,
 };
 use mlx_rs::{Array, memory};
-use std::{cell::RefCell, collections::HashMap, mem, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    mem,
+    rc::Rc,
+};
 
 /// A model, its compiled decode steps, and the conversations that it has.
 pub(crate) struct Loaded {
@@ -19,6 +24,8 @@ pub(crate) struct Loaded {
     /// What tells its checkpoint from others.
     pub fingerprint: String,
     pub sessions: RefCell<HashMap<u64, Rc<Slot>>>,
+    /// Whoever still uses it shall end.
+    pub unloaded: Cell<bool>,
 }
 
 impl Loaded {
@@ -44,7 +51,7 @@ impl Loaded {
             tracing::debug!(family = family.model_types[0], memory, "loaded");
             Ok(network.take().map(|network| {
                 let (network, fingerprint) = (network.into(), mem::take(&mut fingerprint));
-                Loaded { network, decode, fingerprint, sessions }
+                Loaded { network, decode, fingerprint, sessions, unloaded: Cell::new(false) }
             }))
         })
     }

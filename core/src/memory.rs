@@ -6,6 +6,8 @@
 
 use crate::{
     error::{Error, Result},
+    generate::Engine,
+    handle, mlx,
     model::{Cache, LanguageModel},
     state::{Bound, CachePlan, CacheQuantization},
 };
@@ -51,6 +53,24 @@ pub fn set_memory_limit(bytes: Option<usize>) -> Result<()> {
     LIMIT.store(bytes.unwrap_or(usize::MAX), Ordering::Release);
     memory::set_memory_limit(bytes.map_or(usual, |bytes| bytes.min(usual)))?;
     bound_free_buffers()
+}
+
+/// Gives back at once what can be computed again: buffers that are free, and the positions that
+/// sessions could have gone back to. This is for a system that is short of memory, and works while
+/// the engine is paused.
+///
+/// # Errors
+/// [`Error::Mlx`].
+pub async fn shrink_caches() -> Result<()> {
+    let shrink = || {
+        for loaded in handle::all() {
+            for slot in loaded.sessions.borrow().values() {
+                slot.memory.borrow_mut().forget_snapshots();
+            }
+        }
+        mlx::release_memory()
+    };
+    Engine::get()?.run_at_once(shrink).await
 }
 
 /// An error unless so many more bytes are allowed.

@@ -73,6 +73,13 @@ pub(crate) fn release_memory() -> Result<()> {
     Ok(())
 }
 
+/// Waits until the device has computed everything that it was asked for.
+pub(crate) fn synchronize() -> Result<()> {
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: the stream is valid for as long as its owner lives.
+    check(unsafe { sys::mlx_synchronize(stream.as_ptr()) })
+}
+
 fn has_compiler() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join("g++").is_file())

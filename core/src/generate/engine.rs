@@ -25,6 +25,8 @@ use tokio::sync::oneshot;
 pub(crate) trait Task {
     /// One step.
     fn step(&mut self) -> Turn;
+    /// Whether the next step only ends it, without the device.
+    fn is_ending(&self) -> bool;
     /// Called instead of the next step when one has panicked.
     fn fail(&mut self, error: Error);
 }
@@ -42,8 +44,12 @@ pub(crate) enum Turn {
 
 enum Message {
     Job(Box<dyn FnOnce() + Send>),
+    /// A job that needs no device: it only lets go of something.
+    Release(Box<dyn FnOnce() + Send>),
     Task(Box<dyn FnOnce() -> Box<dyn Task> + Send>),
     Wake,
+    Pause(oneshot::Sender<Result<()>>),
+    Resume,
 }
 
 /// A handle to the thread.
@@ -97,7 +103,37 @@ impl Engine {
         self.post(Message::Job(Box::new(move || {
             answer.send(guarded(job)).ok();
         })));
-        result.await.unwrap_or_else(|_| Err(Error::Internal("the engine has stopped".into())))
+        result.await.unwrap_or_else(|_| stopped())
+    }
+
+    /// As [`Engine::run`], for a job that only lets go of something: it runs while the engine is
+    /// paused, too.
+    pub(crate) async fn run_at_once<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, result) = oneshot::channel();
+        self.post_job(move || {
+            answer.send(guarded(job)).ok();
+        });
+        result.await.unwrap_or_else(|_| stopped())
+    }
+
+    /// Finishes the step that is being computed, and computes nothing more until
+    /// [`Engine::resume`]: when this returns, the device is idle. Generations and jobs wait and lose
+    /// nothing. What is cancelled, dropped or unloaded meanwhile ends as usual.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`] when the device has failed.
+    pub async fn pause(&self) -> Result<()> {
+        let (report, paused) = oneshot::channel();
+        self.post(Message::Pause(report));
+        paused.await.unwrap_or_else(|_| stopped())
+    }
+
+    /// Goes on after [`Engine::pause`].
+    pub fn resume(&self) {
+        self.post(Message::Resume);
     }
 
     /// Runs a job in turns: `begin` makes it, then it is called until it has a result; before that
@@ -115,12 +151,13 @@ impl Engine {
         self.start(move || {
             Box::new(Job { begin: Some(begin), job: None, meanwhile, answer: Some(answer) })
         });
-        result.await.unwrap_or_else(|_| Err(Error::Internal("the engine has stopped".into())))
+        result.await.unwrap_or_else(|_| stopped())
     }
 
-    /// Runs `job` on the engine's thread when it is idle next, with nobody waiting for it.
+    /// Runs `job`, which needs no device, on the engine's thread between two steps, with nobody
+    /// waiting for it.
     pub(crate) fn post_job(&self, job: impl FnOnce() + Send + 'static) {
-        self.post(Message::Job(Box::new(job)));
+        self.post(Message::Release(Box::new(job)));
     }
 
     /// Adds a task, made on the engine's thread.
@@ -158,12 +195,16 @@ impl<T, B: FnOnce() -> Result<J>, J: FnMut() -> Result<Option<T>>> Job<T, B, J> 
 
 impl<T, B: FnOnce() -> Result<J>, J: FnMut() -> Result<Option<T>>> Task for Job<T, B, J> {
     fn step(&mut self) -> Turn {
-        if self.answer.as_ref().is_none_or(oneshot::Sender::is_closed) {
+        if self.is_ending() {
             return Turn::Done;
         }
         let Some(result) = self.advance().transpose() else { return self.meanwhile };
         self.answer.take().map(|answer| answer.send(result));
         Turn::Done
+    }
+
+    fn is_ending(&self) -> bool {
+        self.answer.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
     fn fail(&mut self, error: Error) {
@@ -189,7 +230,8 @@ extern "C" fn halt() {
 
 fn serve(inbox: &Receiver<Message>) {
     let mut tasks: Vec<Box<dyn Task>> = Vec::new();
-    let mut anyone_ready = false;
+    let mut waiting = Vec::new();
+    let (mut anyone_ready, mut is_paused) = (false, false);
     loop {
         let mut next = if anyone_ready { inbox.try_recv().ok() } else { wait(inbox) };
         if next.is_none() && !anyone_ready {
@@ -197,19 +239,28 @@ fn serve(inbox: &Receiver<Message>) {
         }
         while let Some(message) = next {
             // A job is a turn: who waits for it may have the next one ready at once.
-            let is_turn = matches!(message, Message::Job(_));
+            let is_turn = matches!(message, Message::Job(_) | Message::Release(_));
             match message {
-                Message::Job(job) => drop(guarded(|| {
-                    job();
-                    Ok(())
-                })),
+                Message::Job(job) if is_paused => waiting.push(job),
+                Message::Job(job) | Message::Release(job) => perform(job),
                 Message::Task(make) => tasks.extend(guarded(|| Ok(make())).ok()),
                 Message::Wake => {}
+                Message::Pause(report) => {
+                    is_paused = true;
+                    report.send(guarded(mlx::synchronize)).ok();
+                }
+                Message::Resume => {
+                    is_paused = false;
+                    waiting.drain(..).for_each(perform);
+                }
             }
             next = if is_turn { None } else { inbox.try_recv().ok() };
         }
         anyone_ready = false;
         tasks.retain_mut(|task| {
+            if is_paused && !task.is_ending() {
+                return true;
+            }
             let turn = guarded(|| Ok(task.step())).unwrap_or_else(|error| {
                 task.fail(error);
                 Turn::Done
@@ -218,6 +269,17 @@ fn serve(inbox: &Receiver<Message>) {
             turn != Turn::Done
         });
     }
+}
+
+fn perform(job: Box<dyn FnOnce() + Send>) {
+    drop(guarded(|| {
+        job();
+        Ok(())
+    }));
+}
+
+fn stopped<T>() -> Result<T> {
+    Err(Error::Internal("the engine has stopped".into()))
 }
 
 /// The next message. Who waits long gives back what nobody uses meanwhile.
@@ -281,5 +343,37 @@ mod tests {
         assert_eq!(order, ["one", "two", "one", "two", "one", "two"]);
         drop(log);
         assert!(logged.recv().is_err());
+    }
+
+    #[test]
+    fn a_paused_engine_only_lets_go() {
+        let engine = Engine::get().unwrap();
+        let (log, logged) = channel();
+        let say = |name: &'static str| {
+            let log = log.clone();
+            move || {
+                log.send(name).ok();
+                Ok(())
+            }
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        let mut pause = pin!(engine.pause());
+        while pause.as_mut().poll(&mut context).is_pending() {
+            thread::yield_now();
+        }
+        let (mut job, mut release) =
+            (pin!(engine.run(say("job"))), pin!(engine.run_at_once(say("release"))));
+        let mut turns = pin!(engine.run_in_turns(Turn::Ready, {
+            let say = say("turn");
+            move || Ok(move || say().map(Some))
+        }));
+        assert!(job.as_mut().poll(&mut context).is_pending());
+        assert!(turns.as_mut().poll(&mut context).is_pending());
+        while release.as_mut().poll(&mut context).is_pending() {
+            thread::yield_now();
+        }
+        assert_eq!(logged.try_iter().collect::<Vec<_>>(), ["release"]);
+        engine.resume();
+        assert_eq!([logged.recv().unwrap(), logged.recv().unwrap()], ["job", "turn"]);
     }
 }

@@ -164,6 +164,11 @@ impl PromptCache {
         }
     }
 
+    /// Forgets what it could have gone back to.
+    pub(crate) fn forget_snapshots(&mut self) {
+        self.snapshots.clear();
+    }
+
     fn bytes(&self) -> usize {
         self.snapshots.iter().map(Snapshot::bytes).sum()
     }

@@ -116,6 +116,7 @@ pub struct Summary {
 pub struct Generation {
     events: Receiver<Result<Event>>,
     control: Arc<Control>,
+    prompt: Vec<u32>,
 }
 
 /// Stops a generation from anywhere.
@@ -139,13 +140,30 @@ impl Canceller {
 }
 
 impl Generation {
+    /// The tokens that it continues.
+    pub fn prompt_tokens(&self) -> &[u32] {
+        &self.prompt
+    }
+
     /// The next event; `None` after the end and after an error.
     pub async fn next(&mut self) -> Option<Result<Event>> {
         let event = self.events.recv().await;
+        self.make_room();
+        event
+    }
+
+    /// The next event, if there is one already.
+    pub fn try_next(&mut self) -> Option<Result<Event>> {
+        let event = self.events.try_recv().ok();
+        self.make_room();
+        event
+    }
+
+    /// Wakes a task that waits for the reader.
+    fn make_room(&self) {
         if self.control.parked.swap(false, Ordering::AcqRel) {
             self.control.engine.wake();
         }
-        event
     }
 
     /// Ends the generation after the step that is being computed.
@@ -196,7 +214,8 @@ impl Request {
             parked: AtomicBool::new(false),
             engine: self.engine,
         });
-        let generation = Generation { events, control: control.clone() };
+        let prompt = self.prompt.clone();
+        let generation = Generation { events, control: control.clone(), prompt };
         let engine = self.engine;
         engine.start(move || {
             let started = Instant::now();
@@ -246,6 +265,9 @@ impl Task for Worker {
         if self.sender.is_closed() {
             return Turn::Done;
         }
+        if self.is_unloaded() {
+            self.phase = Phase::Failed(Some(Error::Unloaded));
+        }
         if self.sender.capacity() == 0 {
             self.control.parked.store(true, Ordering::Release);
             // The reader may have taken an event just before it could see that we wait.
@@ -283,6 +305,11 @@ impl Task for Worker {
         }
     }
 
+    fn is_ending(&self) -> bool {
+        let cancelled = self.control.cancelled.load(Ordering::Acquire);
+        cancelled || self.sender.is_closed() || self.is_unloaded()
+    }
+
     fn fail(&mut self, error: Error) {
         // A limit is looked at before anything changes; after another failure, what has been written
         // cannot be told from what has not.
@@ -294,6 +321,12 @@ impl Task for Worker {
             run.slot.publish();
         }
         self.sender.try_send(Err(error)).ok();
+    }
+}
+
+impl Worker {
+    fn is_unloaded(&self) -> bool {
+        matches!(&self.phase, Phase::Running(run) if run.loaded.unloaded.get())
     }
 }
 

@@ -1,0 +1,44 @@
+// swift-tools-version: 6.0
+import Foundation
+import PackageDescription
+
+/// Where the archive of this version is, which its release writes here.
+let release: (url: String, checksum: String)? = nil
+
+let archive = "apple/MynahFFI.xcframework"
+
+// For work on the package itself, on a Mac or on Linux: the library that scripts/bindings builds.
+let libraries = "\(Context.packageDirectory)/target/debug"
+var core = Target.systemLibrary(name: "MynahFFI", path: "apple/Sources/MynahFFI")
+var settings: [LinkerSetting] = [
+    .linkedLibrary("mynah_bindings"),
+    .unsafeFlags(["-L", libraries, "-Xlinker", "-rpath", "-Xlinker", libraries]),
+]
+
+#if os(Linux)
+// libswiftObservation of Swift 6.0 names a function that no library has, and never calls it.
+settings.append(.unsafeFlags(["-Xlinker", "--allow-shlib-undefined"]))
+#else
+if FileManager.default.fileExists(atPath: "\(Context.packageDirectory)/\(archive)") {
+    core = .binaryTarget(name: "MynahFFI", path: archive)
+    settings = []
+} else if let release {
+    core = .binaryTarget(name: "MynahFFI", url: release.url, checksum: release.checksum)
+    settings = []
+}
+#endif
+
+let package = Package(
+    name: "Mynah",
+    platforms: [.macOS(.v14), .iOS(.v17)],
+    products: [.library(name: "Mynah", targets: ["Mynah"])],
+    targets: [
+        core,
+        .target(
+            name: "MynahCore", dependencies: ["MynahFFI"], path: "apple/Sources/MynahCore",
+            linkerSettings: settings),
+        .target(name: "Mynah", dependencies: ["MynahCore"], path: "apple/Sources/Mynah"),
+        .executableTarget(name: "bench", dependencies: ["MynahCore"], path: "apple/Bench"),
+        .testTarget(name: "MynahTests", dependencies: ["Mynah"], path: "apple/Tests/MynahTests"),
+    ]
+)

@@ -1,0 +1,80 @@
+import Mynah
+import SwiftUI
+
+struct ChatView: View {
+    let conversation: Conversation
+    @State private var draft = ""
+
+    var body: some View {
+        ScrollView {
+            LazyVStack(spacing: 12) {
+                ForEach(Array(conversation.messages.enumerated()), id: \.offset) { _, message in
+                    Bubble(message: message)
+                }
+            }
+            .padding()
+        }
+        .defaultScrollAnchor(.bottom)
+        .safeAreaInset(edge: .bottom) {
+            VStack(spacing: 4) {
+                if let result = conversation.lastResult {
+                    Statistics(result: result)
+                }
+                HStack {
+                    TextField("Message", text: $draft, axis: .vertical)
+                        .textFieldStyle(.roundedBorder)
+                        .onSubmit(send)
+                    if conversation.isAnswering {
+                        Button("Stop", systemImage: "stop.circle.fill", action: conversation.stop)
+                    } else {
+                        Button("Send", systemImage: "arrow.up.circle.fill", action: send)
+                            .disabled(draft.isEmpty)
+                    }
+                }
+                .labelStyle(.iconOnly)
+                .imageScale(.large)
+            }
+            .padding()
+            .background(.bar)
+        }
+        .navigationTitle("Chat")
+        .toolbar {
+            Button("Close") { Task { await conversation.close() } }
+        }
+    }
+
+    private func send() {
+        guard !draft.isEmpty, !conversation.isAnswering else { return }
+        conversation.send(draft)
+        draft = ""
+    }
+}
+
+private struct Bubble: View {
+    let message: ChatMessage
+
+    var body: some View {
+        let isMine = message.role == .user
+        Text(message.content.isEmpty ? "…" : message.content)
+            .textSelection(.enabled)
+            .padding(10)
+            .background(isMine ? Color.accentColor.opacity(0.2) : Color.gray.opacity(0.15))
+            .clipShape(.rect(cornerRadius: 12))
+            .frame(maxWidth: .infinity, alignment: isMine ? .trailing : .leading)
+    }
+}
+
+private struct Statistics: View {
+    let result: GenerationResult
+
+    var body: some View {
+        Text("""
+            \(result.tokensPerSecond, format: .number.precision(.fractionLength(1))) tokens/s, \
+            first after \(result.stats.timeToFirstToken, format: .number.precision(.fractionLength(2))) s, \
+            \(result.stats.peakMemory, format: .byteCount(style: .memory))
+            """)
+            .font(.caption)
+            .foregroundStyle(.secondary)
+            .monospacedDigit()
+    }
+}

@@ -1,0 +1,58 @@
+import Foundation
+
+/// A value that one thread at a time may use. `Mutex` of the standard library asks for newer systems than we do.
+final class Locked<Value>: @unchecked Sendable {
+    private var value: Value
+    private let lock = NSLock()
+
+    init(_ value: Value) { self.value = value }
+
+    func callAsFunction<Result>(_ body: (inout Value) throws -> Result) rethrows -> Result {
+        try lock.withLock { try body(&value) }
+    }
+}
+
+/// Lets one task in at a time, in the order in which they came.
+final class Turnstile: Sendable {
+    private struct State {
+        var isTaken = false
+        var waiting: [(id: UUID, enter: CheckedContinuation<Void, any Error>)] = []
+    }
+
+    private let state = Locked(State())
+
+    /// Waits for its turn; who gets in must leave.
+    func enter() async throws {
+        let id = UUID()
+        try await withTaskCancellationHandler {
+            try await withCheckedThrowingContinuation { continuation in
+                let outcome: Result<Void, any Error>? = state { state in
+                    if Task.isCancelled { return .failure(CancellationError()) }
+                    if state.isTaken {
+                        state.waiting.append((id, continuation))
+                        return nil
+                    }
+                    state.isTaken = true
+                    return .success(())
+                }
+                if let outcome { continuation.resume(with: outcome) }
+            }
+        } onCancel: {
+            let cancelled = state { state in
+                state.waiting.firstIndex { $0.id == id }.map { state.waiting.remove(at: $0) }
+            }
+            cancelled?.enter.resume(throwing: CancellationError())
+        }
+    }
+
+    func leave() {
+        let next = state { state in
+            if state.waiting.isEmpty {
+                state.isTaken = false
+                return nil as CheckedContinuation<Void, any Error>?
+            }
+            return state.waiting.removeFirst().enter
+        }
+        next?.resume()
+    }
+}

@@ -1,0 +1,204 @@
+import Foundation
+@testable import Mynah
+import Testing
+
+/// All tests share one device, and some of them look at what it takes or stop it.
+@Suite(.serialized) struct Everything {}
+
+/// The embedded model, once for all tests.
+let demo = Task { try await Model.load(ModelSource.demo) }
+
+let greedy = GenerationParameters(temperature: 0)
+
+/// Goes on for as long as the model's context has room.
+let endless = greedy.with {
+    $0.stopOnEOS = false
+    $0.maxTokens = 400
+}
+
+extension Everything {
+    @Suite struct ModelTests {
+        @Test func aModelLoadsAndAnswers() async throws {
+            let shares = Locked<[Double]>([])
+            let model = try await Model.load(ModelSource.demo) { event in
+                if case .loading(let share) = event { shares { $0.append(share) } }
+            }
+            let seen = shares { $0 }
+            #expect(seen == seen.sorted() && seen.allSatisfy { (0...1).contains($0) })
+            #expect(model.info.modelType == "llama")
+            #expect(model.info.contextLength == 512)
+
+            let messages: [ChatMessage] = [.user("What is 3 + 4?")]
+            let result = try await model.generate(messages: messages, parameters: greedy)
+            #expect(result.text.contains("7"))
+            #expect(result.finishReason == .stop)
+            #expect(result.tokensPerSecond > 0)
+            #expect(try await model.countTokens(Prompt(messages)) == result.promptTokens.count)
+            #expect(try await model.decode(result.generatedTokens) == result.text)
+            let rendered = try await model.renderChatTemplate(messages)
+            #expect(rendered.contains("What is 3 + 4?") && rendered.hasSuffix("assistant\n"))
+            #expect(try await model.encode(rendered, addSpecialTokens: false) == result.promptTokens)
+        }
+
+        @Test func loadingIsASequenceThatExistsBeforeTheModel() async throws {
+            var last: LoadEvent?
+            for try await event in Model.loading(ModelSource.demo) { last = event }
+            guard case .ready(let model) = last else {
+                Issue.record("the last event carries the model")
+                return
+            }
+            #expect(try await model.generate(messages: [.user("Hi")]).text.isEmpty == false)
+        }
+
+        @Test func aClosureThatThrowsEndsTheLoading() async throws {
+            struct Enough: Error {}
+            await #expect(throws: Enough.self) {
+                try await Model.load(ModelSource.demo) { _ in throw Enough() }
+            }
+        }
+
+        @Test func aCancelledTaskLoadsNothing() async throws {
+            let task = Task {
+                withUnsafeCurrentTask { $0?.cancel() }
+                return try await Model.load(ModelSource.demo)
+            }
+            await #expect(throws: CancellationError.self) { try await task.value }
+        }
+
+        @Test func parametersGoOverThoseOfTheModel() async throws {
+            let model = try await demo.value
+            let defaults = model.defaultGenerationParameters
+            #expect(defaults.maxTokens == 512 && defaults.stopOnEOS == true)
+            let decoded = try JSONDecoder().decode(
+                GenerationParameters.self, from: JSONEncoder().encode(defaults))
+            #expect(decoded == defaults)
+            let short = try await model.generate(
+                messages: [.user("Who are you?")], parameters: defaults.with { $0.maxTokens = 2 })
+            #expect(short.generatedTokens.count == 2 && short.finishReason == .length)
+            let banned = Dictionary(uniqueKeysWithValues: short.generatedTokens.map { ($0, -Float.infinity) })
+            let other = try await model.generate(
+                messages: [.user("Who are you?")],
+                parameters: greedy.with {
+                    $0.maxTokens = 2
+                    $0.logitBias = banned
+                })
+            #expect(Set(other.generatedTokens).isDisjoint(with: short.generatedTokens))
+        }
+
+        @Test func likelyTokensComeWhenAskedFor() async throws {
+            let model = try await demo.value
+            var tokens: [Token] = []
+            let parameters = greedy.with { $0.topLogprobs = 3 }
+            for try await event in model.generate([.user("Who are you?")], parameters) {
+                if case .token(let token) = event { tokens.append(token) }
+            }
+            #expect(!tokens.isEmpty)
+            #expect(tokens.allSatisfy { $0.top.count == 3 && $0.top[0].id == $0.id && $0.top[0].logprob == $0.logprob })
+        }
+
+        @Test func errorsCanBeToldApartAndRead() async throws {
+            let model = try await demo.value
+            func error(_ body: () async throws -> some Any) async -> (any Error)? {
+                do { _ = try await body() } catch { return error }
+                return nil
+            }
+            let missing = await error { try await Model.load(URL(fileURLWithPath: "/no/such/model")) }
+            #expect(missing?.localizedDescription.hasPrefix("/no/such/model: ") == true)
+            let long = String(repeating: "one two ", count: 600)
+            let rendered = try await model.renderChatTemplate([.user(long)])
+            let tokens = try await model.encode(rendered, addSpecialTokens: false).count
+            #expect(
+                await error { try await model.generate(messages: [.user(long)]) } as? MynahError
+                    == .contextOverflow(tokens: tokens, limit: 512))
+            for (parameters, name) in [
+                (greedy.with { $0.topP = 7 }, "top_p"), (greedy.with { $0.maxTokens = -1 }, "maxTokens"),
+                (greedy.with { $0.stop = [""] }, "stop"),
+            ] {
+                let error = await error { try await model.generate(prompt: "Hi", parameters: parameters) }
+                guard case .invalidRequest(let reason) = error as? MynahError else {
+                    Issue.record("\(name): \(String(describing: error))")
+                    continue
+                }
+                #expect(reason.contains(name))
+                #expect(error?.localizedDescription == reason)
+            }
+            #expect(await error { try await model.decode([-1]) } is MynahError)
+            #expect(await error { try await model.generate(prompt: "") } is MynahError)
+            let infinite = ChatTemplateOptions(extraContext: ["x": .double(.infinity)])
+            #expect(await error { try await model.renderChatTemplate([.user("x")], options: infinite) } is MynahError)
+            #expect(await error { try await Model.load("no//such name") } is MynahError)
+        }
+
+        @Test func inspectionReadsNoWeights() async throws {
+            let report = try await Model.inspect(ModelSource.demo)
+            #expect(report.modelType == "llama" && report.problem == nil && report.hasChatTemplate)
+            #expect(report.bitsPerWeight == 8 && report.quantization == "affine")
+            #expect(try #require(report.memoryNeeded) > report.bytes)
+        }
+
+        @Test func anUnloadedModelSaysSo() async throws {
+            let model = try await Model.load(ModelSource.demo)
+            let stream = model.generate([.user("Hi")], endless)
+            var iterator = stream.makeAsyncIterator()
+            _ = try await iterator.next()
+            let session = ChatSession(model)
+            try await model.unload()
+            await #expect(throws: MynahError.unloaded) {
+                while try await iterator.next() != nil {}
+            }
+            await #expect(throws: MynahError.unloaded) { try await model.generate(prompt: "Hi") }
+            await #expect(throws: MynahError.unloaded) { try await session.respond(to: "Hi") }
+            #expect(try await model.encode("Hi").isEmpty == false)
+            try await model.unload()
+        }
+
+        @Test func theStoreListsWhatIsThere() async throws {
+            let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+            defer { try? FileManager.default.removeItem(at: folder) }
+            ModelStore.directory = folder
+            #expect(try await ModelStore.list().isEmpty)
+            let snapshot = folder.appendingPathComponent("models--org--name/snapshots/\(String(repeating: "a", count: 40))")
+            try FileManager.default.createDirectory(at: snapshot, withIntermediateDirectories: true)
+            try Data("{}".utf8).write(to: snapshot.appendingPathComponent("config.json"))
+            let model = try #require(try await ModelStore.list().first)
+            #expect(model.id == "org/name" && model.bytes == 2 && model.revisions.count == 1)
+            #expect(model.revisions.first?.isComplete == false)
+            #expect(try await ModelStore.delete("org/name") == 2)
+            await #expect(throws: MynahError.self) { try await ModelStore.delete("org/name") }
+            await #expect(throws: MynahError.self) {
+                try await Model.load(ModelSource.hub("org/name", offline: true))
+            }
+        }
+
+        @Test func loadingAndDroppingLeavesNothingBehind() async throws {
+            func once() async throws {
+                let model = try await Model.load(ModelSource.demo)
+                var stream = model.generate([.user("Hi")], greedy).makeAsyncIterator()
+                while case .some(let event) = try await stream.next() {
+                    if case .text = event { break }
+                }
+            }
+            _ = try await demo.value
+            for _ in 0..<20 { try await once() }
+            try await Device.shrinkCaches()
+            let (active, resident) = (try Device.memory.active, residentMemory())
+            let end = ContinuousClock.now + .seconds(20)
+            var rounds = 0
+            while rounds < 1000 && ContinuousClock.now < end {
+                try await once()
+                rounds += 1
+            }
+            try await Device.shrinkCaches()
+            #expect(rounds >= 20)
+            #expect(try Device.memory.active <= active)
+            // Less than eight of its models.
+            #expect(residentMemory() - resident < 8 << 20, "after \(rounds) rounds")
+        }
+    }
+}
+
+/// What the process has in memory, in bytes.
+func residentMemory() -> Int {
+    guard let status = try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8) else { return 0 }
+    return (Int(status.split(separator: " ")[1]) ?? 0) * 4096
+}

@@ -1,0 +1,206 @@
+//! How to continue a prompt, as far as that shall differ from what the model recommends.
+
+use mynah::GenerateOptions;
+use std::collections::HashMap;
+
+/// How to continue; what is not given is as the model recommends. The core's `GenerateOptions` say
+/// what each means and in which order they act.
+#[derive(Clone, Debug, Default, uniffi::Record)]
+pub struct GenerationParameters {
+    /// The most tokens to generate.
+    #[uniffi(default = None)]
+    pub max_tokens: Option<u32>,
+    /// No token ends the text before so many are generated.
+    #[uniffi(default = None)]
+    pub min_tokens: Option<u32>,
+    /// Flattens the distribution above 1 and sharpens it below; 0 always takes the likeliest token.
+    #[uniffi(default = None)]
+    pub temperature: Option<f32>,
+    /// Draws from that many likeliest tokens; 0 from all.
+    #[uniffi(default = None)]
+    pub top_k: Option<u32>,
+    /// Draws from the smallest set of likeliest tokens with this probability in sum; 1 from all.
+    #[uniffi(default = None)]
+    pub top_p: Option<f32>,
+    /// Excludes tokens less likely than this share of the likeliest one.
+    #[uniffi(default = None)]
+    pub min_p: Option<f32>,
+    /// Draws from the tokens whose information is nearest to the expected one, with this
+    /// probability in sum; 1 from all.
+    #[uniffi(default = None)]
+    pub typical_p: Option<f32>,
+    /// Excludes tokens whose logit is more than so many standard deviations below the largest; 0
+    /// none.
+    #[uniffi(default = None)]
+    pub top_n_sigma: Option<f32>,
+    /// Now and then excludes the likeliest tokens.
+    #[uniffi(default = None)]
+    pub xtc: Option<Xtc>,
+    /// Makes it unlikely that sequences repeat.
+    #[uniffi(default = None)]
+    pub dry: Option<Dry>,
+    /// Divides the logits of recent tokens, or multiplies negative ones; 1 does nothing.
+    #[uniffi(default = None)]
+    pub repetition_penalty: Option<f32>,
+    /// Is subtracted from the logits of recent tokens; 0 does nothing.
+    #[uniffi(default = None)]
+    pub presence_penalty: Option<f32>,
+    /// Is subtracted from the logit of a recent token once for each time that it occurs.
+    #[uniffi(default = None)]
+    pub frequency_penalty: Option<f32>,
+    /// How many tokens are recent to the three penalties.
+    #[uniffi(default = None)]
+    pub penalty_context: Option<u32>,
+    /// What is added to the logits of tokens.
+    #[uniffi(default = None)]
+    pub logit_bias: Option<HashMap<u32, f32>>,
+    /// Makes draws repeatable on the same machine.
+    #[uniffi(default = None)]
+    pub seed: Option<u64>,
+    /// How many of the likeliest tokens come with each token.
+    #[uniffi(default = None)]
+    pub top_logprobs: Option<u32>,
+    /// Texts that end the generation. Neither they nor a beginning of them is given out.
+    #[uniffi(default = None)]
+    pub stop: Option<Vec<String>>,
+    /// Further tokens that end the text.
+    #[uniffi(default = None)]
+    pub end_tokens: Option<Vec<u32>>,
+    /// Whether to go on after the model has ended its text.
+    #[uniffi(default = None)]
+    pub ignore_end: Option<bool>,
+    /// Whether to give the text of special tokens, which is left out otherwise.
+    #[uniffi(default = None)]
+    pub special_tokens: Option<bool>,
+    /// Tokens of the prompt that are computed in one step.
+    #[uniffi(default = None)]
+    pub prefill_chunk: Option<u32>,
+}
+
+/// Of the tokens above a threshold only the least likely one stays.
+#[derive(Clone, Debug, uniffi::Record)]
+pub struct Xtc {
+    /// How often it acts, from 0 to 1.
+    pub probability: f32,
+    /// The least probability of a top choice, from 0 to 0.5.
+    pub threshold: f32,
+}
+
+/// A token that would prolong a repetition of `n` tokens loses
+/// `multiplier · base^(n - allowed_length)`. What is not given is as usual.
+#[derive(Clone, Debug, uniffi::Record)]
+pub struct Dry {
+    /// The penalty of the shortest repetition.
+    #[uniffi(default = None)]
+    pub multiplier: Option<f32>,
+    /// How fast it grows.
+    #[uniffi(default = None)]
+    pub base: Option<f32>,
+    /// Repetitions shorter than this are free.
+    #[uniffi(default = None)]
+    pub allowed_length: Option<u32>,
+    /// How many of the last tokens are looked at.
+    #[uniffi(default = None)]
+    pub context: Option<u32>,
+    /// Texts over which no repetition reaches.
+    #[uniffi(default = None)]
+    pub breakers: Option<Vec<String>>,
+}
+
+impl GenerationParameters {
+    /// These over others.
+    pub(crate) fn over(self, options: GenerateOptions) -> GenerateOptions {
+        let size = |given: Option<u32>, other: usize| given.map_or(other, |given| given as usize);
+        GenerateOptions {
+            max_tokens: size(self.max_tokens, options.max_tokens),
+            min_tokens: size(self.min_tokens, options.min_tokens),
+            temperature: self.temperature.unwrap_or(options.temperature),
+            top_k: size(self.top_k, options.top_k),
+            top_p: self.top_p.unwrap_or(options.top_p),
+            min_p: self.min_p.unwrap_or(options.min_p),
+            typical_p: self.typical_p.unwrap_or(options.typical_p),
+            top_n_sigma: self.top_n_sigma.unwrap_or(options.top_n_sigma),
+            xtc: self.xtc.map(mynah::Xtc::from).or(options.xtc),
+            dry: self.dry.map(mynah::Dry::from).or(options.dry),
+            repetition_penalty: self.repetition_penalty.unwrap_or(options.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(options.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(options.frequency_penalty),
+            penalty_context: size(self.penalty_context, options.penalty_context),
+            logit_bias: self
+                .logit_bias
+                .map_or(options.logit_bias, |bias| bias.into_iter().collect()),
+            seed: self.seed.or(options.seed),
+            top_logprobs: size(self.top_logprobs, options.top_logprobs),
+            stop: self.stop.unwrap_or(options.stop),
+            end_tokens: self.end_tokens.unwrap_or(options.end_tokens),
+            ignore_end: self.ignore_end.unwrap_or(options.ignore_end),
+            special_tokens: self.special_tokens.unwrap_or(options.special_tokens),
+            prefill_chunk: size(self.prefill_chunk, options.prefill_chunk),
+        }
+    }
+}
+
+impl From<GenerateOptions> for GenerationParameters {
+    fn from(options: GenerateOptions) -> Self {
+        let size = |size: usize| Some(u32::try_from(size).unwrap_or(u32::MAX));
+        GenerationParameters {
+            max_tokens: size(options.max_tokens),
+            min_tokens: size(options.min_tokens),
+            temperature: Some(options.temperature),
+            top_k: size(options.top_k),
+            top_p: Some(options.top_p),
+            min_p: Some(options.min_p),
+            typical_p: Some(options.typical_p),
+            top_n_sigma: Some(options.top_n_sigma),
+            xtc: options
+                .xtc
+                .map(|xtc| Xtc { probability: xtc.probability, threshold: xtc.threshold }),
+            dry: options.dry.map(Dry::from),
+            repetition_penalty: Some(options.repetition_penalty),
+            presence_penalty: Some(options.presence_penalty),
+            frequency_penalty: Some(options.frequency_penalty),
+            penalty_context: size(options.penalty_context),
+            logit_bias: Some(options.logit_bias.into_iter().collect()),
+            seed: options.seed,
+            top_logprobs: size(options.top_logprobs),
+            stop: Some(options.stop),
+            end_tokens: Some(options.end_tokens),
+            ignore_end: Some(options.ignore_end),
+            special_tokens: Some(options.special_tokens),
+            prefill_chunk: size(options.prefill_chunk),
+        }
+    }
+}
+
+impl From<Xtc> for mynah::Xtc {
+    fn from(xtc: Xtc) -> Self {
+        mynah::Xtc { probability: xtc.probability, threshold: xtc.threshold }
+    }
+}
+
+impl From<Dry> for mynah::Dry {
+    fn from(dry: Dry) -> Self {
+        let usual = mynah::Dry::default();
+        let size = |given: Option<u32>, usual: usize| given.map_or(usual, |given| given as usize);
+        mynah::Dry {
+            multiplier: dry.multiplier.unwrap_or(usual.multiplier),
+            base: dry.base.unwrap_or(usual.base),
+            allowed_length: size(dry.allowed_length, usual.allowed_length),
+            context: size(dry.context, usual.context),
+            breakers: dry.breakers.unwrap_or(usual.breakers),
+        }
+    }
+}
+
+impl From<mynah::Dry> for Dry {
+    fn from(dry: mynah::Dry) -> Self {
+        let size = |size: usize| Some(u32::try_from(size).unwrap_or(u32::MAX));
+        Dry {
+            multiplier: Some(dry.multiplier),
+            base: Some(dry.base),
+            allowed_length: size(dry.allowed_length),
+            context: size(dry.context),
+            breakers: Some(dry.breakers),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Where a model is.
+
+use crate::error::MynahError;
+use mynah::{DEMO, Location, Source, hub::Token};
+use std::path::Path;
+
+/// Where a model is.
+#[derive(Clone, Debug, uniffi::Enum)]
+pub enum ModelSource {
+    /// `org/name` or `org/name@revision` on a hub, as the environment says; or a directory, if
+    /// there is one of this name or if it starts with `.`, `/` or `~`.
+    Named {
+        /// The name.
+        name: String,
+    },
+    /// A directory in the layout that model repositories have.
+    Directory {
+        /// Its path.
+        path: String,
+    },
+    /// A repository on a hub.
+    Hub {
+        /// Which, and how to get at it.
+        source: HubSource,
+    },
+    /// The tiny model inside of this library.
+    Demo,
+}
+
+/// A repository on a hub. What is not given is as the environment says.
+#[derive(Clone, Debug, uniffi::Record)]
+pub struct HubSource {
+    /// Its name, such as `org/name`.
+    pub repository: String,
+    /// A branch, a tag or a commit; by default `main`.
+    #[uniffi(default = None)]
+    pub revision: Option<String>,
+    /// The address of the hub.
+    #[uniffi(default = None)]
+    pub endpoint: Option<String>,
+    /// The secret that the hub admits its user by.
+    #[uniffi(default = None)]
+    pub token: Option<String>,
+    /// The folder of the cache.
+    #[uniffi(default = None)]
+    pub cache: Option<String>,
+    /// Whether no request may be made.
+    #[uniffi(default = false)]
+    pub offline: bool,
+}
+
+impl TryFrom<ModelSource> for Location {
+    type Error = MynahError;
+
+    fn try_from(source: ModelSource) -> Result<Self, MynahError> {
+        Ok(match source {
+            ModelSource::Named { name } => name.into(),
+            ModelSource::Directory { path } => Path::new(&path).into(),
+            ModelSource::Hub { source } => Source::try_from(source)?.into(),
+            ModelSource::Demo => DEMO.into(),
+        })
+    }
+}
+
+impl TryFrom<HubSource> for Source {
+    type Error = MynahError;
+
+    fn try_from(given: HubSource) -> Result<Self, MynahError> {
+        let mut source = Source::new(&given.repository)?;
+        if let Some(revision) = given.revision {
+            source = source.with_revision(&revision)?;
+        }
+        if let Some(endpoint) = given.endpoint {
+            source = source.with_endpoint(&endpoint)?;
+        }
+        if let Some(token) = given.token {
+            source = source.with_token(Token::new(&token)?);
+        }
+        if let Some(cache) = given.cache {
+            source = source.with_cache(cache);
+        }
+        Ok(if given.offline { source.offline() } else { source })
+    }
+}
