@@ -165,8 +165,12 @@ fn parts_are_small() {
 fn families_are_short_and_name_their_reference() {
     const LINES: usize = 250;
     // What is longer, how long, and why: it owns its loop and shares no layer with others.
-    const LONGER: &[(&str, usize)] =
-        &[("families/text/gemma3n.rs", 300), ("families/text/gemma4_text.rs", 310)];
+    const LONGER: &[(&str, usize)] = &[
+        ("families/text/gemma3n.rs", 300),
+        ("families/text/gemma4_text.rs", 310),
+        ("families/text/minimax_m3_vl.rs", 310),
+        ("families/text/muse_spark.rs", 300),
+    ];
     let mut breaches = Vec::new();
     for source in Source::all().iter().filter(|source| source.is_in("families/")) {
         let opening: Vec<_> =

@@ -60,7 +60,18 @@ const NESTED: &[(&str, &str)] = &[
 ];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &flat(config)?;
+    let (config, is_nested) = flat(config)?;
+    build_flat(&config, w).map_err(|error| match error {
+        Error::Config { field, reason, .. } if is_nested => {
+            let name = NESTED.iter().find(|(_, ours)| *ours == field);
+            let nested = |(theirs, _): &(&str, &str)| format!("sparse_attention_config.{theirs}");
+            Error::config(name.map_or(field, nested), reason)
+        }
+        error => error,
+    })
+}
+
+fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
     let c = Text::read(&without(config, &["layer_types"]))?;
     let names = [("num_local_experts", "n_routed_experts")];
@@ -136,20 +147,23 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder))
 }
 
-/// The config of the text, with nothing nested.
-fn flat(config: &Json) -> Result<Json> {
+/// The config of the text with nothing nested, and whether anything was.
+fn flat(config: &Json) -> Result<(Json, bool)> {
     let text = config.get("text_config").unwrap_or(config);
     if !text.is_object() {
         return Err(Error::config("text_config", "not an object"));
     }
     let mut text = text.clone();
     let nested = text.get("sparse_attention_config").cloned().unwrap_or_default();
+    if !nested.is_object() && !nested.is_null() {
+        return Err(Error::config("sparse_attention_config", "not an object"));
+    }
     for (theirs, ours) in NESTED {
         if let (Some(value), Some(fields)) = (nested.get(theirs), text.as_object_mut()) {
             fields.insert(ours.to_string(), value.clone());
         }
     }
-    Ok(config::with_defaults(&text, json!({
+    let config = config::with_defaults(&text, json!({
         "hidden_size": 6144, "intermediate_size": 3072, "dense_intermediate_size": 12288,
         "shared_intermediate_size": 3072, "num_attention_heads": 64, "num_key_value_heads": 4,
         "num_hidden_layers": 60, "num_local_experts": 128, "num_experts_per_tok": 4,
@@ -158,7 +172,8 @@ fn flat(config: &Json) -> Result<Json> {
         "tie_word_embeddings": false, "routed_scaling_factor": 2.0, "norm_topk_prob": true,
         "use_qk_norm": true, "use_gemma_norm": true, "swiglu_alpha": 1.702, "swiglu_limit": 7.0,
         "index_local_blocks": 1,
-    })))
+    }));
+    Ok((config, nested.is_object()))
 }
 
 impl Config {

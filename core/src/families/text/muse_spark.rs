@@ -110,7 +110,9 @@ struct Form<'a> {
 
 impl<'a> Form<'a> {
     fn of(w: &'a Scope, c: &'a Text, e: &'a Config) -> Self {
-        Form { w, c, e, is_converted: w.has(ATTENTION_GATE[1]) }
+        let is_published = |[gate, ..]: [&str; 3]| w.at(gate).has("gate");
+        let is_converted = ![ATTENTION_GATE, NETWORK_GATE].into_iter().any(is_published);
+        Form { w, c, e, is_converted }
     }
 
     /// The weights of a norm, published less one.
@@ -129,12 +131,12 @@ impl<'a> Form<'a> {
 
     fn attention(&self, w: &Scope, base: f32, window: Option<i32>) -> Result<Mixer> {
         let (c, width, [queries, keys]) = (self.c, self.c.hidden_size, self.c.qk_widths());
-        let [q, k, v, gate] = if w.has_below("qkvg_proj") {
-            w.fused("qkvg_proj", width, [queries, keys, keys, queries])?
+        let single = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys), ("gate_proj", queries)];
+        let [q, k, v, gate] = if single.iter().any(|(name, _)| w.has_below(name)) {
+            let [q, k, v, gate] = single.map(|(name, output)| w.linear(name, width, output));
+            [q?, k?, v?, gate?]
         } else {
-            let read = |name, width_out| w.linear(name, width, width_out);
-            let (q, k) = (read("q_proj", queries)?, read("k_proj", keys)?);
-            [q, k, read("v_proj", keys)?, read("gate_proj", queries)?]
+            w.fused("qkvg_proj", width, [queries, keys, keys, queries])?
         };
         // Converted, the rows of queries and keys stand in another order.
         let (pairs, context) = (self.is_converted, c.max_position_embeddings);
