@@ -151,31 +151,37 @@ impl Loading {
             Phase::Ready(_) => return Ok(None),
             Phase::Over => return Err(mynah::Error::Cancelled.into()),
         };
-        let mut cancelled = pin!(self.cancelled.notified());
-        let mut changed = pin!(async {
-            match events.changed().await {
-                Ok(()) if wants_events => events.borrow_and_update().clone(),
-                // An error only says that there will be no more events.
-                _ => pending().await,
-            }
-        });
-        let next = poll_fn(|context| {
-            if cancelled.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Next::Outcome(Err(mynah::Error::Cancelled)));
-            }
-            if let Poll::Ready(outcome) = work.as_mut().poll(context) {
-                return Poll::Ready(Next::Outcome(outcome));
-            }
-            changed.as_mut().poll(context).map(Next::Event)
-        });
-        let outcome = match next.await {
+        let next = {
+            let mut cancelled = pin!(self.cancelled.notified());
+            let mut changed = pin!(async {
+                match events.changed().await {
+                    Ok(()) if wants_events => events.borrow_and_update().clone(),
+                    // An error only says that there will be no more events.
+                    _ => pending().await,
+                }
+            });
+            poll_fn(|context| {
+                if cancelled.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Next::Outcome(Err(mynah::Error::Cancelled)));
+                }
+                if let Poll::Ready(outcome) = work.as_mut().poll(context) {
+                    return Poll::Ready(Next::Outcome(outcome));
+                }
+                changed.as_mut().poll(context).map(Next::Event)
+            })
+            .await
+        };
+        let outcome = match next {
             Next::Outcome(outcome) => outcome,
             Next::Event(event) => return Ok(event.map(LoadEvent::from)),
         };
         match outcome {
             Ok(model) => {
                 *phase = Phase::Ready(Arc::new(Model(model)));
-                Ok(None)
+                // A model that loads faster than anybody reads still tells of its last progress.
+                let last = events.borrow_and_update();
+                let is_news = wants_events && last.has_changed();
+                Ok(last.clone().filter(|_| is_news).map(LoadEvent::from))
             }
             Err(error) => {
                 *phase = Phase::Over;
