@@ -435,7 +435,7 @@ const TIED: &[(&str, &str)] = &[
     ("moe_num_experts", "moe_top_k"),
     ("num_attention_heads", "index_n_heads"),
     ("sparse_num_index_heads", "index_n_heads"),
-    ("sparse_num_index_heads", "index_head_dim"),
+    ("sparse_num_index_heads", "sparse_index_dim"),
     ("sparse_index_dim", "head_dim"),
 ];
 
