@@ -15,4 +15,5 @@ mod quantized_attention;
 pub(crate) mod ring;
 pub mod rope;
 pub mod router;
+pub mod seen;
 pub mod shared_keys;
