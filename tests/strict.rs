@@ -479,8 +479,9 @@ fn names(error: &Error, path: &str) -> bool {
     let Error::Config { field, reason, .. } = error else { return false };
     let name = path.rsplit('/').next().unwrap();
     let parent = path.split('/').nth(1).unwrap();
-    let part = |other: &str| TIED.iter().any(|(a, b)| (*a, *b) == (name, other));
-    field.contains(name) || field.contains(parent) || reason.contains(name) || part(field)
+    let named = field.rsplit('.').next().unwrap();
+    let tied = TIED.contains(&(name, named)) || TIED.contains(&(name, field));
+    field.contains(name) || field.contains(parent) || reason.contains(name) || tied
 }
 
 /// Whether an error says that the tensors have other sizes than the config.
