@@ -1,0 +1,39 @@
+/** A chat on the command line, with the model of the first argument or with the tiny one of the library. */
+package example
+
+import kotlin.system.exitProcess
+import kotlinx.coroutines.runBlocking
+import mynah.ChatSession
+import mynah.LoadEvent
+import mynah.Model
+import mynah.ModelSource
+import mynah.MynahException
+import mynah.text
+
+fun main(arguments: Array<String>): Unit = runBlocking {
+    val source = arguments.firstOrNull()?.let(ModelSource::Named) ?: ModelSource.Demo
+    try {
+        Model.load(source, ::report).use { model -> ChatSession(model).use { chat(it) } }
+    } catch (error: MynahException) {
+        System.err.println(error.message)
+        exitProcess(1)
+    }
+}
+
+private fun report(event: LoadEvent) {
+    if (event is LoadEvent.Downloading) {
+        System.err.print("\r${event.progress.done} of ${event.progress.total} bytes")
+    }
+}
+
+private suspend fun chat(session: ChatSession) {
+    while (true) {
+        print("> ")
+        val message = readlnOrNull() ?: return
+        session.streamResponse(message).text().collect {
+            print(it)
+            System.out.flush()
+        }
+        println()
+    }
+}
