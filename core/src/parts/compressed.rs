@@ -1,6 +1,6 @@
 //! Attention over a window, and beyond it over groups of tokens: each group is pooled into one
-//! latent, which is both key and value, for the layer that pools it and for later ones. An open group
-//! has an entry too, which nobody sees.
+//! latent, which is both key and value, for the layer that pools it and for later ones. An open
+//! group has an entry too, which nobody sees.
 
 use super::{
     kv::{Scores, Seen},
@@ -275,6 +275,45 @@ mod tests {
                         assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
                     }
                 }
+                at += length;
+            }
+        }
+    }
+
+    /// Whether keys are gathered for each query or masked for all is the same to it.
+    #[test]
+    fn all_groups_may_be_chosen_one_by_one() {
+        const SIZE: i32 = 3;
+        mlx_rs::random::seed(7).unwrap();
+        let random = |heads: i32, length: i32| {
+            mlx_rs::random::normal::<f32>(&[2, heads, length, 8], None, None, None).unwrap()
+        };
+        let scores =
+            Scores { scale: 0.5, sinks: Some(Array::from_slice(&[0.5f32, -0.5, 0.0], &[3])) };
+        for bound in [None, Some((12, 4)), Some((5, 2)), Some((5, 0))] {
+            let mut plan = CachePlan::new(LENGTH as usize);
+            plan.bound = bound.map(|(slots, keep)| Bound::new(slots, keep).unwrap());
+            let (mut window, mut entries) = (Kv::new(Some(8), &plan), Kv::strided(SIZE, &plan));
+            let mut at = 0;
+            for length in [2, 1, 3, 1, 1, 9, 1, 4, 20, 1] {
+                let step = match (at, length) {
+                    (1.., 1) => Step::decode(Array::from_slice(&[at], &[1])),
+                    _ => Step::prefill(at, length),
+                };
+                let grouped = step.grouped(SIZE).unwrap();
+                let seen = window.update_keys(random(1, length), &step).unwrap();
+                let made = entries.update_keys(random(1, grouped.length), &grouped).unwrap();
+                let (groups, q) = (Groups { seen: made, size: SIZE }, random(3, length));
+                let count = groups.latents().dim(2);
+                let ids = ops::arange::<_, i32>(0, count, None).unwrap();
+                let ids = ops::broadcast_to(&ids, &[2, length, count]).unwrap();
+                let [masked, gathered]: [Vec<f32>; 2] = [None, Some(ids)].map(|choice| {
+                    let y = attend(&q, &seen, Some((&groups, choice)), &scores, &step).unwrap();
+                    mlx::to_vec(&y).unwrap()
+                });
+                let distance = masked.iter().zip(&gathered).map(|(a, b)| (a - b).abs());
+                let distance = distance.fold(0.0, f32::max);
+                assert!(distance < 1e-5, "{distance} with {bound:?} at {at}");
                 at += length;
             }
         }

@@ -1,4 +1,5 @@
-//! Which layers pool groups of tokens, which choose among groups, and whose groups a layer attends to.
+//! Which layers pool groups of tokens, which choose among them, and whose groups a layer attends
+//! to.
 
 use crate::{
     config::{Json, count, positive, read, size},
@@ -53,7 +54,7 @@ impl Compression {
         let fields: Compression = read(config)?;
         match fields.compress_ratios.iter().find(|ratio| !(0..=MOST_TOKENS).contains(*ratio)) {
             Some(ratio) => {
-                let reason = format!("groups of {ratio} tokens, at most {MOST_TOKENS} are known");
+                let reason = format!("{ratio} is not a number of tokens up to {MOST_TOKENS}");
                 Err(Error::config("compress_ratios", reason))
             }
             None => Ok(fields),

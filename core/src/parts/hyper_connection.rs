@@ -1,5 +1,5 @@
-//! Hyper-connections ([Zhu et al. 2024](https://arxiv.org/abs/2409.19606)): several residual streams,
-//! of which every branch reads one mixture, and whose own mixture after it is kept nearly doubly
+//! Hyper-connections ([Zhu et al. 2024](https://arxiv.org/abs/2409.19606)): several residual
+//! streams, of which every branch reads one mixture, and which mix by a matrix that is nearly doubly
 //! stochastic ([Xie et al. 2025](https://arxiv.org/abs/2512.24880)).
 
 use super::{
@@ -49,8 +49,7 @@ impl HyperConnection {
         const MOST_ITERATIONS: i32 = 256;
         let HyperSizes { hc_mult: streams, hc_sinkhorn_iters: iterations, .. } = sizes;
         if iterations > MOST_ITERATIONS {
-            let reason =
-                format!("{iterations} iterations, of which {MOST_ITERATIONS} are too many");
+            let reason = format!("{iterations} iterations, more than {MOST_ITERATIONS}");
             return Err(Error::config("hc_sinkhorn_iters", reason));
         }
         let count = config::product("hc_mult", [streams, streams + 2])?;

@@ -1,5 +1,5 @@
-//! DeepSeek V4.1: hyper-connected streams; attention to a window and to groups of tokens, which a few
-//! layers pool and choose for all; experts whose scores are the square roots of softplus, clamped.
+//! DeepSeek V4.1: hyper-connected streams; attention to a window and to groups of tokens, which a
+//! few layers pool and choose for all; clamped experts, of which the square root of softplus decides.
 //! Follows `deepseek_v41` of mlx-lm.
 
 use super::gemma3_text::without;
@@ -80,21 +80,25 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             HyperConnection::read(&w, name(names), c.hidden_size, hyper, c.rms_norm_eps)
         };
         blocks.push(Block::new(sizes.attention(&w.at(name(["self_attn", "attn"])), i)?));
+        let [before_attention, before_network] = TWO_NORMS;
         layers.push(AroundAttention {
-            attention: (connection(["attn_hc.", "hc_attn_"])?, norm(["input_layernorm", "attn_norm"])?),
-            network: (connection(["ffn_hc.", "hc_ffn_"])?, norm(["post_attention_layernorm", "ffn_norm"])?),
+            attention: (
+                connection(["attn_hc.", "hc_attn_"])?,
+                norm([before_attention, "attn_norm"])?,
+            ),
+            network: (connection(["ffn_hc.", "hc_ffn_"])?, norm([before_network, "ffn_norm"])?),
             moe: e.moe(&w.at(name(["mlp", "ffn"])), name, &c, config)?,
         });
         w.ignore("engram");
     }
-    let head = Head::named(w, name(["lm_head", "head"]), Some(false), c.hidden_size, c.vocab_size)?;
+    let (vocabulary, width) = (c.vocab_size, c.hidden_size);
     Ok(Box::new(DeepseekV41 {
         decoder: Decoder {
-            embedding: body.embedding(name(["embed_tokens", "embed"]), c.vocab_size, c.hidden_size)?,
+            embedding: body.embedding(name(["embed_tokens", "embed"]), vocabulary, width)?,
             embedding_scale: None,
             blocks,
-            norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
-            head,
+            norm: body.rms_norm("norm", width, c.rms_norm_eps)?,
+            head: Head::named(w, name(["lm_head", "head"]), Some(false), width, vocabulary)?,
         },
         layers,
         streams: hyper.hc_mult,
@@ -107,7 +111,8 @@ impl Config {
         let (rotated, heads) = (self.qk_rope_head_dim, c.num_attention_heads);
         let narrowest = c.head_dim().min(compression.index_head_dim);
         if rotated % 2 != 0 || rotated > narrowest {
-            let reason = format!("{rotated} elements of heads of {narrowest} are not pairs of them");
+            let reason =
+                format!("{rotated} of {narrowest} elements of a head cannot be rotated in pairs");
             return wrong("qk_rope_head_dim", reason);
         }
         if heads * c.head_dim() % self.o_groups != 0 {
@@ -125,7 +130,8 @@ impl Config {
 
     /// Positions without groups, which nothing stretches, and with groups.
     fn ropes(&self, c: &Text, compression: &Compression, config: &Json) -> Result<[TailRope; 2]> {
-        let original = json!({"original_max_position_embeddings": config["max_position_embeddings"]});
+        let context = &config["max_position_embeddings"];
+        let original = json!({"original_max_position_embeddings": context});
         let scaling = match &config["rope_scaling"] {
             Json::Object(_) => config::with_defaults(&config["rope_scaling"], original),
             _ => original,
@@ -169,7 +175,7 @@ impl Config {
     }
 }
 
-/// SwiGLU in single precision, the gate cut above a limit and the values on both sides; zero is none.
+/// SwiGLU in single precision, the gate cut above a limit and the values on both sides; 0 is none.
 fn clamped_swiglu(limit: f32) -> impl Gate {
     move |gate: &Array, up: &Array| {
         let (mut wide, mut values) = (gate.as_dtype(Dtype::Float32)?, up.as_dtype(Dtype::Float32)?);
