@@ -89,7 +89,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             network: (connection(["ffn_hc.", "hc_ffn_"])?, norm([before_network, "ffn_norm"])?),
             moe: e.moe(&w.at(name(["mlp", "ffn"])), name, &c, config)?,
         });
-        w.ignore("engram");
     }
     let (vocabulary, width) = (c.vocab_size, c.hidden_size);
     Ok(Box::new(DeepseekV41 {
