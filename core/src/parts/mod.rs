@@ -1,11 +1,13 @@
 //! Mechanisms that families compose, one file each.
 
+pub mod activation;
 pub mod attention;
 pub mod conv;
 pub mod ffn;
 pub mod gated_attention;
 pub mod kv;
 pub mod latent;
+pub mod layer_inputs;
 pub mod linear;
 pub mod mamba;
 pub mod mla;

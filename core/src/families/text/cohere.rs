@@ -53,7 +53,7 @@ pub fn stack(
     let read = if e.layer_norm_bias { Scope::layer_norm_with_bias } else { Scope::layer_norm };
     let norm = |w: &Scope, name| read(w, name, c.hidden_size, c.rms_norm_eps);
     let decoder = Decoder::stack_under(w, c, |w| norm(w, "norm"), |i, w| {
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, c)?;
         let branches = Parallel(attention(i, &w.at("self_attn"))?, mlp);
         Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, branches)))
     })?;
