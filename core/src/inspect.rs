@@ -4,7 +4,7 @@ use crate::{
     checkpoint,
     config::Json,
     error::{Error, Result},
-    families,
+    families::{self, convention},
     files::Files,
     generate::Engine,
     handle, hub,
@@ -129,7 +129,8 @@ async fn inspect_files(files: Files, context: Option<usize>) -> Result<Inspectio
         quantization: Vec::new(),
         context: handle::context(&config),
         tokenizer: Tokenizer::file(&files)?.is_some(),
-        chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_))),
+        chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_)))
+            || convention(&model_type).chat_template.is_some(),
         gated: None,
         memory: None,
         model_type,
