@@ -24,7 +24,6 @@ enum Pattern {
 impl Pattern {
     fn slides(&self, layer: i32) -> bool {
         match self {
-            Pattern::Letters(kinds) if kinds.is_empty() => false,
             Pattern::Letters(kinds) => kinds.as_bytes()[layer as usize % kinds.len()] == b'L',
             Pattern::Every(0) => false,
             Pattern::Every(n) => (layer + 1) % i32::from(*n) != 0,
@@ -34,15 +33,18 @@ impl Pattern {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let window = |i: i32| match &e.sliding_window_pattern {
-        // Transformers writes a number beside the list that it made of it.
-        Some(Pattern::Every(_)) if c.layer_types.is_some() => c.window(i),
-        Some(pattern) if pattern.slides(i) && c.sliding_window.is_none() => {
-            Err(Error::config("sliding_window", "missing for the sliding layers"))
-        }
-        Some(Pattern::Letters(letters)) if letters.is_empty() => c.window(i),
-        Some(pattern) => Ok(c.sliding_window.filter(|_| pattern.slides(i))),
+    let pattern = e.sliding_window_pattern.filter(|pattern| match pattern {
+        Pattern::Letters(kinds) => !kinds.is_empty(),
+        // Transformers writes it beside the list that it made of it.
+        Pattern::Every(_) => c.layer_types.is_none(),
+    });
+    let window = |i: i32| match &pattern {
         None => c.window(i),
+        Some(pattern) if !pattern.slides(i) => Ok(None),
+        Some(_) => match c.sliding_window {
+            Some(window) => Ok(Some(window)),
+            None => Err(Error::config("sliding_window", "missing for the sliding layers")),
+        },
     };
     let windows: Vec<_> = (0..c.num_hidden_layers).map(window).collect::<Result<_>>()?;
     let slides = windows.iter().any(Option::is_some);
