@@ -26,7 +26,9 @@ pub fn named(field: &str, name: &str) -> Result<Activation> {
         },
         "laplace" => |x| {
             let deviation = constant(0.282_095 * std::f32::consts::SQRT_2, x)?;
-            let erf = ops::erf(x.subtract(constant(0.707_107, x)?)?.divide(deviation)?)?;
+            let erf = ops::erf(
+                x.subtract(constant(std::f32::consts::FRAC_1_SQRT_2, x)?)?.divide(deviation)?,
+            )?;
             Ok(erf.add(constant(1.0, x)?)?.multiply(constant(0.5, x)?)?)
         },
         "leaky_relu" => |x| Ok(ops::maximum(x, x.multiply(constant(0.01, x)?)?)?),
