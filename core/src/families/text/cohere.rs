@@ -16,7 +16,11 @@ pub struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e) = read(config, json!({"rope_parameters": {"rope_theta": 8_000_000.0}}))?;
+    let (c, e) = read(config, json!({
+        "hidden_size": 8192, "num_hidden_layers": 40, "intermediate_size": 22528,
+        "num_attention_heads": 64, "vocab_size": 256_000,
+        "rope_parameters": {"rope_theta": 8_000_000.0},
+    }))?;
     let rope = Rope::of(&c)?;
     stack(w, &c, &e, |_, w| {
         let attention = Attention::read(w, QKVO, &c, rope.clone())?;
