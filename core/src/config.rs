@@ -92,6 +92,11 @@ pub fn product(field: &str, factors: [i32; 2]) -> Result<i32> {
     }
 }
 
+/// Something that is on or off; null is off.
+pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(false))
+}
+
 /// A finite number above 0, in single precision too.
 pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
     Ok(Positive::deserialize(deserializer)?.0)
@@ -230,11 +235,13 @@ pub struct Text {
     /// Whether the output head is the token embedding; decided by the checkpoint when absent.
     pub tie_word_embeddings: Option<bool>,
     /// Whether attention projections must have biases.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub attention_bias: bool,
     /// Whether feed-forward projections must have biases.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub mlp_bias: bool,
+    /// The activation of feed-forward networks; SiLU when absent.
+    pub hidden_act: Option<String>,
     /// The share of each head that is rotated, in families that rotate a part.
     #[serde(default, deserialize_with = "optional_positive")]
     pub partial_rotary_factor: Option<f64>,
@@ -246,7 +253,7 @@ pub struct Text {
     rope_scaling: Option<RopeScaling>,
     rope_parameters: Option<RopeScaling>,
     /// Whether rotary pairs are neighbours instead of halves.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub rope_traditional: bool,
 }
 

@@ -139,8 +139,11 @@ impl Attention {
     /// before [`Attention::project`].
     pub fn gather(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
         let [q, k, v] = self.heads(x, step)?;
-        let own = v.dtype();
-        let q = q.as_dtype((self.precision)(q.dtype()))?;
+        let (own, precision) = (v.dtype(), (self.precision)(q.dtype()));
+        if precision == q.dtype() {
+            return join_heads(&kv.attend(&q, k, v, &self.scores, step)?);
+        }
+        let q = q.as_dtype(precision)?;
         join_heads(&kv.attend(&q, k, v, &self.scores, step)?.as_dtype(own)?)
     }
 

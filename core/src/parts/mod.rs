@@ -1,5 +1,6 @@
 //! Mechanisms that families compose, one file each.
 
+pub mod activation;
 pub mod attention;
 pub mod compressed;
 pub mod compressed_attention;
@@ -11,6 +12,7 @@ pub mod group_indexer;
 pub mod hyper_connection;
 pub mod kv;
 pub mod latent;
+pub mod layer_inputs;
 pub mod linear;
 pub mod mamba;
 pub mod mla;

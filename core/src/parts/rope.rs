@@ -152,7 +152,10 @@ impl Rope {
                 let magnitude =
                     if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / original.ln()).sqrt() };
                 let factors = Array::from_slice(factors, &[dims / 2]);
-                frequencies(factors.multiply(wavelengths(dims, base)?)?, magnitude)
+                let wavelengths = factors.multiply(wavelengths(dims, base)?)?;
+                // Pairs are halves here, whatever the config says.
+                let magnitude = magnitude as f32;
+                Ok(Rope::Frequencies { dims, traditional: false, wavelengths, magnitude })
             }
             "proportional" => {
                 let share = s.partial_rotary_factor.unwrap_or(1.0).clamp(0.0, 1.0);

@@ -5,7 +5,8 @@
 use super::{gemma3_text::without, glm4_moe, qwen3};
 use crate::{
     parts::{
-        gated_attention::{GatedAttention, single_softplus, softplus},
+        activation::softplus,
+        gated_attention::{gated_attention, single_softplus},
         router,
     },
     prelude::*,
@@ -95,7 +96,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             _ => c.num_attention_heads,
         };
         let gate = (a.linear("g_proj", c.hidden_size, gates)?, gates);
-        pre_norm(w, &c, GatedAttention::new(attention, gate, single_softplus), ffn)
+        pre_norm(w, &c, gated_attention(attention, gate, single_softplus), ffn)
     })?;
     Ok(Box::new(decoder))
 }

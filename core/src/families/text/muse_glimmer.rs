@@ -4,7 +4,7 @@
 
 use super::nanochat::Normed;
 use crate::{
-    parts::gated_attention::{GatedAttention, sigmoid},
+    parts::gated_attention::{gated_attention, sigmoid},
     prelude::*,
 };
 
@@ -67,7 +67,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             .window(window);
         let [queries, _] = c.qk_widths();
         let gate = (a.linear("gate_proj", c.hidden_size, queries)?, queries);
-        let attention = GatedAttention::new(attention, gate, sigmoid);
+        let attention = gated_attention(attention, gate, sigmoid);
         Ok(Block::new((
             Residual::sandwich(
                 norm("input_layernorm", c.rms_norm_eps)?,

@@ -5,7 +5,7 @@ use super::{deepseek_v3, gemma3_text::without};
 use crate::{
     parts::{
         ffn::Gate,
-        gated_attention::{GatedAttention, sigmoid},
+        gated_attention::{gated_attention, sigmoid},
         router::check_choice,
     },
     prelude::*,
@@ -98,7 +98,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }
         let heads = c.num_attention_heads;
         let gate = (a.linear("g_proj", c.hidden_size, heads)?, heads);
-        let attention = GatedAttention::new(attention, gate, sigmoid);
+        let attention = gated_attention(attention, gate, sigmoid);
         Ok(Block::new((Residual::pre(before, attention), ffn)))
     })?;
     Ok(Box::new(decoder))
