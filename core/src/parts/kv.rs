@@ -48,6 +48,18 @@ impl Kv {
         }
     }
 
+    /// An empty memory of the keys of an indexer: they decide what is seen, so they keep their
+    /// precision.
+    pub fn of_indexer(plan: &CachePlan) -> Self {
+        Kv::new(None, &CachePlan { quantization: None, ..*plan })
+    }
+
+    /// Remembers keys that have no values.
+    pub fn update_keys(&mut self, k: Array, step: &Step) -> Result<Seen> {
+        let no_values = ops::zeros_dtype(&[k.dim(0), k.dim(1), k.dim(2), 1], k.dtype())?;
+        self.update(k, no_values, step)
+    }
+
     /// Remembers `k` and `v` and attends over everything in sight. All are
     /// `[batch, heads, length, head_dim]`, and so is the result.
     pub fn attend(
