@@ -314,13 +314,15 @@ fn no_model_is_in_memory_twice() {
         (json!({"quant_method": "gptq"}), gptq, 40, 0),
         (json!({"quant_method": "fp8"}), fp8, 20, 0),
         (json!({"quant_method": "compressed-tensors"}), nvfp4, 40, 0),
-        (json!({"quant_method": "awq"}), awq, 6, 8),
-        (json!({"quant_method": "fp8"}), fp8, 3, 8),
-        (json!({"quant_method": "compressed-tensors"}), nvfp4, 6, 8),
+        (json!({"quant_method": "awq"}), awq, 24, 8),
+        (json!({"quant_method": "fp8"}), fp8, 12, 8),
+        (json!({"quant_method": "compressed-tensors"}), nvfp4, 24, 8),
     ];
     for (quantization, parts, layers, experts) in cases {
         let folder = tempfile::tempdir().unwrap();
-        let large = Large { width: 1024, inner: 4096, layers, experts };
+        // The experts of a layer are turned together.
+        let inner = if experts > 0 { 1024 } else { 4096 };
+        let large = Large { width: 1024, inner, layers, experts };
         large.write(folder.path(), quantization.clone(), parts);
         let (before, _) = memory_now();
         let model = load(folder.path());
