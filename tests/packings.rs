@@ -23,7 +23,11 @@ use tempfile::TempDir;
 static BUSY: RwLock<()> = RwLock::new(());
 
 fn write(name: &str) -> TempDir {
-    let (_, fixture) = Fixture::all().into_iter().find(|(known, _)| known == "packings").unwrap();
+    write_of("packings", name)
+}
+
+fn write_of(family: &str, name: &str) -> TempDir {
+    let (_, fixture) = Fixture::all().into_iter().find(|(known, _)| known == family).unwrap();
     let case: Case = fixture.cases.into_iter().find(|case| case.name == name).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_path_buf();
@@ -191,6 +195,33 @@ fn floats_of_eight_bits_have_types_of_their_own() {
         assert!(changed >= 7, "{changed}");
         assert_eq!(score(folder.path()), expected, "{name}");
     }
+}
+
+/// Pairs of 4-bit floats have no type, and are signed bytes in some files.
+#[test]
+fn floats_of_four_bits_stand_beside_those_of_eight() {
+    let _busy = BUSY.read().unwrap();
+    let folder = write_of("deepseek_v41", "published");
+    let expected = score(folder.path());
+    let mut counts = HashMap::new();
+    change_header(folder.path(), |header| {
+        for (name, entry) in header.iter_mut().filter(|(_, entry)| entry["dtype"] == "U8") {
+            let dtype = match name {
+                name if name.ends_with(".scale") => "F8_E8M0",
+                name if name.contains(".experts.") => "I8",
+                _ => "F8_E4M3",
+            };
+            entry["dtype"] = json!(dtype);
+            *counts.entry(dtype).or_insert(0) += 1;
+        }
+    });
+    let [fours, eights] = [counts["I8"], counts["F8_E4M3"]];
+    assert_eq!((fours, fours + eights), (4 * 4 * 3, counts["F8_E8M0"]));
+    assert_eq!(score(folder.path()), expected);
+    let found = block_on(inspect(folder.path(), None)).unwrap();
+    assert_eq!(found.problem, None);
+    let packings = found.quantization.iter().map(|p| (p.mode, p.bits, p.matrices));
+    assert_eq!(packings.collect::<Vec<_>>(), [("mxfp4", 4, fours), ("mxfp8", 8, eights)]);
 }
 
 /// A checkpoint whose bytes are all alike.

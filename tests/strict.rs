@@ -333,6 +333,9 @@ const MAY_BE_ZERO: &[&str] = &[
     "zero_expert_num",
     "layernorm_epsilon",
     "sparse_local_block",
+    "candidate_topk_blocks",
+    "hc_eps",
+    "swiglu_limit",
 ];
 
 /// Fields that may be any number.
@@ -344,6 +347,7 @@ const MAY_BE_NEGATIVE: &[&str] = &[
     "llama_4_scaling_beta",
     "moe_layer_start_index",
     "moe_layer_end_index",
+    "candidate_source_layer_id",
 ];
 
 /// Fields of which absurd values make numbers overflow.
@@ -362,6 +366,8 @@ const OVERFLOW: &[&str] = &[
     "llama_4_scaling_beta",
     "logits_scaling",
     "long_mscale",
+    "compress_rope_theta",
+    "gate_temp",
 ];
 
 /// Fields that are checked against a second one, which the error may name instead.
@@ -437,6 +443,7 @@ const TIED: &[(&str, &str)] = &[
     ("sparse_num_index_heads", "index_n_heads"),
     ("sparse_num_index_heads", "sparse_index_dim"),
     ("sparse_index_dim", "head_dim"),
+    ("index_head_dim", "qk_rope_head_dim"),
 ];
 
 /// Fields that are written as integers and need not be.

@@ -3,6 +3,7 @@
 use crate::{
     config::Json,
     error::{Error, Result},
+    families::{Convention, convention},
     files::Files,
     generate::{
         Engine, GenerateOptions, Generation, Prompt, Request, Score, Session, SessionOptions, Slot,
@@ -100,6 +101,7 @@ impl Model {
             files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))?;
         let model_type = model_type(&config)?.to_string();
         family(&config)?;
+        let convention = convention(&model_type);
         let engine = Engine::get()?;
         let generation = files.json("generation_config.json")?;
 
@@ -119,17 +121,19 @@ impl Model {
         };
         // A large tokenizer takes as long as the weights do, so both are read at once.
         let (report, text) = oneshot::channel();
-        thread::spawn(move || report.send(read_text(&files)));
+        let default = convention.chat_template;
+        thread::spawn(move || report.send(read_text(&files, default)));
         let (weights, text) = (weights.await, text.await);
         let lost = |_| Error::Internal("reading the tokenizer panicked".into());
         let ((place, vocabulary, rewinds), (tokenizer, template)) =
             (weights?, text.map_err(lost)??);
+        let configured_ends = configured_ends(&config, generation.as_ref());
         Ok(Model(Arc::new(Inner {
             place: Arc::new(place),
             info: ModelInfo { model_type, context: context(&config), vocabulary },
-            configured_ends: end_tokens(&config, generation.as_ref(), None),
-            end_tokens: end_tokens(&config, generation.as_ref(), tokenizer.as_ref().ok()),
-            defaults: defaults(generation.as_ref()),
+            end_tokens: end_tokens(&configured_ends, &convention, tokenizer.as_ref().ok()),
+            configured_ends,
+            defaults: defaults(generation.as_ref(), convention.sampling),
             tokenizer,
             template,
             rewinds,
@@ -183,8 +187,8 @@ impl Model {
         let files = files.into();
         let tokenizer = Tokenizer::load(&files)?;
         let template = ChatTemplate::load(&files)?.or_else(|| self.0.template.clone());
-        let mut end_tokens = self.0.configured_ends.clone();
-        end_tokens.extend(tokenizer.eos_token_id().filter(|id| !end_tokens.contains(id)));
+        let convention = convention(&self.0.info.model_type);
+        let end_tokens = end_tokens(&self.0.configured_ends, &convention, Some(&tokenizer));
         Ok(Model(Arc::new(Inner {
             place: self.0.place.clone(),
             info: self.0.info.clone(),
@@ -197,12 +201,12 @@ impl Model {
         })))
     }
 
-    /// The options that its checkpoint recommends.
+    /// The options that its generation config recommends, or else its family's model cards.
     pub fn default_options(&self) -> GenerateOptions {
         self.0.defaults.clone()
     }
 
-    /// The ids that end a text: those of the config, of the generation config and of the tokenizer.
+    /// The ids that end a text: those of the config, the generation config, the tokenizer and the family.
     pub fn end_tokens(&self) -> &[u32] {
         &self.0.end_tokens
     }
@@ -392,12 +396,16 @@ impl Drop for Place {
 /// The tokenizer, or why there is none, and the chat template, if there is one.
 type TextFiles = (Result<Tokenizer, String>, Option<ChatTemplate>);
 
-fn read_text(files: &Files) -> Result<TextFiles> {
+fn read_text(files: &Files, default_template: Option<&str>) -> Result<TextFiles> {
     let tokenizer = match Tokenizer::load(files) {
         Err(Error::Tokenizer { reason, .. }) if Tokenizer::file(files)?.is_none() => Err(reason),
         tokenizer => Ok(tokenizer?),
     };
-    let template = ChatTemplate::load(files)?.map(|template| match &tokenizer {
+    let template = match ChatTemplate::load(files)? {
+        None => default_template.map(ChatTemplate::from_source).transpose()?,
+        own => own,
+    };
+    let template = template.map(|template| match &tokenizer {
         Ok(tokenizer) => template.with_special_tokens(tokenizer),
         Err(_) => template,
     });
@@ -425,8 +433,9 @@ pub(crate) fn context(config: &Json) -> Option<usize> {
     Some(written.max(original * number("factor").unwrap_or(1.0)) as usize)
 }
 
-fn end_tokens(config: &Json, generation: Option<&Json>, tokenizer: Option<&Tokenizer>) -> Vec<u32> {
-    let mut ids: BTreeSet<u32> = tokenizer.and_then(Tokenizer::eos_token_id).into_iter().collect();
+/// The ids that end a text by the config and the generation config.
+fn configured_ends(config: &Json, generation: Option<&Json>) -> Vec<u32> {
+    let mut ids = BTreeSet::new();
     for source in [Some(config), config.get("text_config"), generation].into_iter().flatten() {
         let written = source.get("eos_token_id");
         let listed = written.and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
@@ -436,19 +445,41 @@ fn end_tokens(config: &Json, generation: Option<&Json>, tokenizer: Option<&Token
     ids.into_iter().collect()
 }
 
-/// The sampling that `generation_config.json` recommends.
-fn defaults(generation: Option<&Json>) -> GenerateOptions {
-    let mut options = GenerateOptions::default();
-    let Some(generation) = generation else { return options };
-    let number = |field| generation.get(field).and_then(Json::as_f64);
-    if generation.get("do_sample").and_then(Json::as_bool) == Some(true) {
-        options.temperature = number("temperature").unwrap_or(1.0) as f32;
-        options.top_k = number("top_k").unwrap_or(0.0) as usize;
-        options.top_p = number("top_p").unwrap_or(1.0) as f32;
-        options.min_p = number("min_p").unwrap_or(0.0) as f32;
-        options.typical_p = number("typical_p").unwrap_or(1.0) as f32;
+/// And by the tokenizer and the family.
+fn end_tokens(
+    configured: &[u32],
+    convention: &Convention,
+    tokenizer: Option<&Tokenizer>,
+) -> Vec<u32> {
+    let mut ids: BTreeSet<u32> = configured.iter().copied().collect();
+    if let Some(tokenizer) = tokenizer {
+        ids.extend(tokenizer.eos_token_id());
+        ids.extend(convention.end_tokens.iter().filter_map(|text| tokenizer.token_id(text)));
     }
-    options.min_tokens = number("min_new_tokens").unwrap_or(0.0) as usize;
-    options.repetition_penalty = number("repetition_penalty").unwrap_or(1.0) as f32;
+    ids.into_iter().collect()
+}
+
+/// The sampling that `generation_config.json` recommends, or else the family.
+fn defaults(generation: Option<&Json>, family: GenerateOptions) -> GenerateOptions {
+    let Some(generation) = generation else { return family };
+    let number = |field| generation.get(field).and_then(Json::as_f64);
+    let mut options = match generation.get("do_sample").and_then(Json::as_bool) {
+        None => family,
+        Some(false) => GenerateOptions::default(),
+        Some(true) => GenerateOptions {
+            temperature: number("temperature").unwrap_or(1.0) as f32,
+            top_k: number("top_k").unwrap_or(0.0) as usize,
+            top_p: number("top_p").unwrap_or(1.0) as f32,
+            min_p: number("min_p").unwrap_or(0.0) as f32,
+            typical_p: number("typical_p").unwrap_or(1.0) as f32,
+            ..GenerateOptions::default()
+        },
+    };
+    if let Some(tokens) = number("min_new_tokens") {
+        options.min_tokens = tokens as usize;
+    }
+    if let Some(penalty) = number("repetition_penalty") {
+        options.repetition_penalty = penalty as f32;
+    }
     options
 }

@@ -156,6 +156,12 @@ impl Scope {
         self.store.unread.borrow_mut().retain(|tensor, _| keep(tensor));
     }
 
+    /// As [`Scope::ignore`], for all names here that start so.
+    pub fn ignore_starting(&self, start: &str) {
+        let start = self.name(start);
+        self.store.unread.borrow_mut().retain(|tensor, _| !tensor.starts_with(&start));
+    }
+
     /// Leaves all tensors here unread whose name ends in one of these components.
     pub fn ignore_named(&self, components: &[&str]) {
         let ignored = |tensor: &String| {

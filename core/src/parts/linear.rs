@@ -169,6 +169,14 @@ impl Experts {
         Experts { weight, bias }
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> i32 {
+        match &self.weight {
+            Matrix::Dense(weight) => weight.dim(0),
+            Matrix::Quantized(weight) => weight.weight.dim(0),
+        }
+    }
+
     /// `[…, 1, input]` through the experts `ids` `[…]`, to `[…, 1, output]`; `sorted` says that the
     /// ids never decrease.
     pub(crate) fn forward(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {

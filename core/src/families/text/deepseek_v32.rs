@@ -144,7 +144,7 @@ impl Indexer {
     ) -> Result<Option<Array>> {
         let k = self.k_norm.forward(&self.k.forward(x)?)?.expand_dims(1)?;
         let seen = kv.update_keys(self.rope.forward(&k, step)?, step)?;
-        let (keys, _, mask) = seen.parts(step)?;
+        let (keys, mask) = seen.keys(step)?;
         if keys.dim(2) <= self.top_k {
             return Ok(None);
         }

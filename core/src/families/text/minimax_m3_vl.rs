@@ -300,7 +300,7 @@ impl Indexer {
             self.rope.forward(&norm.forward(&split_heads(&x, heads)?)?, step)
         };
         let seen = kv.update_keys(place(self.k.forward(x)?, 1, k_norm)?, step)?;
-        let (keys, _, mask) = seen.parts(step)?;
+        let (keys, mask) = seen.keys(step)?;
         let count = keys.dim(2);
         let blocks = count / self.block + i32::from(count % self.block > 0);
         if blocks <= self.blocks {
