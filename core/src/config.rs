@@ -58,6 +58,15 @@ pub fn read_renamed<T>(
     })
 }
 
+/// The config of the language model, which those of whole models nest.
+///
+/// # Errors
+/// [`Error::Config`] when it is no object.
+pub fn text(config: &Json) -> Result<&Json> {
+    let text = config.get("text_config").unwrap_or(config);
+    if text.is_object() { Ok(text) } else { Err(Error::config("text_config", "not an object")) }
+}
+
 /// No size of a model is larger, so that sums and small multiples of sizes fit 32 bits.
 const LARGEST: i64 = 1 << 24;
 
@@ -143,6 +152,19 @@ pub fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Err
 /// As [`size`], for a field that may be absent or null.
 pub fn optional_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
     Ok(Option::<Size>::deserialize(deserializer)?.map(|Size(n)| n))
+}
+
+/// Checks that a list, if there is one, has an entry for each layer.
+///
+/// # Errors
+/// [`Error::Config`] about `field` when it has more or fewer.
+pub fn check_entries<T>(field: &str, list: Option<&Vec<T>>, layers: i32) -> Result<()> {
+    match list {
+        Some(list) if list.len() != layers as usize => {
+            Err(Error::config(field, format!("{} entries for {layers} layers", list.len())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// As [`size`], for lists.
@@ -264,12 +286,7 @@ impl Text {
     /// [`Error::Config`] with the field at fault.
     pub fn read(config: &Json) -> Result<Self> {
         let text: Text = read(config)?;
-        if let Some(kinds) = &text.layer_types
-            && kinds.len() != text.num_hidden_layers as usize
-        {
-            let reason = format!("{} entries for {} layers", kinds.len(), text.num_hidden_layers);
-            return Err(Error::config("layer_types", reason));
-        }
+        check_entries("layer_types", text.layer_types.as_ref(), text.num_hidden_layers)?;
         text.check_heads("num_key_value_heads")?;
         Ok(text)
     }

@@ -51,6 +51,12 @@ impl Kv {
         }
     }
 
+    /// An empty memory of the keys of an indexer: they decide what is seen, so they keep their
+    /// precision.
+    pub fn of_indexer(plan: &CachePlan) -> Self {
+        Kv::new(None, &CachePlan { quantization: None, ..*plan })
+    }
+
     /// As [`Kv::new`], for entries of `stride` positions each: whoever runs a step says where it
     /// stands among them, as [`Step::grouped`] does.
     pub fn strided(stride: i32, plan: &CachePlan) -> Self {

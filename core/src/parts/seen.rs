@@ -54,11 +54,15 @@ impl Seen {
 
     /// Keys, values, and which keys each query sees, for attention that no kernel computes.
     pub fn parts(&self, step: &Step) -> Result<(Array, Array, Array)> {
-        let mask = self.mask(step)?;
-        Ok(match self.quantized() {
-            Some([keys, values]) => (keys.dequantize(None)?, values.dequantize(None)?, mask),
-            None => (self.entries[0].clone(), self.entries[1].clone(), mask),
-        })
+        if let Some([keys, values]) = self.quantized() {
+            return Ok((keys.dequantize(None)?, values.dequantize(None)?, self.mask(step)?));
+        }
+        Ok((self.entries[0].clone(), self.entries[1].clone(), self.mask(step)?))
+    }
+
+    /// Keys that are their own values, and which of them each query sees.
+    pub fn keys(&self, step: &Step) -> Result<(Array, Array)> {
+        Ok((self.entries[0].clone(), self.mask(step)?))
     }
 
     /// Which of the keys are the step's own, `[length]`.

@@ -210,12 +210,8 @@ impl BesideExperts {
         let inner = e.moe_intermediate_size.ok_or_else(missing("moe_intermediate_size"))?;
         check_choice("top_k_experts", (count, k))?;
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let (stacks, sizes) = (w.at("experts"), [count, c.hidden_size, inner]);
-        let experts = if stacks.has("gate_up_proj") {
-            GatedExperts::read_fused(&stacks, ["gate_up_proj", "down_proj"], sizes, geglu_tanh)?
-        } else {
-            GatedExperts::read(&stacks, "switch_glu", sizes, geglu_tanh)?
-        };
+        let sizes = [count, c.hidden_size, inner];
+        let experts = GatedExperts::read(w, "experts.switch_glu", sizes, geglu_tanh)?;
         let [first, second] = ["post_feedforward_layernorm_1", "post_feedforward_layernorm_2"];
         Ok(BesideExperts {
             mlp: (before, mlp, norm(first)?),
