@@ -1,14 +1,15 @@
-"""Measures this library against mlx-lm, and its downloads against curl: `scripts/bench [name …] [--runs N]`.
+"""Measures this library against mlx-lm, itself, curl and limits: `scripts/bench [name …] [--runs N]`.
 
-Both sides run in processes of their own, in turns, on the same checkpoints with random weights; what
-is printed are medians over the runs and their ratio. A rate should have a ratio of at least what the
-table asks for, a time or a size at most that.
+What is compared runs in processes of its own, in turns, on the same checkpoints with random weights;
+what is printed are medians over the runs, and their ratio. A rate should have a ratio of at least what
+is asked for, a time or a size at most that.
 
 Ours is timed from the start of the process; mlx-lm's from the call of `load`, after its imports.
-Downloads come from a hub on loopback; ours are verified, curl's are not.
+Downloads come from a hub on loopback; ours are verified and synced, curl's are not.
 """
 
 import argparse
+import atexit
 import importlib
 import json
 import os
@@ -17,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -26,39 +29,43 @@ MYNAH = ROOT / "target" / "release" / "mynah"
 INSIDE = ROOT / "target" / "release" / "bench"
 HUB = ROOT / "target" / "release" / "hub"
 
-# Bytes of the file that is downloaded, and megabytes that this may take in memory.
+# Bytes of the file that is downloaded.
 DOWNLOAD = 2_000_000_000
-ALLOWED_MEMORY = 64
-
-HOST_BOUND = dict(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
-QWEN3_06B = dict(hidden_size=1024, intermediate_size=3072, num_attention_heads=16, num_key_value_heads=8, head_dim=128)
-
-
-@dataclass
-class Measure:
-    name: str
-    title: str
-    model: str
-    prompt: int
-    tokens: int
-    field: str
-    # Ours over mlx-lm's: at least this for a rate, at most this for a time or a size.
-    bound: float
-    is_rate: bool = True
-
-
-MEASURES = [
-    Measure("host", "decode, host-bound, tokens/s", "host", 8, 300, "decode", 1.4),
-    Measure("decode", "decode, Qwen3 0.6B 4 bit, tokens/s", "qwen3", 4, 10, "decode", 1.0),
-    Measure("prefill", "prefill, Qwen3 0.6B 4 bit, tokens/s", "qwen3", 32, 1, "prefill", 1.0),
-    Measure("load", "load to first token, seconds", "qwen3", 1, 1, "first_token", 0.5, is_rate=False),
-    Measure("memory", "peak resident memory, MB", "qwen3", 32, 4, "memory", 1.0, is_rate=False),
-]
-
-
-# The share of a long history that a second turn may cost, and the history's length.
-SECOND_TURN = 0.05
+# Tokens of a conversation before its second turn, and positions of a cache.
 HISTORY = 4000
+
+
+# Models: the shapes of published ones, and small ones where only the host's work matters
+
+
+def qwen3(**sizes) -> dict:
+    return dict(
+        model_type="qwen3",
+        num_hidden_layers=28,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+        **sizes,
+    )
+
+
+QWEN3_06B = dict(
+    vocab_size=151936,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+)
+HOST_BOUND = dict(
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=128,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+)
 SMALL = dict(
     hidden_size=128,
     num_hidden_layers=4,
@@ -69,11 +76,67 @@ SMALL = dict(
     num_key_value_heads=1,
     rms_norm_eps=1e-6,
 )
-# One of each kind: positions, windows, convolutions, recurrences.
-TALKERS = [
-    dict(model_type="llama", **SMALL),
-    dict(model_type="gemma3_text", head_dim=64, sliding_window=512, query_pre_attn_scalar=64, **SMALL),
-    dict(
+LLAMA = dict(model_type="llama", **SMALL)
+CONFIGS = {
+    "host": qwen3(**HOST_BOUND),
+    "qwen3": qwen3(**QWEN3_06B),
+    "qwen3_moe": dict(
+        model_type="qwen3_moe",
+        hidden_size=1024,
+        num_hidden_layers=6,
+        intermediate_size=3072,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        head_dim=128,
+        num_experts=64,
+        num_experts_per_tok=8,
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+        moe_intermediate_size=512,
+        norm_topk_prob=True,
+        rms_norm_eps=1e-6,
+        vocab_size=32000,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+        max_position_embeddings=4096,
+    ),
+    "deepseek_v3": dict(
+        model_type="deepseek_v3",
+        hidden_size=1024,
+        num_hidden_layers=6,
+        intermediate_size=3072,
+        moe_intermediate_size=512,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        q_lora_rank=512,
+        kv_lora_rank=256,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        n_routed_experts=64,
+        n_shared_experts=1,
+        num_experts_per_tok=8,
+        n_group=8,
+        topk_group=4,
+        norm_topk_prob=True,
+        routed_scaling_factor=2.5,
+        topk_method="noaux_tc",
+        scoring_func="sigmoid",
+        first_k_dense_replace=1,
+        moe_layer_freq=1,
+        rms_norm_eps=1e-6,
+        vocab_size=32000,
+        rope_theta=1e4,
+        rope_scaling=None,
+        attention_bias=False,
+        max_position_embeddings=4096,
+    ),
+    "llama": LLAMA,
+    "half": LLAMA | dict(torch_dtype="bfloat16"),
+    "gemma3_text": dict(
+        model_type="gemma3_text", head_dim=64, sliding_window=512, query_pre_attn_scalar=64, **SMALL
+    ),
+    "lfm2": dict(
         model_type="lfm2",
         block_dim=128,
         block_ff_dim=256,
@@ -87,7 +150,7 @@ TALKERS = [
         full_attn_idxs=[1, 3],
         **SMALL,
     ),
-    dict(
+    "mamba2": dict(
         model_type="mamba2",
         num_heads=4,
         head_dim=64,
@@ -102,40 +165,34 @@ TALKERS = [
         tie_word_embeddings=True,
         **SMALL,
     ),
-]
-# Microseconds a token, from its id to the text at the reader.
-STREAMING = 20
-# The share of a 16-bit cache that a 4-bit one may take.
-CACHE = 0.3
+}
+QUANTIZED = {"qwen3", "qwen3_moe", "deepseek_v3"}
 
 
-def qwen3(vocabulary: int, sizes: dict) -> dict:
-    return dict(
-        model_type="qwen3",
-        num_hidden_layers=28,
-        vocab_size=vocabulary,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-6,
-        rope_theta=1e6,
-        tie_word_embeddings=True,
-        **sizes,
-    )
+def made(name: str) -> Path:
+    """The folder of a model, which a process of its own makes: peak memory of a child counts what
+    its parent has."""
+    path = MODELS / name
+    if not (path / "config.json").exists():
+        subprocess.run([sys.executable, __file__, "--make", name], check=True)
+    return path
 
 
-def make_model(path: Path, config: dict, quantized: bool = False) -> None:
+def make_model(name: str) -> None:
     import mlx.core as mx
     import mlx.nn as nn
     from mlx.utils import tree_flatten
 
+    path, config = MODELS / name, CONFIGS[name]
     module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
     mx.random.seed(0)
     model = module.Model(module.ModelArgs.from_dict(config))
     if config.get("torch_dtype") == "bfloat16":
         model.set_dtype(mx.bfloat16)
-    if quantized:
+    if name in QUANTIZED:
         nn.quantize(model, group_size=64, bits=4)
         config["quantization"] = dict(group_size=64, bits=4)
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(path / "model.safetensors"), dict(tree_flatten(model.parameters())))
     make_tokenizer(path, config["vocab_size"])
     # Last, so that a model that is there is whole.
@@ -163,12 +220,18 @@ def make_tokenizer(path: Path, vocabulary: int) -> None:
     (path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 
+# What is measured
+
+
 def run_reference(path: str, prompt: int, tokens: int) -> None:
     """One run of mlx-lm; in a process of its own."""
     import mlx.core as mx
     from mlx_lm import load
     from mlx_lm.generate import generate_step
 
+    gather_qmm = mx.gather_qmm
+    # mlx-lm 0.32.2 always passes one, which mlx 0.32.2 does not take yet. It is None here.
+    mx.gather_qmm = lambda *arguments, global_scale=None, **options: gather_qmm(*arguments, **options)
     started = time.perf_counter()
     model, _ = load(path)
     loaded = time.perf_counter()
@@ -186,8 +249,9 @@ def run_reference(path: str, prompt: int, tokens: int) -> None:
     )
 
 
-def run_process(command: list, **variables: str) -> tuple[bytes, float, float]:
+def run_process(*command, **variables: str) -> tuple[bytes, float, float]:
     """Its output, wall time in seconds and peak resident memory in MB."""
+    command = [str(word) for word in command]
     started = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         environment = os.environ | variables
@@ -202,124 +266,154 @@ def run_process(command: list, **variables: str) -> tuple[bytes, float, float]:
     return result, elapsed, usage.ru_maxrss / unit
 
 
-def ours(measure: Measure) -> float:
-    ids = ",".join(str(id) for id in range(1, measure.prompt + 1))
-    options = ["--tokens", ids, "--max-tokens", measure.tokens, "--temperature", 0, "--ignore-eos", "--json"]
-    command = [str(word) for word in [MYNAH, "generate", MODELS / measure.model, *options]]
-    output, elapsed, memory = run_process(command)
+Pair = tuple[float, float]
+
+
+def against_mlx_lm(name: str, prompt: int, tokens: int, field: str) -> Pair:
+    path = made(name)
+    ids = ",".join(str(id) for id in range(1, prompt + 1))
+    options = ["--max-tokens", tokens, "--temperature", 0, "--ignore-eos", "--json"]
+    output, elapsed, memory = run_process(MYNAH, "generate", path, "--tokens", ids, *options)
     result = json.loads(output)
-    return dict(
+    ours = dict(
         decode=result["decode_tokens_per_second"],
         prefill=result["prefill_tokens_per_second"],
         first_token=elapsed,
         memory=memory,
-    )[measure.field]
-
-
-def theirs(measure: Measure) -> float:
-    path, prompt, tokens = MODELS / measure.model, measure.prompt, measure.tokens
-    command = [sys.executable, __file__, "--reference", str(path), str(prompt), str(tokens)]
-    output, _, memory = run_process(command)
-    return (json.loads(output.splitlines()[-1]) | dict(memory=memory))[measure.field]
-
-
-def download(endpoint: str) -> tuple[float, float, float]:
-    """One download each: megabytes a second of ours and of curl's, and our peak memory in MB."""
-    with tempfile.TemporaryDirectory(dir=MODELS) as folder:
-        command = [MYNAH, "download", "org/model"]
-        variables = dict(HF_ENDPOINT=endpoint, HF_HUB_CACHE=folder, HF_HUB_OFFLINE="0")
-        _, mine, memory = run_process(command, **variables)
-    with tempfile.TemporaryDirectory(dir=MODELS) as folder:
-        address = f"{endpoint}/org/model/resolve/main/model.safetensors"
-        command = ["curl", "--silent", "--location", "--output", f"{folder}/file", address]
-        _, other, _ = run_process(command)
-    return DOWNLOAD / 1e6 / mine, DOWNLOAD / 1e6 / other, memory
-
-
-def downloads(runs: int) -> tuple[list, list]:
-    """Pairs of rates, and pairs of ours and the allowed memory."""
-    command = [HUB, "org/model", f"model.safetensors={DOWNLOAD}"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
-        endpoint = hub.stdout.readline().strip()
-        results = [download(endpoint) for _ in range(runs)]
-    rates = [(mine, other) for mine, other, _ in results]
-    return rates, [(memory, ALLOWED_MEMORY) for _, _, memory in results]
-
-
-def report(title: str, pairs: list, bound: float, is_rate: bool) -> None:
-    mine, other = (statistics.median(side) for side in zip(*pairs))
-    ratio = mine / other
-    reached = ratio >= bound if is_rate else ratio <= bound
-    sign = "≥" if is_rate else "≤"
-    note = "" if reached else f"   missed: {sign} {bound}"
-    print(f"{title:38}{mine:10.2f}{other:10.2f}{ratio:8.2f}{note}", flush=True)
+    )
+    output, _, memory = run_process(sys.executable, __file__, "--reference", path, prompt, tokens)
+    theirs = json.loads(output.splitlines()[-1]) | dict(memory=memory)
+    return ours[field], theirs[field]
 
 
 def inside(*arguments) -> dict:
-    return json.loads(run_process([str(word) for word in [INSIDE, *arguments]])[0])
+    return json.loads(run_process(INSIDE, *arguments)[0])
 
 
-def compare_second_turns(runs: int) -> None:
-    print(f"\n{f'second turn after {HISTORY} tokens, seconds':38}{'session':>10}{'anew':>10}{'ratio':>8}")
-    for config in TALKERS:
-        name = config["model_type"]
-        results = [inside("second-turn", MODELS / name, HISTORY) for _ in range(runs)]
-        session, anew = (statistics.median(result[side] for result in results) for side in ("session", "anew"))
-        note = "" if session / anew <= SECOND_TURN else f"   missed: ≤ {SECOND_TURN}"
-        print(f"{name:38}{session:10.4f}{anew:10.4f}{session / anew:8.4f}{note}", flush=True)
+def second_turn(name: str) -> Pair:
+    result = inside("second-turn", made(name), HISTORY)
+    return result["session"], result["anew"]
 
 
-def measure_streaming(runs: int) -> None:
-    results = [inside("streaming", MODELS / "qwen3")["microseconds"] for _ in range(runs)]
-    microseconds = statistics.median(results)
-    note = "" if microseconds <= STREAMING else f"   missed: ≤ {STREAMING}"
-    print(f"\n{'streaming, microseconds a token':38}{microseconds:10.2f}{note}", flush=True)
+def sampling() -> Pair:
+    result = inside("sampling", made("qwen3"), 12)
+    return result["all"], result["greedy"]
 
 
-def compare_caches() -> None:
-    """Four bits against sixteen; sizes are the same in every run."""
-    result = inside("cache", MODELS / "half", HISTORY)
-    four, sixteen = (result[bits] / 1e6 for bits in ("four", "sixteen"))
-    note = "" if four / sixteen <= CACHE else f"   missed: ≤ {CACHE}"
-    print(f"\n{f'cache of {HISTORY} positions, MB':38}{'4 bit':>10}{'bf16':>10}{'ratio':>8}")
-    print(f"{'llama':38}{four:10.2f}{sixteen:10.2f}{four / sixteen:8.2f}{note}", flush=True)
+def streaming(microseconds: float) -> Pair:
+    return inside("streaming", made("qwen3"))["microseconds"], microseconds
+
+
+def cache_size() -> Pair:
+    result = inside("cache", made("half"), HISTORY)
+    return result["four"] / 1e6, result["sixteen"] / 1e6
+
+
+@cache
+def hub() -> str:
+    """The address of a hub with one repository."""
+    command = [HUB, "org/model", f"model.safetensors={DOWNLOAD}"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.kill)
+    return process.stdout.readline().strip()
+
+
+def in_folder(*command, **variables: str) -> tuple[float, float]:
+    """Wall time in seconds and peak memory in MB of what fills a folder, `{}` in the command."""
+    with tempfile.TemporaryDirectory(dir=MODELS) as folder:
+        # Nothing waits for what an earlier run left to be written.
+        os.sync()
+        fill = lambda word: str(word).replace("{}", folder)
+        variables = {name: fill(value) for name, value in variables.items()}
+        return run_process(*map(fill, command), **variables)[1:]
+
+
+def download() -> tuple[float, float]:
+    variables = dict(HF_ENDPOINT=hub(), HF_HUB_CACHE="{}", HF_HUB_OFFLINE="0")
+    return in_folder(MYNAH, "download", "org/model", **variables)
+
+
+def against_curl() -> Pair:
+    ours, _ = download()
+    address = f"{hub()}/org/model/resolve/main/model.safetensors"
+    theirs, _ = in_folder("curl", "--silent", "--location", "--output", "{}/file", address)
+    return DOWNLOAD / 1e6 / ours, DOWNLOAD / 1e6 / theirs
+
+
+def download_memory(megabytes: float) -> Pair:
+    return download()[1], megabytes
+
+
+@dataclass
+class Row:
+    name: str
+    title: str
+    against: str
+    # Of the first over the second: at least this for a rate, at most this for a time or a size.
+    asked: float
+    run: Callable[[], Pair]
+    is_rate: bool = False
+
+
+def rate(name: str, title: str, asked: float, *run) -> Row:
+    return Row(name, f"{title}, tokens/s", "mlx-lm", asked, lambda: against_mlx_lm(*run), is_rate=True)
+
+
+def turn(name: str) -> Row:
+    title = f"second turn after {HISTORY} tokens, {name}, s"
+    return Row("second-turn", title, "anew", 0.05, lambda: second_turn(name))
+
+
+def row(name: str, title: str, against: str, asked: float, run: Callable, *arguments) -> Row:
+    return Row(name, title, against, asked, lambda: run(*arguments))
+
+
+ROWS = [
+    rate("host", "decode, host-bound", 1.4, "host", 8, 300, "decode"),
+    rate("decode", "decode, Qwen3 0.6B, 4 bit", 1.0, "qwen3", 4, 10, "decode"),
+    rate("prefill", "prefill, Qwen3 0.6B, 4 bit", 1.0, "qwen3", 32, 1, "prefill"),
+    row("load", "load to first token, the same, s", "mlx-lm", 0.5, against_mlx_lm, "qwen3", 1, 1, "first_token"),
+    row("memory", "peak resident memory, the same, MB", "mlx-lm", 1.0, against_mlx_lm, "qwen3", 32, 4, "memory"),
+    rate("moe", "decode, qwen3_moe, 64 experts", 1.0, "qwen3_moe", 4, 40, "decode"),
+    rate("moe", "prefill, the same", 1.0, "qwen3_moe", 128, 1, "prefill"),
+    rate("mla", "decode, deepseek_v3, 64 experts", 1.0, "deepseek_v3", 4, 40, "decode"),
+    rate("mla", "prefill, the same", 1.0, "deepseek_v3", 128, 1, "prefill"),
+    *map(turn, ["llama", "gemma3_text", "lfm2", "mamba2"]),
+    row("sampling", "a step with all sampling options, s", "greedy", 1.05, sampling),
+    row("streaming", "id to text at the reader, µs a token", "allowed", 1.0, streaming, 20.0),
+    row("cache", f"4-bit cache of {HISTORY} positions, MB", "bf16", 0.3, cache_size),
+    Row("hub", "download of 2 GB, MB/s", "curl", 0.9, against_curl, is_rate=True),
+    row("hub", "peak memory of it, MB", "allowed", 1.0, download_memory, 64.0),
+]
+
+
+def report(row: Row, runs: int) -> None:
+    ours, other = (statistics.median(side) for side in zip(*(row.run() for _ in range(runs))))
+    ratio = ours / other
+    reached = ratio >= row.asked if row.is_rate else ratio <= row.asked
+    asked = f"{'≥' if row.is_rate else '≤'} {row.asked}{'' if reached else '  missed'}"
+    print(f"{row.title:46}{ours:10.4g}{other:10.4g}  {row.against:8}{ratio:8.3f}  {asked}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    names = [measure.name for measure in MEASURES] + ["second-turn", "streaming", "cache", "hub"]
+    names = list(dict.fromkeys(row.name for row in ROWS))
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(names))
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--reference", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.make:
+        return make_model(arguments.make)
     if arguments.reference:
         path, prompt, tokens = arguments.reference
         return run_reference(path, int(prompt), int(tokens))
-
-    models = {"host": qwen3(512, HOST_BOUND), "qwen3": qwen3(151936, QWEN3_06B)}
-    models |= {config["model_type"]: config for config in TALKERS}
-    models["half"] = TALKERS[0] | dict(torch_dtype="bfloat16")
-    for name, config in models.items():
-        if not (MODELS / name / "config.json").exists():
-            make_model(MODELS / name, config, quantized=name == "qwen3")
-
-    wanted = set(arguments.names or names)
-    measures = [measure for measure in MEASURES if measure.name in wanted]
-    if measures:
-        print(f"{'':38}{'mynah':>10}{'mlx-lm':>10}{'ratio':>8}")
-    for measure in measures:
-        pairs = [(ours(measure), theirs(measure)) for _ in range(arguments.runs)]
-        report(measure.title, pairs, measure.bound, measure.is_rate)
-    if "second-turn" in wanted:
-        compare_second_turns(arguments.runs)
-    if "streaming" in wanted:
-        measure_streaming(arguments.runs)
-    if "cache" in wanted:
-        compare_caches()
-    if "hub" in wanted:
-        rates, memory = downloads(arguments.runs)
-        report("download of 2 GB, MB/s; curl's", rates, 0.9, is_rate=True)
-        report("peak memory of it, MB; allowed", memory, 1.0, is_rate=False)
+    if unknown := set(arguments.names) - set(names):
+        parser.error(f"{', '.join(unknown)}: not among {', '.join(names)}")
+    MODELS.mkdir(parents=True, exist_ok=True)
+    for row in ROWS:
+        if not arguments.names or row.name in arguments.names:
+            report(row, arguments.runs)
 
 
 main()

@@ -1,8 +1,8 @@
 //! What `scripts/bench` measures inside one process; prints a line of JSON.
 
 use mynah::{
-    CachePlan, CacheQuantization, Event, Files, GenerateOptions, Generation, Model, Prompt, Result,
-    SessionOptions, Summary, Tokenizer, families, model::Cache, weights::Scope,
+    CachePlan, CacheQuantization, Dry, Event, Files, GenerateOptions, Generation, Model, Prompt,
+    Result, SessionOptions, Summary, Tokenizer, Xtc, families, model::Cache, weights::Scope,
 };
 use mynah_tests::{block_on, on_engine};
 use serde_json::{Value as Json, json};
@@ -15,9 +15,10 @@ fn main() {
     let number = |word: &str| word.parse().unwrap_or_else(|error| panic!("{word}: {error}"));
     let result = match words[..] {
         ["second-turn", model, history] => block_on(second_turn(model, number(history))),
+        ["sampling", model, tokens] => block_on(sampling(model, number(tokens))),
         ["streaming", model] => streaming(model),
         ["cache", model, positions] => cache(model, number(positions)),
-        _ => panic!("usage: bench second-turn|cache MODEL POSITIONS | streaming MODEL"),
+        _ => panic!("usage: bench second-turn|sampling|cache MODEL NUMBER | streaming MODEL"),
     };
     match result {
         Ok(result) => println!("{result}"),
@@ -53,6 +54,47 @@ async fn second_turn(folder: &str, history: usize) -> Result<Json> {
         "anew": anew.time_to_first_token.as_secs_f64(),
         "computed": known.prompt_tokens - known.cached_tokens,
     }))
+}
+
+/// Seconds of a step with every sampling option on, and with none.
+async fn sampling(folder: &str, tokens: usize) -> Result<Json> {
+    const TURNS: usize = 3;
+    let model = Model::load(Path::new(folder), |_| {}).await?;
+    let greedy =
+        GenerateOptions { max_tokens: tokens, ignore_end: true, ..GenerateOptions::default() };
+    let all = GenerateOptions {
+        min_tokens: tokens,
+        temperature: 0.8,
+        top_k: 1000,
+        top_p: 0.95,
+        min_p: 0.001,
+        typical_p: 0.95,
+        top_n_sigma: 3.0,
+        xtc: Some(Xtc { probability: 0.5, threshold: 0.1 }),
+        dry: Some(Dry::default()),
+        repetition_penalty: 1.1,
+        presence_penalty: 0.1,
+        frequency_penalty: 0.1,
+        logit_bias: vec![(7, 1.0), (8, -1.0)],
+        seed: Some(1),
+        top_logprobs: 5,
+        ..greedy.clone()
+    };
+    let words: Vec<u32> = ids(8, model.info().vocabulary).collect();
+    let mut seconds = [Vec::new(), Vec::new()];
+    // In turns, so that what else the machine does falls on both.
+    for _ in 0..TURNS {
+        for (options, seconds) in [&greedy, &all].into_iter().zip(&mut seconds) {
+            let summary =
+                follow(model.generate(Prompt::Tokens(words.clone()), options)?, drop).await?;
+            seconds.push(1.0 / summary.decode_rate);
+        }
+    }
+    let [greedy, all] = seconds.map(|mut seconds| {
+        seconds.sort_by(f64::total_cmp);
+        seconds[TURNS / 2]
+    });
+    Ok(json!({ "greedy": greedy, "all": all }))
 }
 
 async fn follow(mut stream: Generation, mut see: impl FnMut(u32)) -> Result<Summary> {

@@ -120,7 +120,7 @@ fn a_budget_chooses_what_loses_least() {
 /// Buffers that have grown since a snapshot take what it kept.
 #[test]
 fn snapshots_outlive_growth() {
-    let families = ["llama", "gemma3_text", "gemma4_text", "gpt_oss", "lfm2"];
+    let families = ["llama", "gemma3_text", "gemma4_text", "gpt_oss", "lfm2", "deepseek_v41"];
     for (family, bound) in families.into_iter().flat_map(|f| [(f, false), (f, true)]) {
         on_engine(move || {
             let case = quantizable(family);

@@ -111,7 +111,7 @@ fn greedy_tokens_are_the_likeliest_after_their_prefix() {
         let answer = json(
             &[
                 &["generate", path(&folder), "--tokens", &list(prompt), "--max-tokens", "12"][..],
-                &["--temperature", "0", "--ignore-eos"],
+                &["--temperature", "0", "--repetition-penalty", "1", "--ignore-eos"],
             ]
             .concat(),
         );

@@ -113,11 +113,15 @@ struct Typed {
 }
 
 impl Fixture {
-    /// The fixtures of all families, by name.
+    /// The fixtures of all families, by name; those of another folder where `MYNAH_FIXTURES` names one.
     pub fn all() -> Vec<(String, Fixture)> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families");
+        let folder = match env::var_os("MYNAH_FIXTURES") {
+            Some(folder) => PathBuf::from(folder),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families"),
+        };
         let mut paths: Vec<PathBuf> =
             fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
         paths.sort();
         let read = |path: &PathBuf| {
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();

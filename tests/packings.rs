@@ -23,7 +23,11 @@ use tempfile::TempDir;
 static BUSY: RwLock<()> = RwLock::new(());
 
 fn write(name: &str) -> TempDir {
-    let (_, fixture) = Fixture::all().into_iter().find(|(known, _)| known == "packings").unwrap();
+    write_of("packings", name)
+}
+
+fn write_of(family: &str, name: &str) -> TempDir {
+    let (_, fixture) = Fixture::all().into_iter().find(|(known, _)| known == family).unwrap();
     let case: Case = fixture.cases.into_iter().find(|case| case.name == name).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_path_buf();
@@ -193,17 +197,47 @@ fn floats_of_eight_bits_have_types_of_their_own() {
     }
 }
 
+/// Pairs of 4-bit floats have no type, and are signed bytes in some files.
+#[test]
+fn floats_of_four_bits_stand_beside_those_of_eight() {
+    let _busy = BUSY.read().unwrap();
+    let folder = write_of("deepseek_v41", "published");
+    let expected = score(folder.path());
+    let mut counts = HashMap::new();
+    change_header(folder.path(), |header| {
+        for (name, entry) in header.iter_mut().filter(|(_, entry)| entry["dtype"] == "U8") {
+            let dtype = match name {
+                name if name.ends_with(".scale") => "F8_E8M0",
+                name if name.contains(".experts.") => "I8",
+                _ => "F8_E4M3",
+            };
+            entry["dtype"] = json!(dtype);
+            *counts.entry(dtype).or_insert(0) += 1;
+        }
+    });
+    let [fours, eights] = [counts["I8"], counts["F8_E4M3"]];
+    assert_eq!((fours, fours + eights), (4 * 4 * 3, counts["F8_E8M0"]));
+    assert_eq!(score(folder.path()), expected);
+    let found = block_on(inspect(folder.path(), None)).unwrap();
+    assert_eq!(found.problem, None);
+    let packings = found.quantization.iter().map(|p| (p.mode, p.bits, p.matrices));
+    assert_eq!(packings.collect::<Vec<_>>(), [("mxfp4", 4, fours), ("mxfp8", 8, eights)]);
+}
+
 /// A checkpoint whose bytes are all alike.
 struct Large {
     width: usize,
     inner: usize,
     layers: usize,
+    /// One tensor each; none are a dense model.
+    experts: usize,
 }
 
 impl Large {
     fn write(&self, folder: &Path, quantization: Json, parts: Parts) {
         let config = json!({
-            "model_type": "llama", "hidden_size": self.width, "num_hidden_layers": self.layers,
+            "model_type": if self.experts > 0 { "mixtral" } else { "llama" },
+            "num_local_experts": self.experts, "num_experts_per_tok": 1, "hidden_size": self.width, "num_hidden_layers": self.layers,
             "intermediate_size": self.inner, "num_attention_heads": 16, "num_key_value_heads": 16,
             "rms_norm_eps": 1e-5, "vocab_size": 64, "tie_word_embeddings": true,
             "quantization_config": quantization,
@@ -219,15 +253,24 @@ impl Large {
                 tensors.push((at(&format!("{norm}.weight")), "BF16", vec![self.width]));
             }
             let (width, inner) = (self.width, self.inner);
-            for (name, output, input) in [
-                ("self_attn.q_proj", width, width),
-                ("self_attn.k_proj", width, width),
-                ("self_attn.v_proj", width, width),
-                ("self_attn.o_proj", width, width),
-                ("mlp.gate_proj", inner, width),
-                ("mlp.up_proj", inner, width),
-                ("mlp.down_proj", width, inner),
-            ] {
+            let attention = ["q_proj", "k_proj", "v_proj", "o_proj"];
+            let mut matrices: Vec<_> =
+                attention.map(|name| (format!("self_attn.{name}"), width, width)).into();
+            let mut network = |place: &str, [gate, up, down]: [&str; 3]| {
+                matrices.push((format!("{place}.{gate}"), inner, width));
+                matrices.push((format!("{place}.{up}"), inner, width));
+                matrices.push((format!("{place}.{down}"), width, inner));
+            };
+            if self.experts == 0 {
+                network("mlp", ["gate_proj", "up_proj", "down_proj"]);
+            } else {
+                let router = at("block_sparse_moe.gate.weight");
+                tensors.push((router, "BF16", vec![self.experts, width]));
+            }
+            for expert in 0..self.experts {
+                network(&format!("block_sparse_moe.experts.{expert}"), ["w1", "w3", "w2"]);
+            }
+            for (name, output, input) in matrices {
                 for (part, dtype, shape) in parts(output, input) {
                     tensors.push((at(&format!("{name}.{part}")), dtype, shape));
                 }
@@ -297,15 +340,20 @@ fn no_model_is_in_memory_twice() {
         vec![("weight", "U8", vec![output / 4, input]), ("weight_scale", "BF16", vec![1])]
     };
     let cases = [
-        (json!({"quant_method": "bitnet"}), ternary, 80),
-        (json!({"quant_method": "awq"}), awq, 40),
-        (json!({"quant_method": "gptq"}), gptq, 40),
-        (json!({"quant_method": "fp8"}), fp8, 20),
-        (json!({"quant_method": "compressed-tensors"}), nvfp4, 40),
+        (json!({"quant_method": "bitnet"}), ternary, 80, 0),
+        (json!({"quant_method": "awq"}), awq, 40, 0),
+        (json!({"quant_method": "gptq"}), gptq, 40, 0),
+        (json!({"quant_method": "fp8"}), fp8, 20, 0),
+        (json!({"quant_method": "compressed-tensors"}), nvfp4, 40, 0),
+        (json!({"quant_method": "awq"}), awq, 24, 8),
+        (json!({"quant_method": "fp8"}), fp8, 12, 8),
+        (json!({"quant_method": "compressed-tensors"}), nvfp4, 24, 8),
     ];
-    for (quantization, parts, layers) in cases {
+    for (quantization, parts, layers, experts) in cases {
         let folder = tempfile::tempdir().unwrap();
-        let large = Large { width: 1024, inner: 4096, layers };
+        // The experts of a layer are turned together.
+        let inner = if experts > 0 { 1024 } else { 4096 };
+        let large = Large { width: 1024, inner, layers, experts };
         large.write(folder.path(), quantization.clone(), parts);
         let (before, _) = memory_now();
         let model = load(folder.path());
@@ -316,7 +364,7 @@ fn no_model_is_in_memory_twice() {
         const FEW: usize = 256 << 20;
         let file = fs::metadata(folder.path().join("model.safetensors")).unwrap().len() as usize;
         assert!(file > FEW && size > FEW, "{quantization}: {file} bytes became {size}");
-        assert!(above < FEW, "{quantization}: {size} bytes needed {above} more");
+        assert!(above < FEW, "{quantization}, {experts}: {size} bytes needed {above} more");
     }
 }
 

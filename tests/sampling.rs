@@ -2,10 +2,10 @@
 
 use mynah::{
     DEMO, Dry, Error, Event, Files, FinishReason, GenerateOptions, Message, Model, Prompt, Summary,
-    Token, Xtc,
+    TemplateOptions, Token, Xtc,
 };
-use mynah_tests::block_on;
-use std::sync::OnceLock;
+use mynah_tests::{Fixture, block_on};
+use std::{fs, sync::OnceLock};
 
 const QUESTION: &str = "Where do you run?";
 const ANSWER: &str = "I run on your own device, with MLX.";
@@ -63,6 +63,56 @@ fn a_stop_text_without_a_tokenizer_is_refused() {
     let options = GenerateOptions { stop: vec!["a".into()], ..GenerateOptions::default() };
     let refused = model.generate(Prompt::Tokens(vec![1]), &options).err();
     assert!(matches!(refused, Some(Error::Tokenizer { .. })));
+}
+
+/// A checkpoint of a family's fixture, with the tokenizer of the demo model and such files.
+fn family(name: &str, files: &[(&str, &str)]) -> Model {
+    let (_, fixture) = Fixture::all().into_iter().find(|(family, _)| family == name).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fixture.cases[0].write(folder.path()).unwrap();
+    let Files::Embedded(demo) = DEMO else { panic!("the demo model is embedded") };
+    let tokenizer = demo.iter().find(|(file, _)| *file == "tokenizer.json").unwrap().1;
+    fs::write(folder.path().join("tokenizer.json"), tokenizer).unwrap();
+    for (file, text) in files {
+        fs::write(folder.path().join(file), text).unwrap();
+    }
+    block_on(Model::load(folder.path(), |_| {})).unwrap()
+}
+
+#[test]
+fn the_generation_config_goes_before_the_family() {
+    let options = |file: &[(&str, &str)]| family("qwen3", file).default_options();
+    let file = "generation_config.json";
+    let none = GenerateOptions::default();
+    let card = GenerateOptions { temperature: 0.6, top_p: 0.95, top_k: 20, ..none.clone() };
+    assert_eq!(options(&[]), card);
+    assert_eq!(options(&[(file, r#"{"eos_token_id": 7}"#)]), card);
+    assert_eq!(options(&[(file, r#"{"do_sample": false, "top_k": 3}"#)]), none);
+    let own = GenerateOptions { temperature: 1.0, top_k: 3, repetition_penalty: 1.5, ..none };
+    let text = r#"{"do_sample": true, "top_k": 3, "repetition_penalty": 1.5}"#;
+    assert_eq!(options(&[(file, text)]), own);
+}
+
+#[test]
+fn a_family_has_a_template_and_an_end_for_checkpoints_without_one() {
+    // As `make_context` of QwenLM/Qwen, `qwen_generation_utils.py`, writes it.
+    let chat = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n\
+        <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n\
+        <|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n";
+    let said = [Message::user("Hi"), Message::assistant("Hello"), Message::user("Bye")];
+    let render = |model: &Model, said: &[Message]| model.render(said, &TemplateOptions::default());
+    let model = family("qwen", &[]);
+    assert_eq!(render(&model, &said).unwrap(), chat);
+    let end = model.tokenizer().unwrap().token_id("<|im_end|>").unwrap();
+    assert!(model.end_tokens().contains(&end));
+    let told = [&[Message::system("Be brief.")], &said[..]].concat();
+    assert_eq!(
+        render(&model, &told).unwrap(),
+        chat.replace("You are a helpful assistant.", "Be brief.")
+    );
+    let own = family("qwen", &[("chat_template.jinja", "{{ messages[0].content }}")]);
+    assert_eq!(render(&own, &said).unwrap(), "Hi");
+    assert!(matches!(render(&family("qwen3", &[]), &said), Err(Error::NoChatTemplate)));
 }
 
 #[test]

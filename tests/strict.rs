@@ -273,7 +273,6 @@ fn a_config_that_is_none() {
 /// Fields that are in fixtures because published configs have them, and that no number follows
 /// from in that family.
 const UNREAD: &[(&str, &[&str])] = &[
-    ("exaone", &["activation_function"]),
     // Beside the name under which the tests count layers.
     ("afm7", &["num_layers"]),
     ("openelm", &["num_transformer_layers"]),
@@ -289,7 +288,7 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("lfm2", &["block_dim"]),
     ("lille_130m", &["block_size"]),
     ("llama4", &["vocab_size", "model_type"]),
-    ("llama", &["architectures", "hidden_act"]),
+    ("llama", &["architectures"]),
     ("mamba2", &["intermediate_size", "time_step_rank"]),
     ("minimax", &["scoring_func", "shared_intermediate_size"]),
     ("minimax_m3_vl", &["vocab_size"]),
@@ -303,7 +302,6 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("apertus", &["post_norm", "qk_norm", "hidden_act"]),
     ("gpt2", &["n_ctx", "scale_attn_weights"]),
     ("gptj", &["n_positions"]),
-    ("nemotron", &["hidden_act"]),
     ("olmo3", &["attention_factor"]),
 ];
 
@@ -333,6 +331,9 @@ const MAY_BE_ZERO: &[&str] = &[
     "zero_expert_num",
     "layernorm_epsilon",
     "sparse_local_block",
+    "candidate_topk_blocks",
+    "hc_eps",
+    "swiglu_limit",
 ];
 
 /// Fields that may be any number.
@@ -344,6 +345,7 @@ const MAY_BE_NEGATIVE: &[&str] = &[
     "llama_4_scaling_beta",
     "moe_layer_start_index",
     "moe_layer_end_index",
+    "candidate_source_layer_id",
 ];
 
 /// Fields of which absurd values make numbers overflow.
@@ -362,6 +364,8 @@ const OVERFLOW: &[&str] = &[
     "llama_4_scaling_beta",
     "logits_scaling",
     "long_mscale",
+    "compress_rope_theta",
+    "gate_temp",
 ];
 
 /// Fields that are checked against a second one, which the error may name instead.
@@ -437,6 +441,7 @@ const TIED: &[(&str, &str)] = &[
     ("sparse_num_index_heads", "index_n_heads"),
     ("sparse_num_index_heads", "sparse_index_dim"),
     ("sparse_index_dim", "head_dim"),
+    ("index_head_dim", "qk_rope_head_dim"),
 ];
 
 /// Fields that are written as integers and need not be.
@@ -515,6 +520,7 @@ fn values(old: &Json, name: &str) -> Vec<(Kind, Option<Json>)> {
         (Json::Array(_), Json::Number(_)) => !["intermediate_size", "rope_theta"].contains(&name),
         // Configs have had both.
         (Json::Bool(_), Json::Number(_)) => name != "attn_temperature_tuning",
+        (Json::String(_), Json::Number(_)) => name != "sliding_window_pattern",
         (Json::Null, _) => false,
         _ => true,
     });

@@ -58,6 +58,15 @@ pub fn read_renamed<T>(
     })
 }
 
+/// The config of the language model, which those of whole models nest.
+///
+/// # Errors
+/// [`Error::Config`] when it is no object.
+pub fn text(config: &Json) -> Result<&Json> {
+    let text = config.get("text_config").unwrap_or(config);
+    if text.is_object() { Ok(text) } else { Err(Error::config("text_config", "not an object")) }
+}
+
 /// No size of a model is larger, so that sums and small multiples of sizes fit 32 bits.
 const LARGEST: i64 = 1 << 24;
 
@@ -90,6 +99,11 @@ pub fn product(field: &str, factors: [i32; 2]) -> Result<i32> {
             Err(Error::config(field, reason))
         }
     }
+}
+
+/// Something that is on or off; null is off.
+pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(false))
 }
 
 /// A finite number above 0, in single precision too.
@@ -138,6 +152,19 @@ pub fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Err
 /// As [`size`], for a field that may be absent or null.
 pub fn optional_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
     Ok(Option::<Size>::deserialize(deserializer)?.map(|Size(n)| n))
+}
+
+/// Checks that a list, if there is one, has an entry for each layer.
+///
+/// # Errors
+/// [`Error::Config`] about `field` when it has more or fewer.
+pub fn check_entries<T>(field: &str, list: Option<&Vec<T>>, layers: i32) -> Result<()> {
+    match list {
+        Some(list) if list.len() != layers as usize => {
+            Err(Error::config(field, format!("{} entries for {layers} layers", list.len())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// As [`size`], for lists.
@@ -230,11 +257,13 @@ pub struct Text {
     /// Whether the output head is the token embedding; decided by the checkpoint when absent.
     pub tie_word_embeddings: Option<bool>,
     /// Whether attention projections must have biases.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub attention_bias: bool,
     /// Whether feed-forward projections must have biases.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub mlp_bias: bool,
+    /// The activation of feed-forward networks; SiLU when absent.
+    pub hidden_act: Option<String>,
     /// The share of each head that is rotated, in families that rotate a part.
     #[serde(default, deserialize_with = "optional_positive")]
     pub partial_rotary_factor: Option<f64>,
@@ -246,7 +275,7 @@ pub struct Text {
     rope_scaling: Option<RopeScaling>,
     rope_parameters: Option<RopeScaling>,
     /// Whether rotary pairs are neighbours instead of halves.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub rope_traditional: bool,
 }
 
@@ -257,12 +286,7 @@ impl Text {
     /// [`Error::Config`] with the field at fault.
     pub fn read(config: &Json) -> Result<Self> {
         let text: Text = read(config)?;
-        if let Some(kinds) = &text.layer_types
-            && kinds.len() != text.num_hidden_layers as usize
-        {
-            let reason = format!("{} entries for {} layers", kinds.len(), text.num_hidden_layers);
-            return Err(Error::config("layer_types", reason));
-        }
+        check_entries("layer_types", text.layer_types.as_ref(), text.num_hidden_layers)?;
         text.check_heads("num_key_value_heads")?;
         Ok(text)
     }

@@ -3,11 +3,13 @@
 use crate::{
     config::Json,
     error::{Error, Result},
+    families::convention,
     files::Files,
     generate::{
         Engine, GenerateOptions, Generation, Prompt, Request, Score, Session, SessionOptions, Slot,
         next_logits, score,
     },
+    load::end_tokens,
     loaded::Loaded,
     mlx,
     text::{ChatTemplate, Message, TemplateOptions, Tokenizer, text_only},
@@ -108,8 +110,8 @@ impl Model {
         let files = files.into();
         let tokenizer = Tokenizer::load(&files)?;
         let template = ChatTemplate::load(&files)?.or_else(|| self.0.template.clone());
-        let mut end_tokens = self.0.configured_ends.clone();
-        end_tokens.extend(tokenizer.eos_token_id().filter(|id| !end_tokens.contains(id)));
+        let convention = convention(&self.0.info.model_type);
+        let end_tokens = end_tokens(&self.0.configured_ends, &convention, Some(&tokenizer));
         Ok(Model(Arc::new(Inner {
             place: self.0.place.clone(),
             info: self.0.info.clone(),
@@ -123,12 +125,12 @@ impl Model {
         })))
     }
 
-    /// The options that its checkpoint recommends.
+    /// The options that its generation config recommends, or else its family's model cards.
     pub fn default_options(&self) -> GenerateOptions {
         self.0.defaults.clone()
     }
 
-    /// The ids that end a text: those of the config, of the generation config and of the tokenizer.
+    /// The ids that end a text: those of the config, the generation config, the tokenizer and the family.
     pub fn end_tokens(&self) -> &[u32] {
         &self.0.end_tokens
     }

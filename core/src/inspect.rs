@@ -4,7 +4,7 @@ use crate::{
     checkpoint,
     config::Json,
     error::{Error, Result},
-    families,
+    families::{self, convention},
     files::Files,
     generate::Engine,
     handle, hub,
@@ -129,7 +129,8 @@ async fn inspect_files(files: Files, context: Option<usize>) -> Result<Inspectio
         quantization: Vec::new(),
         context: handle::context(&config),
         tokenizer: Tokenizer::file(&files)?.is_some(),
-        chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_))),
+        chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_)))
+            || convention(&model_type).chat_template.is_some(),
         gated: None,
         memory: None,
         model_type,
@@ -255,6 +256,7 @@ fn belongs_to_packed(name: &str, tensors: &HashMap<String, TensorInfo>) -> bool 
     match part {
         "scales" | "biases" if beside("weight").is_some() => beside("scales").is_some(),
         "scales" | "qzeros" | "g_idx" => beside("qweight").is_some(),
+        "scale" => beside("weight").is_some_and(|weight| weight.dtype.bitsize() == 8),
         "global_scale"
         | "weight_scale"
         | "weight_scale_inv"
@@ -309,6 +311,7 @@ fn foreign_packing(
 ) -> Option<Format> {
     let (path, part) = name.rsplit_once('.')?;
     let beside = |part: &str| tensors.get(&format!("{path}.{part}"));
+    let scales = || ["weight_scale", "weight_scale_inv", "scale"].into_iter().find_map(beside);
     let last = |info: &TensorInfo| info.shape.last().copied();
     let integers = |bits: usize, inputs: usize, groups: usize| {
         let large = inputs.checked_div(groups)?;
@@ -330,8 +333,8 @@ fn foreign_packing(
         ("weight_packed", Dtype::I32) => {
             integers(packed_bits, last(info)? * 32 / packed_bits, last(beside("weight_scale")?)?)
         }
-        ("weight_packed" | "weight", Dtype::U8) => {
-            let scales = beside("weight_scale").or(beside("weight_scale_inv"))?;
+        ("weight_packed" | "weight", Dtype::U8 | Dtype::I8) => {
+            let scales = scales()?;
             if scales.dtype.bitsize() != 8 {
                 // Ternary, with one scale.
                 return (scales.shape == [1]).then(|| integers(2, last(info)?, 1)).flatten();
@@ -343,7 +346,7 @@ fn foreign_packing(
             }
         }
         ("weight", Dtype::F8_E4M3) => {
-            let scales = beside("weight_scale").or(beside("weight_scale_inv"))?;
+            let scales = scales()?;
             let is_exponent = scales.dtype.bitsize() == 8;
             is_exponent.then_some(Format { mode: Mode::Mxfp8, bits: 8, group: 32 })
         }

@@ -22,6 +22,7 @@ pub struct Step {
     masks: RefCell<Vec<(Mask, Array)>>,
     lent: RefCell<Vec<(i32, Seen)>>,
     choice: RefCell<Option<Array>>,
+    candidates: RefCell<Option<Array>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -47,7 +48,19 @@ impl Step {
             masks: RefCell::default(),
             lent: RefCell::default(),
             choice: RefCell::default(),
+            candidates: RefCell::default(),
         }
+    }
+
+    /// The same pass over groups of `size` tokens: those that it has tokens of.
+    pub(crate) fn grouped(&self, size: i32) -> Result<Self> {
+        Ok(match self.offset {
+            Some(offset) => {
+                let length = (offset % size + self.length - 1) / size + 1;
+                Step::prefill(offset / size, length)
+            }
+            None => Step::decode(self.position.floor_divide(Array::from_int(size))?),
+        })
     }
 
     /// The positions of all its tokens, `[length]`.
@@ -78,6 +91,16 @@ impl Step {
     /// The keys that an earlier layer has chosen.
     pub fn choice(&self) -> Option<Array> {
         self.choice.borrow().clone()
+    }
+
+    /// Lets later layers choose among the keys that this one has marked; none where it marks all.
+    pub fn lend_candidates(&self, candidates: Option<Array>) {
+        self.candidates.replace(candidates);
+    }
+
+    /// The keys that an earlier layer has marked.
+    pub fn candidates(&self) -> Option<Array> {
+        self.candidates.borrow().clone()
     }
 
     /// Each mask is built once a pass, not once a layer.

@@ -3,6 +3,7 @@
 use crate::{
     config::Json,
     error::{Error, Result},
+    families::{Convention, convention},
     files::Files,
     generate::{Engine, GenerateOptions, Prompt, SessionOptions, Turn},
     handle::{Inner, Model, ModelInfo, Place, context, find},
@@ -117,6 +118,7 @@ impl Model {
             files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))?;
         let model_type = model_type(&config)?.to_string();
         family(&config)?;
+        let convention = convention(&model_type);
         let engine = Engine::get()?;
         let generation = files.json("generation_config.json")?;
         let text_files = match options.tokenizer.clone().map(Location::resolve).transpose()? {
@@ -141,18 +143,15 @@ impl Model {
         };
         // A large tokenizer takes as long as the weights do, so both are read at once.
         let (report, text) = oneshot::channel();
-        let (template, is_required) = (options.chat_template.clone(), options.tokenizer.is_some());
-        thread::spawn(move || report.send(read_text(&text_files, template, is_required)));
+        let templates = (options.chat_template.clone(), convention.chat_template);
+        let is_required = options.tokenizer.is_some();
+        thread::spawn(move || report.send(read_text(&text_files, templates, is_required)));
         let (weights, text) = (weights.await, text.await);
         let lost = |_| Error::Internal("reading the tokenizer panicked".into());
         let ((place, vocabulary, rewinds), (tokenizer, template)) =
             (weights?, text.map_err(lost)??);
-        let mut configured_ends = end_tokens(&config, generation.as_ref(), None);
+        let mut configured_ends = configured_ends(&config, generation.as_ref());
         configured_ends.extend(options.end_tokens(&tokenizer)?);
-        let mut ends = end_tokens(&config, generation.as_ref(), tokenizer.as_ref().ok());
-        ends.extend(&configured_ends);
-        ends.sort_unstable();
-        ends.dedup();
         let context = context(&config).into_iter().chain(options.context).min();
         let session = match (options.session, options.memory) {
             (None, MemoryPolicy::Budget(bytes)) => {
@@ -169,9 +168,9 @@ impl Model {
         let model = Model(Arc::new(Inner {
             place: Arc::new(place),
             info: ModelInfo { model_type, context, vocabulary },
+            end_tokens: end_tokens(&configured_ends, &convention, tokenizer.as_ref().ok()),
             configured_ends,
-            end_tokens: ends,
-            defaults: defaults(generation.as_ref()),
+            defaults: defaults(generation.as_ref(), convention.sampling),
             session,
             tokenizer,
             template,
@@ -217,9 +216,13 @@ impl LoadOptions {
 /// The tokenizer, or why there is none, and the chat template, if there is one.
 type TextFiles = (Result<Tokenizer, String>, Option<ChatTemplate>);
 
-/// With a template from elsewhere, if one is given. A tokenizer that somebody asked for must be
-/// there.
-fn read_text(files: &Files, template: Option<String>, is_required: bool) -> Result<TextFiles> {
+/// With the first template, if there is one, in place of the files' own, and with the second where
+/// those have none. A tokenizer that somebody asked for must be there.
+fn read_text(
+    files: &Files,
+    (template, default): (Option<String>, Option<&str>),
+    is_required: bool,
+) -> Result<TextFiles> {
     let tokenizer = match Tokenizer::load(files) {
         Err(Error::Tokenizer { reason, .. })
             if !is_required && Tokenizer::file(files)?.is_none() =>
@@ -230,7 +233,10 @@ fn read_text(files: &Files, template: Option<String>, is_required: bool) -> Resu
     };
     let template = match template {
         Some(source) => Some(ChatTemplate::from_source(&source)?),
-        None => ChatTemplate::load(files)?,
+        None => match ChatTemplate::load(files)? {
+            None => default.map(ChatTemplate::from_source).transpose()?,
+            own => own,
+        },
     };
     let template = template.map(|template| match &tokenizer {
         Ok(tokenizer) => template.with_special_tokens(tokenizer),
@@ -239,9 +245,9 @@ fn read_text(files: &Files, template: Option<String>, is_required: bool) -> Resu
     Ok((tokenizer, template))
 }
 
-/// The tokens that configs and tokenizer say end a text.
-fn end_tokens(config: &Json, generation: Option<&Json>, tokenizer: Option<&Tokenizer>) -> Vec<u32> {
-    let mut ids: BTreeSet<u32> = tokenizer.and_then(Tokenizer::eos_token_id).into_iter().collect();
+/// The ids that end a text by the config and the generation config.
+fn configured_ends(config: &Json, generation: Option<&Json>) -> Vec<u32> {
+    let mut ids = BTreeSet::new();
     for source in [Some(config), config.get("text_config"), generation].into_iter().flatten() {
         let written = source.get("eos_token_id");
         let listed = written.and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
@@ -251,19 +257,41 @@ fn end_tokens(config: &Json, generation: Option<&Json>, tokenizer: Option<&Token
     ids.into_iter().collect()
 }
 
-/// The sampling that `generation_config.json` recommends.
-fn defaults(generation: Option<&Json>) -> GenerateOptions {
-    let mut options = GenerateOptions::default();
-    let Some(generation) = generation else { return options };
-    let number = |field| generation.get(field).and_then(Json::as_f64);
-    if generation.get("do_sample").and_then(Json::as_bool) == Some(true) {
-        options.temperature = number("temperature").unwrap_or(1.0) as f32;
-        options.top_k = number("top_k").unwrap_or(0.0) as usize;
-        options.top_p = number("top_p").unwrap_or(1.0) as f32;
-        options.min_p = number("min_p").unwrap_or(0.0) as f32;
-        options.typical_p = number("typical_p").unwrap_or(1.0) as f32;
+/// And by the tokenizer and the family.
+pub(crate) fn end_tokens(
+    configured: &[u32],
+    convention: &Convention,
+    tokenizer: Option<&Tokenizer>,
+) -> Vec<u32> {
+    let mut ids: BTreeSet<u32> = configured.iter().copied().collect();
+    if let Some(tokenizer) = tokenizer {
+        ids.extend(tokenizer.eos_token_id());
+        ids.extend(convention.end_tokens.iter().filter_map(|text| tokenizer.token_id(text)));
     }
-    options.min_tokens = number("min_new_tokens").unwrap_or(0.0) as usize;
-    options.repetition_penalty = number("repetition_penalty").unwrap_or(1.0) as f32;
+    ids.into_iter().collect()
+}
+
+/// The sampling that `generation_config.json` recommends, or else the family.
+fn defaults(generation: Option<&Json>, family: GenerateOptions) -> GenerateOptions {
+    let Some(generation) = generation else { return family };
+    let number = |field| generation.get(field).and_then(Json::as_f64);
+    let mut options = match generation.get("do_sample").and_then(Json::as_bool) {
+        None => family,
+        Some(false) => GenerateOptions::default(),
+        Some(true) => GenerateOptions {
+            temperature: number("temperature").unwrap_or(1.0) as f32,
+            top_k: number("top_k").unwrap_or(0.0) as usize,
+            top_p: number("top_p").unwrap_or(1.0) as f32,
+            min_p: number("min_p").unwrap_or(0.0) as f32,
+            typical_p: number("typical_p").unwrap_or(1.0) as f32,
+            ..GenerateOptions::default()
+        },
+    };
+    if let Some(tokens) = number("min_new_tokens") {
+        options.min_tokens = tokens as usize;
+    }
+    if let Some(penalty) = number("repetition_penalty") {
+        options.repetition_penalty = penalty as f32;
+    }
     options
 }

@@ -39,7 +39,8 @@ impl Scope {
     pub(crate) fn packed(&self, shape: &[i32]) -> Result<Option<Matrix>> {
         let [stack @ .., output, input] = shape else { return Ok(None) };
         let m = &Shape { stack, output: *output, input: *input };
-        let scale = ["weight_scale_inv", "weight_scale"].into_iter().find(|name| self.has(name));
+        let scales = ["weight_scale_inv", "weight_scale", "scale"];
+        let scale = scales.into_iter().find(|name| self.has(name));
         let is_bytes = |name| self.dtype(name) == Some(Dtype::Uint8);
         let matrix = if self.has("qweight") {
             self.words(m)?
@@ -49,6 +50,8 @@ impl Scope {
             self.four_bit_floats(m, "weight_packed", "weight_scale")?
         } else if self.has("weight_packed") {
             self.packed_integers(m)?
+        } else if scale == Some("scale") && self.dtype("weight") == Some(Dtype::Int8) {
+            self.four_bit_floats(m, "weight", "scale")?
         } else if let Some(scale) = scale.filter(|_| is_bytes("weight")) {
             match self.shape("weight").as_deref() {
                 Some([.., columns]) if 2 * columns == m.input => {
@@ -233,6 +236,10 @@ impl Scope {
             "blocks" => {
                 let blocks = m.of(&[m.output, groups, m.input / groups / 2]);
                 self.take_bytes(name, &blocks)?.reshape(&shape)?
+            }
+            // Some tools call any byte a signed one.
+            _ if self.dtype(name) == Some(Dtype::Int8) => {
+                self.take_as(name, &shape, Dtype::Int8)?.view_dtype(Dtype::Uint8)?
             }
             _ => self.take_bytes(name, &shape)?,
         };

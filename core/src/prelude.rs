@@ -12,12 +12,10 @@ pub use crate::{
     mlx,
     model::{LanguageModel, Wrapper},
     parts::{
+        activation::{self, gelu, gelu_tanh, relu_squared},
         attention::{Attention, QKVO, QkNorm},
         conv::CausalConv,
-        ffn::{
-            Ffn, GATE_UP_DOWN, Mlp, PlainMlp, geglu, geglu_tanh, gelu, gelu_tanh, relu_squared,
-            sum, swiglu,
-        },
+        ffn::{Ffn, GATE_UP_DOWN, Mlp, PlainMlp, gated, geglu, geglu_tanh, sum, swiglu},
         kv::Scores,
         latent::LatentSizes,
         linear::{Embedding, Experts, Linear, Matrix},

@@ -225,6 +225,16 @@ impl State for () {
     }
 }
 
+/// What only some layers of a kind remember.
+impl<S: State + Clone> State for Option<S> {
+    fn memories(&mut self) -> Vec<Memory<'_>> {
+        self.as_mut().map_or_else(Vec::new, State::memories)
+    }
+    fn fork(&self) -> Box<dyn State> {
+        Box::new(self.clone())
+    }
+}
+
 impl<A: State + Clone, B: State + Clone> State for (A, B) {
     fn memories(&mut self) -> Vec<Memory<'_>> {
         let mut memories = self.0.memories();

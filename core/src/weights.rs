@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     files::Files,
     memory,
-    mlx::{Format, Mode, Quantized},
+    mlx::{self, Format, Mode, Quantized},
     parts::{
         linear::{Embedding, Experts, Linear, Matrix, cut},
         norm::Norm,
@@ -154,6 +154,12 @@ impl Scope {
         let (exact, prefix) = (self.name(name), self.name(name) + ".");
         let keep = |tensor: &String| *tensor != exact && !tensor.starts_with(&prefix);
         self.store.unread.borrow_mut().retain(|tensor, _| keep(tensor));
+    }
+
+    /// As [`Scope::ignore`], for all names here that start so.
+    pub fn ignore_starting(&self, start: &str) {
+        let start = self.name(start);
+        self.store.unread.borrow_mut().retain(|tensor, _| !tensor.starts_with(&start));
     }
 
     /// Leaves all tensors here unread whose name ends in one of these components.
@@ -407,6 +413,37 @@ impl Scope {
             Some(matrix) => Ok(matrix),
             None => self.own_matrix(shape),
         }
+    }
+
+    /// As [`Scope::matrix`], for rows of which the first half and the second are matrices of their
+    /// own, such as gates and values.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn halves(&self, shape: &[i32]) -> Result<[Matrix; 2]> {
+        const FACTOR: &str = "weight_scale_2";
+        let (stack, rows) = (&shape[..shape.len() - 2], shape[shape.len() - 2]);
+        let each = [stack, &[2]].concat();
+        let column = |factors: &Array, i| -> Result<Array> {
+            Ok(mlx::slice(factors, stack.len(), i, i + 1)?.reshape(stack)?)
+        };
+        let mut factors = None;
+        if self.shape(FACTOR).is_some_and(|shape| shape == each) {
+            let own = self.factor(FACTOR, &each)?;
+            // One stands for both until the rows are told apart.
+            let (name, first) = (self.name(FACTOR), column(&own, 0)?);
+            self.store.unread.borrow_mut().insert(name, first);
+            factors = Some(own);
+        }
+        let both = self.matrix(shape)?;
+        let half = |i: i32| -> Result<Matrix> {
+            let mut half = both.rows(1, i * (rows / 2), (i + 1) * (rows / 2))?;
+            if let (Some(factors), Matrix::Quantized(half)) = (&factors, &mut half) {
+                half.global_scale = Some(column(factors, i)?);
+            }
+            Ok(half)
+        };
+        Ok([half(0)?, half(1)?])
     }
 
     /// As MLX writes it: quantized if there are `scales`.

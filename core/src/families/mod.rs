@@ -5,6 +5,7 @@ pub mod text;
 use crate::{
     config::Json,
     error::{Error, Result},
+    generate::GenerateOptions,
     model::LanguageModel,
     weights::Scope,
 };
@@ -46,6 +47,63 @@ pub fn find(model_type: &str) -> Result<&'static Family> {
         let nearest = known.into_iter().map(|(_, known)| known).take(3).collect();
         Error::UnknownModelType { model_type: model_type.chars().take(80).collect(), nearest }
     })
+}
+
+/// How models of a family are used unless the files of a checkpoint say otherwise.
+#[derive(Default)]
+pub(crate) struct Convention {
+    /// Texts of tokens that end a turn, beside those that files name.
+    pub end_tokens: &'static [&'static str],
+    /// For a checkpoint whose `generation_config.json` recommends no sampling.
+    pub sampling: GenerateOptions,
+    /// The chat template of a checkpoint that has none.
+    pub chat_template: Option<&'static str>,
+}
+
+/// What holds for a `model_type`; numbers are those of the model cards.
+pub(crate) fn convention(model_type: &str) -> Convention {
+    let none = Convention::default();
+    match model_type {
+        "gemma" | "gemma2" => Convention { end_tokens: &["<end_of_turn>"], ..none },
+        "gemma3" | "gemma3_text" | "gemma3n" | "gemma3n_text" => Convention {
+            end_tokens: &["<end_of_turn>"],
+            sampling: GenerateOptions { top_k: 64, ..nucleus(1.0, 0.95) },
+            ..none
+        },
+        "gpt_oss" => Convention { sampling: nucleus(1.0, 1.0), ..none },
+        "lfm2" => {
+            let sampling = GenerateOptions {
+                temperature: 0.3,
+                min_p: 0.15,
+                repetition_penalty: 1.05,
+                ..GenerateOptions::default()
+            };
+            Convention { sampling, ..none }
+        }
+        "minimax" | "minimax_m2" => {
+            let sampling = GenerateOptions { top_k: 40, ..nucleus(1.0, 0.95) };
+            Convention { sampling, ..none }
+        }
+        "phi3" => Convention { end_tokens: &["<|end|>"], ..none },
+        "qwen" => Convention {
+            end_tokens: &["<|im_end|>"],
+            chat_template: Some(include_str!("text/qwen.jinja")),
+            ..none
+        },
+        "qwen3" | "qwen3_moe" => {
+            let sampling = GenerateOptions { top_k: 20, ..nucleus(0.6, 0.95) };
+            Convention { sampling, ..none }
+        }
+        "smollm3" => Convention { sampling: nucleus(0.6, 0.95), ..none },
+        "deepseek_v32" | "deepseek_v3.2" => {
+            Convention { chat_template: Some(include_str!("../text/deepseek_v32.jinja")), ..none }
+        }
+        _ => none,
+    }
+}
+
+fn nucleus(temperature: f32, top_p: f32) -> GenerateOptions {
+    GenerateOptions { temperature, top_p, ..GenerateOptions::default() }
 }
 
 /// Levenshtein's distance in characters.

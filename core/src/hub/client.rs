@@ -19,6 +19,8 @@ use ureq::{
 /// How long a connection may stay silent.
 const SILENCE: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(10);
+/// Bytes that a connection reads at once.
+pub(super) const BUFFER: usize = 512 << 10;
 /// The longest list of files that is read, in bytes.
 const LONGEST_LIST: u64 = 16 << 20;
 /// The largest file that is not weights, in bytes; some are read into memory as a whole.
@@ -152,6 +154,7 @@ impl Client {
             .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE))
             .max_idle_connections_per_host(8)
+            .input_buffer_size(BUFFER)
             .build();
         let agent = Agent::new_with_config(config);
         let held = agent.clone();

@@ -21,13 +21,13 @@ use crate::{
 use std::{
     collections::HashMap,
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
@@ -343,6 +343,7 @@ impl<'a> Attempt<'a> {
             arrived: &|bytes| tally.arrived(file, bytes.min(file.size)),
             prefix: &prefix,
         };
+        let _settling = Settling::begin(&path)?;
         thread::scope(|scope| {
             let hash = scope.spawn(|| verify::follow(&path, &file.hash, file.size, &prefix, &stop));
             let outcome = self.downloader.download(&download);
@@ -370,6 +371,34 @@ impl<'a> Attempt<'a> {
             _ => {}
         }
         arrived::discard(&partial)
+    }
+}
+
+/// Has the disk write what has arrived of a file, so that little is left to wait for at the end.
+/// Nobody waits for the thread that does so, because a disk may be slow when somebody cancels.
+struct Settling(Arc<AtomicBool>);
+
+impl Settling {
+    fn begin(path: &Path) -> Result<Self> {
+        const INTERVAL: Duration = Duration::from_millis(200);
+        let (path, stop) = (path.to_path_buf(), Arc::new(AtomicBool::new(false)));
+        let stopped = stop.clone();
+        let work = move || {
+            while !stopped.load(Ordering::Acquire) {
+                // What fails here fails again at the end, and is told of there.
+                File::open(&path).and_then(|file| file.sync_data()).ok();
+                thread::sleep(INTERVAL);
+            }
+        };
+        let thread = thread::Builder::new().name("mynah-settling".into()).spawn(work);
+        thread.map_err(|error| Error::Internal(format!("no thread: {error}")))?;
+        Ok(Settling(stop))
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     arrived::Partial,
-    client::{Answer, Client, Trouble},
+    client::{Answer, BUFFER, Client, Trouble},
     transfer::{Download, Downloader},
 };
 use crate::error::{Error, Result};
@@ -26,7 +26,6 @@ const CONNECTIONS: usize = 4;
 /// The shortest range worth a request of its own, and the longest one.
 const SHORT: u64 = 8 << 20;
 const LONG: u64 = 64 << 20;
-const BUFFER: usize = 256 << 10;
 /// Attempts in a row that may bring nothing: about half a minute.
 const ATTEMPTS: u32 = 8;
 /// Messages that wait at most, so that little is lost of what a killed process did not record.

@@ -40,7 +40,8 @@ pub struct Attention {
     qk_norm: QkNorm,
     rope: Rope,
     change_queries: Option<ChangeQueries>,
-    scores: Scores,
+    /// How keys are weighed.
+    pub scores: Scores,
     window: Option<i32>,
     precision: fn(Dtype) -> Dtype,
     bound: Option<f32>,
@@ -138,9 +139,16 @@ impl Attention {
     /// What all heads gather, `[batch, length, heads · head_dim]`, for families that change it
     /// before [`Attention::project`].
     pub fn gather(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let [q, k, v] = self.heads(x, step)?;
-        let own = v.dtype();
-        let q = q.as_dtype((self.precision)(q.dtype()))?;
+        self.attend(self.heads(x, step)?, kv, step)
+    }
+
+    /// As [`Attention::gather`], from what [`Attention::heads`] gave or a family made of it.
+    pub fn attend(&self, [q, k, v]: [Array; 3], kv: &mut Kv, step: &Step) -> Result<Array> {
+        let (own, precision) = (v.dtype(), (self.precision)(q.dtype()));
+        if precision == q.dtype() {
+            return join_heads(&kv.attend(&q, k, v, &self.scores, step)?);
+        }
+        let q = q.as_dtype(precision)?;
         join_heads(&kv.attend(&q, k, v, &self.scores, step)?.as_dtype(own)?)
     }
 

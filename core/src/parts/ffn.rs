@@ -1,14 +1,16 @@
 //! Gated feed-forward networks ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
 
-use super::linear::Linear;
+use super::{
+    activation::{self, Activation, gelu, gelu_tanh, silu},
+    linear::Linear,
+};
 use crate::{
     config::Text,
     error::Result,
     layer::{CachePlan, Layer, Step},
-    mlx,
     weights::Scope,
 };
-use mlx_rs::{Array, ops};
+use mlx_rs::Array;
 
 /// A feed-forward network of any kind: it remembers nothing.
 pub type Ffn = Box<dyn Layer<State = ()>>;
@@ -40,7 +42,7 @@ impl<G: Fn(&Array, &Array) -> Result<Array> + 'static> Gate for G {}
 
 /// SwiGLU: `silu(gate) · up`.
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
-    Ok(gate.multiply(ops::sigmoid(gate)?)?.multiply(up)?)
+    Ok(silu(gate)?.multiply(up)?)
 }
 
 /// GeGLU: `gelu(gate) · up`.
@@ -53,29 +55,9 @@ pub fn geglu_tanh(gate: &Array, up: &Array) -> Result<Array> {
     Ok(gelu_tanh(gate)?.multiply(up)?)
 }
 
-/// What a network without a gate does between its two projections.
-pub type Activation = fn(&Array) -> Result<Array>;
-
-/// GELU ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)): `x · Φ(x)`.
-pub fn gelu(x: &Array) -> Result<Array> {
-    let constant = |value| mlx::scalar(value, x.dtype());
-    let erf = ops::erf(x.divide(constant(std::f32::consts::SQRT_2)?)?)?;
-    Ok(x.multiply(erf.add(constant(1.0)?)?)?.divide(constant(2.0)?)?)
-}
-
-/// GELU with the tanh approximation.
-pub fn gelu_tanh(x: &Array) -> Result<Array> {
-    let constant = |value| mlx::scalar(value, x.dtype());
-    let cube = x.power(constant(3.0)?)?;
-    let inner = x.add(cube.multiply(constant(0.044_715)?)?)?;
-    let tanh = ops::tanh(&inner.multiply(constant((2.0 / std::f32::consts::PI).sqrt())?)?)?;
-    let half = x.multiply(constant(0.5)?)?;
-    Ok(half.multiply(tanh.add(constant(1.0)?)?)?)
-}
-
-/// The square of what is positive ([So et al. 2021](https://arxiv.org/abs/2109.08668)).
-pub fn relu_squared(x: &Array) -> Result<Array> {
-    Ok(ops::maximum(x, mlx::scalar(0.0, x.dtype())?)?.square()?)
+/// A gate of any activation: `activation(gate) · up`.
+pub fn gated(activation: Activation) -> impl Gate {
+    move |gate: &Array, up: &Array| Ok(activation(gate)?.multiply(up)?)
 }
 
 /// `down(activation(up(x)))`: a network without a gate.
@@ -139,6 +121,15 @@ impl Mlp {
             read(w, down, inner, width)?,
         ];
         Ok(Self::new(projections, activation))
+    }
+
+    /// As [`Mlp::read`], with the activation that the config names.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`], and [`crate::Error::Config`] for an unknown activation.
+    pub fn of(w: &Scope, names: [&str; 3], c: &Text) -> Result<Self> {
+        let name = c.hidden_act.as_deref().unwrap_or("silu");
+        Self::read(w, names, c, gated(activation::named("hidden_act", name)?))
     }
 
     /// As [`Mlp::read`], with the usual names and another inner width than that of the config.

@@ -30,6 +30,8 @@ pub struct Kv {
     buffers: Vec<Array>,
     ring: Option<Ring>,
     capacity: i32,
+    /// How many positions of the sequence share an entry.
+    stride: i32,
     /// How they are quantized when the cache is.
     format: Option<Format>,
 }
@@ -44,8 +46,25 @@ impl Kv {
             buffers: Vec::new(),
             ring: window.filter(narrower).or(bound),
             capacity: plan.first_capacity(),
+            stride: 1,
             format: plan.quantization.map(|quantization| quantization.format),
         }
+    }
+
+    /// An empty memory of the keys of an indexer: they decide what is seen, so they keep their
+    /// precision.
+    pub fn of_indexer(plan: &CachePlan) -> Self {
+        Kv::new(None, &CachePlan { quantization: None, ..*plan })
+    }
+
+    /// As [`Kv::new`], for entries of `stride` positions each: whoever runs a step says where it
+    /// stands among them, as [`Step::grouped`] does.
+    pub fn strided(stride: i32, plan: &CachePlan) -> Self {
+        let ring = plan.bound.map(|bound| {
+            let slots = (bound.positions / stride).max(1);
+            Ring { slots, keep: (bound.keep / stride).min(slots - 1) }
+        });
+        Kv { stride, ring, ..Kv::new(None, plan) }
     }
 
     /// Remembers `k` and `v` and attends over everything in sight. All are
@@ -68,6 +87,15 @@ impl Kv {
             Some(format) => [quantize(&k, format)?, quantize(&v, format)?].concat(),
             None => vec![k, v],
         };
+        self.remember(new, format, step)
+    }
+
+    /// As [`Kv::update`], for keys that are their own values, and keep their precision.
+    pub fn update_keys(&mut self, k: Array, step: &Step) -> Result<Seen> {
+        self.remember(vec![k], None, step)
+    }
+
+    fn remember(&mut self, new: Vec<Array>, format: Option<Format>, step: &Step) -> Result<Seen> {
         let (entries, past) = match step.offset {
             Some(offset) => {
                 let entries = self.extend(new, offset)?;
@@ -128,7 +156,8 @@ impl Kv {
     }
 
     fn slots(&self) -> i32 {
-        self.ring.map_or(self.capacity, |ring| ring.slots.min(self.capacity))
+        let entries = (self.capacity + self.stride - 1) / self.stride;
+        self.ring.map_or(entries, |ring| ring.slots.min(entries))
     }
 
     fn is_quantized(&self) -> bool {
@@ -181,7 +210,7 @@ impl Kv {
     /// Whether the last of `from` positions can be forgotten: a ring that has turned has lost what
     /// they replaced.
     pub(crate) fn rewinds(&self, from: i32) -> bool {
-        self.ring.is_none_or(|ring| from <= ring.slots)
+        self.ring.is_none_or(|ring| (from - 1) / self.stride < ring.slots)
     }
 
     pub(crate) fn is_ring(&self) -> bool {

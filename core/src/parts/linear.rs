@@ -29,6 +29,26 @@ impl Matrix {
         })
     }
 
+    /// The matrices of the experts from `start` to `stop`, of a stack.
+    pub(crate) fn experts(&self, start: i32, stop: i32) -> Result<Self> {
+        let cut = |a: &Array| mlx::slice(a, 0, start, stop);
+        let mut part = self.map(cut)?;
+        if let Matrix::Quantized(part) = &mut part {
+            part.global_scale = part.global_scale.as_ref().map(cut).transpose()?;
+        }
+        Ok(part)
+    }
+
+    /// The matrix of one expert, of a stack.
+    pub(crate) fn expert(&self, i: i32) -> Result<Self> {
+        let alone = |a: &Array| -> Result<Array> { Ok(a.squeeze_axes(&[0])?) };
+        let mut part = self.experts(i, i + 1)?.map(alone)?;
+        if let Matrix::Quantized(part) = &mut part {
+            part.global_scale = part.global_scale.as_ref().map(alone).transpose()?;
+        }
+        Ok(part)
+    }
+
     /// As experts, which MLX multiplies on the CPU in single precision only; anything else would
     /// end the process.
     pub(crate) fn for_experts(self) -> Result<Self> {
@@ -147,6 +167,14 @@ impl Experts {
             quantized => quantized,
         };
         Experts { weight, bias }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> i32 {
+        match &self.weight {
+            Matrix::Dense(weight) => weight.dim(0),
+            Matrix::Quantized(weight) => weight.weight.dim(0),
+        }
     }
 
     /// `[…, 1, input]` through the experts `ids` `[…]`, to `[…, 1, output]`; `sorted` says that the

@@ -30,11 +30,16 @@ impl GatedExperts {
     }
 
     /// Reads `count` experts that map `width` to `inner` and back: `{stacked}.gate_proj` and so on
-    /// in one tensor each, or one tensor for each expert, `experts.{i}.gate_proj`.
+    /// in one tensor each, or one tensor for each expert, `experts.{i}.gate_proj`, or with gates and
+    /// values in one tensor, `experts.gate_up_proj`.
     ///
     /// # Errors
     /// As [`Scope::experts`].
     pub fn read(w: &Scope, stacked: &str, sizes: [i32; 3], activation: impl Gate) -> Result<Self> {
+        if w.has("experts.gate_up_proj") {
+            let names = ["gate_up_proj", "down_proj"];
+            return Self::read_fused(&w.at("experts"), names, sizes, activation);
+        }
         Self::read_named(w, stacked, GATE_UP_DOWN, sizes, activation)
     }
 
@@ -61,16 +66,16 @@ impl GatedExperts {
     /// `[count, width, inner]` for the way back.
     ///
     /// # Errors
-    /// As [`Scope::take`].
+    /// As [`Scope::matrix`].
     pub fn read_fused(
         w: &Scope,
         [gate_up, down]: [&str; 2],
         [count, width, inner]: [i32; 3],
         activation: impl Gate,
     ) -> Result<Self> {
-        let both = Matrix::Dense(w.take(gate_up, &[count, 2 * inner, width])?);
-        let down = Matrix::Dense(w.take(down, &[count, width, inner])?);
-        Self::of(w, [both.rows(1, 0, inner)?, both.rows(1, inner, 2 * inner)?, down], activation)
+        let [gate, up] = w.parameter(gate_up).halves(&[count, 2 * inner, width])?;
+        let down = w.parameter(down).matrix(&[count, width, inner])?;
+        Self::of(w, [gate, up, down], activation)
     }
 
     /// Composes the stacked matrices `[count, output, input]` of gate, up and down, without biases.

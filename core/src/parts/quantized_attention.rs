@@ -9,7 +9,8 @@ use crate::{
 use mlx_rs::{Array, ops};
 
 /// Queries `[batch, heads, length, head_dim]` over keys and values
-/// `[batch, kv_heads, positions, head_dim]`; `mask` `[…, length, positions]` is true where seen.
+/// `[batch, kv_heads, positions, head_dim]`; `mask` `[length, positions]`, or of each head,
+/// `[…, heads, length, positions]`, is true where seen.
 pub(crate) fn quantized_attention(
     q: &Array,
     [keys, values]: &[Quantized; 2],
@@ -24,8 +25,8 @@ pub(crate) fn quantized_attention(
     let mut logits = by_group(keys)?.matmul(&q)?;
     if let Some(mask) = mask {
         let mask = match mask.ndim() {
-            3 => mask.reshape(&[kv_heads, heads / kv_heads, length, -1])?,
-            _ => mask.clone(),
+            1 | 2 => mask.clone(),
+            _ => ops::unflatten(mask, -3, &[kv_heads, heads / kv_heads])?,
         };
         logits = ops::select(&mask, &logits, mlx::scalar(f32::NEG_INFINITY, logits.dtype())?)?;
     }

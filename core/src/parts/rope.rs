@@ -90,11 +90,7 @@ impl Rope {
     pub fn share(c: &Text, default: f64) -> Result<Self> {
         let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
         let share = c.partial_rotary_factor.or(nested).unwrap_or(default);
-        if !(0.0..=1.0).contains(&share) {
-            let reason = format!("{share} is no share of a head");
-            return Err(Error::config("partial_rotary_factor", reason));
-        }
-        Self::partial(c, (f64::from(c.head_dim()) * share) as i32)
+        Self::partial(c, share_of_head(c, share, "partial_rotary_factor")?)
     }
 
     /// Frequencies from a base alone.
@@ -152,7 +148,10 @@ impl Rope {
                 let magnitude =
                     if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / original.ln()).sqrt() };
                 let factors = Array::from_slice(factors, &[dims / 2]);
-                frequencies(factors.multiply(wavelengths(dims, base)?)?, magnitude)
+                let wavelengths = factors.multiply(wavelengths(dims, base)?)?;
+                // Pairs are halves here, whatever the config says.
+                let magnitude = magnitude as f32;
+                Ok(Rope::Frequencies { dims, traditional: false, wavelengths, magnitude })
             }
             "proportional" => {
                 let share = s.partial_rotary_factor.unwrap_or(1.0).clamp(0.0, 1.0);
@@ -194,6 +193,17 @@ impl Rope {
             }
         })
     }
+}
+
+/// How many elements this share of a head is; `field` says it.
+///
+/// # Errors
+/// [`Error::Config`] about the field when it is more than the whole.
+pub fn share_of_head(c: &Text, share: f64, field: &str) -> Result<i32> {
+    if (0.0..=1.0).contains(&share) {
+        return Ok((f64::from(c.head_dim()) * share) as i32);
+    }
+    Err(Error::config(field, format!("{share} is no share of a head")))
 }
 
 const ORIGINAL: &str = "original_max_position_embeddings";

@@ -136,6 +136,7 @@ pub struct LossFreeRouter {
     correction: Option<Array>,
     c: LossFreeRouting,
     normalize: bool,
+    is_rounded: bool,
     score: Score,
     top_k: TopK,
 }
@@ -158,7 +159,12 @@ impl LossFreeRouter {
         }
         let normalize = c.norm_topk_prob && c.num_experts_per_tok > 1;
         let (c, score, top_k) = (c.clone(), Box::new(sigmoid), first_top_k);
-        Ok(LossFreeRouter { logits, correction, c, normalize, score, top_k })
+        Ok(LossFreeRouter { logits, correction, c, normalize, is_rounded: false, score, top_k })
+    }
+
+    /// Rounds weights to the precision of the tokens.
+    pub fn rounded(self) -> Self {
+        LossFreeRouter { is_rounded: true, ..self }
     }
 
     /// Lets weights sum to one whatever the config says, also where there is but one.
@@ -207,7 +213,8 @@ impl Router for LossFreeRouter {
             let sum = weights.sum_axis(-1, true)?.add(Array::from_f32(1e-20))?;
             weights = weights.divide(sum)?;
         }
-        Ok((ids, weights.multiply(Array::from_f32(self.c.routed_scaling_factor))?))
+        let weights = weights.multiply(Array::from_f32(self.c.routed_scaling_factor))?;
+        Ok((ids, if self.is_rounded { weights.as_dtype(x.dtype())? } else { weights }))
     }
 }
 

@@ -54,11 +54,15 @@ impl Seen {
 
     /// Keys, values, and which keys each query sees, for attention that no kernel computes.
     pub fn parts(&self, step: &Step) -> Result<(Array, Array, Array)> {
-        let mask = self.mask(step)?;
-        Ok(match self.quantized() {
-            Some([keys, values]) => (keys.dequantize(None)?, values.dequantize(None)?, mask),
-            None => (self.entries[0].clone(), self.entries[1].clone(), mask),
-        })
+        if let Some([keys, values]) = self.quantized() {
+            return Ok((keys.dequantize(None)?, values.dequantize(None)?, self.mask(step)?));
+        }
+        Ok((self.entries[0].clone(), self.entries[1].clone(), self.mask(step)?))
+    }
+
+    /// Keys that are their own values, and which of them each query sees.
+    pub fn keys(&self, step: &Step) -> Result<(Array, Array)> {
+        Ok((self.entries[0].clone(), self.mask(step)?))
     }
 
     /// Which of the keys are the step's own, `[length]`.
@@ -95,8 +99,31 @@ impl Seen {
         Ok(scaled_dot_product_attention(q, keys, values, *scale, mask, sinks.as_ref())?)
     }
 
+    /// Where among the keys of a ring those stand that each query sees, and whether they are there:
+    /// both `[length, slots]`.
+    pub(super) fn places(&self, step: &Step) -> Result<(Array, Array)> {
+        let count = self.entries[0].dim(2);
+        let (Some(past), Some(ring)) = (self.past, self.ring) else {
+            let places = ops::arange::<_, i32>(0, count, None)?.expand_dims(0)?;
+            let all = ops::broadcast_to(&self.mask(step)?, &[step.length, count])?;
+            return Ok((ops::broadcast_to(&places, &[step.length, count])?, all));
+        };
+        let turning = ring.turning().min(count);
+        let first = past + 1 - turning;
+        let first = ops::arange::<_, i32>(first, first + step.length, None)?.expand_dims(1)?;
+        let latest = first.add(ops::arange::<_, i32>(0, turning, None)?)?;
+        let (mut places, mut there) = (vec![latest.clone()], vec![latest.ge(Array::from_int(0))?]);
+        if ring.keep > 0 {
+            let kept = ops::arange::<_, i32>(0, ring.keep.min(count), None)?.expand_dims(0)?;
+            there.push(kept.lt(&first)?);
+            places.push(ops::broadcast_to(&kept, &[step.length, kept.dim(1)])?);
+        }
+        let places = ops::maximum(ops::concatenate(&places, 1)?, Array::from_int(0))?;
+        Ok((places, ops::concatenate(&there, 1)?))
+    }
+
     /// Which keys each query sees: `[length, keys]`, or `[keys]` for the one query of a decode step.
-    fn mask(&self, step: &Step) -> Result<Array> {
+    pub(super) fn mask(&self, step: &Step) -> Result<Array> {
         match self.past {
             None => step.filled_mask(self.entries[0].dim(2)),
             Some(past) => step.seen_mask(past, self.ring),
@@ -104,7 +131,7 @@ impl Seen {
     }
 
     /// The position of each key `[keys]`; anything in slots that are not filled.
-    fn positions(&self, step: &Step) -> Result<Array> {
+    pub(super) fn positions(&self, step: &Step) -> Result<Array> {
         let slots = ops::arange::<_, i32>(0, self.entries[0].dim(2), None)?;
         let Some(ring) = self.ring else { return Ok(slots) };
         let positions = match self.past {

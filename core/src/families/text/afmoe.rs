@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     parts::{
-        gated_attention::{GatedAttention, sigmoid},
+        gated_attention::{gated_attention, sigmoid},
         router,
     },
     prelude::*,
@@ -61,7 +61,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             experts(&mlp, &c, &e, &routing)?
         };
         let (a, [queries, _]) = (w.at("self_attn"), c.qk_widths());
-        let attention = GatedAttention::new(
+        let attention = gated_attention(
             qwen3::attention(&a, &c, rope)?.window(window),
             (a.linear("gate_proj", c.hidden_size, queries)?, queries),
             sigmoid,

@@ -2,7 +2,7 @@
 //! curvature in each layer. Follows `apertus` of mlx-lm.
 
 use super::qwen3;
-use crate::prelude::*;
+use crate::{parts::activation::softplus, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["apertus"], build };
 
@@ -28,14 +28,12 @@ fn curved_mlp(w: &Scope, c: &Text) -> Result<impl Layer + 'static> {
         let vector = act.shape(name).is_some_and(|shape| shape == [1]);
         Ok(act.take(name, if vector { &[1] } else { &[] })?.reshape(&[])?)
     };
-    let softplus =
-        |x: Array| -> Result<Array> { Ok(ops::logaddexp(&x, mlx::scalar(0.0, x.dtype())?)?) };
     let up = read(w, "up_proj", c.hidden_size, c.intermediate_size)?;
     let down = read(w, "down_proj", c.intermediate_size, c.hidden_size)?;
     // Curvature above and below zero, slope at zero, and the largest argument of the exponential.
     let beta = w.keep(scalar("beta")?);
-    let alpha_p = w.keep(softplus(scalar("alpha_p")?)?);
-    let alpha_n = w.keep(beta.add(softplus(scalar("alpha_n")?)?)?);
+    let alpha_p = w.keep(softplus(&scalar("alpha_p")?)?);
+    let alpha_n = w.keep(beta.add(softplus(&scalar("alpha_n")?)?)?);
     let eps = w.keep(scalar("eps")?);
     Ok(Map(move |x: &Array| {
         let x = up.forward(x)?;

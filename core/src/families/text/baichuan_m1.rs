@@ -55,9 +55,29 @@ fn unit_rows(w: &Scope, c: &Text) -> Result<Linear> {
     Ok(Linear::new(Matrix::Dense(weight), None))
 }
 
+/// `before · x[i - 1] + own · x[i]`, rounded after each operation, as the reference does.
+struct Conv {
+    before: Array,
+    own: Array,
+}
+
+impl Conv {
+    /// `[batch, length, channels]` after the last input of what came before.
+    fn forward(&self, x: &Array, last: &mut Recurrent) -> Result<Array> {
+        let length = x.dim(1);
+        let first = match last.0.take() {
+            Some(last) => last,
+            None => ops::zeros_dtype(&[x.dim(0), 1, x.dim(2)], x.dtype())?,
+        };
+        last.0 = Some(mlx::slice(x, 1, length - 1, length)?.contiguous()?);
+        let earlier = ops::concatenate(&[first, mlx::slice(x, 1, 0, length - 1)?], 1)?;
+        Ok(earlier.multiply(&self.before)?.add(x.multiply(&self.own)?)?)
+    }
+}
+
 struct ConvAttention {
     projections: [Linear; 4],
-    convs: [CausalConv; 2],
+    convs: [Conv; 2],
     heads: [i32; 2],
     rope: Rope,
     scores: Scores,
@@ -76,12 +96,18 @@ impl ConvAttention {
         }
         let keys = kv_heads * dims;
         let [q, k, v] = w.fused("W_pack", width, [width, keys, keys])?;
+        if e.conv_window != 2 {
+            let reason = format!("{} steps, and only 2 are supported", e.conv_window);
+            return Err(Error::config("conv_window", reason));
+        }
         // All elements of a head share its two steps.
-        let conv = |name| -> Result<CausalConv> {
-            let taps = e.conv_window;
-            let kernel = w.take(name, &[1, 1, kv_heads, 1, taps])?.reshape(&[kv_heads, 1, taps])?;
-            let kernel = ops::broadcast_to(&kernel, &[kv_heads, dims, taps])?;
-            Ok(CausalConv::new(w.keep(kernel.reshape(&[keys, taps, 1])?.contiguous()?), None))
+        let conv = |name| -> Result<Conv> {
+            let kernel = w.take(name, &[1, 1, kv_heads, 1, 2])?.reshape(&[kv_heads, 1, 2])?;
+            let kernel = ops::broadcast_to(&kernel, &[kv_heads, dims, 2])?.reshape(&[keys, 2])?;
+            let step = |i| -> Result<Array> {
+                Ok(w.keep(mlx::slice(&kernel, 1, i, i + 1)?.reshape(&[keys])?))
+            };
+            Ok(Conv { before: step(0)?, own: step(1)? })
         };
         let window = match c.sliding_window {
             None if slides => return Err(Error::config("sliding_window", "missing")),

@@ -86,7 +86,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
     };
     let score = if e.score_function == "sigmoid" { router::sigmoid } else { router::softmax };
     let router = LossFreeRouter::new(logits, bias.transpose()?, routing)?;
-    let router = OwnPrecision(router.scores(score).choosing(router::top_k));
+    let router = router.scores(score).choosing(router::top_k).rounded();
     let moe = Moe::new(router, stacked(w, [count, width, e.moe_intermediate_size])?);
     let inner = e.moe_shared_expert_intermediate_size.unwrap_or(e.moe_intermediate_size);
     let shared = if e.moe_router_enable_shared_expert { e.num_shared_experts } else { 0 };
@@ -106,14 +106,4 @@ fn head(w: &Scope, c: &Text, e: &Config) -> Result<Head> {
     let lengths = single.square()?.sum_axis(0, true)?.sqrt()?.add(Array::from_f32(1e-7))?;
     let divided = weight.divide(lengths)?.as_dtype(weight.dtype())?;
     Ok(Head::new(Some(Linear::new(place.keep_matrix(Matrix::Dense(divided)), None))))
-}
-
-/// A router whose weights have the precision of the tokens.
-pub struct OwnPrecision(pub LossFreeRouter);
-
-impl Router for OwnPrecision {
-    fn route(&self, x: &Array) -> Result<(Array, Array)> {
-        let (ids, weights) = self.0.route(x)?;
-        Ok((ids, weights.as_dtype(x.dtype())?))
-    }
 }

@@ -16,7 +16,11 @@ pub struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e) = read(config, json!({"rope_parameters": {"rope_theta": 8_000_000.0}}))?;
+    let (c, e) = read(config, json!({
+        "hidden_size": 8192, "num_hidden_layers": 40, "intermediate_size": 22528,
+        "num_attention_heads": 64, "vocab_size": 256_000,
+        "rope_parameters": {"rope_theta": 8_000_000.0},
+    }))?;
     let rope = Rope::of(&c)?;
     stack(w, &c, &e, |_, w| {
         let attention = Attention::read(w, QKVO, &c, rope.clone())?;
@@ -53,7 +57,7 @@ pub fn stack(
     let read = if e.layer_norm_bias { Scope::layer_norm_with_bias } else { Scope::layer_norm };
     let norm = |w: &Scope, name| read(w, name, c.hidden_size, c.rms_norm_eps);
     let decoder = Decoder::stack_under(w, c, |w| norm(w, "norm"), |i, w| {
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, c)?;
         let branches = Parallel(attention(i, &w.at("self_attn"))?, mlp);
         Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, branches)))
     })?;

@@ -15,7 +15,9 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, shared) = cohere::read(config, json!({
-        "sliding_window": 4096, "rope_parameters": {"rope_theta": 50_000.0},
+        "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336,
+        "num_attention_heads": 32, "vocab_size": 256_000, "sliding_window": 4096,
+        "rope_parameters": {"rope_theta": 50_000.0},
     }))?;
     let pattern = config::read::<Config>(config)?.sliding_window_pattern.unwrap_or(4);
     let rope = Rope::of(&c)?;

@@ -53,18 +53,7 @@ impl Config {
     pub fn read(config: &Json) -> Result<Self> {
         let text = Text::read(config)?;
         let latent = LatentSizes::read(config, text.num_attention_heads)?;
-        let sparsity: Sparsity = config::read(config)?;
-        if let Some(kinds) = &sparsity.mlp_layer_types {
-            let (entries, layers) = (kinds.len(), text.num_hidden_layers);
-            if entries != layers as usize {
-                let reason = format!("{entries} entries for {layers} layers");
-                return Err(Error::config("mlp_layer_types", reason));
-            }
-            if let Some(kind) = kinds.iter().find(|kind| !["dense", "sparse"].contains(&&***kind)) {
-                let reason = format!("`{kind}` is neither dense nor sparse");
-                return Err(Error::config("mlp_layer_types", reason));
-            }
-        }
+        let sparsity = Sparsity::read(config, text.num_hidden_layers)?;
         Ok(Config { text, latent, sparsity })
     }
 
@@ -76,21 +65,45 @@ impl Config {
         attention: impl Fn(i32, &Scope) -> Result<A>,
         router: impl Fn(&Scope) -> Result<R>,
     ) -> Result<Decoder> {
-        let Config { text: c, sparsity: s, .. } = self;
+        let Config { text: c, sparsity, .. } = self;
         ignore_predictions(w, c);
         Decoder::stack(w, c, |i, w| {
-            let (attention, mlp) = (attention(i, &w.at("self_attn"))?, w.at("mlp"));
-            let Some(count) = s.n_routed_experts.filter(|_| s.has_experts(i)) else {
-                return pre_norm(w, c, attention, Mlp::read(&mlp, GATE_UP_DOWN, c, swiglu)?);
-            };
-            let (inner, shared) = (s.moe_intermediate_size, s.n_shared_experts);
-            let moe = Moe::new(router(&mlp)?, experts(&mlp, [count, c.hidden_size, inner])?);
-            pre_norm(w, c, attention, glm4_moe::beside_shared(&mlp, c, moe, [inner, shared])?)
+            let network = sparsity.network(&w.at("mlp"), c, i, |w, _| router(w))?;
+            pre_norm(w, c, attention(i, &w.at("self_attn"))?, network)
         })
     }
 }
 
 impl Sparsity {
+    pub fn read(config: &Json, layers: i32) -> Result<Self> {
+        let sparsity: Sparsity = config::read(config)?;
+        let kinds = sparsity.mlp_layer_types.as_ref();
+        config::check_entries("mlp_layer_types", kinds, layers)?;
+        let is_unknown = |kind: &&String| !["dense", "sparse"].contains(&&***kind);
+        if let Some(kind) = kinds.into_iter().flatten().find(is_unknown) {
+            let reason = format!("`{kind}` is neither dense nor sparse");
+            return Err(Error::config("mlp_layer_types", reason));
+        }
+        Ok(sparsity)
+    }
+
+    /// The network of one layer: dense, or experts to which `router`, told how many there are, sends
+    /// tokens, beside those that all share.
+    pub fn network<R: Router + 'static>(
+        &self,
+        w: &Scope,
+        c: &Text,
+        layer: i32,
+        router: impl Fn(&Scope, i32) -> Result<R>,
+    ) -> Result<Ffn> {
+        let Some(count) = self.n_routed_experts.filter(|_| self.has_experts(layer)) else {
+            return Ok(Box::new(Mlp::read(w, GATE_UP_DOWN, c, swiglu)?));
+        };
+        let (inner, shared) = (self.moe_intermediate_size, self.n_shared_experts);
+        let experts = glm4_moe::stacked(w, [count, c.hidden_size, inner])?;
+        glm4_moe::beside_shared(w, c, Moe::new(router(w, count)?, experts), [inner, shared])
+    }
+
     fn has_experts(&self, layer: i32) -> bool {
         match &self.mlp_layer_types {
             Some(kinds) => kinds[layer as usize] == "sparse",
@@ -122,20 +135,8 @@ pub fn ignore_predictions(w: &Scope, c: &Text) {
     }
 }
 
-/// `count` experts that map `width` to `inner`; transformers 5 stores gate and up as one tensor.
-fn experts(w: &Scope, sizes: [i32; 3]) -> Result<GatedExperts> {
-    if w.has("experts.gate_up_proj") {
-        return GatedExperts::read_fused(&w.at("experts"), ["gate_up_proj", "down_proj"], sizes, swiglu);
-    }
-    glm4_moe::stacked(w, sizes)
-}
-
 pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {
-    let routing = routing(config)?;
-    let logits = w.linear("gate", c.hidden_size, routing.n_routed_experts)?;
-    let correction = &[routing.n_routed_experts];
-    let correction = w.at("gate").tensor("e_score_correction_bias", correction)?;
-    LossFreeRouter::new(logits, Some(correction), &routing)
+    glm4_moe::router(w, c, &routing(config)?)
 }
 
 /// The fields of the router, of which only one kind is known.

@@ -49,7 +49,6 @@ pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Resul
             // The norms of low ranks have an epsilon of their own.
             mla: Mla::read(w, &c.text, &c.latent, 1e-6, rope.clone())?,
             indexer: chooses(i).then(|| Indexer::read(&indexer, &c, &e)).transpose()?,
-            rope_width: c.latent.qk_rope_head_dim,
         })
     };
     c.decoder(w, attention, |w| router(w, &c.text, config))
@@ -58,31 +57,23 @@ pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Resul
 struct SparseMla {
     mla: Mla,
     indexer: Option<Indexer>,
-    rope_width: i32,
 }
 
 impl Layer for SparseMla {
-    type State = Kv;
+    type State = (Kv, Kv);
 
-    fn state(&self, plan: &CachePlan) -> Kv {
-        self.mla.state(plan)
+    fn state(&self, plan: &CachePlan) -> (Kv, Kv) {
+        (self.mla.state(plan), Kv::of_indexer(plan))
     }
 
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+    fn forward(&self, x: &Array, (kv, index): &mut (Kv, Kv), step: &Step) -> Result<Array> {
         let projected = self.mla.project(x)?;
         let rotated = self.mla.rotate(&projected, step)?;
-        // The indexer's keys are remembered behind those that all heads share.
-        let mut shared = rotated.k_rope.clone();
+        let latent = projected.latent.expand_dims(1)?;
+        let seen = kv.update(latent, rotated.k_rope.clone(), step)?;
+        let (mut latents, mut k_rope, mut mask) = seen.parts(step)?;
         if let Some(indexer) = &self.indexer {
-            shared = ops::concatenate(&[shared, indexer.keys(x, step)?], -1)?;
-        }
-        let seen = kv.update(projected.latent.expand_dims(1)?, shared, step)?;
-        let (mut latents, shared, mut mask) = seen.parts(step)?;
-        let mut k_rope = mlx::slice(&shared, 3, 0, self.rope_width)?;
-        k_rope = k_rope.as_dtype(rotated.k_rope.dtype())?;
-        if let Some(indexer) = &self.indexer {
-            let keys = mlx::slice(&shared, 3, self.rope_width, shared.dim(3))?;
-            step.lend_choice(indexer.choose(x, &projected, &keys, &mask, step)?);
+            step.lend_choice(indexer.choose(x, &projected, index, step)?);
         }
         let Some(choice) = step.choice() else {
             return self.mla.attend_to(&rotated, [&latents, &k_rope], &mask);
@@ -142,22 +133,18 @@ impl Indexer {
         })
     }
 
-    /// `[batch, length, width]` to keys `[batch, 1, length, index_head_dim]`.
-    fn keys(&self, x: &Array, step: &Step) -> Result<Array> {
-        let k = self.k_norm.forward(&self.k.forward(x)?)?;
-        self.rope.forward(&k.expand_dims(1)?, step)
-    }
-
-    /// The ids of the keys that each token attends to, `[batch, 1, length, index_topk]`; nothing
+    /// Remembers keys of its own. The ids of the keys that each token attends to, `[batch, 1, length, index_topk]`; nothing
     /// when there are no more than these.
     fn choose(
         &self,
         x: &Array,
         projected: &Projected,
-        keys: &Array,
-        mask: &Array,
+        kv: &mut Kv,
         step: &Step,
     ) -> Result<Option<Array>> {
+        let k = self.k_norm.forward(&self.k.forward(x)?)?.expand_dims(1)?;
+        let seen = kv.update_keys(self.rope.forward(&k, step)?, step)?;
+        let (keys, mask) = seen.keys(step)?;
         if keys.dim(2) <= self.top_k {
             return Ok(None);
         }
@@ -181,6 +168,6 @@ impl Indexer {
             (1..self.heads).try_fold(head(0)?, add)?
         };
         let never = mlx::scalar(f32::NEG_INFINITY, scores.dtype())?;
-        Ok(Some(top_k(&ops::select(mask, scores, never)?, self.top_k)?))
+        Ok(Some(top_k(&ops::select(&mask, scores, never)?, self.top_k)?))
     }
 }

@@ -6,7 +6,11 @@ pub const FAMILY: Family = Family { model_types: &["exaone"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({"tie_word_embeddings": true}));
-    let names = [("num_layers", "num_hidden_layers"), ("layer_norm_epsilon", "rms_norm_eps")];
+    let names = [
+        ("num_layers", "num_hidden_layers"),
+        ("layer_norm_epsilon", "rms_norm_eps"),
+        ("activation_function", "hidden_act"),
+    ];
     let c = Text::read_renamed(config, &names)?;
     let rope = Rope::of(&c)?;
     let names = ["wte", "h", "ln_f"];
@@ -14,7 +18,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
         let attention = Attention::read(&w.at("attn.attention"), names, &c, rope.clone())?;
-        let mlp = Mlp::read(&w.at("mlp"), ["c_fc_0", "c_fc_1", "c_proj"], &c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), ["c_fc_0", "c_fc_1", "c_proj"], &c)?;
         pre_norm_named(w, ["ln_1", "ln_2"], &c, attention, mlp)
     })?))
 }

@@ -8,19 +8,43 @@ pub const FAMILY: Family = Family { model_types: &["exaone4"], build };
 
 #[derive(Deserialize)]
 struct Config {
+    sliding_window_pattern: Option<Pattern>,
+}
+
+/// Which layers slide, where no list says it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Pattern {
     /// `LLLG`: three local layers, then a global one, and so on.
-    sliding_window_pattern: Option<String>,
+    Letters(String),
+    /// All layers but every `n`th; none for 0.
+    Every(u16),
+}
+
+impl Pattern {
+    fn slides(&self, layer: i32) -> bool {
+        match self {
+            Pattern::Letters(kinds) => kinds.as_bytes()[layer as usize % kinds.len()] == b'L',
+            Pattern::Every(0) => false,
+            Pattern::Every(n) => (layer + 1) % i32::from(*n) != 0,
+        }
+    }
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let pattern = e.sliding_window_pattern.unwrap_or_default();
-    if !pattern.is_empty() && c.sliding_window.is_none() {
-        return Err(Error::config("sliding_window", "missing for the sliding layers"));
-    }
-    let window = |i: i32| match pattern.as_bytes() {
-        [] => c.window(i),
-        kinds => Ok(c.sliding_window.filter(|_| kinds[i as usize % kinds.len()] == b'L')),
+    let pattern = e.sliding_window_pattern.filter(|pattern| match pattern {
+        Pattern::Letters(kinds) => !kinds.is_empty(),
+        // Transformers writes it beside the list that it made of it.
+        Pattern::Every(_) => c.layer_types.is_none(),
+    });
+    let window = |i: i32| match &pattern {
+        None => c.window(i),
+        Some(pattern) if !pattern.slides(i) => Ok(None),
+        Some(_) => match c.sliding_window {
+            Some(window) => Ok(Some(window)),
+            None => Err(Error::config("sliding_window", "missing for the sliding layers")),
+        },
     };
     let windows: Vec<_> = (0..c.num_hidden_layers).map(window).collect::<Result<_>>()?;
     let slides = windows.iter().any(Option::is_some);

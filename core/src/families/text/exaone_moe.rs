@@ -59,10 +59,7 @@ impl Config {
                 return Ok((0..layers).map(|i| i >= self.first_k_dense_replace).collect());
             }
         };
-        if sparse.len() != layers as usize {
-            let reason = format!("{} entries for {layers} layers", sparse.len());
-            return Err(Error::config(field, reason));
-        }
+        config::check_entries(field, Some(&sparse), layers)?;
         Ok(sparse)
     }
 }

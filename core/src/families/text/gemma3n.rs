@@ -2,13 +2,13 @@
 //! a low-rank branch beside attention (Laurel), networks with few active elements; otherwise the
 //! keys and layer inputs of Gemma 4. Follows `gemma3n` of mlx-lm.
 
-use super::{
-    gemma3_text::{ropes, text_config, without},
-    gemma4_text::{InputGate, LayerInputs},
-};
+use super::gemma3_text::{ropes, text_config, without};
 use crate::{
     model::{Cache, Embedded},
-    parts::shared_keys::{BorrowedKeys, OwnKeys, Queries, lender},
+    parts::{
+        layer_inputs::{InputGate, LayerInputs},
+        shared_keys::{BorrowedKeys, OwnKeys, Queries, lender},
+    },
     prelude::*,
 };
 use mlx_rs::Dtype;

@@ -7,6 +7,7 @@ use super::gemma3_text::{text_config, without};
 use crate::{
     model::{Cache, Embedded},
     parts::{
+        layer_inputs::{InputGate, LayerInputs},
         moe::mix,
         router::{check_choice, top_k},
         shared_keys::{BorrowedKeys, OwnKeys, Queries, lender},
@@ -43,6 +44,17 @@ struct Config {
     top_k_experts: Option<i32>,
     #[serde(default, deserialize_with = "config::optional_size")]
     moe_intermediate_size: Option<i32>,
+    per_layer_config: Option<HashMap<String, OwnSizes>>,
+}
+
+/// What transformers 5 writes for a layer instead of the sizes of all full ones.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct OwnSizes {
+    #[serde(deserialize_with = "config::optional_size")]
+    head_dim: Option<i32>,
+    #[serde(deserialize_with = "config::optional_size")]
+    num_key_value_heads: Option<i32>,
 }
 
 /// The rotary embedding of each kind of layer.
@@ -99,6 +111,20 @@ impl Config {
         c.window_where(layer, |layer| (layer + 1) % self.sliding_window_pattern != 0)
     }
 
+    /// The sizes of one layer's heads that are not those of the config.
+    fn own_sizes(&self, layer: i32, is_full: bool) -> OwnSizes {
+        match &self.per_layer_config {
+            Some(layers) => layers.get(&layer.to_string()).copied().unwrap_or_default(),
+            None if is_full => OwnSizes {
+                head_dim: self.global_head_dim,
+                num_key_value_heads: self
+                    .num_global_key_value_heads
+                    .filter(|_| self.attention_k_eq_v),
+            },
+            None => OwnSizes::default(),
+        }
+    }
+
     /// The layer whose keys and values another attends over.
     fn lender(&self, c: &Text, layer: i32) -> Result<Option<i32>> {
         let own = c.num_hidden_layers - self.num_kv_shared_layers;
@@ -145,7 +171,7 @@ fn block(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Block> {
 fn queries(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Queries> {
     let is_full = e.window(c, i)?.is_none();
     let kind = if is_full { "full_attention" } else { "sliding_attention" };
-    let head_dim = e.global_head_dim.filter(|_| is_full).unwrap_or(c.head_dim());
+    let head_dim = e.own_sizes(i, is_full).head_dim.unwrap_or(c.head_dim());
     config::product("global_head_dim", [c.num_attention_heads, head_dim])?;
     let scaling = e.rope_parameters.get(kind);
     let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
@@ -158,11 +184,8 @@ fn own_keys(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<OwnKeys> {
     let window = e.window(c, layer)?;
     let keys_are_values = e.attention_k_eq_v && window.is_none();
     let mut sizes = c.clone();
-    if let Some(global) = e.num_global_key_value_heads
-        && keys_are_values
-    {
-        sizes.num_key_value_heads = Some(global);
-    }
+    let own = e.own_sizes(layer, window.is_none()).num_key_value_heads;
+    sizes.num_key_value_heads = own.or(sizes.num_key_value_heads);
     if sizes.num_attention_heads % sizes.kv_heads() != 0 {
         let reason = format!("does not divide the {} query heads", c.num_attention_heads);
         return Err(Error::config("num_global_key_value_heads", reason));
@@ -187,12 +210,8 @@ impl BesideExperts {
         let inner = e.moe_intermediate_size.ok_or_else(missing("moe_intermediate_size"))?;
         check_choice("top_k_experts", (count, k))?;
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let (stacks, sizes) = (w.at("experts"), [count, c.hidden_size, inner]);
-        let experts = if stacks.has("gate_up_proj") {
-            GatedExperts::read_fused(&stacks, ["gate_up_proj", "down_proj"], sizes, geglu_tanh)?
-        } else {
-            GatedExperts::read(&stacks, "switch_glu", sizes, geglu_tanh)?
-        };
+        let sizes = [count, c.hidden_size, inner];
+        let experts = GatedExperts::read(w, "experts.switch_glu", sizes, geglu_tanh)?;
         let [first, second] = ["post_feedforward_layernorm_1", "post_feedforward_layernorm_2"];
         Ok(BesideExperts {
             mlp: (before, mlp, norm(first)?),
@@ -272,42 +291,6 @@ impl Wrapper for Gemma4 {
     }
 }
 
-/// What each layer gets beside the residual stream: a row of a second token table plus a
-/// projection of the embedding.
-pub struct LayerInputs {
-    table: Embedding,
-    projection: Linear,
-    norm: Norm,
-    layers: i32,
-    width: i32,
-}
-
-impl LayerInputs {
-    pub fn read(w: &Scope, c: &Text, vocabulary: i32, width: i32) -> Result<Self> {
-        let layers = c.num_hidden_layers;
-        let all = config::product("hidden_size_per_layer_input", [layers, width])?;
-        Ok(LayerInputs {
-            table: w.embedding("embed_tokens_per_layer", vocabulary, all)?,
-            projection: w.linear("per_layer_model_projection", c.hidden_size, all)?,
-            norm: w.rms_norm("per_layer_projection_norm", width, c.rms_norm_eps)?,
-            layers,
-            width,
-        })
-    }
-
-    /// `[batch, length, layers, width]`.
-    pub fn forward(&self, x: &Embedded) -> Result<Array> {
-        let constant = |value: f32| mlx::scalar(value, x.hidden.dtype());
-        let shape = [x.ids.dim(0), x.ids.dim(1), self.layers, self.width];
-        let token = self.table.lookup(&x.ids)?.multiply(constant((self.width as f32).sqrt())?)?;
-        let context = self.projection.forward(&x.hidden)?;
-        let context = context.multiply(constant((x.hidden.dim(-1) as f32).powf(-0.5))?)?;
-        let context = self.norm.forward(&context.reshape(&shape)?)?;
-        let sum = context.add(token.reshape(&shape)?)?;
-        Ok(sum.multiply(constant(std::f32::consts::FRAC_1_SQRT_2)?)?)
-    }
-}
-
 /// What follows a block: its own input through a gate, and a factor.
 struct LayerEnd {
     input: Option<InputGate>,
@@ -328,27 +311,5 @@ impl LayerEnd {
             h = h.add(gate.forward(&h, &input)?)?;
         }
         Ok(h.multiply(&self.scalar)?)
-    }
-}
-
-/// `norm(projection(gelu(gate(h)) · input))`: what a layer takes of an input of its own.
-pub struct InputGate {
-    gate: Linear,
-    projection: Linear,
-    norm: Norm,
-}
-
-impl InputGate {
-    pub fn read(w: &Scope, c: &Text, width: i32) -> Result<Self> {
-        Ok(InputGate {
-            gate: w.linear("per_layer_input_gate", c.hidden_size, width)?,
-            projection: w.linear("per_layer_projection", width, c.hidden_size)?,
-            norm: w.rms_norm("post_per_layer_input_norm", c.hidden_size, c.rms_norm_eps)?,
-        })
-    }
-
-    pub fn forward(&self, h: &Array, input: &Array) -> Result<Array> {
-        let gated = geglu_tanh(&self.gate.forward(h)?, input)?;
-        self.norm.forward(&self.projection.forward(&gated)?)
     }
 }

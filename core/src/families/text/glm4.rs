@@ -19,10 +19,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// The fields, and positions for a part of each head, whose pairs are neighbours.
 pub fn read(config: &Json) -> Result<(Text, Rope)> {
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": false, "rope_traditional": true,
-    }));
-    let c = Text::read(config)?;
+    let c = Text::read(&config::with_defaults(config, json!({"rope_traditional": true})))?;
     let rope = Rope::share(&c, 0.5)?;
     Ok((c, rope))
 }

@@ -2,27 +2,25 @@
 //! V3's mixture of routed and shared experts. Follows `glm4_moe` of mlx-lm, and transformers where
 //! that scales positions.
 
-use super::qwen2;
+use super::{
+    deepseek_v3::{Sparsity, ignore_predictions},
+    qwen2,
+};
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["glm4_moe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(default, deserialize_with = "config::count")]
-    n_shared_experts: i32,
-    #[serde(deserialize_with = "config::count")]
-    first_k_dense_replace: i32,
     use_qk_norm: bool,
 }
 
 pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let sparsity = Sparsity::read(config, c.num_hidden_layers)?;
     let routing: LossFreeRouting = config::read(config)?;
     let rope = Rope::share(&c, 0.5)?;
-    ignore_layer(w, c.num_hidden_layers);
+    ignore_predictions(w, &c);
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let a = w.at("self_attn");
         let mut attention = qwen2::attention(&a, &c, rope.clone())?;
@@ -30,19 +28,9 @@ pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
             attention = attention.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?));
         }
-        let mlp = w.at("mlp");
-        let ffn = if i < e.first_k_dense_replace {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
-        } else {
-            experts(&mlp, &c, &routing, [e.moe_intermediate_size, e.n_shared_experts])?
-        };
-        pre_norm(w, &c, attention, ffn)
+        let network = sparsity.network(&w.at("mlp"), &c, i, |w, _| router(w, &c, &routing))?;
+        pre_norm(w, &c, attention, network)
     })?))
-}
-
-/// Leaves the layer that predicts further tokens to the drafters.
-pub fn ignore_layer(w: &Scope, layer: i32) {
-    w.ignore(&format!("model.layers.{layer}"));
 }
 
 /// Routed experts of width `inner`, beside a network as wide as `shared` of them.
@@ -52,12 +40,27 @@ pub fn experts(
     routing: &LossFreeRouting,
     [inner, shared]: [i32; 2],
 ) -> Result<Ffn> {
+    let experts = stacked(w, [routing.n_routed_experts, c.hidden_size, inner])?;
+    beside_shared(w, c, Moe::new(router(w, c, routing)?, experts), [inner, shared])
+}
+
+/// A router whose correction stands with it, or beside it.
+pub fn router(w: &Scope, c: &Text, routing: &LossFreeRouting) -> Result<LossFreeRouter> {
+    let place = if w.has("e_score_correction_bias") { w } else { &w.at("gate") };
+    router_corrected(w, place, c, routing)
+}
+
+/// A router whose correction stands in this place.
+pub fn router_corrected(
+    w: &Scope,
+    place: &Scope,
+    c: &Text,
+    routing: &LossFreeRouting,
+) -> Result<LossFreeRouter> {
     let count = routing.n_routed_experts;
-    let correction = if w.has("e_score_correction_bias") { w } else { &w.at("gate") };
-    let correction = correction.tensor("e_score_correction_bias", &[count])?;
+    let correction = place.tensor("e_score_correction_bias", &[count])?;
     let logits = w.linear("gate", c.hidden_size, count)?;
-    let router = LossFreeRouter::new(logits, Some(correction), routing)?;
-    beside_shared(w, c, Moe::new(router, stacked(w, [count, c.hidden_size, inner])?), [inner, shared])
+    LossFreeRouter::new(logits, Some(correction), routing)
 }
 
 /// Experts as MLX files stack them, below one of two names, or as they were published.

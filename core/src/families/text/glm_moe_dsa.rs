@@ -49,10 +49,7 @@ fn choosing(e: Config) -> Result<Vec<bool>> {
             ("index_skip_topk_offset", (0..layers).map(|i| kind(i).to_string()).collect())
         }
     };
-    if kinds.len() != layers as usize {
-        let reason = format!("{} entries for {layers} layers", kinds.len());
-        return Err(Error::config(field, reason));
-    }
+    config::check_entries(field, Some(&kinds), layers)?;
     let chooses = |(i, kind): (usize, &String)| match kind.as_str() {
         "full" | "F" => Ok(true),
         "shared" | "S" if i > 0 => Ok(false),

@@ -1,5 +1,6 @@
 //! GPT-2: learned positions that are added to the embeddings, layer norms, a network without a gate,
-//! biases everywhere. Follows `gpt2` of mlx-lm, and transformers in how layers weigh keys.
+//! biases everywhere. Follows `gpt2` of mlx-lm, and transformers in how layers weigh keys and in their
+//! activation.
 
 use crate::{
     model::{Cache, Embedded},
@@ -18,6 +19,7 @@ struct Positions {
 struct Config {
     scale_attn_weights: bool,
     scale_attn_by_inverse_layer_idx: bool,
+    activation_function: String,
 }
 
 impl Config {
@@ -31,9 +33,10 @@ impl Config {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": true, "scale_attn_weights": true,
-        "scale_attn_by_inverse_layer_idx": false,
+        "scale_attn_by_inverse_layer_idx": false, "activation_function": "gelu_new",
     }));
     let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
+    let act = activation::named("activation_function", &e.activation_function)?;
     // Published files hold projections transposed, those of mlx-lm do not.
     let (body, transposed) = if w.has("model.wte.weight") {
         (w.at("model"), false)
@@ -55,7 +58,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let [down] = fused(&m, "c_proj", [inner, width], transposed)?;
         let scores = Scores { scale: e.scale(&c, i), sinks: None };
         let attention = Attention::new([q, k, v, output], &c, Rope::None).scores(scores);
-        Ok((attention, PlainMlp::new([up, down], gelu_tanh)))
+        Ok((attention, PlainMlp::new([up, down], act)))
     })?;
     Ok(Box::new(Positioned::read(&body, config, width, decoder)?))
 }

@@ -15,7 +15,7 @@ struct Config {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64, "vocab_size": 50400,
-        "tie_word_embeddings": false, "mlp_bias": true,
+        "mlp_bias": true,
     }));
     let (c, e): (Text, Config) = (gpt2::read(config)?, config::read(config)?);
     let dims = e.rotary_dim.unwrap_or(c.head_dim());
@@ -27,10 +27,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     // As published, then as mlx-lm writes it.
     let body = w.at(if w.has_below("transformer") { "transformer" } else { "model" });
-    if c.tie_word_embeddings == Some(false) {
-        w.at("lm_head").require("bias")?;
-    }
-    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    // A head that is the embedding would still have a bias.
+    w.at("lm_head").require("bias")?;
+    let head = Head::read(w, Some(false), c.hidden_size, c.vocab_size)?;
     let ends = (norm(&body, "ln_f")?, head);
     Ok(Box::new(Decoder::assemble(&body, ["wte", "h"], &c, ends, |_, w| {
         let a = w.at("attn");

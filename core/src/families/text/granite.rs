@@ -18,7 +18,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    build_with(config, w, |w, c| Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu))
+    build_with(config, w, |w, c| Mlp::of(&w.at("mlp"), GATE_UP_DOWN, c))
 }
 
 /// The same with other feed-forward networks.

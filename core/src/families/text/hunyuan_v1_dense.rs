@@ -37,7 +37,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let norms = QkNorm::AfterRope(norm("query_layernorm")?, norm("key_layernorm")?);
             attention = attention.qk_norm(norms);
         }
-        pre_norm(w, &c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?)
+        pre_norm(w, &c, attention, Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?)
     })?))
 }
 

@@ -7,7 +7,7 @@ pub const FAMILY: Family = Family { model_types: &["internlm2"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": false, "bias": true,
+        "tie_word_embeddings": false, "bias": true, "max_position_embeddings": 32768,
     }));
     let mut c = Text::read_renamed(config, &[("bias", "attention_bias")])?;
     // Feed-forward networks have no biases, whatever the config says.
@@ -17,7 +17,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let head = Head::named(w, "output", c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |_, w| {
         let attention = attention(&w.at("attention"), &c, rope.clone())?;
-        let mlp = Mlp::read(&w.at("feed_forward"), ["w1", "w3", "w2"], &c, swiglu)?;
+        let mlp = Mlp::of(&w.at("feed_forward"), ["w1", "w3", "w2"], &c)?;
         pre_norm_named(w, ["attention_norm", "ffn_norm"], &c, attention, mlp)
     })?))
 }

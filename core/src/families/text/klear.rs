@@ -1,7 +1,7 @@
 //! Klear: Qwen 3's attention; what the routed experts give and what the shared one gives are mixed
 //! by two coefficients of each token. Follows `Klear` of mlx-lm.
 
-use super::{bailing_moe::OwnPrecision, glm4_moe::stacked, qwen3, qwen3_moe};
+use super::{glm4_moe::stacked, qwen3, qwen3_moe};
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["klear", "Klear"], build };
@@ -53,7 +53,7 @@ impl Mixed {
         }
         let width = config::product("n_shared_experts", [inner, e.n_shared_experts])?;
         Ok(Mixed {
-            routed: Moe::new(OwnPrecision(router), stacked(w, [count, c.hidden_size, inner])?),
+            routed: Moe::new(router.rounded(), stacked(w, [count, c.hidden_size, inner])?),
             shared: Mlp::sized(&w.at("shared_experts"), c, width, swiglu)?,
             coefficient: w.linear_with_bias("coefficient", c.hidden_size, 2)?,
         })

@@ -5,7 +5,9 @@
 use super::{gemma3_text::without, glm4_moe, qwen3};
 use crate::{
     parts::{
-        gated_attention::{GatedAttention, single_softplus, softplus},
+        activation::softplus,
+        gated_attention::{gated_attention, single_softplus},
+        rope::share_of_head,
         router,
     },
     prelude::*,
@@ -57,14 +59,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let layers = c.num_hidden_layers;
     let names = [("num_experts", "n_routed_experts")];
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
-    for (field, entries) in [
-        ("num_attention_heads_per_layer", e.num_attention_heads_per_layer.as_ref().map(Vec::len)),
-        ("mlp_layer_types", e.mlp_layer_types.as_ref().map(Vec::len)),
-    ] {
-        if let Some(entries) = entries.filter(|entries| *entries != layers as usize) {
-            return Err(Error::config(field, format!("{entries} entries for {layers} layers")));
-        }
-    }
+    let heads = e.num_attention_heads_per_layer.as_ref();
+    config::check_entries("num_attention_heads_per_layer", heads, layers)?;
+    config::check_entries("mlp_layer_types", e.mlp_layer_types.as_ref(), layers)?;
     let decoder = Decoder::stack(w, &c, |i, w| {
         let mut c = c.clone();
         if let Some(heads) = &e.num_attention_heads_per_layer {
@@ -95,7 +92,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             _ => c.num_attention_heads,
         };
         let gate = (a.linear("g_proj", c.hidden_size, gates)?, gates);
-        pre_norm(w, &c, GatedAttention::new(attention, gate, single_softplus), ffn)
+        pre_norm(w, &c, gated_attention(attention, gate, single_softplus), ffn)
     })?;
     Ok(Box::new(decoder))
 }
@@ -133,11 +130,7 @@ impl Config {
         let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
         let own = scaling.and_then(|scaling| scaling.partial_rotary_factor);
         let share = own.or(self.partial_rotary_factor).unwrap_or(1.0);
-        if !(0.0..=1.0).contains(&share) {
-            let reason = format!("{share} is no share of a head");
-            return Err(Error::config("partial_rotary_factor", reason));
-        }
-        let dims = (f64::from(c.head_dim()) * share) as i32;
+        let dims = share_of_head(c, share, "partial_rotary_factor")?;
         Rope::scaled(dims, base, false, scaling, c.max_position_embeddings)
     }
 }

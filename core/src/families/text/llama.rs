@@ -21,6 +21,6 @@ pub fn decoder(w: &Scope, c: &Text) -> Result<Decoder> {
 
 pub fn block(w: &Scope, c: &Text, layer: i32, rope: Rope) -> Result<Block> {
     let attention = Attention::read(&w.at("self_attn"), QKVO, c, rope)?;
-    let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)?;
+    let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, c)?;
     pre_norm(w, c, attention.window(c.window(layer)?), mlp)
 }

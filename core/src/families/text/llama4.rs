@@ -24,11 +24,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let text = config.get("text_config").unwrap_or(config);
-    if !text.is_object() {
-        return Err(Error::config("text_config", "not an object"));
-    }
-    let config = &config::with_defaults(text, json!({
+    let config = &config::with_defaults(config::text(config)?, json!({
         "vocab_size": 202_048, "hidden_size": 5120, "intermediate_size": 8192,
         "intermediate_size_mlp": 16384, "num_hidden_layers": 48, "num_attention_heads": 40,
         "num_key_value_heads": 8, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
@@ -37,10 +33,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let ((c, e), m): (_, Config) = (read(config)?, config::read(config)?);
     check_choice("num_experts_per_tok", (1, m.num_experts_per_tok))?;
     // The text is read alone.
-    for part in ["vision_model", "multi_modal_projector"] {
-        w.ignore(part);
-        w.at("model").ignore(part);
-    }
+    ignore_parts(w, &["vision_model", "multi_modal_projector"]);
     let has_experts = |i: i32| match &m.moe_layers {
         Some(layers) => layers.contains(&i),
         None => (i + 1) % m.interleave_moe_layer_step == 0,

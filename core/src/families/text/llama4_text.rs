@@ -4,10 +4,7 @@
 //! follow Meta's code instead.
 
 use crate::{
-    parts::{
-        attention::{join_heads, projections, split_heads},
-        kv::Kv,
-    },
+    parts::{attention::join_heads, kv::Kv},
     prelude::*,
 };
 
@@ -60,13 +57,17 @@ pub fn read(config: &Json) -> Result<(Text, Config)> {
     }));
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     c.rope_traditional = true;
-    if let Some(layers) = e.listed()
-        && layers.len() != c.num_hidden_layers as usize
-    {
-        let reason = format!("{} entries for {} layers", layers.len(), c.num_hidden_layers);
-        return Err(Error::config("no_rope_layers", reason));
-    }
+    config::check_entries("no_rope_layers", e.listed(), c.num_hidden_layers)?;
     Ok((c, e))
+}
+
+impl Switch {
+    fn is_on(&self) -> bool {
+        match self {
+            Switch::Bool(is_on) => *is_on,
+            Switch::Number(number) => *number != 0,
+        }
+    }
 }
 
 impl Config {
@@ -110,79 +111,50 @@ pub fn decoder(
     let rope = Rope::of(c)?;
     Decoder::stack(w, c, |i, w| {
         let rotates = e.rotates(i);
-        let normed = rotates && e.use_qk_norm;
-        let tuned = match e.attn_temperature_tuning {
-            Switch::Bool(tuned) => tuned,
-            Switch::Number(number) => number != 0,
+        let rope = if rotates { rope.clone() } else { Rope::None };
+        let mut attention = Attention::read(&w.at("self_attn"), QKVO, c, rope)?;
+        if rotates && e.use_qk_norm {
+            let norm = || Norm::Rms { weight: None, eps };
+            attention = attention.qk_norm(QkNorm::AfterRope(norm(), norm()));
+        }
+        if !rotates && e.attn_temperature_tuning.is_on() {
+            let (positions, strength) = (e.floor_scale, e.attn_scale);
+            attention = attention.queries(move |q, step| grow(q, positions, strength, step));
+        }
+        pre_norm(w, c, in_chunks(attention, e.chunk(c, i)?), ffn(i, &w.at("feed_forward"))?)
+    })
+}
+
+/// Without positions, queries grow with theirs, in steps of so many
+/// ([Nakanishi 2025](https://arxiv.org/abs/2501.19399)).
+fn grow(q: Array, positions: f32, strength: f32, step: &Step) -> Result<Array> {
+    let at = ops::arange::<_, f32>(1, step.length + 1, None)?.add(&step.position)?;
+    let steps = at.divide(Array::from_f32(positions))?.floor()?;
+    let factor = steps.log1p()?.multiply(Array::from_f32(strength))?;
+    let factor = factor.add(Array::from_f32(1.0))?.expand_dims(-1)?;
+    Ok(q.multiply(factor)?.as_dtype(q.dtype())?)
+}
+
+/// Attention of a chunk of the sequence to itself, or of everything.
+fn in_chunks(attention: Attention, chunk: Option<i32>) -> impl Layer<State = Kv> {
+    attention.window(chunk).run_by(move |attention, x, kv, step| {
+        let [q, k, v] = attention.heads(x, step)?;
+        let seen = kv.update(k, v, step)?;
+        let is_first = |chunk| step.offset.is_some_and(|offset| offset + step.length <= chunk);
+        let gathered = match chunk {
+            Some(chunk) if !is_first(chunk) => {
+                let chunk = Array::from_int(chunk);
+                seen.attend_where(&q, &attention.scores, step, |queries, keys| {
+                    Ok(queries.floor_divide(&chunk)?.eq(keys.floor_divide(&chunk)?)?)
+                })?
+            }
+            _ => seen.attend(&q, &attention.scores, step)?,
         };
-        let attention = ChunkedAttention {
-            projections: projections(&w.at("self_attn"), QKVO, c)?,
-            heads: [c.num_attention_heads, c.kv_heads()],
-            rope: if rotates { rope.clone() } else { Rope::None },
-            norm: normed.then_some(Norm::Rms { weight: None, eps }),
-            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
-            growth: (tuned && !rotates).then_some((e.floor_scale, e.attn_scale)),
-            chunk: e.chunk(c, i)?,
-        };
-        pre_norm(w, c, attention, ffn(i, &w.at("feed_forward"))?)
+        attention.project(&join_heads(&gathered)?)
     })
 }
 
 /// The network of layers without experts.
 pub fn dense(w: &Scope, c: &Text, e: &Config) -> Result<Mlp> {
     Mlp::sized(w, c, e.intermediate_size_mlp, swiglu)
-}
-
-/// Attention of a chunk of the sequence to itself, or of everything; without positions, queries may
-/// grow with theirs ([Nakanishi 2025](https://arxiv.org/abs/2501.19399)).
-struct ChunkedAttention {
-    projections: [Linear; 4],
-    heads: [i32; 2],
-    rope: Rope,
-    norm: Option<Norm>,
-    scores: Scores,
-    /// After how many positions queries first grow, and how much.
-    growth: Option<(f32, f32)>,
-    chunk: Option<i32>,
-}
-
-impl ChunkedAttention {
-    /// `[batch, length, heads · head_dim]` to heads that are rotated and normalised.
-    fn place(&self, x: &Array, heads: i32, step: &Step) -> Result<Array> {
-        let x = self.rope.forward(&split_heads(x, heads)?, step)?;
-        self.norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))
-    }
-}
-
-impl Layer for ChunkedAttention {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(self.chunk, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let ([q, k, v, output], [heads, kv_heads]) = (&self.projections, self.heads);
-        let mut queries = self.place(&q.forward(x)?, heads, step)?;
-        if let Some((positions, strength)) = self.growth {
-            let at = ops::arange::<_, f32>(1, step.length + 1, None)?.add(&step.position)?;
-            let steps = at.divide(Array::from_f32(positions))?.floor()?;
-            let factor = steps.log1p()?.multiply(Array::from_f32(strength))?;
-            let factor = factor.add(Array::from_f32(1.0))?.expand_dims(-1)?;
-            queries = queries.multiply(factor)?.as_dtype(x.dtype())?;
-        }
-        let keys = self.place(&k.forward(x)?, kv_heads, step)?;
-        let seen = kv.update(keys, split_heads(&v.forward(x)?, kv_heads)?, step)?;
-        let is_first = |chunk| step.offset.is_some_and(|offset| offset + step.length <= chunk);
-        let gathered = match self.chunk {
-            Some(chunk) if !is_first(chunk) => {
-                let chunk = Array::from_int(chunk);
-                seen.attend_where(&queries, &self.scores, step, |queries, keys| {
-                    Ok(queries.floor_divide(&chunk)?.eq(keys.floor_divide(&chunk)?)?)
-                })?
-            }
-            _ => seen.attend(&queries, &self.scores, step)?,
-        };
-        output.forward(&join_heads(&gathered)?)
-    }
 }

@@ -26,12 +26,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         fields.remove("rope_parameters");
     }
     let c = qwen3::read(&plain)?;
-    if let Some(kinds) = &e.mlp_layer_types
-        && kinds.len() != c.num_hidden_layers as usize
-    {
-        let reason = format!("{} entries for {} layers", kinds.len(), c.num_hidden_layers);
-        return Err(Error::config("mlp_layer_types", reason));
-    }
+    config::check_entries("mlp_layer_types", e.mlp_layer_types.as_ref(), c.num_hidden_layers)?;
     // It predicts further tokens: ready for drafters.
     w.ignore("mtp");
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {

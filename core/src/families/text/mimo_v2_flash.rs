@@ -3,13 +3,7 @@
 //! and Xiaomi's code where that stretches positions.
 
 use super::{deepseek_v3, gemma3_text::without, glm4_moe};
-use crate::{
-    parts::{
-        attention::{join_heads, split_heads},
-        kv::Kv,
-    },
-    prelude::*,
-};
+use crate::{parts::kv::Kv, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["mimo_v2_flash"], build };
 
@@ -49,14 +43,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let own = without(config, &SLIDING.map(|(_, ours)| ours));
     let sliding = Kind::read(&own, &SLIDING)?;
     let (c, e) = (&full.text, &full.config);
-    for (field, list) in
-        [("hybrid_layer_pattern", &e.hybrid_layer_pattern), ("moe_layer_freq", &e.moe_layer_freq)]
-    {
-        if list.len() != c.num_hidden_layers as usize {
-            let reason = format!("{} entries for {} layers", list.len(), c.num_hidden_layers);
-            return Err(Error::config(field, reason));
-        }
-    }
+    let layers = c.num_hidden_layers;
+    config::check_entries("hybrid_layer_pattern", Some(&e.hybrid_layer_pattern), layers)?;
+    config::check_entries("moe_layer_freq", Some(&e.moe_layer_freq), layers)?;
     let routing = deepseek_v3::routing(config)?;
     // It predicts further tokens: ready for drafters.
     w.at("model").ignore("mtp");
@@ -64,9 +53,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let (a, mlp) = (w.at("self_attn"), w.at("mlp"));
         let attention = if e.hybrid_layer_pattern[i as usize] == 1 {
             let window = sliding.text.sliding_window;
-            Mixer { window, ..sliding.attention(&a, e.add_swa_attention_sink_bias)? }
+            sliding.attention(&a, e.add_swa_attention_sink_bias, window)?
         } else {
-            full.attention(&a, e.add_full_attention_sink_bias)?
+            full.attention(&a, e.add_full_attention_sink_bias, None)?
         };
         let ffn = if e.moe_layer_freq[i as usize] == 1 {
             glm4_moe::experts(&mlp, c, &routing, [e.moe_intermediate_size, e.n_shared_experts])?
@@ -96,55 +85,34 @@ impl Kind {
         })
     }
 
-    fn attention(&self, w: &Scope, has_sinks: bool) -> Result<Mixer> {
+    /// Attention whose values are narrower than keys, and scaled.
+    fn attention(
+        &self,
+        w: &Scope,
+        has_sinks: bool,
+        window: Option<i32>,
+    ) -> Result<impl Layer<State = Kv> + use<>> {
         let Kind { text: c, config: e, rope } = self;
         let (width, heads, kv_heads) = (c.hidden_size, c.num_attention_heads, c.kv_heads());
         let [queries, keys] = c.qk_widths();
         let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+        let projections = [
+            read(w, "q_proj", width, queries)?,
+            read(w, "k_proj", width, keys)?,
+            read(w, "v_proj", width, kv_heads * e.v_head_dim)?,
+            w.linear("o_proj", heads * e.v_head_dim, width)?,
+        ];
         let sinks = has_sinks.then(|| w.tensor("attention_sink_bias", &[heads])).transpose()?;
-        Ok(Mixer {
-            q: read(w, "q_proj", width, queries)?,
-            k: read(w, "k_proj", width, keys)?,
-            v: read(w, "v_proj", width, kv_heads * e.v_head_dim)?,
-            output: w.linear("o_proj", heads * e.v_head_dim, width)?,
-            heads: [heads, kv_heads],
-            rope: rope.clone(),
-            value_scale: e.attention_value_scale,
-            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks },
-            window: None,
-        })
-    }
-}
-
-/// Attention whose values are scaled.
-struct Mixer {
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    output: Linear,
-    heads: [i32; 2],
-    rope: Rope,
-    value_scale: Option<f32>,
-    scores: Scores,
-    window: Option<i32>,
-}
-
-impl Layer for Mixer {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(self.window, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let [heads, kv_heads] = self.heads;
-        let queries = self.rope.forward(&split_heads(&self.q.forward(x)?, heads)?, step)?;
-        let keys = self.rope.forward(&split_heads(&self.k.forward(x)?, kv_heads)?, step)?;
-        let mut values = split_heads(&self.v.forward(x)?, kv_heads)?;
-        if let Some(scale) = self.value_scale {
-            values = values.multiply(mlx::scalar(scale, values.dtype())?)?;
-        }
-        let gathered = kv.attend(&queries, keys, values, &self.scores, step)?;
-        self.output.forward(&join_heads(&gathered)?)
+        let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks };
+        let attention =
+            Attention::new(projections, c, rope.clone()).scores(scores).window(window);
+        let value_scale = e.attention_value_scale;
+        Ok(attention.run_by(move |attention, x, kv, step| {
+            let [q, k, mut v] = attention.heads(x, step)?;
+            if let Some(scale) = value_scale {
+                v = v.multiply(mlx::scalar(scale, v.dtype())?)?;
+            }
+            attention.project(&attention.attend([q, k, v], kv, step)?)
+        }))
     }
 }

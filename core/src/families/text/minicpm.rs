@@ -23,7 +23,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let branch = e.scale_depth / (c.num_hidden_layers as f32).sqrt();
     let decoder = Decoder::stack(w, &c, |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         scaled_pre_norm(w, &c, branch, attention, mlp)
     })?;
     Ok(Box::new(Decoder {

@@ -1,7 +1,7 @@
 //! MiniMax M2: Llama with queries and keys normalised over all heads at once, of which a part is
 //! rotated, and experts chosen in single precision as in DeepSeek V3. Follows `minimax` of mlx-lm.
 
-use super::{mixtral, olmo2};
+use super::{glm4_moe, mixtral, olmo2};
 use crate::prelude::*;
 use mlx_rs::Dtype;
 
@@ -22,7 +22,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let names = [("num_local_experts", "n_routed_experts")];
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
-    let count = routing.n_routed_experts;
     let rope = match e.rotary_dim {
         Some(dims) => Rope::rotary_dim(&c, dims)?,
         None => Rope::share(&c, 1.0)?,
@@ -35,16 +34,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Attention::read(&a, QKVO, &c, rope.clone())?
         };
         let moe = w.at("block_sparse_moe");
-        let logits = moe.linear("gate", c.hidden_size, count)?;
-        let correction = moe.tensor("e_score_correction_bias", &[count])?;
-        let router = LossFreeRouter::new(logits, Some(correction), &routing)?.normalized();
-        let ffn = Moe::new(SinglePrecision(router), mixtral::experts(&moe, &c, count)?);
+        let router = glm4_moe::router_corrected(&moe, &moe, &c, &routing)?.normalized();
+        let ffn = Moe::new(SinglePrecision(router), mixtral::experts(&moe, &c, routing.n_routed_experts)?);
         pre_norm(w, &c, attention, ffn)
     })?))
 }
 
 /// A router whose logits are of single precision too, and whose weights have that of the tokens.
-struct SinglePrecision(LossFreeRouter);
+pub struct SinglePrecision(pub LossFreeRouter);
 
 impl Router for SinglePrecision {
     fn route(&self, x: &Array) -> Result<(Array, Array)> {

@@ -2,10 +2,10 @@
 //! that all share; most layers attend to a limited number of blocks of keys, which an indexer, a
 //! small attention of its own, chooses. Follows `minimax_m3_vl` of mlx-lm.
 
-use super::{gemma3_text::without, gpt_oss::clamped_swiglu};
+use super::{gemma3_text::without, glm4_moe, gpt_oss::clamped_swiglu};
 use crate::{
     parts::{
-        attention::{join_heads, projections, split_heads},
+        attention::{join_heads, split_heads},
         kv::Kv,
         router::first_top_k,
     },
@@ -76,22 +76,13 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(&without(config, &["layer_types"]))?;
     let names = [("num_local_experts", "n_routed_experts")];
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
-    let layers = c.num_hidden_layers as usize;
-    for (field, entries) in [
-        ("mlp_layer_types", e.mlp_layer_types.as_ref().map(Vec::len)),
-        ("moe_layer_freq", e.moe_layer_freq.as_ref().map(Vec::len)),
-        ("layer_types", e.layer_types.as_ref().map(Vec::len)),
-        ("sparse_attention_freq", e.sparse_attention_freq.as_ref().map(Vec::len)),
-    ] {
-        if let Some(entries) = entries.filter(|entries| *entries != layers) {
-            return Err(Error::config(field, format!("{entries} entries for {layers} layers")));
-        }
-    }
+    let layers = c.num_hidden_layers;
+    config::check_entries("mlp_layer_types", e.mlp_layer_types.as_ref(), layers)?;
+    config::check_entries("moe_layer_freq", e.moe_layer_freq.as_ref(), layers)?;
+    config::check_entries("layer_types", e.layer_types.as_ref(), layers)?;
+    config::check_entries("sparse_attention_freq", e.sparse_attention_freq.as_ref(), layers)?;
     // The text is read alone.
-    for part in ["vision_tower", "multi_modal_projector", "patch_merge_mlp"] {
-        w.ignore(part);
-        w.at("model").ignore(part);
-    }
+    ignore_parts(w, &["vision_tower", "multi_modal_projector", "patch_merge_mlp"]);
     let norm = |w: &Scope, name: &str, width| {
         let norm = w.rms_norm(name, width, c.rms_norm_eps)?;
         if e.use_gemma_norm { norm.plus_one() } else { Ok(norm) }
@@ -100,21 +91,18 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let last = |w: &Scope| norm(w, "norm", c.hidden_size);
     let decoder = Decoder::stack_under(w, &c, last, |i, w| {
         let a = w.at("self_attn");
-        let head_norms = |w: &Scope, [q, k]: [&str; 2], width| -> Result<QkNorm> {
-            Ok(QkNorm::BeforeRope(norm(w, q, width)?, norm(w, k, width)?))
-        };
-        let qk_norm = if e.use_qk_norm {
-            head_norms(&a, ["q_norm", "k_norm"], c.head_dim())?
-        } else {
-            QkNorm::None
-        };
+        let mut attention = Attention::read(&a, QKVO, &c, rope.clone())?;
+        if e.use_qk_norm {
+            let head_norm = |name| norm(&a, name, c.head_dim());
+            attention =
+                attention.qk_norm(QkNorm::BeforeRope(head_norm("q_norm")?, head_norm("k_norm")?));
+        }
         let before = norm(w, "input_layernorm", c.hidden_size)?;
         let ffn = Residual::pre(
             norm(w, "post_attention_layernorm", c.hidden_size)?,
             e.network(w, &c, i as usize, &routing)?,
         );
         let Some(block) = e.index_block_size.filter(|_| e.is_sparse(i as usize)) else {
-            let attention = Attention::read(&a, QKVO, &c, rope.clone())?.qk_norm(qk_norm);
             return Ok(Block::new((Residual::pre(before, attention), ffn)));
         };
         let s: IndexerConfig = config::read(config)?;
@@ -127,21 +115,15 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let indexer = Indexer {
             q: a.linear("index_q_proj", c.hidden_size, queries)?,
             k: a.linear("index_k_proj", c.hidden_size, head_dim)?,
-            norms: head_norms(&a, ["index_q_norm", "index_k_norm"], head_dim)?,
+            norms: [norm(&a, "index_q_norm", head_dim)?, norm(&a, "index_k_norm", head_dim)?],
             rope: e.rope(&c, Some(dims.min(head_dim)))?.1,
             heads,
             block,
             blocks: s.index_topk_blocks,
             local: s.index_local_blocks,
         };
-        let attention = SparseAttention {
-            projections: projections(&a, QKVO, &c)?,
-            heads: [c.num_attention_heads, c.kv_heads()],
-            qk_norm,
-            rope: rope.clone(),
-            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
-            indexer,
-        };
+        let group = c.num_attention_heads / heads;
+        let attention = SparseAttention { attention, indexer, group };
         Ok(Block::new((Residual::pre(before, attention), ffn)))
     })?;
     Ok(Box::new(decoder))
@@ -149,11 +131,7 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// The config of the text with nothing nested, and whether anything was.
 fn flat(config: &Json) -> Result<(Json, bool)> {
-    let text = config.get("text_config").unwrap_or(config);
-    if !text.is_object() {
-        return Err(Error::config("text_config", "not an object"));
-    }
-    let mut text = text.clone();
+    let mut text = config::text(config)?.clone();
     let nested = text.get("sparse_attention_config").cloned().unwrap_or_default();
     if !nested.is_object() && !nested.is_null() {
         return Err(Error::config("sparse_attention_config", "not an object"));
@@ -214,79 +192,90 @@ impl Config {
             let inner = self.dense_intermediate_size;
             return Ok(Box::new(Mlp::sized(&mlp, c, inner, activation())?));
         }
-        let count = routing.n_routed_experts;
-        let logits = moe.linear("gate", c.hidden_size, count)?;
-        let correction = moe.tensor("e_score_correction_bias", &[count])?;
-        let router = LossFreeRouter::new(logits, Some(correction), routing)?.normalized();
-        let sizes = [count, c.hidden_size, c.intermediate_size];
-        let names = ["w1", "w3", "w2"];
-        let experts = GatedExperts::read_named(&moe, "switch_mlp", names, sizes, activation())?;
-        let inner = self.shared_intermediate_size;
-        let shared = Mlp::sized(&moe.at("shared_experts"), c, inner, activation())?;
-        Ok(sum(Moe::new(Rounded(router), experts), shared))
+        let router = glm4_moe::router_corrected(&moe, &moe, c, routing)?.normalized().rounded();
+        let sizes = [routing.n_routed_experts, c.hidden_size, c.intermediate_size];
+        let (experts, shared) = self.experts(&moe, c, sizes)?;
+        Ok(sum(Moe::new(router, experts), shared))
     }
-}
 
-/// A router whose weights have the precision of the tokens.
-struct Rounded(LossFreeRouter);
-
-impl Router for Rounded {
-    fn route(&self, x: &Array) -> Result<(Array, Array)> {
-        let (ids, weights) = self.0.route(x)?;
-        Ok((ids, weights.as_dtype(x.dtype())?))
-    }
-}
-
-/// Splits heads, normalises and rotates queries or keys.
-fn place(x: &Array, heads: i32, norm: Option<&Norm>, (rope, step): (&Rope, &Step)) -> Result<Array> {
-    let x = split_heads(x, heads)?;
-    match norm {
-        Some(norm) => rope.forward(&norm.forward(&x)?, step),
-        None => rope.forward(&x, step),
-    }
-}
-
-fn norms(norms: &QkNorm) -> [Option<&Norm>; 2] {
-    match norms {
-        QkNorm::BeforeRope(q, k) => [Some(q), Some(k)],
-        _ => [None, None],
+    /// Experts, and the network that all tokens share. Some exports fold that in as the last expert,
+    /// and some join gates and values.
+    fn experts(
+        &self,
+        w: &Scope,
+        c: &Text,
+        [count, width, inner]: [i32; 3],
+    ) -> Result<(GatedExperts, Mlp)> {
+        let activation = || clamped_swiglu(self.swiglu_alpha, self.swiglu_limit);
+        let alone = || -> Result<Mlp> {
+            let (w, inner) = (w.at("shared_experts"), self.shared_intermediate_size);
+            if !w.has_below("gate_up_proj") {
+                return Mlp::sized(&w, c, inner, activation());
+            }
+            let [gate, up] = w.fused("gate_up_proj", width, [inner, inner])?;
+            Ok(Mlp::new([gate, up, w.linear("down_proj", inner, width)?], activation()))
+        };
+        let stacked = w.at("switch_mlp");
+        let is_joined = stacked.has_below("gate_up_proj");
+        let first = if is_joined { "gate_up_proj" } else { "gate_proj" };
+        let is_folded = [first, "down_proj"].iter().all(|name| {
+            let shape = stacked.at(name).shape("weight").unwrap_or_default();
+            shape.first() == Some(&(count + 1))
+        });
+        if !is_joined && !is_folded {
+            let (names, sizes) = (["w1", "w3", "w2"], [count, width, inner]);
+            let experts = GatedExperts::read_named(w, "switch_mlp", names, sizes, activation())?;
+            return Ok((experts, alone()?));
+        }
+        let all = count + i32::from(is_folded);
+        let [gate, up] = if is_joined {
+            stacked.at("gate_up_proj").halves(&[all, 2 * inner, width])?
+        } else {
+            let read = |name| stacked.at(name).matrix(&[all, inner, width]);
+            [read("gate_proj")?, read("up_proj")?]
+        };
+        let down = stacked.at("down_proj").matrix(&[all, width, inner])?;
+        let routed = |matrix: &Matrix| matrix.experts(0, count);
+        let last = |matrix: &Matrix| -> Result<Linear> {
+            Ok(Linear::new(w.keep_matrix(matrix.expert(count)?), None))
+        };
+        let experts = [routed(&gate)?, routed(&up)?, routed(&down)?];
+        let shared = if is_folded {
+            Mlp::new([last(&gate)?, last(&up)?, last(&down)?], activation())
+        } else {
+            alone()?
+        };
+        Ok((GatedExperts::of(w, experts, activation())?, shared))
     }
 }
 
 /// Attention to blocks of keys.
 struct SparseAttention {
-    projections: [Linear; 4],
-    heads: [i32; 2],
-    qk_norm: QkNorm,
-    rope: Rope,
-    scores: Scores,
+    attention: Attention,
     indexer: Indexer,
+    /// How many query heads share a choice.
+    group: i32,
 }
 
 impl Layer for SparseAttention {
     type State = (Kv, Kv);
 
-    /// What the indexer remembers decides what is seen, so it keeps its precision.
     fn state(&self, plan: &CachePlan) -> (Kv, Kv) {
-        (Kv::new(None, plan), Kv::new(None, &CachePlan { quantization: None, ..*plan }))
+        (self.attention.state(plan), Kv::of_indexer(plan))
     }
 
     fn forward(&self, x: &Array, (kv, index): &mut (Kv, Kv), step: &Step) -> Result<Array> {
-        let ([q, k, v, output], [heads, kv_heads]) = (&self.projections, self.heads);
-        let ([q_norm, k_norm], at) = (norms(&self.qk_norm), (&self.rope, step));
-        let queries = place(&q.forward(x)?, heads, q_norm, at)?;
-        let keys = place(&k.forward(x)?, kv_heads, k_norm, at)?;
-        let values = split_heads(&v.forward(x)?, kv_heads)?;
-        let seen = kv.update(keys, values, step)?;
+        let [q, k, v] = self.attention.heads(x, step)?;
+        let seen = kv.update(k, v, step)?;
+        let scores = &self.attention.scores;
         let gathered = match self.indexer.choose(x, index, step)? {
-            None => seen.attend(&queries, &self.scores, step)?,
+            None => seen.attend(&q, scores, step)?,
             Some(chosen) => {
-                // One choice for each group of query heads.
-                let chosen = ops::repeat_axis::<bool>(chosen, heads / self.indexer.heads, 1)?;
-                seen.attend_where(&queries, &self.scores, step, |_, _| Ok(chosen))?
+                let chosen = ops::repeat_axis::<bool>(chosen, self.group, 1)?;
+                seen.attend_where(&q, scores, step, |_, _| Ok(chosen))?
             }
         };
-        output.forward(&join_heads(&gathered)?)
+        self.attention.project(&join_heads(&gathered)?)
     }
 }
 
@@ -294,7 +283,7 @@ impl Layer for SparseAttention {
 struct Indexer {
     q: Linear,
     k: Linear,
-    norms: QkNorm,
+    norms: [Norm; 2],
     rope: Rope,
     heads: i32,
     block: i32,
@@ -306,17 +295,18 @@ impl Indexer {
     /// Remembers keys of its own, and says which ones each query sees, beside those after it:
     /// `[batch, heads, length, keys]`; nothing when there are no more blocks than it may choose.
     fn choose(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Option<Array>> {
-        let ([q_norm, k_norm], at) = (norms(&self.norms), (&self.rope, step));
-        let keys = place(&self.k.forward(x)?, 1, k_norm, at)?;
-        let no_values = ops::zeros_dtype(&[x.dim(0), 1, x.dim(1), 1], keys.dtype())?;
-        let seen = kv.update(keys, no_values, step)?;
-        let (keys, _, mask) = seen.parts(step)?;
+        let [q_norm, k_norm] = &self.norms;
+        let place = |x: Array, heads, norm: &Norm| -> Result<Array> {
+            self.rope.forward(&norm.forward(&split_heads(&x, heads)?)?, step)
+        };
+        let seen = kv.update_keys(place(self.k.forward(x)?, 1, k_norm)?, step)?;
+        let (keys, mask) = seen.keys(step)?;
         let count = keys.dim(2);
         let blocks = count / self.block + i32::from(count % self.block > 0);
         if blocks <= self.blocks {
             return Ok(None);
         }
-        let queries = place(&self.q.forward(x)?, self.heads, q_norm, at)?;
+        let queries = place(self.q.forward(x)?, self.heads, q_norm)?;
         let single = |x: &Array| x.as_dtype(Dtype::Float32);
         let scores = single(&queries)?.matmul(single(&keys)?.swap_axes(-1, -2)?)?;
         let never = Array::from_f32(f32::NEG_INFINITY);

@@ -46,6 +46,6 @@ pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
         let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?
             .window(c.window(i)?)
             .queries(move |q, step| Ok(q.multiply(growth.factor(step)?.as_dtype(q.dtype())?)?));
-        pre_norm(w, &c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?)
+        pre_norm(w, &c, attention, Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?)
     })
 }

@@ -14,6 +14,7 @@ crate::families::families! {
     deepseek_v2,
     deepseek_v3,
     deepseek_v32,
+    deepseek_v41,
     dots1,
     ernie4_5,
     ernie4_5_moe,

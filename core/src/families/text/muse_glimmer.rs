@@ -4,7 +4,7 @@
 
 use super::nanochat::Normed;
 use crate::{
-    parts::gated_attention::{GatedAttention, sigmoid},
+    parts::gated_attention::{gated_attention, sigmoid},
     prelude::*,
 };
 
@@ -46,10 +46,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if e.layer_rope_theta.as_ref().is_some_and(|list| list.len() != c.num_hidden_layers as usize) {
         return Err(Error::config("layer_rope_theta", "not as many entries as layers"));
     }
-    for part in ["vision_tower", "vision_adapter", "vision_projection", "perception_emb_norm"] {
-        w.ignore(part);
-        w.at("model").ignore(part);
-    }
+    let towers = ["vision_tower", "vision_adapter", "vision_projection", "perception_emb_norm"];
+    ignore_parts(w, &towers);
     let scaling = c.rope_scaling();
     let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(c.rope_theta());
     let rope = Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)?;
@@ -67,7 +65,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             .window(window);
         let [queries, _] = c.qk_widths();
         let gate = (a.linear("gate_proj", c.hidden_size, queries)?, queries);
-        let attention = GatedAttention::new(attention, gate, sigmoid);
+        let attention = gated_attention(attention, gate, sigmoid);
         Ok(Block::new((
             Residual::sandwich(
                 norm("input_layernorm", c.rms_norm_eps)?,

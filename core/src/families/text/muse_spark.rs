@@ -2,6 +2,7 @@
 //! experts at a narrower width between two projections, Muse Glimmer's attention with what heads
 //! gather normalised. Follows `muse_spark` of mlx-lm, and transformers for bases of single layers.
 
+use super::{glm4_moe, minimax::SinglePrecision};
 use crate::{
     model::{Cache, Embedded},
     parts::{
@@ -37,11 +38,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let text = config.get("text_config").unwrap_or(config);
-    if !text.is_object() {
-        return Err(Error::config("text_config", "not an object"));
-    }
-    let config = &config::with_defaults(text, json!({
+    let config = &config::with_defaults(config::text(config)?, json!({
         "vocab_size": 202_048, "hidden_size": 8192, "intermediate_size": 16384,
         "num_hidden_layers": 62, "num_attention_heads": 128, "num_key_value_heads": 16,
         "head_dim": 64, "max_position_embeddings": 1_048_576, "rms_norm_eps": 1e-5,
@@ -69,9 +66,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         return Err(Error::config("mlp_layer_types", "networks that are not sparse are unknown"));
     }
     // The text is read alone.
-    for part in ["vision_tower", "vision_adapter", "vision_projection", "audio_tower"] {
-        w.at("model").ignore(part);
-    }
+    ignore_parts(w, &["vision_tower", "vision_adapter", "vision_projection", "audio_tower"]);
     let decoder = Decoder::stack(w, &c, |i, w| {
         let form = Form::of(w, &c, &e);
         let base = bases[i as usize];
@@ -160,26 +155,19 @@ impl<'a> Form<'a> {
 
     fn experts(&self, w: &Scope, routing: &LossFreeRouting) -> Result<NarrowMoe> {
         let (width, narrow) = (self.c.hidden_size, self.e.moe_hidden_size);
-        let count = routing.n_routed_experts;
-        let correction = w.at("gate").tensor("e_score_correction_bias", &[count])?;
-        let (logits, multiplier) = (w.linear("gate", width, count)?, self.e.output_multiplier);
-        let router = LossFreeRouter::new(logits, Some(correction), routing)?.normalized();
+        let (count, multiplier) = (routing.n_routed_experts, self.e.output_multiplier);
         let sigmoid = move |logits: &Array| -> Result<Array> {
             Ok(ops::sigmoid(logits.multiply(Array::from_f32(multiplier))?)?)
         };
         let (experts, sizes) = (w.at("experts"), [count, narrow, self.e.moe_intermediate_size]);
         let scale = self.gain(&experts.at("post_expert_norm"), "weight", narrow)?;
-        let experts = if experts.has("gate_up_proj") {
-            let names = ["gate_up_proj", "down_proj"];
-            GatedExperts::read_fused(&experts, names, sizes, single_swiglu)?
-        } else {
-            GatedExperts::read(w, "experts", sizes, single_swiglu)?
-        };
         Ok(NarrowMoe {
-            router: router.scores(sigmoid),
+            router: SinglePrecision(
+                glm4_moe::router(w, self.c, routing)?.normalized().scores(sigmoid),
+            ),
             before: w.linear("pre_expert_proj", width, narrow)?,
             norm: self.norm(w, "pre_expert_norm", narrow)?,
-            experts,
+            experts: GatedExperts::read(w, "experts", sizes, single_swiglu)?,
             scale: scale.as_dtype(Dtype::Float32)?,
             post: Norm::Rms { weight: None, eps: self.e.post_norm_eps },
             after: w.linear("post_expert_proj", narrow, width)?,
@@ -278,7 +266,7 @@ impl Layer for Mixer {
 
 /// Experts that work at a narrower width; each is normalised before they are mixed.
 struct NarrowMoe {
-    router: LossFreeRouter,
+    router: SinglePrecision,
     before: Linear,
     norm: Norm,
     experts: GatedExperts,
@@ -293,11 +281,11 @@ impl Layer for NarrowMoe {
     fn state(&self, _: &CachePlan) {}
 
     fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
-        let (ids, weights) = self.router.route(&x.as_dtype(Dtype::Float32)?)?;
+        let (ids, weights) = self.router.route(x)?;
         let narrow = self.norm.forward(&self.before.forward(x)?)?;
         let y = self.experts.forward(&narrow, &ids)?.as_dtype(Dtype::Float32)?;
         let y = self.post.forward(&y.multiply(&self.scale)?)?;
-        let weights = weights.as_dtype(x.dtype())?.as_dtype(Dtype::Float32)?.expand_dims(-1)?;
+        let weights = weights.as_dtype(Dtype::Float32)?.expand_dims(-1)?;
         let y = y.multiply(weights)?.sum_axis(-2, false)?;
         self.after.forward(&y.as_dtype(x.dtype())?)
     }

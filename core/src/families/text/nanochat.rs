@@ -16,6 +16,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let c = Text::read(config)?;
     let rope = backwards(&c)?;
+    let act = activation::named("hidden_act", c.hidden_act.as_deref().unwrap_or("relu2"))?;
     let norm = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
     // As transformers names things, then as the authors do.
     let hugging = w.has("model.embed_tokens.weight");
@@ -29,7 +30,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let decoder = Decoder::assemble(&body, [table, layers], &c, ends, |_, w| {
         let attention = Attention::read(&w.at(mixer), names, &c, rope.clone())?
             .qk_norm(QkNorm::AfterRope(norm(), norm()));
-        let mlp = PlainMlp::read(&w.at("mlp"), up_down, &c, relu_squared)?;
+        let mlp = PlainMlp::read(&w.at("mlp"), up_down, &c, act)?;
         Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
     })?;
     Ok(Box::new(Normed { norm: norm(), decoder }))

@@ -1,8 +1,8 @@
 //! Llama-Nemotron Super and Ultra: Llama from which an architecture search has taken parts. Each
 //! layer's attention and network is of its own width, a single matrix, or nothing. Follows
-//! `nemotron-nas` of mlx-lm.
+//! `nemotron-nas` of mlx-lm, and NVIDIA's own code where attention has windows.
 
-use crate::{mlx, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nemotron_nas", "nemotron-nas"], build };
 
@@ -26,7 +26,9 @@ struct AttentionConfig {
     replace_with_linear: bool,
     #[serde(deserialize_with = "config::optional_size")]
     n_heads_in_group: Option<i32>,
+    #[serde(deserialize_with = "config::optional_size")]
     window_length: Option<i32>,
+    num_sink_tokens: Option<i32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -51,7 +53,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let reason = format!("{} entries for {} layers", e.block_configs.len(), c.num_hidden_layers);
         return Err(Error::config("block_configs", reason));
     }
-    let (gate, rope) = (gate(&e.hidden_act)?, Rope::of(&c)?);
+    let (act, rope) = (activation::named("hidden_act", &e.hidden_act)?, Rope::of(&c)?);
     let (body, head) = body(w);
     let mut blocks = Vec::new();
     for (i, BlockConfig { attention, ffn }) in e.block_configs.iter().enumerate() {
@@ -64,7 +66,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
                 Block::new(Residual::pre(norm, matrix(&a, &c, "linear_attn")?))
             } else {
                 let sizes = attention.sizes(&c, at)?;
-                Block::new(Residual::pre(norm, Attention::read(&a, QKVO, &sizes, rope.clone())?))
+                let layer = Attention::read(&a, QKVO, &sizes, rope.clone())?;
+                Block::new(Residual::pre(norm, layer.window(attention.window_length)))
             });
         }
         if !ffn.no_op {
@@ -75,7 +78,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
                 let multiplier =
                     ffn.ffn_mult.ok_or_else(|| Error::config(at("ffn.ffn_mult"), "missing"))?;
                 let inner = width(multiplier, c.hidden_size)?;
-                Block::new(Residual::pre(norm, Mlp::sized(&m, &c, inner, gate)?))
+                Block::new(Residual::pre(norm, Mlp::sized(&m, &c, inner, gated(act))?))
             });
         }
     }
@@ -91,8 +94,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 impl AttentionConfig {
     /// The sizes of a layer with heads.
     fn sizes(&self, c: &Text, at: impl Fn(&str) -> String) -> Result<Text> {
-        if self.window_length.is_some() {
-            return Err(Error::config(at("attention.window_length"), "windows are not supported"));
+        if self.num_sink_tokens.is_some() {
+            let reason = "windows that keep the first tokens are not supported";
+            return Err(Error::config(at("attention.num_sink_tokens"), reason));
         }
         let group = self.n_heads_in_group.filter(|group| c.num_attention_heads % group == 0);
         let Some(group) = group else {
@@ -112,16 +116,6 @@ fn width(multiplier: f64, hidden: i32) -> Result<i32> {
     let width = (2.0 * rounded * f64::from(hidden) / 3.0) as i32;
     let blocks = width / 256 + i32::from(width % 256 > 0);
     config::product("ffn_mult", [blocks, 256])
-}
-
-fn gate(activation: &str) -> Result<fn(&Array, &Array) -> Result<Array>> {
-    Ok(match activation {
-        "silu" => swiglu,
-        "relu" => |gate, up| Ok(ops::maximum(gate, mlx::scalar(0.0, gate.dtype())?)?.multiply(up)?),
-        "gelu" => geglu,
-        "gelu_new" | "gelu_fast" => geglu_tanh,
-        _ => return Err(Error::config("hidden_act", format!("`{activation}` is not known"))),
-    })
 }
 
 /// A matrix in place of attention or a network. Published files have names of their own for it,

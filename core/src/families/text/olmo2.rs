@@ -22,7 +22,7 @@ pub fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {
 /// A block with a norm after each branch.
 pub fn post_norm(w: &Scope, c: &Text, attention: Attention) -> Result<Block> {
     let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-    let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)?;
+    let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, c)?;
     Ok(Block::new((
         Residual::post(attention, norm("post_attention_layernorm")?),
         Residual::post(mlp, norm("post_feedforward_layernorm")?),

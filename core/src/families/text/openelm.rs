@@ -1,5 +1,6 @@
 //! OpenELM: Llama with heads and networks that widen from layer to layer, normalised queries and
-//! keys, and fused projections. Follows `openelm` of mlx-lm.
+//! keys, and fused projections. Follows `openelm` of mlx-lm, and Apple's own code for networks
+//! without a gate and other activations.
 
 use super::phi3;
 use crate::prelude::*;
@@ -16,12 +17,14 @@ struct Config {
     #[serde(deserialize_with = "config::size")]
     ffn_dim_divisor: i32,
     ffn_with_glu: bool,
+    activation_fn_name: String,
     normalize_qk_projections: bool,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "hidden_size": config.get("model_dim"), "rms_norm_eps": 1e-6, "ffn_with_glu": true,
+        "activation_fn_name": "swish",
         "num_hidden_layers": config.get("num_transformer_layers"),
         "rope_theta": config.get("rope_freq_constant"), "normalize_qk_projections": true,
         "tie_word_embeddings": config.get("share_input_output_layers").unwrap_or(&json!(true)),
@@ -29,9 +32,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "num_attention_heads": 1, "intermediate_size": 1,
     }));
     let e: Config = config::read(config)?;
-    if !e.ffn_with_glu {
-        return Err(Error::config("ffn_with_glu", "networks without a gate are not supported"));
-    }
+    let act = activation::named("activation_fn_name", &e.activation_fn_name)?;
     let c = Text::read(config)?;
     let (width, rope) = (c.hidden_size, Rope::of(&c)?);
     let names = ["token_embeddings", "layers", "norm"];
@@ -44,8 +45,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let norm = |name| a.rms_norm(name, e.head_dim, c.rms_norm_eps);
             attention = attention.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?));
         }
-        let [gate, up] = f.fused("proj_1", width, [inner, inner])?;
-        let mlp = Mlp::new([gate, up, f.linear("proj_2", inner, width)?], swiglu);
+        let down = f.linear("proj_2", inner, width)?;
+        let mlp: Ffn = if e.ffn_with_glu {
+            let [gate, up] = f.fused("proj_1", width, [inner, inner])?;
+            Box::new(Mlp::new([gate, up, down], gated(act)))
+        } else {
+            Box::new(PlainMlp::new([f.linear("proj_1", width, inner)?, down], act))
+        };
         pre_norm_named(w, ["attn_norm", "ffn_norm"], &c, attention, mlp)
     })?))
 }

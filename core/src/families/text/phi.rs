@@ -16,15 +16,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 10240,
         "num_attention_heads": 32, "vocab_size": 51200, "attention_bias": true, "mlp_bias": true,
-        "layer_norm_eps": 1e-5, "tie_word_embeddings": false, "qk_layernorm": false,
+        "layer_norm_eps": 1e-5, "qk_layernorm": false,
     }));
     let e: Config = config::read(config)?;
-    let c = Text::read_renamed(config, &[("layer_norm_eps", "rms_norm_eps")])?;
+    let mut c = Text::read_renamed(config, &[("layer_norm_eps", "rms_norm_eps")])?;
     let rope = Rope::share(&c, 0.4)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    if c.tie_word_embeddings == Some(false) {
-        w.at("lm_head").require("bias")?;
-    }
+    // A head that is the embedding would still have a bias.
+    c.tie_word_embeddings = Some(false);
+    w.at("lm_head").require("bias")?;
     let last = |w: &Scope| norm(w, "final_layernorm");
     Ok(Box::new(Decoder::stack_under(w, &c, last, |_, w| {
         let names = ["q_proj", "k_proj", "v_proj", "dense"];

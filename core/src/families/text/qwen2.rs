@@ -39,7 +39,7 @@ pub fn decoder(w: &Scope, c: &Text) -> Result<Decoder> {
     let rope = Rope::of(c)?;
     Decoder::stack(w, c, |i, w| {
         let attention = attention(&w.at("self_attn"), c, rope.clone())?.window(c.window(i)?);
-        pre_norm(w, c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, c, swiglu)?)
+        pre_norm(w, c, attention, Mlp::of(&w.at("mlp"), GATE_UP_DOWN, c)?)
     })
 }
 

@@ -10,7 +10,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = qwen2::switch_windows(read(config)?, config)?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         let attention = attention(&w.at("self_attn"), &c, rope.clone())?;
         pre_norm(w, &c, attention.window(c.window(i)?), mlp)
     })?))

@@ -2,8 +2,10 @@
 //! on what each head gathers. Follows `spark2_5` of mlx-lm.
 
 use super::phi3;
-use crate::prelude::*;
-use mlx_rs::Dtype;
+use crate::{
+    parts::gated_attention::{gated_attention, single_sigmoid},
+    prelude::*,
+};
 use std::collections::HashMap;
 
 pub const FAMILY: Family = Family { model_types: &["spark2_5"], build };
@@ -64,11 +66,5 @@ fn attention(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<impl Layer + 'st
     let rope = Rope::scaled(rotated as i32, base, false, Some(parameters), context)?;
     let gate = read(w, "g_proj", width, heads)?;
     let attention = phi3::attention(w, ["q_k_v_proj", "out_proj"], c, rope)?.window(window);
-    Ok(attention.run_by(move |attention, x, kv, step| {
-        let gathered = attention.gather(x, kv, step)?;
-        let split = gathered.reshape(&[x.dim(0), x.dim(1), heads, -1])?;
-        let gate = ops::sigmoid(gate.forward(x)?.as_dtype(Dtype::Float32)?)?;
-        let gate = gate.as_dtype(split.dtype())?.expand_dims(-1)?;
-        attention.project(&split.multiply(gate)?.reshape(gathered.shape())?)
-    }))
+    Ok(gated_attention(attention, (gate, heads), single_sigmoid))
 }

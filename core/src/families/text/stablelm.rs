@@ -26,7 +26,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
         let attention = attention(&w.at("self_attn"), &c, &e, rope.clone())?;
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         let pre = norm(w, "input_layernorm")?;
         if e.use_parallel_residual {
             return Ok(Block::new(Residual::pre(pre, Parallel(attention, mlp))));

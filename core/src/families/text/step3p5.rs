@@ -5,7 +5,8 @@ use super::{deepseek_v3, gemma3_text::without};
 use crate::{
     parts::{
         ffn::Gate,
-        gated_attention::{GatedAttention, sigmoid},
+        gated_attention::{gated_attention, sigmoid},
+        rope::share_of_head,
         router::check_choice,
     },
     prelude::*,
@@ -98,7 +99,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }
         let heads = c.num_attention_heads;
         let gate = (a.linear("g_proj", c.hidden_size, heads)?, heads);
-        let attention = GatedAttention::new(attention, gate, sigmoid);
+        let attention = gated_attention(attention, gate, sigmoid);
         Ok(Block::new((Residual::pre(before, attention), ffn)))
     })?;
     Ok(Box::new(decoder))
@@ -128,11 +129,7 @@ impl Config {
         }
         let shares = self.partial_rotary_factors.as_ref();
         let share = shares.and_then(|shares| shares.get(layer)).copied().unwrap_or(1.0);
-        if !(0.0..=1.0).contains(&share) {
-            let reason = format!("{share} is no share of a head");
-            return Err(Error::config(format!("partial_rotary_factors[{i}]"), reason));
-        }
-        let dims = (f64::from(c.head_dim()) * share) as i32;
+        let dims = share_of_head(&c, share, &format!("partial_rotary_factors[{i}]"))?;
         let stretched = self.yarn_only_types.as_ref().filter(|kinds| !kinds.is_empty());
         let kind = kind.unwrap_or("full_attention");
         let stretched = stretched.is_none_or(|kinds| kinds.iter().any(|other| other == kind));

@@ -1,0 +1,207 @@
+//! Attention with one key, which is its own value, for all heads: over a window, and beyond it over
+//! groups of tokens, which some layers pool and some choose, and whose outputs are turned back.
+
+use super::{
+    attention::{join_heads, split_heads},
+    compressed::{Compressor, Groups, attend},
+    compression::{Compression, Reads},
+    group_indexer::GroupIndexer,
+    kv::{Kv, Scores},
+    linear::{Experts, Linear},
+    norm::Norm,
+    rounding::{mxfp4, mxfp8, nvfp4},
+    tail_rope::TailRope,
+};
+use crate::{
+    config::{self, Text},
+    error::{Error, Result},
+    layer::{CachePlan, Layer, Step},
+    state::Recurrent,
+    weights::Scope,
+};
+use mlx_rs::{Array, Dtype, ops};
+
+/// Of the names that MLX and the authors have for a tensor, that of the checkpoint.
+pub type Name = fn([&'static str; 2]) -> &'static str;
+
+/// What all layers are read with.
+pub struct CompressedSizes<'a> {
+    /// The usual fields.
+    pub text: &'a Text,
+    /// Which layers pool and choose.
+    pub compression: &'a Compression,
+    /// How tensors are called.
+    pub name: Name,
+    /// Width of what queries are made of.
+    pub rank: i32,
+    /// Into how many groups of heads the output is split, and to which width each is projected.
+    pub output: [i32; 2],
+    /// Positions in layers without groups and in those with.
+    pub ropes: [TailRope; 2],
+}
+
+/// Attention of one layer.
+pub struct CompressedAttention {
+    source: (Linear, Norm),
+    q: Linear,
+    key: (Linear, Norm),
+    output: (Experts, Linear),
+    scores: Scores,
+    rope: TailRope,
+    window: i32,
+    heads: i32,
+    reads: Option<Reads>,
+    pool: Option<Pool>,
+    indexer: Option<GroupIndexer>,
+}
+
+/// What makes entries of groups.
+struct Pool {
+    compressor: Compressor,
+    /// To what indexers score.
+    index: Option<(Linear, Norm)>,
+    layer: i32,
+    size: i32,
+}
+
+impl CompressedSizes<'_> {
+    /// Reads the attention of a layer.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`]; [`Error::Config`] when layers do not fit together.
+    pub fn attention(&self, w: &Scope, layer: i32) -> Result<CompressedAttention> {
+        let (c, e) = (self.text, self.compression);
+        let (width, heads, dims) = (c.hidden_size, c.num_attention_heads, c.head_dim());
+        let linear = |names, input, output| w.linear((self.name)(names), input, output);
+        let norm = |names, width| w.rms_norm((self.name)(names), width, c.rms_norm_eps);
+        let window = c.sliding_window.ok_or_else(|| Error::config("sliding_window", "missing"))?;
+        let reads = e.reads(layer)?;
+        let chosen = reads.filter(|_| e.chooses(layer));
+        let indexer =
+            chosen.map(|reads| self.indexer(&w.at("indexer"), layer, reads)).transpose()?;
+        let pool = e.pools(layer).then(|| self.pool(w, layer)).transpose()?;
+        e.unused(layer, reads).for_each(|unused| w.ignore(unused));
+        let [groups, rank] = self.output;
+        let sinks = w.take((self.name)(["sinks", "attn_sink"]), &[heads])?;
+        let sinks = w.keep(sinks.as_dtype(Dtype::Float32)?);
+        Ok(CompressedAttention {
+            source: (
+                linear(["q_a_proj", "wq_a"], width, self.rank)?,
+                norm(["q_a_norm", "q_norm"], self.rank)?,
+            ),
+            q: linear(["q_b_proj", "wq_b"], self.rank, heads * dims)?,
+            key: (linear(["kv_proj", "wkv"], width, dims)?, norm(["kv_norm"; 2], dims)?),
+            output: (self.grouped(w)?, linear(["o_b_proj", "wo_b"], groups * rank, width)?),
+            scores: Scores { scale: (dims as f32).powf(-0.5), sinks: Some(sinks) },
+            rope: self.ropes[usize::from(e.size(layer) > 0)].clone(),
+            window,
+            heads,
+            reads,
+            pool,
+            indexer,
+        })
+    }
+
+    /// A matrix for each group of heads; the authors have them in one.
+    fn grouped(&self, w: &Scope) -> Result<Experts> {
+        let ([groups, rank], w) = (self.output, w.at((self.name)(["o_a_proj", "wo_a"])));
+        let input = self.text.num_attention_heads * self.text.head_dim() / groups;
+        let matrix = if w.shape("weight").is_some_and(|shape| shape.len() == 2) {
+            let split = |a: &Array| Ok(a.reshape(&[groups, rank, a.dim(-1)])?);
+            w.matrix(&[groups * rank, input])?.map(split)?
+        } else {
+            w.matrix(&[groups, rank, input])?
+        };
+        Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None))
+    }
+
+    fn pool(&self, w: &Scope, layer: i32) -> Result<Pool> {
+        let (c, e, name) = (self.text, self.compression, self.name);
+        let (indexer, w, size) = (w.at("indexer"), w.at("compressor"), e.size(layer));
+        let linear = |names| w.linear(name(names), c.hidden_size, c.head_dim());
+        let gate = (size > 1).then(|| linear(["gate_proj", "wgate"])).transpose()?;
+        let norm = w.rms_norm(name(["kv_norm", "norm"]), c.head_dim(), c.rms_norm_eps)?;
+        let index = || -> Result<(Linear, Norm)> {
+            let width = e.index_head_dim;
+            let keys = indexer.linear(name(["k_proj", "wk"]), c.head_dim(), width)?;
+            Ok((keys, indexer.rms_norm("k_norm", width, c.rms_norm_eps)?))
+        };
+        let compressor = Compressor::new(linear(["kv_proj", "wkv"])?, gate, norm, size);
+        let index = e.chooses(layer).then(index).transpose()?;
+        Ok(Pool { compressor, index, layer, size })
+    }
+
+    fn indexer(&self, w: &Scope, layer: i32, reads: Reads) -> Result<GroupIndexer> {
+        let e = self.compression;
+        let heads = e.index_n_heads;
+        let queries = config::product("index_head_dim", [heads, e.index_head_dim])?;
+        Ok(GroupIndexer {
+            q: w.linear((self.name)(["q_b_proj", "wq_b"]), self.rank, queries)?,
+            weights: w.linear("weights_proj", self.text.hidden_size, heads)?,
+            heads,
+            top_k: e.index_topk,
+            candidates: e.candidates(layer),
+            reads,
+        })
+    }
+}
+
+impl Pool {
+    /// Lets this layer and later ones attend to the groups of the step.
+    fn lend(
+        &self,
+        x: &Array,
+        (open, entries): &mut (Recurrent, Kv),
+        rope: &TailRope,
+        step: &Step,
+    ) -> Result<()> {
+        let (latents, groups) = (self.compressor.forward(x, open, step)?, step.grouped(self.size)?);
+        let place = |x: &Array| rope.forward(x, &groups.position, self.size);
+        let keys = nvfp4(&place(&latents)?)?;
+        let seen = match &self.index {
+            Some((index, norm)) => {
+                let index = norm.forward(&index.forward(&latents)?)?;
+                entries.update(keys, mxfp4(&place(&index)?)?, &groups)?
+            }
+            None => entries.update_keys(keys, &groups)?,
+        };
+        step.lend(self.layer, seen);
+        Ok(())
+    }
+}
+
+impl Layer for CompressedAttention {
+    /// The window, and the open group and the entries of all groups where a layer pools.
+    type State = (Kv, Option<(Recurrent, Kv)>);
+
+    /// What is remembered is rounded to few bits already, in other ways than quantized caches do.
+    fn state(&self, plan: &CachePlan) -> Self::State {
+        let plan = &CachePlan { quantization: None, ..*plan };
+        let groups = |pool: &Pool| (Recurrent::default(), Kv::strided(pool.size, plan));
+        (Kv::new(Some(self.window), plan), self.pool.as_ref().map(groups))
+    }
+
+    fn forward(&self, x: &Array, (kv, groups): &mut Self::State, step: &Step) -> Result<Array> {
+        let (rope, at) = (&self.rope, &step.position);
+        let (down, norm) = &self.source;
+        let source = norm.forward(&down.forward(x)?)?;
+        let q = rope.forward(&split_heads(&self.q.forward(&source)?, self.heads)?, at, 1)?;
+        let (key, norm) = &self.key;
+        let key = norm.forward(&key.forward(x)?)?.expand_dims(1)?;
+        let window = kv.update_keys(mxfp8(&rope.forward(&key, at, 1)?)?, step)?;
+        if let (Some(pool), Some(groups)) = (&self.pool, groups) {
+            pool.lend(x, groups, rope, step)?;
+        }
+        if let Some(indexer) = &self.indexer {
+            step.lend_choice(indexer.choose([x, &source], rope, step)?);
+        }
+        let far = self.reads.map(|reads| Groups::lent(reads.pooled, reads.size, step));
+        let far = far.as_ref().map(|far| (far, step.choice()));
+        let y = join_heads(&rope.back(&attend(&q, &window, far, &self.scores, step)?, at)?)?;
+        let (each, whole) = &self.output;
+        let (groups, batch, length) = (each.count(), x.dim(0), x.dim(1));
+        let y = y.reshape(&[batch * length, groups, -1])?.swap_axes(0, 1)?;
+        let y = each.forward(&y, &ops::arange::<_, i32>(0, groups, None)?, false)?;
+        whole.forward(&y.swap_axes(0, 1)?.reshape(&[batch, length, -1])?)
+    }
+}

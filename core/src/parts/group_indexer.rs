@@ -1,0 +1,96 @@
+//! A small attention that chooses to which groups of tokens a large one attends, and among which
+//! blocks of them later ones may choose.
+
+use super::{
+    attention::split_heads, compressed::Groups, compression::Reads, linear::Linear,
+    rounding::mxfp4, router::first_top_k, tail_rope::TailRope,
+};
+use crate::{error::Result, layer::Step, mlx};
+use mlx_rs::{Array, Dtype, ops, ops::indexing::take_along_axis};
+
+/// Scores groups by a weighted sum over heads of what is positive in their products with queries.
+pub struct GroupIndexer {
+    /// From the source of queries, `[batch, length, rank]`, to those of all heads.
+    pub q: Linear,
+    /// From the stream to the weights of the heads.
+    pub weights: Linear,
+    /// How many heads there are.
+    pub heads: i32,
+    /// How many groups a token attends to.
+    pub top_k: i32,
+    /// To how many blocks it restricts later indexers, and how many groups make a block.
+    pub candidates: Option<[i32; 2]>,
+    /// What it scores.
+    pub reads: Reads,
+}
+
+impl GroupIndexer {
+    /// The groups that each token attends to, `[batch, length, top_k]`; nothing when there are no
+    /// more than these. Some of them may not be closed.
+    pub(crate) fn choose(
+        &self,
+        [x, source]: [&Array; 2],
+        rope: &TailRope,
+        step: &Step,
+    ) -> Result<Option<Array>> {
+        let groups = Groups::lent(self.reads.scored, self.reads.size, step);
+        let keys = groups.index_keys();
+        if keys.dim(2) <= self.top_k {
+            return Ok(None);
+        }
+        let single = |x: &Array| x.as_dtype(Dtype::Float32);
+        let constant = Array::from_f32;
+        let keys = single(keys)?.swap_axes(-1, -2)?;
+        let q = split_heads(&self.q.forward(source)?, self.heads)?;
+        let q = single(&mxfp4(&rope.forward(&q, &step.position, 1)?)?)?;
+        let weights = single(&self.weights.forward(x)?)?;
+        let weights = weights.multiply(constant((self.heads as f32).powf(-0.5)))?;
+        let weights = weights.swap_axes(1, 2)?.expand_dims(-1)?;
+        let scale = constant((q.dim(3) as f32).powf(-0.5));
+        let weigh = |q: &Array, weights: &Array| -> Result<Array> {
+            let scores = ops::maximum(q.matmul(&keys)?, constant(0.0))?.multiply(&scale)?;
+            Ok(scores.multiply(weights)?.sum_axis(1, false)?)
+        };
+        let scores = if step.length == 1 {
+            weigh(&q, &weights)?
+        } else {
+            // The scores of all heads together would take too much memory.
+            let head =
+                |i| weigh(&mlx::slice(&q, 1, i, i + 1)?, &mlx::slice(&weights, 1, i, i + 1)?);
+            let add = |sum: Array, i| -> Result<Array> { Ok(sum.add(head(i)?)?) };
+            (1..self.heads).try_fold(head(0)?, add)?
+        };
+        let (never, (closed, last)) = (constant(f32::NEG_INFINITY), groups.closed(step)?);
+        let mut scores = ops::select(closed, scores, &never)?;
+        if let Some(blocks) = self.candidates {
+            step.lend_candidates(candidates(&scores, &last, blocks)?);
+        } else if let Some(candidates) = step.candidates() {
+            scores = ops::select(candidates, scores, never)?;
+        }
+        Ok(Some(first_top_k(&scores, self.top_k)?))
+    }
+}
+
+/// The groups in the `most` best blocks of scores `[batch, length, groups]`, true where they are;
+/// nothing when there are no more blocks. A block is as good as its best group, and the block of the
+/// last group the best, because it may not be full.
+fn candidates(scores: &Array, last: &Array, [most, size]: [i32; 2]) -> Result<Option<Array>> {
+    let count = scores.dim(2);
+    let size = size.min(count);
+    let blocks = (count - 1) / size + 1;
+    if blocks <= most {
+        return Ok(None);
+    }
+    let never = Array::from_f32(f32::NEG_INFINITY);
+    let scores = ops::select(last, Array::from_f32(f32::INFINITY), scores)?;
+    let padding = [(0, 0), (0, 0), (0, blocks * size - count)];
+    let scores = ops::pad(&scores, padding.as_slice(), never.clone(), None)?;
+    let scores = ops::unflatten(scores, 2, &[blocks, size])?.max_axis(-1, false)?;
+    let ids = first_top_k(&scores, most)?;
+    let there = take_along_axis(&scores, &ids, -1)?.gt(never)?;
+    let none = ops::zeros_dtype(scores.shape(), Dtype::Bool)?;
+    let chosen = none.put_along_axis(&ids, there, -1)?.expand_dims(-1)?;
+    let wide = [scores.dim(0), scores.dim(1), blocks, size];
+    let chosen = ops::broadcast_to(&chosen, &wide)?.flatten(-2, -1)?;
+    Ok(Some(mlx::slice(&chosen, 2, 0, count)?))
+}
