@@ -8,7 +8,8 @@ let release: (url: String, checksum: String)? = nil
 let archive = "apple/MynahFFI.xcframework"
 
 // For work on the package itself, on a Mac or on Linux: the library that scripts/bindings builds.
-let libraries = "\(Context.packageDirectory)/target/debug"
+let profile = Context.environment["MYNAH_PROFILE"] ?? "debug"
+let libraries = "\(Context.packageDirectory)/target/\(profile)"
 var core = Target.systemLibrary(name: "MynahFFI", path: "apple/Sources/MynahFFI")
 var settings: [LinkerSetting] = [
     .linkedLibrary("mynah_bindings"),
@@ -36,9 +37,10 @@ let package = Package(
         core,
         .target(
             name: "MynahCore", dependencies: ["MynahFFI"], path: "apple/Sources/MynahCore",
-            linkerSettings: settings),
+            // What uniffi generates for traits with asynchronous methods is not yet Swift 6.
+            swiftSettings: [.swiftLanguageMode(.v5)], linkerSettings: settings),
         .target(name: "Mynah", dependencies: ["MynahCore"], path: "apple/Sources/Mynah"),
         .executableTarget(name: "bench", dependencies: ["MynahCore"], path: "apple/Bench"),
-        .testTarget(name: "MynahTests", dependencies: ["Mynah"], path: "apple/Tests/MynahTests"),
+        .testTarget(name: "MynahTests", dependencies: ["Mynah", "MynahCore"], path: "apple/Tests/MynahTests"),
     ]
 )

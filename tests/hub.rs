@@ -2,7 +2,7 @@
 //! nothing is fetched twice.
 
 use mynah::{
-    DEMO, Error, Files, GenerateOptions, Inspection, LoadEvent, Model, Result, Source,
+    DEMO, Error, Files, GenerateOptions, Inspection, LoadEvent, LoadOptions, Model, Result, Source,
     hub::{self, Progress, Token},
 };
 use mynah_tests::{
@@ -188,18 +188,6 @@ fn shard(i: usize, bytes: u64, seed: u64) -> Content {
     Content::safetensors(&[(&format!("tensor.{i}"), "U8", &[bytes])], seed)
 }
 
-/// The demo model as a repository.
-fn demo() -> Repository {
-    let Files::Embedded(files) = DEMO else { unreachable!("the demo model is embedded") };
-    files.iter().fold(Repository::default(), |repository, (name, bytes)| {
-        if name.ends_with(".safetensors") {
-            repository.with_large(name, Content::bytes(*bytes))
-        } else {
-            repository.with(name, *bytes)
-        }
-    })
-}
-
 /// How many bytes of a file ranges cover.
 fn covered(ranges: impl IntoIterator<Item = Range<u64>>) -> u64 {
     let mut ranges: Vec<_> = ranges.into_iter().collect();
@@ -270,7 +258,7 @@ fn what_a_model_needs_is_fetched_once_with_true_progress() {
 
 #[test]
 fn a_model_is_loaded_by_its_name_on_a_hub() {
-    let hub = Hub::new(demo());
+    let hub = Hub::new(Repository::demo());
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = events.clone();
     let answer = |source: Source| {
@@ -826,6 +814,70 @@ fn an_application_can_bring_its_own_transport() {
     }
 }
 
+/// A transport that counts as no file can.
+struct Boaster(Transport);
+
+impl hub::Downloader for Boaster {
+    fn download(&self, download: &hub::Download) -> Result<()> {
+        for bytes in [u64::MAX, 0, 1] {
+            (download.arrived)(bytes);
+        }
+        self.0.download(download)
+    }
+}
+
+#[test]
+fn a_transport_may_count_as_it_likes() {
+    let hub = Hub::new(sharded(&[2 * MB, MB]));
+    let calls = AtomicUsize::new(0);
+    let transport = Transport { calls, repository: hub.repository.clone(), lies: false };
+    let source = hub.source().with_downloader(Arc::new(Boaster(transport)));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = seen.clone();
+    block_on(hub::fetch(&source, move |progress| note.lock().unwrap().push(progress))).unwrap();
+    hub.check();
+    let seen = seen.lock().unwrap();
+    assert!(seen.is_sorted_by_key(|progress| progress.done));
+    assert!(seen.iter().all(|progress| progress.done <= progress.total));
+}
+
+#[test]
+fn a_tokenizer_may_come_from_another_repository() {
+    let mut lender = Repository::demo();
+    lender.files.retain(|name, _| name.starts_with("tokenizer"));
+    let hub = Hub::new(lender);
+    let weights = tempfile::tempdir().unwrap();
+    let Files::Embedded(files) = DEMO else { unreachable!("the demo model is embedded") };
+    for (name, bytes) in files.iter().filter(|(name, _)| !name.starts_with("tokenizer")) {
+        fs::write(weights.path().join(name), bytes).unwrap();
+    }
+    let load = |options| block_on(Model::load_with(weights.path(), options, |_| ()));
+    let text = "What is 3 + 4?";
+    let encode = |model: &Model| model.tokenizer()?.encode(text, false);
+    assert!(encode(&load(LoadOptions::default()).unwrap()).is_err());
+
+    let lent = LoadOptions { tokenizer: Some(hub.source().into()), ..LoadOptions::default() };
+    let offline = LoadOptions { offline: true, ..lent.clone() };
+    assert!(matches!(load(offline.clone()), Err(Error::Offline { .. })));
+    let demo = block_on(Model::load(DEMO, |_| ())).unwrap();
+    let messages = [mynah::Message::user(text)];
+    for (options, requests) in [(lent.clone(), None), (lent, Some(1)), (offline, Some(0))] {
+        hub.server.forget();
+        let model = load(options).unwrap();
+        assert_eq!(encode(&model).unwrap(), encode(&demo).unwrap());
+        assert_eq!(model.end_tokens(), demo.end_tokens());
+        let render = |model: &Model| model.render(&messages, &Default::default()).unwrap();
+        assert_eq!(render(&model), render(&demo));
+        let seen = hub.server.requests().len();
+        assert_eq!(seen, requests.unwrap_or(seen));
+    }
+
+    let nothing = Hub::new(Repository::default().with("config.json", "{}"));
+    let options =
+        LoadOptions { tokenizer: Some(nothing.source().into()), ..LoadOptions::default() };
+    assert!(matches!(load(options), Err(Error::Tokenizer { .. })));
+}
+
 #[test]
 fn a_killed_download_goes_on_where_it_was() {
     const KILLS: usize = 100;
@@ -877,7 +929,7 @@ fn inspect(source: Source, context: usize) -> Result<Inspection> {
 
 #[test]
 fn inspecting_a_repository_says_what_inspecting_its_files_says() {
-    let hub = Hub::new(demo());
+    let hub = Hub::new(Repository::demo());
     let from_hub = inspect(hub.source(), 300).unwrap();
     let local = block_on(mynah::inspect(DEMO, Some(300))).unwrap();
     assert_eq!(from_hub, Inspection { gated: Some(false), ..local.clone() });
@@ -1001,7 +1053,7 @@ fn run(mut command: Command) -> (Option<i32>, String, String) {
 
 #[test]
 fn the_command_takes_repositories_wherever_it_takes_directories() {
-    let hub = Hub::new(demo());
+    let hub = Hub::new(Repository::demo());
     let (code, out, err) = run(hub.command(&["inspect", NAME]));
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("gated          no\n") && out.contains("fits in"), "{out}");

@@ -2,8 +2,8 @@ import Foundation
 import MynahCore
 
 // What it costs to take an event over the boundary, one by one and in batches, when it is there already:
-// `scripts/swift run -c release bench`.
-let loading = try loadModel(source: .demo)
+// `scripts/bench boundary`.
+let loading = try loadModel(source: .demo, options: LoadOptions())
 let model = try await loading.model()
 let parameters = GenerationParameters(maxTokens: 400, temperature: 0, ignoreEnd: true)
 let clock = ContinuousClock()
@@ -31,4 +31,4 @@ let single = try await microseconds { stream in
     return 32
 }
 let batched = try await microseconds { stream in try await stream.nextBatch(max: 32).count }
-print("microseconds an event, least and median: \(single) one by one, \(batched) in batches of up to 32")
+print("Swift: microseconds an event, least and median: \(single) one by one, \(batched) in batches of up to 32")

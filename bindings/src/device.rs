@@ -10,6 +10,10 @@ pub struct MemoryUse {
     pub active: u64,
     /// Buffers that are free again and not yet given back.
     pub free: u64,
+    /// The most that was active at once since the last generation began.
+    pub peak: u64,
+    /// What may be active, if there is a limit.
+    pub limit: Option<u64>,
 }
 
 /// Whether models can run here.
@@ -28,8 +32,13 @@ pub fn check_device() -> Result<(), MynahError> {
 /// When the device has failed.
 #[uniffi::export]
 pub fn memory_use() -> Result<MemoryUse, MynahError> {
-    let mynah::MemoryUse { active, free } = mynah::memory_use()?;
-    Ok(MemoryUse { active: active as u64, free: free as u64 })
+    let mynah::MemoryUse { active, free, peak, limit } = mynah::memory_use()?;
+    Ok(MemoryUse {
+        active: active as u64,
+        free: free as u64,
+        peak: peak as u64,
+        limit: limit.map(|limit| limit as u64),
+    })
 }
 
 /// How many bytes all models and sessions may take together; by default there is no limit.

@@ -91,6 +91,12 @@ pub enum MynahError {
         /// What it was.
         reason: String,
     },
+    /// Models cannot run here at all.
+    #[error("{reason}")]
+    Unavailable {
+        /// Why not.
+        reason: String,
+    },
     /// The device, this library or a foreign callback has failed. Nothing is known to help.
     #[error("{reason}")]
     Internal {
@@ -150,6 +156,7 @@ impl From<Error> for MynahError {
             | Error::Option { .. } => MynahError::InvalidRequest { reason },
             Error::Cancelled => MynahError::Cancelled { reason },
             Error::Unloaded => MynahError::Unloaded { reason },
+            Error::Unavailable(_) => MynahError::Unavailable { reason },
             _ => MynahError::Internal { reason },
         }
     }

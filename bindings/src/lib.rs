@@ -5,6 +5,7 @@
 //! has a `cancel`. Nothing is decided here: what a value means, and what it must be, the core knows.
 
 mod device;
+mod downloader;
 mod error;
 mod inspection;
 mod loading;
@@ -13,6 +14,7 @@ mod parameters;
 mod prompt;
 mod session;
 mod source;
+mod steps;
 mod store;
 mod stream;
 

@@ -1,14 +1,86 @@
 //! A model on its way.
 
-use crate::{error::MynahError, model::Model, source::ModelSource};
-use mynah::{Location, hub};
-use std::{
-    future::{pending, poll_fn},
-    pin::{Pin, pin},
-    sync::Arc,
-    task::Poll,
+use crate::{
+    downloader::{Downloader, Host},
+    error::MynahError,
+    model::Model,
+    session::SessionOptions,
+    source::ModelSource,
+    steps::Steps,
 };
-use tokio::sync::{Mutex, Notify, watch};
+use mynah::{Location, Source, hub};
+use std::sync::Arc;
+
+/// How to load a model; what is not given is as its checkpoint says.
+#[derive(Clone, Debug, Default, uniffi::Record)]
+pub struct LoadOptions {
+    /// The longest sequence, in tokens, where that shall be shorter than what the model was made
+    /// for.
+    #[uniffi(default = None)]
+    pub context: Option<u32>,
+    /// How its sessions remember where they do not say otherwise, and how it does without one. By
+    /// default in full precision; under a budget, as loses least of what fits.
+    #[uniffi(default = None)]
+    pub session: Option<SessionOptions>,
+    /// What the process may take from now on.
+    #[uniffi(default = None)]
+    pub memory: Option<MemoryPolicy>,
+    /// Whether no request may be made.
+    #[uniffi(default = false)]
+    pub offline: bool,
+    /// Further tokens that end the text.
+    #[uniffi(default = [])]
+    pub end_tokens: Vec<String>,
+    /// Where the tokenizer and the chat template are, if not beside the weights.
+    #[uniffi(default = None)]
+    pub tokenizer: Option<ModelSource>,
+    /// A chat template instead of those of the files.
+    #[uniffi(default = None)]
+    pub chat_template: Option<String>,
+    /// Whether to compute a first token before the model is there.
+    #[uniffi(default = false)]
+    pub prewarm: bool,
+}
+
+/// How much memory all models of the process may take together.
+#[derive(Clone, Copy, Debug, uniffi::Enum)]
+pub enum MemoryPolicy {
+    /// So much.
+    Budget {
+        /// In bytes.
+        bytes: u64,
+    },
+    /// As much as the system gives.
+    Unlimited,
+}
+
+impl LoadOptions {
+    fn core(
+        self,
+        downloader: Option<Arc<dyn Downloader>>,
+    ) -> Result<mynah::LoadOptions, MynahError> {
+        let defaults = mynah::SessionOptions::default();
+        let session = self.session.map(|session| session.over(defaults)).transpose()?;
+        let memory = match self.memory {
+            None => mynah::MemoryPolicy::Unchanged,
+            Some(MemoryPolicy::Budget { bytes }) => {
+                mynah::MemoryPolicy::Budget(usize::try_from(bytes).unwrap_or(usize::MAX))
+            }
+            Some(MemoryPolicy::Unlimited) => mynah::MemoryPolicy::Unlimited,
+        };
+        Ok(mynah::LoadOptions {
+            context: self.context.map(|context| context as usize),
+            session,
+            memory,
+            end_tokens: self.end_tokens,
+            tokenizer: self.tokenizer.map(Location::try_from).transpose()?,
+            chat_template: self.chat_template,
+            offline: self.offline,
+            downloader: downloader.map(Host::transport),
+            prewarm: self.prewarm,
+        })
+    }
+}
 
 /// How far the loading of a model is.
 #[derive(Clone, Debug, uniffi::Enum)]
@@ -63,40 +135,26 @@ impl From<mynah::LoadEvent> for LoadEvent {
     }
 }
 
-type Work = Pin<Box<dyn Future<Output = mynah::Result<mynah::Model>> + Send>>;
-
 /// A model on its way. It starts when it is first asked for something, and stops when it is
 /// cancelled or dropped; what was downloaded until then stays on the disk.
 #[derive(uniffi::Object)]
-pub struct Loading {
-    state: Mutex<State>,
-    cancelled: Notify,
-}
+pub struct Loading(Steps<mynah::LoadEvent, Arc<Model>>);
 
-struct State {
-    /// The latest event. A reader who is slow misses some, and none piles up.
-    events: watch::Receiver<Option<mynah::LoadEvent>>,
-    phase: Phase,
-}
-
-enum Phase {
-    Running(Work),
-    Ready(Arc<Model>),
-    /// Cancelled, or the error has been given out.
-    Over,
-}
-
-/// Begins to load a model.
+/// Begins to load a model, its files by way of the host if that brings a downloader.
 ///
 /// # Errors
-/// When the source is none.
-#[uniffi::export]
-pub fn load_model(source: ModelSource) -> Result<Arc<Loading>, MynahError> {
-    let location = Location::try_from(source)?;
-    let (sender, events) = watch::channel(None);
-    let work = mynah::Model::load(location, move |event| drop(sender.send_replace(Some(event))));
-    let state = State { events, phase: Phase::Running(Box::pin(work)) };
-    Ok(Arc::new(Loading { state: Mutex::new(state), cancelled: Notify::new() }))
+/// When the source is none, or an option makes no sense.
+#[uniffi::export(default(downloader = None))]
+pub fn load_model(
+    source: ModelSource,
+    options: LoadOptions,
+    downloader: Option<Arc<dyn Downloader>>,
+) -> Result<Arc<Loading>, MynahError> {
+    let (location, options) = (Location::try_from(source)?, options.core(downloader)?);
+    Ok(Arc::new(Loading(Steps::new(|events| async move {
+        let tell = move |event| drop(events.send_replace(Some(event)));
+        mynah::Model::load_with(location, options, tell).await.map(|model| Arc::new(Model(model)))
+    }))))
 }
 
 #[uniffi::export]
@@ -106,8 +164,7 @@ impl Loading {
     /// # Errors
     /// Why there will be no model; once.
     pub async fn next(&self) -> Result<Option<LoadEvent>, MynahError> {
-        let mut state = self.state.lock().await;
-        self.advance(&mut state, true).await
+        Ok(self.0.next().await?.map(LoadEvent::from))
     }
 
     /// The model, once it is there.
@@ -115,78 +172,62 @@ impl Loading {
     /// # Errors
     /// Why there will be none.
     pub async fn model(&self) -> Result<Arc<Model>, MynahError> {
-        let mut state = self.state.lock().await;
-        self.advance(&mut state, false).await?;
-        match &state.phase {
-            Phase::Ready(model) => Ok(model.clone()),
-            Phase::Running(_) | Phase::Over => Err(mynah::Error::Cancelled.into()),
-        }
+        self.0.outcome().await
     }
 
     /// Stops it.
     pub fn cancel(&self) {
-        self.cancelled.notify_one();
-        // Whoever holds the lock waits for the notification.
-        if let Ok(mut state) = self.state.try_lock() {
-            state.phase = Phase::Over;
-        }
+        self.0.cancel();
     }
 }
 
-enum Next {
-    Event(Option<mynah::LoadEvent>),
-    Outcome(mynah::Result<mynah::Model>),
+/// A model on its way to the disk. It starts when it is first asked for something, and stops when it
+/// is cancelled or dropped; what has arrived until then stays.
+#[derive(uniffi::Object)]
+pub struct Downloading(Steps<hub::Progress, String>);
+
+/// Begins to download a model, unless it is on the disk.
+///
+/// # Errors
+/// When the source is none, or not one of a hub.
+#[uniffi::export(default(downloader = None))]
+pub fn download_model(
+    source: ModelSource,
+    downloader: Option<Arc<dyn Downloader>>,
+) -> Result<Arc<Downloading>, MynahError> {
+    let source = Source::try_from(source)?;
+    let source = match downloader {
+        Some(downloader) => source.with_downloader(Host::transport(downloader)),
+        None => source,
+    };
+    Ok(Arc::new(Downloading(Steps::new(|events| async move {
+        let tell = move |progress| drop(events.send_replace(Some(progress)));
+        let folder = hub::fetch(&source, tell).await?;
+        Ok(folder.to_string_lossy().into_owned())
+    }))))
 }
 
-impl Loading {
-    /// Goes on until there is an event, if one is wanted, or the model.
-    async fn advance(
-        &self,
-        state: &mut State,
-        wants_events: bool,
-    ) -> Result<Option<LoadEvent>, MynahError> {
-        let State { events, phase } = state;
-        let work = match phase {
-            Phase::Running(work) => work,
-            Phase::Ready(_) => return Ok(None),
-            Phase::Over => return Err(mynah::Error::Cancelled.into()),
-        };
-        let next = {
-            let mut cancelled = pin!(self.cancelled.notified());
-            let mut changed = pin!(async {
-                match events.changed().await {
-                    Ok(()) if wants_events => events.borrow_and_update().clone(),
-                    // An error only says that there will be no more events.
-                    _ => pending().await,
-                }
-            });
-            poll_fn(|context| {
-                if cancelled.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(Next::Outcome(Err(mynah::Error::Cancelled)));
-                }
-                if let Poll::Ready(outcome) = work.as_mut().poll(context) {
-                    return Poll::Ready(Next::Outcome(outcome));
-                }
-                changed.as_mut().poll(context).map(Next::Event)
-            })
-            .await
-        };
-        let outcome = match next {
-            Next::Outcome(outcome) => outcome,
-            Next::Event(event) => return Ok(event.map(LoadEvent::from)),
-        };
-        match outcome {
-            Ok(model) => {
-                *phase = Phase::Ready(Arc::new(Model(model)));
-                // A model that loads faster than anybody reads still tells of its last progress.
-                let last = events.borrow_and_update();
-                let is_news = wants_events && last.has_changed();
-                Ok(last.clone().filter(|_| is_news).map(LoadEvent::from))
-            }
-            Err(error) => {
-                *phase = Phase::Over;
-                Err(error.into())
-            }
-        }
+#[uniffi::export]
+impl Downloading {
+    /// How far it is now, when that has changed; nothing more once everything is there, and nothing
+    /// at all if it was.
+    ///
+    /// # Errors
+    /// Why it will not be there; once.
+    pub async fn next(&self) -> Result<Option<DownloadProgress>, MynahError> {
+        Ok(self.0.next().await?.map(DownloadProgress::from))
+    }
+
+    /// The folder of the model's files, once they are there.
+    ///
+    /// # Errors
+    /// Why they will not be.
+    pub async fn folder(&self) -> Result<String, MynahError> {
+        self.0.outcome().await
+    }
+
+    /// Stops it.
+    pub fn cancel(&self) {
+        self.0.cancel();
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub struct ModelInfo {
     /// The `model_type` of its config.
     pub model_type: String,
-    /// The longest sequence that it was made for, in tokens, if it says so.
+    /// The longest sequence that it was made or loaded for, in tokens, if it says so.
     pub context: Option<u64>,
     /// How many tokens it has embeddings for.
     pub vocabulary: u32,
@@ -98,12 +98,21 @@ impl Model {
         Ok(self.0.render(&messages, &options.try_into()?)?)
     }
 
+    /// The logits of the token that comes after others, as many as its vocabulary has tokens.
+    ///
+    /// # Errors
+    /// When the tokens make no sense to it or are too many.
+    pub async fn next_logits(&self, tokens: Vec<u32>) -> Result<Vec<f32>, MynahError> {
+        Ok(self.0.next_logits(mynah::Prompt::Tokens(tokens)).await?)
+    }
+
     /// The memory of a conversation, empty.
     ///
     /// # Errors
     /// When the options make no sense.
     pub fn session(&self, options: SessionOptions) -> Result<Arc<Session>, MynahError> {
-        Ok(Arc::new(Session(self.0.session(options.try_into()?))))
+        let options = options.over(self.0.session_options())?;
+        Ok(Arc::new(Session(self.0.session(options))))
     }
 
     /// A session that was saved under the same options.
@@ -115,7 +124,8 @@ impl Model {
         path: String,
         options: SessionOptions,
     ) -> Result<Arc<Session>, MynahError> {
-        Ok(Arc::new(Session(self.0.restore(path, options.try_into()?).await?)))
+        let options = options.over(self.0.session_options())?;
+        Ok(Arc::new(Session(self.0.restore(path, options).await?)))
     }
 
     /// Frees its memory, whoever still has a handle. Generations that run end with an error, and so
@@ -126,4 +136,11 @@ impl Model {
     pub async fn unload(&self) -> Result<(), MynahError> {
         Ok(self.0.unload().await?)
     }
+}
+
+/// The values of `model_type` that load.
+#[uniffi::export]
+pub fn supported_model_types() -> Vec<String> {
+    let types = mynah::families::all().flat_map(|family| family.model_types);
+    types.map(ToString::to_string).collect()
 }

@@ -38,10 +38,10 @@ pub struct CacheBits {
     pub after: u32,
 }
 
-/// How a session remembers; what is not given is as usual.
+/// How a session remembers; what is not given is as the model was loaded.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct SessionOptions {
-    /// What happens when the context is full; by default, an error.
+    /// What happens when the context is full.
     #[uniffi(default = None)]
     pub overflow: Option<Overflow>,
     /// Keeps keys and values in fewer bits.
@@ -52,13 +52,14 @@ pub struct SessionOptions {
     pub snapshot_bytes: Option<u64>,
 }
 
-impl TryFrom<SessionOptions> for mynah::SessionOptions {
-    type Error = MynahError;
-
-    fn try_from(options: SessionOptions) -> Result<Self, MynahError> {
-        let defaults = mynah::SessionOptions::default();
-        let overflow = match options.overflow {
-            None => defaults.overflow,
+impl SessionOptions {
+    /// These over others.
+    pub(crate) fn over(
+        self,
+        options: mynah::SessionOptions,
+    ) -> Result<mynah::SessionOptions, MynahError> {
+        let overflow = match self.overflow {
+            None => options.overflow,
             Some(Overflow::Error) => mynah::Overflow::Error,
             Some(Overflow::DropOldest { reserve }) => {
                 mynah::Overflow::DropOldest { reserve: reserve as usize }
@@ -67,14 +68,14 @@ impl TryFrom<SessionOptions> for mynah::SessionOptions {
                 mynah::Overflow::Ring(Bound::new(positions as usize, keep as usize)?)
             }
         };
-        let quantization = options.quantization.map(|CacheBits { bits, group_size, after }| {
+        let quantization = self.quantization.map(|CacheBits { bits, group_size, after }| {
             let group_size = i32::try_from(group_size).unwrap_or(i32::MAX);
             CacheQuantization::new(bits.into(), group_size, after as usize)
         });
         Ok(mynah::SessionOptions {
             overflow,
-            quantization: quantization.transpose()?,
-            snapshot_bytes: options.snapshot_bytes.map_or(defaults.snapshot_bytes, |bytes| {
+            quantization: quantization.transpose()?.or(options.quantization),
+            snapshot_bytes: self.snapshot_bytes.map_or(options.snapshot_bytes, |bytes| {
                 usize::try_from(bytes).unwrap_or(usize::MAX)
             }),
         })

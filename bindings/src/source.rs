@@ -62,6 +62,21 @@ impl TryFrom<ModelSource> for Location {
     }
 }
 
+impl TryFrom<ModelSource> for Source {
+    type Error = MynahError;
+
+    fn try_from(source: ModelSource) -> Result<Self, MynahError> {
+        match source {
+            ModelSource::Named { name } => Ok(Source::new(&name)?),
+            ModelSource::Hub { source } => Source::try_from(source),
+            ModelSource::Directory { .. } | ModelSource::Demo => {
+                let reason = "only a repository on a hub can be downloaded".into();
+                Err(MynahError::InvalidRequest { reason })
+            }
+        }
+    }
+}
+
 impl TryFrom<HubSource> for Source {
     type Error = MynahError;
 

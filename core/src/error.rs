@@ -267,6 +267,9 @@ pub enum Error {
     /// The model has been unloaded.
     #[error("the model has been unloaded")]
     Unloaded,
+    /// Models cannot run here at all.
+    #[error("models cannot run here: {0}")]
+    Unavailable(String),
     /// MLX refused an operation.
     #[error("mlx: {0}")]
     Mlx(String),

@@ -3,31 +3,27 @@
 use crate::{
     config::Json,
     error::{Error, Result},
-    families::{Convention, convention},
+    families::convention,
     files::Files,
     generate::{
         Engine, GenerateOptions, Generation, Prompt, Request, Score, Session, SessionOptions, Slot,
-        Turn, score,
+        next_logits, score,
     },
-    hub,
-    layer::CachePlan,
-    loaded::{Loaded, family, model_type},
-    location::{Found, Location},
+    load::end_tokens,
+    loaded::Loaded,
     mlx,
     text::{ChatTemplate, Message, TemplateOptions, Tokenizer, text_only},
 };
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     path::PathBuf,
     rc::Rc,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
 };
-use tokio::sync::oneshot;
 
 thread_local! {
     /// The models of the engine's thread.
@@ -37,20 +33,22 @@ thread_local! {
 /// A language model in memory. Handles are cheap to clone and may be used from any thread; the
 /// last one that is dropped frees the memory.
 #[derive(Clone)]
-pub struct Model(Arc<Inner>);
+pub struct Model(pub(crate) Arc<Inner>);
 
-struct Inner {
-    place: Arc<Place>,
-    info: ModelInfo,
+pub(crate) struct Inner {
+    pub place: Arc<Place>,
+    pub info: ModelInfo,
     /// Or why there is none.
-    tokenizer: Result<Tokenizer, String>,
-    template: Option<ChatTemplate>,
-    end_tokens: Vec<u32>,
-    /// Those that the configs name, whatever the tokenizer.
-    configured_ends: Vec<u32>,
-    defaults: GenerateOptions,
+    pub tokenizer: Result<Tokenizer, String>,
+    pub template: Option<ChatTemplate>,
+    pub end_tokens: Vec<u32>,
+    /// Those that hold whatever the tokenizer.
+    pub configured_ends: Vec<u32>,
+    pub defaults: GenerateOptions,
+    /// What holds where nobody says otherwise.
+    pub session: SessionOptions,
     /// Whether a cache of its own choice can go back to any position.
-    rewinds: bool,
+    pub rewinds: bool,
 }
 
 /// What is known of a model.
@@ -58,88 +56,13 @@ struct Inner {
 pub struct ModelInfo {
     /// The `model_type` of its config.
     pub model_type: String,
-    /// The longest sequence that it was made for, if it says so.
+    /// The longest sequence that it was made for, if it says so, or that it was loaded for.
     pub context: Option<usize>,
     /// How many tokens it has embeddings for.
     pub vocabulary: u32,
 }
 
-/// How far the loading of a model is.
-#[derive(Clone, Debug, PartialEq)]
-pub enum LoadEvent {
-    /// Files come from the hub.
-    Download(hub::Progress),
-    /// So much of the weights is in memory, from 0 to 1.
-    Weights(f32),
-}
-
 impl Model {
-    /// Loads a checkpoint: `"org/name"` or `"org/name@revision"` from a hub by way of the cache, a
-    /// directory in the layout that model repositories have, or a [`hub::Source`]. `progress` is
-    /// called on other threads, for the download first, if there is one, and for the weights then.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the download, the config, the weights, the tokenizer or the chat
-    /// template; see [`Error`]. A checkpoint without a tokenizer loads, and takes and gives tokens
-    /// only.
-    pub async fn load(
-        location: impl Into<Location>,
-        progress: impl FnMut(LoadEvent) + Send + 'static,
-    ) -> Result<Self> {
-        let progress = Arc::new(Mutex::new(progress));
-        let tell = move |event| progress.lock().unwrap_or_else(PoisonError::into_inner)(event);
-        let files = match location.into().resolve()? {
-            Found::Here(files) => files,
-            Found::Hub(source) => {
-                let tell = tell.clone();
-                hub::fetch(&source, move |progress| tell(LoadEvent::Download(progress)))
-                    .await?
-                    .into()
-            }
-        };
-        let config =
-            files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))?;
-        let model_type = model_type(&config)?.to_string();
-        family(&config)?;
-        let convention = convention(&model_type);
-        let engine = Engine::get()?;
-        let generation = files.json("generation_config.json")?;
-
-        let weights = {
-            let (files, config) = (files.clone(), config.clone());
-            engine.run_in_turns(Turn::Ready, move || {
-                let mut reading =
-                    Loaded::read(&files, &config, move |share| tell(LoadEvent::Weights(share)))?;
-                Ok(move || {
-                    Ok(reading()?.map(|loaded| {
-                        let vocabulary = loaded.network.vocabulary();
-                        let rewinds = loaded.network.cache(&CachePlan::default()).rewinds();
-                        (Place::new(engine, loaded), vocabulary, rewinds)
-                    }))
-                })
-            })
-        };
-        // A large tokenizer takes as long as the weights do, so both are read at once.
-        let (report, text) = oneshot::channel();
-        let default = convention.chat_template;
-        thread::spawn(move || report.send(read_text(&files, default)));
-        let (weights, text) = (weights.await, text.await);
-        let lost = |_| Error::Internal("reading the tokenizer panicked".into());
-        let ((place, vocabulary, rewinds), (tokenizer, template)) =
-            (weights?, text.map_err(lost)??);
-        let configured_ends = configured_ends(&config, generation.as_ref());
-        Ok(Model(Arc::new(Inner {
-            place: Arc::new(place),
-            info: ModelInfo { model_type, context: context(&config), vocabulary },
-            end_tokens: end_tokens(&configured_ends, &convention, tokenizer.as_ref().ok()),
-            configured_ends,
-            defaults: defaults(generation.as_ref(), convention.sampling),
-            tokenizer,
-            template,
-            rewinds,
-        })))
-    }
-
     /// Frees its memory, whoever still has a handle. Generations that run end with
     /// [`Error::Unloaded`], and so does whatever is asked of the model or its sessions from then on,
     /// but for what its tokenizer and its chat template answer.
@@ -197,6 +120,7 @@ impl Model {
             end_tokens,
             configured_ends: self.0.configured_ends.clone(),
             defaults: self.0.defaults.clone(),
+            session: self.0.session,
             rewinds: self.0.rewinds,
         })))
     }
@@ -227,8 +151,12 @@ impl Model {
     /// Those of [`Model::render`] and [`Model::tokenizer`]; [`Error::EmptyPrompt`],
     /// [`Error::TokenOutOfVocabulary`], [`Error::ContextOverflow`].
     pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        self.tokens_within(prompt, self.0.info.context)
+    }
+
+    fn tokens_within(&self, prompt: &Prompt, limit: Option<usize>) -> Result<Vec<u32>> {
         let tokens = self.encode(prompt)?;
-        match self.0.info.context.filter(|limit| tokens.len() > *limit) {
+        match limit.filter(|limit| tokens.len() > *limit) {
             Some(limit) => Err(Error::ContextOverflow { tokens: tokens.len(), limit }),
             None => Ok(tokens),
         }
@@ -263,11 +191,12 @@ impl Model {
         options: &GenerateOptions,
     ) -> Result<Generation> {
         self.check(options)?;
-        let request = self.request(self.tokens(&prompt.into())?, options, self.0.info.context);
-        let id = self.id();
+        let (id, session) = (self.id(), self.0.session);
+        let limit = session.limit(self.0.info.context);
+        let request = self.request(self.tokens_within(&prompt.into(), limit)?, options, limit);
         Ok(request.start(move || {
             let loaded = find(id)?;
-            let slot = Slot::passing(loaded.prompt_cache(SessionOptions::default()));
+            let slot = Slot::passing(loaded.prompt_cache(session));
             Ok((loaded, slot))
         }))
     }
@@ -305,6 +234,11 @@ impl Model {
         Session::new(self, options)
     }
 
+    /// How its sessions remember where nobody says otherwise, and how [`Model::generate`] does.
+    pub fn session_options(&self) -> SessionOptions {
+        self.0.session
+    }
+
     /// The options that lose least of those under which a session of so many tokens takes at most
     /// `bytes`: keys and values as they are, in 8 bits or in 4, and else a ring. What they leave is
     /// for snapshots.
@@ -312,9 +246,7 @@ impl Model {
     /// # Errors
     /// [`Error::MemoryLimit`] when the model cannot do with that at all.
     pub async fn options_within(&self, tokens: usize, bytes: usize) -> Result<SessionOptions> {
-        let id = self.id();
-        let choose = move || SessionOptions::within(&*find(id)?.network, tokens, bytes);
-        self.engine().run(choose).await
+        self.compute(move |loaded| SessionOptions::within(&*loaded.network, tokens, bytes)).await
     }
 
     /// A session as [`Session::save`] has written it, perhaps in another process. What comes next is
@@ -337,18 +269,29 @@ impl Model {
     /// Those of [`Model::tokens`]; [`Error::NotANumber`].
     pub async fn score(&self, text: impl Into<Prompt>, top: usize) -> Result<(Vec<u32>, Score)> {
         let tokens = self.tokens(&text.into())?;
-        let id = self.0.place.id;
-        // The handle keeps the model in memory until the job is done.
+        self.compute(move |loaded| {
+            let score = score(&*loaded.network, &tokens, top)?;
+            Ok((tokens, score))
+        })
+        .await
+    }
+
+    /// The logits of the token that comes after a prompt, as many as the vocabulary has tokens.
+    ///
+    /// # Errors
+    /// Those of [`Model::tokens`].
+    pub async fn next_logits(&self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
+        let tokens = self.tokens(&prompt.into())?;
+        self.compute(move |loaded| next_logits(&*loaded.network, &tokens)).await
+    }
+
+    /// Computes something with the model, which stays in memory until that is done.
+    async fn compute<T: Send + 'static>(
+        &self,
+        compute: impl FnOnce(&Loaded) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let handle = self.clone();
-        self.0
-            .place
-            .engine
-            .run(move || {
-                let score = score(&*find(id)?.network, &tokens, top)?;
-                drop(handle);
-                Ok((tokens, score))
-            })
-            .await
+        self.engine().run(move || compute(&*find(handle.id())?)).await
     }
 }
 
@@ -368,14 +311,14 @@ impl Model {
 }
 
 /// The place of a model among those of the engine's thread, which this keeps.
-struct Place {
-    id: u64,
+pub(crate) struct Place {
+    pub id: u64,
     engine: &'static Engine,
 }
 
 impl Place {
     /// On the engine's thread.
-    fn new(engine: &'static Engine, loaded: Loaded) -> Self {
+    pub fn new(engine: &'static Engine, loaded: Loaded) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         MODELS.with_borrow_mut(|models| models.insert(id, Rc::new(loaded)));
@@ -391,25 +334,6 @@ impl Drop for Place {
             mlx::release_memory().ok();
         });
     }
-}
-
-/// The tokenizer, or why there is none, and the chat template, if there is one.
-type TextFiles = (Result<Tokenizer, String>, Option<ChatTemplate>);
-
-fn read_text(files: &Files, default_template: Option<&str>) -> Result<TextFiles> {
-    let tokenizer = match Tokenizer::load(files) {
-        Err(Error::Tokenizer { reason, .. }) if Tokenizer::file(files)?.is_none() => Err(reason),
-        tokenizer => Ok(tokenizer?),
-    };
-    let template = match ChatTemplate::load(files)? {
-        None => default_template.map(ChatTemplate::from_source).transpose()?,
-        own => own,
-    };
-    let template = template.map(|template| match &tokenizer {
-        Ok(tokenizer) => template.with_special_tokens(tokenizer),
-        Err(_) => template,
-    });
-    Ok((tokenizer, template))
 }
 
 /// A model by its id. On the engine's thread.
@@ -431,55 +355,4 @@ pub(crate) fn context(config: &Json) -> Option<usize> {
     let number = |field| scaling.and_then(|scaling| scaling.get(field)).and_then(Json::as_f64);
     let original = number("original_max_position_embeddings").unwrap_or(written);
     Some(written.max(original * number("factor").unwrap_or(1.0)) as usize)
-}
-
-/// The ids that end a text by the config and the generation config.
-fn configured_ends(config: &Json, generation: Option<&Json>) -> Vec<u32> {
-    let mut ids = BTreeSet::new();
-    for source in [Some(config), config.get("text_config"), generation].into_iter().flatten() {
-        let written = source.get("eos_token_id");
-        let listed = written.and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
-        let all = listed.iter().chain(written).filter_map(Json::as_u64);
-        ids.extend(all.filter_map(|id| u32::try_from(id).ok()));
-    }
-    ids.into_iter().collect()
-}
-
-/// And by the tokenizer and the family.
-fn end_tokens(
-    configured: &[u32],
-    convention: &Convention,
-    tokenizer: Option<&Tokenizer>,
-) -> Vec<u32> {
-    let mut ids: BTreeSet<u32> = configured.iter().copied().collect();
-    if let Some(tokenizer) = tokenizer {
-        ids.extend(tokenizer.eos_token_id());
-        ids.extend(convention.end_tokens.iter().filter_map(|text| tokenizer.token_id(text)));
-    }
-    ids.into_iter().collect()
-}
-
-/// The sampling that `generation_config.json` recommends, or else the family.
-fn defaults(generation: Option<&Json>, family: GenerateOptions) -> GenerateOptions {
-    let Some(generation) = generation else { return family };
-    let number = |field| generation.get(field).and_then(Json::as_f64);
-    let mut options = match generation.get("do_sample").and_then(Json::as_bool) {
-        None => family,
-        Some(false) => GenerateOptions::default(),
-        Some(true) => GenerateOptions {
-            temperature: number("temperature").unwrap_or(1.0) as f32,
-            top_k: number("top_k").unwrap_or(0.0) as usize,
-            top_p: number("top_p").unwrap_or(1.0) as f32,
-            min_p: number("min_p").unwrap_or(0.0) as f32,
-            typical_p: number("typical_p").unwrap_or(1.0) as f32,
-            ..GenerateOptions::default()
-        },
-    };
-    if let Some(tokens) = number("min_new_tokens") {
-        options.min_tokens = tokens as usize;
-    }
-    if let Some(penalty) = number("repetition_penalty") {
-        options.repetition_penalty = penalty as f32;
-    }
-    options
 }

@@ -42,6 +42,7 @@ mod handle;
 pub mod hub;
 mod inspect;
 pub mod layer;
+mod load;
 mod loaded;
 mod location;
 mod memory;
@@ -63,9 +64,10 @@ pub use generate::{
     Canceller, Dry, Engine, Event, FinishReason, GenerateOptions, Generation, Overflow, Prompt,
     Score, Session, SessionOptions, Summary, Token, Xtc,
 };
-pub use handle::{LoadEvent, Model, ModelInfo};
+pub use handle::{Model, ModelInfo};
 pub use hub::Source;
 pub use inspect::{Inspection, Memory, Packing, inspect};
+pub use load::{LoadEvent, LoadOptions, MemoryPolicy};
 pub use location::Location;
 pub use memory::{MemoryUse, memory_use, set_memory_limit, shrink_caches};
 pub use state::{Bound, CachePlan, CacheQuantization};

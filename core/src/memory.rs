@@ -29,6 +29,10 @@ pub struct MemoryUse {
     pub active: usize,
     /// Buffers that are free again and not yet given back.
     pub free: usize,
+    /// The most that was active at once since the last generation began.
+    pub peak: usize,
+    /// What may be active, if there is a limit.
+    pub limit: Option<usize>,
 }
 
 /// What all models and sessions of this process take now.
@@ -36,7 +40,13 @@ pub struct MemoryUse {
 /// # Errors
 /// [`Error::Mlx`].
 pub fn memory_use() -> Result<MemoryUse> {
-    Ok(MemoryUse { active: memory::active_memory()?, free: memory::cache_memory()? })
+    let limit = LIMIT.load(Ordering::Acquire);
+    Ok(MemoryUse {
+        active: memory::active_memory()?,
+        free: memory::cache_memory()?,
+        peak: memory::peak_memory()?,
+        limit: (limit != usize::MAX).then_some(limit),
+    })
 }
 
 /// How many bytes all models and sessions of this process may take together; `None`, the default,

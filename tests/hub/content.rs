@@ -1,5 +1,6 @@
 //! Files that are a formula, so that gigabytes of them need no memory, and repositories of them.
 
+use mynah::{DEMO, Files};
 use serde_json::{Map, Value as Json, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -176,6 +177,18 @@ pub struct Repository {
 }
 
 impl Repository {
+    /// The demo model.
+    pub fn demo() -> Self {
+        let Files::Embedded(files) = DEMO else { unreachable!("the demo model is embedded") };
+        files.iter().fold(Repository::default(), |repository, (name, bytes)| {
+            if name.ends_with(".safetensors") {
+                repository.with_large(name, Content::bytes(*bytes))
+            } else {
+                repository.with(name, *bytes)
+            }
+        })
+    }
+
     /// With one more small file.
     pub fn with(self, name: &str, content: impl Into<Vec<u8>>) -> Self {
         let content = Content::bytes(content);

@@ -5,7 +5,7 @@ import Observation
 /// What was said.
 public typealias Transcript = [ChatMessage]
 
-/// How a session remembers.
+/// How a session remembers; what is `nil` is as the model was loaded.
 public struct ChatOptions: Sendable, Codable, Hashable {
     /// What happens when the context is full.
     public enum Overflow: Sendable, Codable, Hashable {
@@ -31,15 +31,9 @@ public struct ChatOptions: Sendable, Codable, Hashable {
             case nil: nil
             case .error: .error
             case .dropOldest(let reserve): .dropOldest(reserve: try size(reserve, "reserve"))
-            case .window(let positions, let keep):
-                .ring(positions: try size(positions, "window"), keep: try size(keep, "keep"))
+            case .window(let positions, let keep): try ring(positions, keep)
             }
-        let bits = try cacheBits.map { bits in
-            guard let bits = UInt8(exactly: bits) else {
-                throw MynahError.invalidRequest("cacheBits: \(bits) is out of range")
-            }
-            return CacheBits(bits: bits)
-        }
+        let bits = try self.cacheBits.map { try Mynah.cacheBits($0, name: "cacheBits") }
         return SessionOptions(overflow: overflow, quantization: bits)
     }
 }
@@ -51,9 +45,11 @@ public struct ContextUsage: Sendable, Hashable {
 }
 
 /// An answer and what it was like.
-public struct Response<Content: Sendable>: Sendable {
+public struct Response<Content: Sendable>: Sendable, CustomStringConvertible {
     public let content: Content
     public let result: GenerationResult
+
+    public var description: String { String(describing: content) }
 }
 
 /// A conversation. What was computed for it is kept, so that a turn costs its own tokens only; after an edit of the

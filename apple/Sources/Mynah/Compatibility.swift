@@ -12,7 +12,7 @@ public typealias ModelError = MynahError
 /// A piece of an answer.
 public struct GenerationChunk: Sendable {
     public let text: String
-    /// The tokens that it is made of, where ``isFinal`` says that there are no more.
+    /// The tokens that have come since the piece before.
     public let tokens: [Int]
     /// How many pieces came before it.
     public let position: Int
@@ -21,14 +21,14 @@ public struct GenerationChunk: Sendable {
 }
 
 extension Model {
-    /// The answer in pieces; the last one has no text but all tokens and the statistics.
+    /// The answer in pieces; the last one has no text but the statistics.
     public func generateStream(
         prompt: String, parameters: GenerationParameters? = nil
     ) -> AsyncThrowingStream<GenerationChunk, any Error> {
         chunks(generate(Prompt(prompt), parameters))
     }
 
-    /// The answer in pieces; the last one has no text but all tokens and the statistics.
+    /// The answer in pieces; the last one has no text but the statistics.
     public func generateStream(
         messages: [ChatMessage], parameters: GenerationParameters? = nil, templateOptions: ChatTemplateOptions = .init()
     ) -> AsyncThrowingStream<GenerationChunk, any Error> {
@@ -36,20 +36,20 @@ extension Model {
     }
 
     private func chunks(_ stream: GenerationStream) -> AsyncThrowingStream<GenerationChunk, any Error> {
-        let position = Locked(0)
+        let given = Locked((chunks: 0, tokens: 0))
         return pulled(stream) { event in
+            let (text, stats): (String, GenerationResult.Stats?)
             switch event {
-            case .text(let text):
-                let position = position { position in
-                    defer { position += 1 }
-                    return position
-                }
-                return GenerationChunk(text: text, tokens: [], position: position, isFinal: false, stats: nil)
-            case .finished(let result):
-                return GenerationChunk(
-                    text: "", tokens: result.generatedTokens, position: position { $0 }, isFinal: true,
-                    stats: result.stats)
+            case .text(let piece): (text, stats) = (piece, nil)
+            case .finished(let result): (text, stats) = ("", result.stats)
             case .prefill, .token: return nil
+            }
+            let tokens = stream.tokensRead
+            return given { given in
+                defer { given = (given.chunks + 1, tokens.count) }
+                return GenerationChunk(
+                    text: text, tokens: Array(tokens[given.tokens...]), position: given.chunks, isFinal: stats != nil,
+                    stats: stats)
             }
         }
     }
@@ -79,24 +79,39 @@ public struct ModelConfiguration: Sendable, Hashable {
 
     public let id: Identifier
     public var revision: String
+    /// The repository that the tokenizer comes from, if that is another one.
+    public var tokenizerId: String?
     public var defaultPrompt: String
     /// Further tokens that end the text.
     public var extraEOSTokens: Set<String>
+    public var eosTokenIds: Set<Int>
 
+    /// Of which kind a tokenizer is, its files tell: `overrideTokenizer` changes nothing.
     public init(
-        id: String, revision: String = "main", defaultPrompt: String = "hello", extraEOSTokens: Set<String> = []
+        id: String, revision: String = "main", tokenizerId: String? = nil, overrideTokenizer: String? = nil,
+        defaultPrompt: String = "hello", extraEOSTokens: Set<String> = [], eosTokenIds: Set<Int> = []
     ) {
-        self.id = .id(id)
-        self.revision = revision
-        self.defaultPrompt = defaultPrompt
-        self.extraEOSTokens = extraEOSTokens
+        self.init(.id(id), revision, tokenizerId, defaultPrompt, extraEOSTokens, eosTokenIds)
     }
 
-    public init(directory: URL, defaultPrompt: String = "hello", extraEOSTokens: Set<String> = []) {
-        id = .directory(directory)
-        revision = "main"
+    /// Of which kind a tokenizer is, its files tell: `overrideTokenizer` changes nothing.
+    public init(
+        directory: URL, tokenizerId: String? = nil, overrideTokenizer: String? = nil, defaultPrompt: String = "hello",
+        extraEOSTokens: Set<String> = [], eosTokenIds: Set<Int> = []
+    ) {
+        self.init(.directory(directory), "main", tokenizerId, defaultPrompt, extraEOSTokens, eosTokenIds)
+    }
+
+    private init(
+        _ id: Identifier, _ revision: String, _ tokenizerId: String?, _ defaultPrompt: String,
+        _ extraEOSTokens: Set<String>, _ eosTokenIds: Set<Int>
+    ) {
+        self.id = id
+        self.revision = revision
+        self.tokenizerId = tokenizerId
         self.defaultPrompt = defaultPrompt
         self.extraEOSTokens = extraEOSTokens
+        self.eosTokenIds = eosTokenIds
     }
 
     /// `org/name`, or what comes last in the path of a directory.
@@ -107,12 +122,31 @@ public struct ModelConfiguration: Sendable, Hashable {
         }
     }
 
-    func source(_ hub: HubApi) -> ModelSource {
+    /// Where its files are, or will be.
+    public func modelDirectory(hub: HubApi = HubApi()) -> URL {
         switch id {
+        case .directory(let url): return url
         case .id(let name):
-            .hub(name, revision: revision, token: hub.hfToken, endpoint: hub.endpoint, cache: hub.downloadBase)
+            let folder = name.replacingOccurrences(of: "/", with: "--")
+            let repository = (hub.downloadBase ?? ModelStore.directory).appendingPathComponent("models--\(folder)")
+            let reference = repository.appendingPathComponent("refs/\(revision)")
+            let commit = try? String(contentsOf: reference, encoding: .utf8)
+            let snapshot = commit?.trimmingCharacters(in: .whitespacesAndNewlines) ?? revision
+            return repository.appendingPathComponent("snapshots/\(snapshot)")
+        }
+    }
+
+    fileprivate func source(_ hub: HubApi) -> ModelSource {
+        switch id {
+        case .id(let name): hub.source(name, revision)
         case .directory(let url): .directory(url)
         }
+    }
+}
+
+extension HubApi {
+    fileprivate func source(_ name: String, _ revision: String?) -> ModelSource {
+        .hub(name, revision: revision, token: hfToken, endpoint: endpoint, cache: downloadBase)
     }
 }
 
@@ -120,29 +154,118 @@ public struct ModelConfiguration: Sendable, Hashable {
 public final class LLMModelFactory: Sendable {
     public static let shared = LLMModelFactory()
 
+    public let modelRegistry: LLMRegistry
+
+    public init(typeRegistry: LLMTypeRegistry = .shared, modelRegistry: LLMRegistry = .shared) {
+        self.modelRegistry = modelRegistry
+    }
+
+    public func configuration(id: String) -> ModelConfiguration { modelRegistry.configuration(id: id) }
+
     public func loadContainer(
         hub: HubApi = HubApi(), configuration: ModelConfiguration,
         progressHandler: @Sendable @escaping (Progress) -> Void = { _ in }
     ) async throws -> ModelContainer {
-        let model = try await Model.load(configuration.source(hub)) { event in
+        let tokenizer = configuration.tokenizerId.map { hub.source($0, nil) }
+        let options = LoadOptions(overrides: ModelOverrides(tokenizer: tokenizer))
+        let model = try await Model.load(configuration.source(hub), options: options) { event in
             guard case .downloading(let download) = event else { return }
             let progress = Progress(totalUnitCount: download.total)
             progress.completedUnitCount = download.completed
             progressHandler(progress)
         }
-        return try await ModelContainer(model, configuration)
+        return ModelContainer(model, configuration)
     }
+
+    public func load(
+        hub: HubApi = HubApi(), configuration: ModelConfiguration,
+        progressHandler: @Sendable @escaping (Progress) -> Void = { _ in }
+    ) async throws -> ModelContext {
+        try await loadContainer(hub: hub, configuration: configuration, progressHandler: progressHandler).context
+    }
+}
+
+/// Loads models with vision as far as that works; what does not is ``MynahError/unsupported(_:)``.
+public typealias VLMModelFactory = LLMModelFactory
+
+/// Loads a model by the name of its repository.
+public func loadModelContainer(
+    hub: HubApi = HubApi(), id: String, revision: String = "main",
+    progressHandler: @Sendable @escaping (Progress) -> Void = { _ in }
+) async throws -> ModelContainer {
+    var configuration = LLMRegistry.shared.configuration(id: id)
+    configuration.revision = revision
+    return try await LLMModelFactory.shared.loadContainer(
+        hub: hub, configuration: configuration, progressHandler: progressHandler)
+}
+
+/// Loads a model from a directory.
+public func loadModelContainer(
+    directory: URL, progressHandler: @Sendable @escaping (Progress) -> Void = { _ in }
+) async throws -> ModelContainer {
+    try await LLMModelFactory.shared.loadContainer(
+        configuration: ModelConfiguration(directory: directory), progressHandler: progressHandler)
+}
+
+/// Loads a model by the name of its repository.
+public func loadModel(
+    hub: HubApi = HubApi(), id: String, revision: String = "main",
+    progressHandler: @Sendable @escaping (Progress) -> Void = { _ in }
+) async throws -> ModelContext {
+    try await loadModelContainer(hub: hub, id: id, revision: revision, progressHandler: progressHandler).context
+}
+
+/// Loads a model from a directory.
+public func loadModel(
+    directory: URL, progressHandler: @Sendable @escaping (Progress) -> Void = { _ in }
+) async throws -> ModelContext {
+    try await loadModelContainer(directory: directory, progressHandler: progressHandler).context
+}
+
+/// Messages of a ``UserInput``.
+public enum Chat {
+    public typealias Message = ChatMessage
 }
 
 /// A prompt as its user gives it.
 public struct UserInput: Sendable {
-    let prompt: Prompt
+    public enum Prompt: Sendable {
+        case text(String)
+        /// Each with a `role` and a `content`.
+        case messages([[String: String]])
+        case chat([Chat.Message])
+    }
 
-    public init(prompt: String) { self.prompt = Prompt([.user(prompt)]) }
-    public init(chat: [ChatMessage]) { prompt = Prompt(chat) }
+    public var prompt: Prompt
+    /// More variables of the chat template.
+    public var additionalContext: [String: JSONValue]?
 
-    /// Messages with a `role` and a `content`.
-    public init(messages: [[String: String]]) throws { prompt = Prompt(try messages.map(ChatMessage.init)) }
+    public init(prompt: Prompt, additionalContext: [String: JSONValue]? = nil) {
+        self.prompt = prompt
+        self.additionalContext = additionalContext
+    }
+
+    public init(prompt: String, additionalContext: [String: JSONValue]? = nil) {
+        self.init(prompt: .text(prompt), additionalContext: additionalContext)
+    }
+
+    public init(messages: [[String: String]], additionalContext: [String: JSONValue]? = nil) {
+        self.init(prompt: .messages(messages), additionalContext: additionalContext)
+    }
+
+    public init(chat: [Chat.Message], additionalContext: [String: JSONValue]? = nil) {
+        self.init(prompt: .chat(chat), additionalContext: additionalContext)
+    }
+
+    fileprivate func rendered() throws -> Mynah.Prompt {
+        let messages =
+            switch prompt {
+            case .text(let text): [ChatMessage.user(text)]
+            case .messages(let messages): try messages.map(ChatMessage.init)
+            case .chat(let messages): messages
+            }
+        return Mynah.Prompt(messages, options: ChatTemplateOptions(extraContext: additionalContext ?? [:]))
+    }
 }
 
 extension ChatMessage {
@@ -162,87 +285,191 @@ public struct LMInput: Sendable {
 /// What an answer was like.
 public typealias GenerateCompletionInfo = GenerationResult
 
+extension GenerationResult {
+    public var promptTokenCount: Int { promptTokens.count }
+    public var generationTokenCount: Int { generatedTokens.count }
+    public var promptTokensPerSecond: Double { prefillTokensPerSecond }
+
+    public func summary() -> String {
+        let rates = [promptTokensPerSecond, tokensPerSecond].map { String(format: "%.1f", $0) }
+        return "prompt: \(promptTokenCount) tokens, \(rates[0]) a second; "
+            + "answer: \(generationTokenCount) tokens, \(rates[1]) a second"
+    }
+}
+
+extension GenerationParameters {
+    public init(
+        maxTokens: Int? = nil, temperature: Float? = nil, topP: Float? = nil, repetitionPenalty: Float?,
+        repetitionContextSize: Int = 20
+    ) {
+        self.init(maxTokens: maxTokens, temperature: temperature, topP: topP)
+        self.repetitionPenalty = repetitionPenalty
+        penaltyContext = repetitionContextSize
+    }
+
+    public var repetitionContextSize: Int? {
+        get { penaltyContext }
+        set { penaltyContext = newValue }
+    }
+}
+
 /// What a stream of a ``ModelContainer`` yields.
 public enum Generation: Sendable {
     case chunk(String)
     case info(GenerateCompletionInfo)
+
+    public var chunk: String? { if case .chunk(let text) = self { text } else { nil } }
+    public var info: GenerateCompletionInfo? { if case .info(let info) = self { info } else { nil } }
+}
+
+/// A model for the closures of a ``ModelContainer``.
+public struct LanguageModel: Sendable {
+    let model: Model
+
+    /// The logits of the token that comes after others, as many as the vocabulary has tokens.
+    public func callAsFunction(_ tokens: [Int]) async throws -> [Float] {
+        let core = model.core
+        let tokens = try tokens.map { try size($0, "token") }
+        return try await calling { try await core.nextLogits(tokens: tokens) }
+    }
+}
+
+/// A tokenizer, which may be used without waiting.
+public struct Tokenizer: Sendable {
+    let model: Model
+
+    public func encode(text: String, addSpecialTokens: Bool = true) throws -> [Int] {
+        try calling { try model.core.encode(text: text, specialTokens: addSpecialTokens).map(Int.init) }
+    }
+
+    public func decode(tokens: [Int], skipSpecialTokens: Bool = false) throws -> String {
+        let tokens = try tokens.map { try size($0, "token") }
+        return try calling { try model.core.decode(tokens: tokens, skipSpecialTokens: skipSpecialTokens) }
+    }
+
+    public func decode(tokenIds: [Int], skipSpecialTokens: Bool = false) throws -> String {
+        try decode(tokens: tokenIds, skipSpecialTokens: skipSpecialTokens)
+    }
+
+    /// The tokens of messages with a `role` and a `content`.
+    public func applyChatTemplate(
+        messages: [[String: String]], additionalContext: [String: JSONValue]? = nil
+    ) throws -> [Int] {
+        try tokens(of: UserInput(messages: messages, additionalContext: additionalContext))
+    }
+
+    fileprivate func tokens(of input: UserInput) throws -> [Int] {
+        try calling { try model.core.tokens(prompt: input.rendered().core).map(Int.init) }
+    }
+}
+
+/// Makes what a model takes of what its user gives.
+public struct UserInputProcessor: Sendable {
+    let tokenizer: Tokenizer
+
+    public func prepare(input: UserInput) async throws -> LMInput { LMInput(tokens: try tokenizer.tokens(of: input)) }
+}
+
+/// What the closures of a ``ModelContainer`` use.
+public struct ModelContext: Sendable {
+    public let configuration: ModelConfiguration
+    public let model: LanguageModel
+    public let tokenizer: Tokenizer
+    public let processor: UserInputProcessor
+
+    init(_ model: Model, _ configuration: ModelConfiguration) {
+        self.configuration = configuration
+        self.model = LanguageModel(model: model)
+        tokenizer = Tokenizer(model: model)
+        processor = UserInputProcessor(tokenizer: tokenizer)
+    }
+
+    /// Those of the parameters and of the configuration; a text of several tokens is no token of this model.
+    fileprivate func ends(_ parameters: GenerateParameters) throws -> Set<Int> {
+        let named = try configuration.extraEOSTokens.compactMap { text in
+            let tokens = try tokenizer.encode(text: text, addSpecialTokens: false)
+            return tokens.count == 1 ? tokens[0] : nil
+        }
+        let own = parameters.extraStopTokens ?? model.model.defaultGenerationParameters.extraStopTokens ?? []
+        return own.union(named).union(configuration.eosTokenIds)
+    }
+}
+
+/// The answer to a prompt. Leaving the loop stops the device.
+public func generate(
+    input: LMInput, parameters: GenerateParameters = .init(), context: ModelContext
+) throws -> AsyncThrowingStream<Generation, any Error> {
+    let ends = try context.ends(parameters)
+    let parameters = parameters.with { $0.extraStopTokens = ends }
+    return pulled(context.model.model.generate(Prompt(tokens: input.tokens), parameters)) { event in
+        switch event {
+        case .text(let text): .chunk(text)
+        case .finished(let result): .info(result)
+        case .prefill, .token: nil
+        }
+    }
 }
 
 /// A model and what it was loaded as.
 public final class ModelContainer: Sendable {
-    public let model: Model
-    public let configuration: ModelConfiguration
-    private let extraEOSTokens: Set<Int>
+    let context: ModelContext
 
-    init(_ model: Model, _ configuration: ModelConfiguration) async throws {
-        self.model = model
-        self.configuration = configuration
-        var ids = Set<Int>()
-        for token in configuration.extraEOSTokens {
-            // A text of several tokens is no token of this model.
-            let tokens = try await model.encode(token, addSpecialTokens: false)
-            if let id = tokens.first, tokens.count == 1 { ids.insert(id) }
-        }
-        extraEOSTokens = ids
+    init(_ model: Model, _ configuration: ModelConfiguration) { context = ModelContext(model, configuration) }
+
+    public var model: Model { context.model.model }
+    public var configuration: ModelConfiguration { get async { context.configuration } }
+    public var tokenizer: Tokenizer { get async { context.tokenizer } }
+    public var processor: UserInputProcessor { get async { context.processor } }
+
+    /// Runs on the caller's task, not on the device's thread; what many ask for at once takes turns there.
+    public func perform<R: Sendable>(_ action: @Sendable (ModelContext) async throws -> R) async rethrows -> R {
+        try await action(context)
     }
 
-    public func encode(_ text: String) async throws -> [Int] { try await model.encode(text) }
+    public func perform<V: Sendable, R: Sendable>(
+        values: V, _ action: @Sendable (ModelContext, V) async throws -> R
+    ) async rethrows -> R {
+        try await action(context, values)
+    }
+
+    @available(*, deprecated, message: "take a context")
+    public func perform<R: Sendable>(
+        _ action: @Sendable (LanguageModel, Tokenizer) async throws -> R
+    ) async rethrows -> R {
+        try await action(context.model, context.tokenizer)
+    }
+
+    @available(*, deprecated, message: "take a context")
+    public func perform<V: Sendable, R: Sendable>(
+        values: V, _ action: @Sendable (LanguageModel, Tokenizer, V) async throws -> R
+    ) async rethrows -> R {
+        try await action(context.model, context.tokenizer, values)
+    }
+
+    public func encode(_ text: String) async throws -> [Int] { try context.tokenizer.encode(text: text) }
     public func decode(tokens: [Int]) async throws -> String { try await model.decode(tokens) }
     public func decode(tokenIds: [Int]) async throws -> String { try await model.decode(tokenIds) }
 
     /// The tokens of messages with a `role` and a `content`.
     public func applyChatTemplate(messages: [[String: String]]) async throws -> [Int] {
-        try await prepare(input: UserInput(messages: messages)).tokens
+        try context.tokenizer.applyChatTemplate(messages: messages)
     }
 
-    public func prepare(input: UserInput) async throws -> LMInput {
-        let tokens = try calling { try model.core.tokens(prompt: input.prompt.core) }
-        return LMInput(tokens: tokens.map(Int.init))
-    }
+    public func prepare(input: UserInput) async throws -> LMInput { try await context.processor.prepare(input: input) }
 
     public func generate(
         input: LMInput, parameters: GenerateParameters = .init()
     ) async throws -> AsyncThrowingStream<Generation, any Error> {
-        let parameters = parameters.with {
-            let own = $0.extraStopTokens ?? model.defaultGenerationParameters.extraStopTokens ?? []
-            $0.extraStopTokens = own.union(extraEOSTokens)
-        }
-        return pulled(model.generate(Prompt(tokens: input.tokens), parameters)) { event in
-            switch event {
-            case .text(let text): .chunk(text)
-            case .finished(let result): .info(result)
-            case .prefill, .token: nil
-            }
-        }
+        try Mynah.generate(input: input, parameters: parameters, context: context)
     }
 }
 
-/// Models that are known to work, by the names that mlx-swift-lm has for them.
-public enum LLMRegistry {
-    public static let llama3_2_3B_4bit = known("Llama-3.2-3B-Instruct-4bit", ends: ["<|eot_id|>"])
-    public static let llama3_2_1B_4bit = known("Llama-3.2-1B-Instruct-4bit", ends: ["<|eot_id|>"])
-    public static let llama3_8B_4bit = known("Meta-Llama-3-8B-Instruct-4bit", ends: ["<|eot_id|>"])
-    public static let llama3_1_8B_4bit = known("Meta-Llama-3.1-8B-Instruct-4bit", ends: ["<|eot_id|>"])
-    public static let mistral7B4bit = known("Mistral-7B-Instruct-v0.3-4bit")
-    public static let mistralNeMo4bit = known("Mistral-Nemo-Instruct-2407-4bit")
-    public static let qwen2_5_7b = known("Qwen2.5-7B-Instruct-4bit", ends: ["<|im_end|>"])
-    public static let qwen2_5_1_5b = known("Qwen2.5-1.5B-Instruct-4bit", ends: ["<|im_end|>"])
-    public static let qwen3_4b_4bit = known("Qwen3-4B-4bit", ends: ["<|im_end|>"])
-    public static let qwen3_8b_4bit = known("Qwen3-8B-4bit", ends: ["<|im_end|>"])
-    public static let qwen3MoE_30b_a3b_4bit = known("Qwen3-30B-A3B-4bit", ends: ["<|im_end|>"])
-    public static let gemma2bQuantized = known("quantized-gemma-2b-it")
-    public static let gemma_2_2b_it_4bit = known("gemma-2-2b-it-4bit")
-    public static let gemma_2_9b_it_4bit = known("gemma-2-9b-it-4bit")
-    public static let gemma3_1B_qat_4bit = known("gemma-3-1b-it-qat-4bit", ends: ["<end_of_turn>"])
-    public static let gemma3n_E4B_it_lm_4bit = known("gemma-3n-E4B-it-lm-4bit", ends: ["<end_of_turn>"])
-    public static let phi4bit = known("phi-2-hf-4bit-mlx")
-    public static let phi3_5_4bit = known("Phi-3.5-mini-instruct-4bit", ends: ["<|end|>"])
-    public static let phi3_5MoE = known("Phi-3.5-MoE-instruct-4bit", ends: ["<|end|>"])
-    public static let deepSeekR1_7B_4bit = known("DeepSeek-R1-Distill-Qwen-7B-4bit")
-    public static let deepseek_r1_4bit = known("DeepSeek-R1-4bit")
-    public static let glm4_9b_4bit = known("GLM-4-9B-0414-4bit")
+extension ChatSession {
+    public convenience init(_ container: ModelContainer, instructions: String? = nil) {
+        self.init(container.model, instructions: instructions)
+    }
 
-    private static func known(_ name: String, ends: Set<String> = []) -> ModelConfiguration {
-        ModelConfiguration(id: "mlx-community/\(name)", extraEOSTokens: ends)
+    public convenience init(_ context: ModelContext, instructions: String? = nil) {
+        self.init(context.model.model, instructions: instructions)
     }
 }

@@ -6,6 +6,10 @@ public struct MemoryReport: Sendable, Hashable {
     public let active: Int64
     /// Buffers that are free again and not yet given back.
     public let free: Int64
+    /// The most that was active at once since the last generation began.
+    public let peak: Int64
+    /// What may be active, if there is a limit.
+    public let limit: Int64?
 }
 
 /// What all models of this process share.
@@ -30,7 +34,9 @@ public enum Device {
     public static var memory: MemoryReport {
         get throws {
             let use = try calling(memoryUse)
-            return MemoryReport(active: Int64(clamping: use.active), free: Int64(clamping: use.free))
+            return MemoryReport(
+                active: Int64(clamping: use.active), free: Int64(clamping: use.free), peak: Int64(clamping: use.peak),
+                limit: use.limit.map { Int64(clamping: $0) })
         }
     }
 
@@ -47,7 +53,7 @@ public enum Device {
     public static func resume() async throws { try await Suspension.shared.end(.application) }
 
     /// Why nothing is computed at the moment; empty if something may be.
-    public static var suspensions: Set<Life.Reason> { get async { await Suspension.shared.reasons } }
+    public static var suspensions: Set<Life.Reason> { Suspension.reasons.value }
 
     /// Gives back at once what can be computed again.
     public static func shrinkCaches() async throws { try await calling { try await MynahCore.shrinkCaches() } }
@@ -56,17 +62,26 @@ public enum Device {
 /// Who wants that nothing is computed. The device goes on when nobody does.
 actor Suspension {
     static let shared = Suspension()
+    /// Why the device is idle.
+    static let reasons = Watched<Set<Life.Reason>>([])
 
-    private(set) var reasons: Set<Life.Reason> = []
+    private var wanted: Set<Life.Reason> = []
 
     func begin(_ reason: Life.Reason) async throws {
-        reasons.insert(reason)
+        wanted.insert(reason)
         // Also if it is paused already: to wait until it is idle.
         try await calling { try await pause() }
+        // Whoever ended it meanwhile may have come before the pause.
+        try settle()
     }
 
     func end(_ reason: Life.Reason) throws {
-        reasons.remove(reason)
-        if reasons.isEmpty { try calling(MynahCore.resume) }
+        wanted.remove(reason)
+        try settle()
+    }
+
+    private func settle() throws {
+        if wanted.isEmpty { try calling(MynahCore.resume) }
+        Self.reasons.set(wanted)
     }
 }

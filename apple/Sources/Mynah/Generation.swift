@@ -94,6 +94,9 @@ public struct GenerationStream: AsyncSequence, Sendable {
     /// Ends the generation after the token that is being computed.
     public func cancel() { reading.cancel() }
 
+    /// The tokens that have been read so far.
+    var tokensRead: [Int] { reading.tokens }
+
     /// The text alone.
     public var text: AsyncThrowingStream<String, any Error> {
         pulled(self) { event in
@@ -192,6 +195,8 @@ private final class Reading: Sendable {
         self.begin = begin
         self.end = end
     }
+
+    var tokens: [Int] { state { $0.answer.tokens } }
 
     func claim() -> Bool {
         state { state in

@@ -52,12 +52,37 @@ public enum Life {
 
     private static let automatic = Locked(true)
 
-    /// Begins to observe, once.
+    /// Begins to observe the system, once.
     static func observe() {
         let isFirst = isObserved { isObserved in
             defer { isObserved = true }
             return !isObserved
         }
-        if isFirst && isAutomatic { LifeObserver.start() }
+        if isFirst && isAutomatic { observe(LifeObserver()) }
     }
+
+    /// Acts on all that a source has to say, one thing after the other.
+    static func observe(_ source: some LifeSource) {
+        let (news, continuation) = AsyncStream.makeStream(of: News.self)
+        source.start { continuation.yield($0) }
+        Task(priority: .userInitiated) {
+            for await item in news {
+                // A device that has failed has nobody here to tell; who uses it hears of it.
+                try? await handle(item.signal)
+                item.done()
+            }
+        }
+    }
+
+    /// A signal, and whom to tell when it has been acted on.
+    struct News: Sendable {
+        let signal: Signal
+        let done: @Sendable () -> Void
+    }
+}
+
+/// Whoever hears of the system: the system itself, or a test.
+protocol LifeSource: Sendable {
+    /// Tells of each signal when it comes, in order, on any thread and without waiting.
+    func start(_ tell: @escaping @Sendable (Life.News) -> Void)
 }

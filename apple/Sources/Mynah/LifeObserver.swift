@@ -5,50 +5,42 @@ import Foundation
 
 /// The system's notifications as ``Life`` takes them. The only code of the package that other systems than Apple's
 /// do not run.
-enum LifeObserver {
-    static func start() {
+struct LifeObserver: LifeSource {
+    func start(_ tell: @escaping @Sendable (Life.News) -> Void) {
         #if canImport(Darwin)
-        observe(ProcessInfo.thermalStateDidChangeNotification) {
-            .thermalState(Life.ThermalState(rawValue: ProcessInfo.processInfo.thermalState.rawValue) ?? .nominal)
+        let center = NotificationCenter.default
+        center.addObserver(forName: ProcessInfo.thermalStateDidChangeNotification, object: nil, queue: nil) { _ in
+            let state = Life.ThermalState(rawValue: ProcessInfo.processInfo.thermalState.rawValue) ?? .nominal
+            tell(Life.News(signal: .thermalState(state)) {})
         }
         let pressure = DispatchSource.makeMemoryPressureSource(eventMask: [.warning, .critical])
-        pressure.setEventHandler { pass(.memoryWarning) }
+        pressure.setEventHandler { tell(Life.News(signal: .memoryWarning) {}) }
         pressure.activate()
-        memoryPressure { $0 = pressure }
+        Self.memoryPressure { $0 = pressure }
         #endif
         #if canImport(UIKit) && !os(watchOS)
-        observeApplication(UIApplication.didEnterBackgroundNotification, .background)
-        observeApplication(UIApplication.willEnterForegroundNotification, .foreground)
-        observeApplication(UIApplication.protectedDataWillBecomeUnavailableNotification, .locked)
-        observeApplication(UIApplication.protectedDataDidBecomeAvailableNotification, .unlocked)
+        let signals: [(Notification.Name, Life.Signal)] = [
+            (UIApplication.didEnterBackgroundNotification, .background),
+            (UIApplication.willEnterForegroundNotification, .foreground),
+            (UIApplication.protectedDataWillBecomeUnavailableNotification, .locked),
+            (UIApplication.protectedDataDidBecomeAvailableNotification, .unlocked),
+        ]
+        for (name, signal) in signals {
+            // UIKit posts these on the main thread.
+            center.addObserver(forName: name, object: nil, queue: nil) { _ in
+                MainActor.assumeIsolated {
+                    // The system waits with suspending the process until the device is idle.
+                    let task = UIApplication.shared.beginBackgroundTask()
+                    tell(Life.News(signal: signal) {
+                        Task { @MainActor in UIApplication.shared.endBackgroundTask(task) }
+                    })
+                }
+            }
+        }
         #endif
     }
 
     #if canImport(Darwin)
     private static let memoryPressure = Locked<(any DispatchSourceMemoryPressure)?>(nil)
-
-    private static func observe(_ name: Notification.Name, _ signal: @escaping @Sendable () -> Life.Signal) {
-        NotificationCenter.default.addObserver(forName: name, object: nil, queue: nil) { _ in pass(signal()) }
-    }
-
-    private static func pass(_ signal: Life.Signal) {
-        Task { try? await Life.handle(signal) }
-    }
-    #endif
-
-    #if canImport(UIKit) && !os(watchOS)
-    /// UIKit posts these on the main thread.
-    private static func observeApplication(_ name: Notification.Name, _ signal: Life.Signal) {
-        NotificationCenter.default.addObserver(forName: name, object: nil, queue: nil) { _ in
-            MainActor.assumeIsolated {
-                // The system waits with suspending the process until the device is idle.
-                let task = UIApplication.shared.beginBackgroundTask()
-                Task { @MainActor in
-                    try? await Life.handle(signal)
-                    UIApplication.shared.endBackgroundTask(task)
-                }
-            }
-        }
-    }
     #endif
 }

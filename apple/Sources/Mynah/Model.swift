@@ -34,7 +34,7 @@ public struct DownloadProgress: Sendable, Hashable {
 public struct ModelInfo: Sendable, Hashable {
     /// The `model_type` of its config.
     public let modelType: String
-    /// The longest sequence that it was made for, in tokens, if it says so.
+    /// The longest sequence that it was made or loaded for, in tokens, if it says so.
     public let contextLength: Int?
     /// How many tokens it has embeddings for.
     public let vocabularySize: Int
@@ -47,6 +47,7 @@ public struct ModelInfo: Sendable, Hashable {
 public final class Model: Sendable {
     let core: MynahCore.Model
     public let info: ModelInfo
+    private let isUnloaded = Watched(false)
 
     init(_ core: MynahCore.Model) {
         self.core = core
@@ -56,14 +57,20 @@ public final class Model: Sendable {
             vocabularySize: Int(info.vocabulary), endTokens: Set(info.endTokens.map(Int.init)))
     }
 
+    deinit { isUnloaded.set(true) }
+
+    /// The values of `model_type` that load.
+    public static var supportedArchitectures: [String] { supportedModelTypes() }
+
     /// Loads a model, which is downloaded first if it is not on the disk. `progress` is called on any thread; what it
     /// throws ends the loading and is thrown from here. Cancelling the task stops the download and keeps what has
     /// arrived.
     public static func load(
-        _ locator: some ModelLocator, progress: (@Sendable (LoadEvent) throws -> Void)? = nil
+        _ locator: some ModelLocator, options: LoadOptions = .init(),
+        progress: (@Sendable (LoadEvent) throws -> Void)? = nil
     ) async throws -> Model {
         var model: Model?
-        for try await event in loading(locator) {
+        for try await event in loading(locator, options: options) {
             try progress?(event)
             if case .ready(let ready) = event { model = ready }
         }
@@ -73,8 +80,8 @@ public final class Model: Sendable {
 
     /// Loads a model as a sequence of events, which exists before the model does and ends with
     /// ``LoadEvent/ready(_:)``. A reader who is slow misses some of them. Who stops reading stops the loading.
-    public static func loading(_ locator: some ModelLocator) -> LoadSequence {
-        LoadSequence(source: locator.source)
+    public static func loading(_ locator: some ModelLocator, options: LoadOptions = .init()) -> LoadSequence {
+        LoadSequence(source: locator.source, options: options)
     }
 
     /// What a model is and what it needs, from its small files: nothing else is fetched. `context` is how many tokens
@@ -133,6 +140,9 @@ public final class Model: Sendable {
         try calling { try core.render(messages: messages.map(\.core), options: options.core()) }
     }
 
+    /// What it is now, and then each change, until it is unloaded. The stream does not keep the model.
+    public var events: AsyncStream<LifecycleEvent> { LifecycleEvent.stream(of: isUnloaded) }
+
     /// What all models of this process take.
     public var memory: MemoryReport { get async throws { try Device.memory } }
 
@@ -148,6 +158,7 @@ public final class Model: Sendable {
     public func unload() async throws {
         let core = core
         try await calling { try await core.unload() }
+        isUnloaded.set(true)
     }
 }
 
@@ -157,21 +168,22 @@ public struct LoadSequence: AsyncSequence, Sendable {
     public typealias Failure = any Error
 
     let source: ModelSource
+    let options: LoadOptions
 
-    public func makeAsyncIterator() -> AsyncIterator { AsyncIterator(source: source) }
+    public func makeAsyncIterator() -> AsyncIterator { AsyncIterator(self) }
 
     public struct AsyncIterator: AsyncIteratorProtocol, Sendable {
-        let source: ModelSource
+        private let what: LoadSequence
         private var loading: Loading?
         private var isOver = false
 
-        init(source: ModelSource) { self.source = source }
+        init(_ what: LoadSequence) { self.what = what }
 
         public mutating func next() async throws -> LoadEvent? {
             if isOver { return nil }
             Life.observe()
             do {
-                let loading = try loading ?? calling { try loadModel(source: source.core) }
+                let loading = try loading ?? what.begin()
                 self.loading = loading
                 let next = try await cancellable(loading.cancel) { try await loading.next() }
                 switch next {
@@ -187,6 +199,15 @@ public struct LoadSequence: AsyncSequence, Sendable {
                 loading = nil
                 throw error
             }
+        }
+    }
+}
+
+extension LoadSequence {
+    fileprivate func begin() throws -> Loading {
+        try calling {
+            try loadModel(
+                source: source.core, options: options.core(), downloader: options.downloader.map(DownloaderBridge.init))
         }
     }
 }

@@ -14,6 +14,27 @@ public enum ModelStore {
         set { chosen { $0 = newValue } }
     }
 
+    /// Downloads a model, unless it is on the disk, as a sequence that ends when it is there. Cancelling the task that
+    /// reads it, or to stop reading, stops the download; what has arrived stays, and the next one goes on from there.
+    public static func download(
+        _ locator: some ModelLocator, with downloader: (any Downloader)? = nil
+    ) -> AsyncThrowingStream<DownloadProgress, any Error> {
+        let source = locator.source
+        let started = Locked<Downloading?>(nil)
+        return AsyncThrowingStream {
+            let download = try started { started in
+                if let started { return started }
+                let download = try calling {
+                    try downloadModel(source: source.core, downloader: downloader.map(DownloaderBridge.init))
+                }
+                started = download
+                return download
+            }
+            let progress = try await cancellable(download.cancel) { try await download.next() }
+            return progress.map(DownloadProgress.init)
+        }
+    }
+
     /// The models of which something is there.
     public static func list() async throws -> [StoredModel] {
         try calling { try storedModels(cache: directory.path).map(StoredModel.init) }

@@ -27,6 +27,8 @@ public enum MynahError: Error, Sendable, Equatable {
     case unloaded
     /// A stream is read once, and this one has a reader already.
     case streamAlreadyRead
+    /// Models cannot run here at all.
+    case unavailable(String)
     /// The device or this library has failed.
     case `internal`(String)
 }
@@ -36,7 +38,8 @@ extension MynahError: LocalizedError {
         switch self {
         case .notFound(let reason), .accessDenied(let reason), .network(let reason, _), .offline(let reason),
             .diskFull(let reason, _, _), .damaged(let reason), .unsupported(let reason),
-            .outOfMemory(let reason, _, _), .invalidRequest(let reason), .internal(let reason):
+            .outOfMemory(let reason, _, _), .invalidRequest(let reason), .unavailable(let reason),
+            .internal(let reason):
             reason
         case .contextOverflow(let tokens, let limit): "the prompt has \(tokens) tokens, the context holds \(limit)"
         case .unloaded: "the model has been unloaded"
@@ -64,19 +67,29 @@ extension MynahCore.MynahError {
         case .InvalidRequest(let reason): MynahError.invalidRequest(reason)
         case .Cancelled: CancellationError()
         case .Unloaded: MynahError.unloaded
+        case .Unavailable(let reason): MynahError.unavailable(reason)
         case .Internal(let reason): MynahError.internal(reason)
         }
     }
 }
 
+/// The error of the API. What the bindings throw beside their own is a panic that they caught.
+private func translated(_ error: any Error) -> any Error {
+    switch error {
+    case let error as MynahCore.MynahError: error.translated
+    case is MynahError, is CancellationError: error
+    default: MynahError.internal(error.localizedDescription)
+    }
+}
+
 /// Calls the core.
 func calling<Value>(_ body: () throws -> Value) throws -> Value {
-    do { return try body() } catch let error as MynahCore.MynahError { throw error.translated }
+    do { return try body() } catch { throw translated(error) }
 }
 
 /// Calls the core.
 func calling<Value: Sendable>(_ body: @Sendable () async throws -> Value) async throws -> Value {
-    do { return try await body() } catch let error as MynahCore.MynahError { throw error.translated }
+    do { return try await body() } catch { throw translated(error) }
 }
 
 /// Stops `work` when the task is cancelled, which the core does not notice by itself.

@@ -129,6 +129,102 @@ extension Everything {
             #expect(await error { try await Model.load("no//such name") } is MynahError)
         }
 
+        @Test func aModelIsLoadedAsTheOptionsSay() async throws {
+            let question: Prompt = [.user("What is 3 + 4?")]
+            let whole = try await demo.value.generate(question, greedy).result.text
+            let short = try await Model.load(
+                ModelSource.demo, options: LoadOptions(maxContextLength: 32, prewarm: true))
+            #expect(short.info.contextLength == 32)
+            #expect(await fails {
+                try await short.generate(prompt: String(repeating: "one two ", count: 40))
+            } with: { error in
+                if case MynahError.contextOverflow(_, limit: 32) = error { true } else { false }
+            })
+            let unbounded = endless.with { $0.maxTokens = 200 }
+            let ring = try await Model.load(
+                ModelSource.demo, options: LoadOptions(maxContextLength: 128, kvCache: .window(96)))
+            #expect(try await ring.generate(question, unbounded).result.generatedTokens.count == 200)
+            let answer = try await ChatSession(ring).respond(to: "Who are you?", unbounded)
+            #expect(answer.result.generatedTokens.count == 200)
+            var bounded = ChatOptions()
+            bounded.overflow = .error
+            let ended = try await ChatSession(ring, options: bounded).respond(to: "Hi", unbounded)
+            #expect(ended.result.generatedTokens.count < 128 && ended.result.finishReason == .length)
+
+            let overrides = ModelOverrides(
+                extraEOSTokens: ["<|im_end|>"], tokenizer: ModelSource.demo,
+                chatTemplate: "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+            let other = try await Model.load(
+                ModelSource.demo, options: LoadOptions(kvCache: .full, overrides: overrides))
+            #expect(try await other.renderChatTemplate([.user("Hi")]) == "<user>Hi")
+
+            #expect(await fails {
+                try await Model.load(ModelSource.demo, options: LoadOptions(memory: .budget(1)))
+            } with: { error in
+                if case MynahError.outOfMemory = error { true } else { false }
+            })
+            #expect(try Device.memory.limit == 1)
+            let free = try await Model.load(ModelSource.demo, options: LoadOptions(memory: .unlimited))
+            #expect(try await free.generate(question, greedy).result.text == whole)
+            let memory = try await free.memory
+            #expect(memory.limit == nil && memory.peak > 0)
+        }
+
+        @Test func optionsThatMakeNoSenseAreRefused() async throws {
+            for (options, name) in [
+                (LoadOptions(maxContextLength: -1), "maxContextLength"), (LoadOptions(maxContextLength: 0), "context"),
+                (LoadOptions(kvCache: .quantized(bits: 5)), "bits"),
+                (LoadOptions(kvCache: .quantized(bits: 999)), "kvCache"),
+                (LoadOptions(kvCache: .window(-1)), "window"),
+                (LoadOptions(overrides: ModelOverrides(extraEOSTokens: ["no such token"])), "no such token"),
+                (LoadOptions(overrides: ModelOverrides(chatTemplate: "{% if %}")), "chat template"),
+            ] {
+                #expect(await fails {
+                    try await Model.load(ModelSource.demo, options: options)
+                } with: { error in
+                    guard case MynahError.invalidRequest(let reason) = error else { return false }
+                    return reason.contains(name)
+                })
+            }
+        }
+
+        @Test func aPanicThatTheBindingsCaughtIsAnError() async throws {
+            struct Panic: LocalizedError { var errorDescription: String? { "it panicked" } }
+            #expect(throws: MynahError.internal("it panicked")) { try calling { throw Panic() } }
+            #expect(throws: CancellationError.self) { try calling { throw CancellationError() } }
+        }
+
+        @Test func eventsTellWhatAModelIsAndWhatItBecomes() async throws {
+            let model = try await Model.load(ModelSource.demo)
+            let (first, second) = (model.events, model.events)
+            var events = first.makeAsyncIterator()
+            #expect(await events.next() == .ready)
+            try await model.suspend()
+            #expect(await events.next() == .suspended([.application]))
+            var late = model.events.makeAsyncIterator()
+            #expect(await late.next() == .suspended([.application]))
+            try await model.resume()
+            #expect(await events.next() == .ready)
+            try await model.unload()
+            #expect(await events.next() == .unloaded)
+            #expect(await events.next() == nil)
+            var all: [LifecycleEvent] = []
+            for await event in second { all.append(event) }
+            #expect(all == [.ready, .suspended([.application]), .ready, .unloaded])
+            for await event in model.events { #expect(event == .unloaded) }
+        }
+
+        @Test func eventsEndWithTheModelAndDoNotKeepIt() async throws {
+            var model: Model? = try await Model.load(ModelSource.demo)
+            weak var kept = model
+            let events = try #require(model?.events)
+            model = nil
+            #expect(kept == nil)
+            var all: [LifecycleEvent] = []
+            for await event in events { all.append(event) }
+            #expect(all == [.ready, .unloaded])
+        }
+
         @Test func inspectionReadsNoWeights() async throws {
             let report = try await Model.inspect(ModelSource.demo)
             #expect(report.modelType == "llama" && report.problem == nil && report.hasChatTemplate)
@@ -195,6 +291,14 @@ extension Everything {
             #expect(residentMemory() - resident < 8 << 20, "after \(rounds) rounds")
         }
     }
+}
+
+/// Whether something throws an error of which that holds.
+func fails<Value>(
+    _ body: () async throws -> Value, with isExpected: (MynahError) -> Bool
+) async -> Bool {
+    do { _ = try await body() } catch let error as MynahError { return isExpected(error) } catch {}
+    return false
 }
 
 /// What the process has in memory, in bytes.

@@ -65,7 +65,7 @@ impl Engine {
     /// The engine of this process, started on first use.
     ///
     /// # Errors
-    /// [`Error::Mlx`] when MLX cannot be used on this machine.
+    /// [`Error::Unavailable`] when MLX cannot be used on this machine.
     pub fn get() -> Result<&'static Engine> {
         let engine = ENGINE.get_or_init(|| {
             let (messages, inbox) = channel();
@@ -87,7 +87,7 @@ impl Engine {
         });
         match &engine.started {
             Ok(()) => Ok(engine),
-            Err(reason) => Err(Error::Mlx(reason.clone())),
+            Err(reason) => Err(Error::Unavailable(reason.clone())),
         }
     }
 

@@ -17,7 +17,7 @@ pub use stream::{Canceller, Event, FinishReason, Generation, Summary, Token};
 
 pub(crate) use engine::Turn;
 pub(crate) use prompt_cache::{PromptCache, Slot};
-pub(crate) use score::score;
+pub(crate) use score::{next_logits, score};
 pub(crate) use stream::Request;
 
 use crate::text::{Message, TemplateOptions};

@@ -39,6 +39,19 @@ pub(crate) fn score(model: &dyn LanguageModel, tokens: &[u32], count: usize) -> 
     Ok(score)
 }
 
+/// The logits after the last of `tokens`.
+pub(crate) fn next_logits(model: &dyn LanguageModel, tokens: &[u32]) -> Result<Vec<f32>> {
+    let mut cache = model.cache(&CachePlan::new(tokens.len()));
+    let mut last = None;
+    for chunk in tokens.chunks(CHUNK) {
+        let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
+        let hidden = prefill(model, &ids, &mut cache)?;
+        last = Some(mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?);
+    }
+    let last = last.ok_or(Error::EmptyPrompt)?;
+    mlx::to_vec(&model.logits(&last)?.as_dtype(Dtype::Float32)?)
+}
+
 impl Score {
     /// Adds the positions of logits `[1, rows, vocabulary]`.
     fn extend(&mut self, logits: &Array, tokens: &[u32], count: usize) -> Result<()> {

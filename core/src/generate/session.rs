@@ -78,6 +78,12 @@ impl SessionOptions {
         })
     }
 
+    /// The most tokens that may be remembered of a model with such a context.
+    pub(crate) fn limit(&self, context: Option<usize>) -> Option<usize> {
+        let is_ring = matches!(self.overflow, Overflow::Ring(_));
+        context.filter(|_| !is_ring)
+    }
+
     pub(crate) fn plan(&self) -> CachePlan {
         let bound = match self.overflow {
             Overflow::Ring(bound) => Some(bound),
@@ -306,8 +312,7 @@ impl Session {
 
     /// The most tokens that it may remember.
     fn limit(&self) -> Option<usize> {
-        let is_ring = matches!(self.options().overflow, Overflow::Ring(_));
-        self.0.model.info().context.filter(|_| !is_ring)
+        self.options().limit(self.0.model.info().context)
     }
 
     /// Where in a prompt somebody may want to come back to, if the model cannot come back to

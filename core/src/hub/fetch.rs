@@ -16,7 +16,7 @@ use crate::{
     files::Files,
     loaded::family,
     quantization::Quantization,
-    text::ChatTemplate,
+    text::{ChatTemplate, Tokenizer},
 };
 use std::{
     collections::HashMap,
@@ -49,11 +49,28 @@ pub async fn fetch(
 ) -> Result<PathBuf> {
     let source = source.clone();
     let work = move |cancel: &Cancel| {
-        let folder = run(&source, cancel, Box::new(progress))?;
+        let folder = run(&source, cancel, Box::new(progress), Wanted::Model)?;
         store::mark_used(&folder);
         Ok(folder)
     };
     on_thread(work).await
+}
+
+/// As [`fetch`], of a repository that lends only its tokenizer and its chat template: no weights
+/// are fetched, and there need not be any.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn fetch_text(source: &Source) -> Result<PathBuf> {
+    let source = source.clone();
+    on_thread(move |cancel| run(&source, cancel, Box::new(drop), Wanted::Text)).await
+}
+
+/// What of a repository is to be brought here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Model,
+    Text,
 }
 
 /// Works on a thread of its own; dropping the future cancels.
@@ -79,12 +96,20 @@ impl Drop for CancelOnDrop {
 
 type Tell = Box<dyn FnMut(Progress) + Send>;
 
-fn run(source: &Source, cancel: &Cancel, tell: Tell) -> Result<PathBuf> {
+fn run(source: &Source, cancel: &Cancel, tell: Tell, wanted: Wanted) -> Result<PathBuf> {
     let cache = Cache::of(source);
-    let known = cache.commit(source.revision()).filter(|commit| cache.is_whole(commit));
+    let is_there = |commit: &String| match wanted {
+        Wanted::Model => cache.is_whole(commit),
+        Wanted::Text => {
+            matches!(Tokenizer::file(&cache.snapshot(commit).into()), Ok(Some(_)))
+        }
+    };
+    let known = cache.commit(source.revision()).filter(is_there);
     let known = known.map(|commit| cache.snapshot(&commit));
+    // One file of a tokenizer does not tell whether the others are there.
+    let is_certain = source.is_pinned() && wanted == Wanted::Model;
     match known {
-        Some(snapshot) if source.is_pinned() || source.is_offline() => return Ok(snapshot),
+        Some(snapshot) if is_certain || source.is_offline() => return Ok(snapshot),
         None if source.is_offline() => {
             return Err(Error::Offline {
                 repository: source.repository().to_string(),
@@ -103,14 +128,14 @@ fn run(source: &Source, cancel: &Cancel, tell: Tell) -> Result<PathBuf> {
         }
         (listing, _) => listing?,
     };
-    match attempt.fetch(&listing) {
+    match attempt.fetch(&listing, wanted) {
         Err(
             error @ (Error::Changed { .. } | Error::HashMismatch { .. } | Error::Server { .. }),
         ) if !source.is_pinned() => {
             // A branch may have moved on meanwhile, and its old files be gone.
             let attempt = Attempt::new(source, cancel, tell)?;
             match attempt.listing(ATTEMPTS) {
-                Ok(newer) if newer.commit != listing.commit => attempt.fetch(&newer),
+                Ok(newer) if newer.commit != listing.commit => attempt.fetch(&newer, wanted),
                 _ => Err(error),
             }
         }
@@ -154,7 +179,19 @@ impl<'a> Attempt<'a> {
         Ok(listing)
     }
 
-    fn fetch(&self, listing: &Listing) -> Result<PathBuf> {
+    fn fetch(&self, listing: &Listing, wanted: Wanted) -> Result<PathBuf> {
+        match wanted {
+            Wanted::Model => self.fetch_model(listing),
+            Wanted::Text => {
+                self.cache.prepare()?;
+                self.bring_all(listing, &select::small(listing), 4, &Tally::silent())?;
+                self.cache.set_commit(self.source.revision(), &listing.commit)?;
+                Ok(self.cache.snapshot(&listing.commit))
+            }
+        }
+    }
+
+    fn fetch_model(&self, listing: &Listing) -> Result<PathBuf> {
         let snapshot = self.cache.snapshot(&listing.commit);
         let files = Files::from(snapshot.as_path());
 
@@ -302,7 +339,8 @@ impl<'a> Attempt<'a> {
             size: file.size,
             path: &path,
             cancel: &self.halt,
-            arrived: &|bytes| tally.arrived(file, bytes),
+            // A transport may count as it likes.
+            arrived: &|bytes| tally.arrived(file, bytes.min(file.size)),
             prefix: &prefix,
         };
         let _settling = Settling::begin(&path)?;

@@ -1,10 +1,18 @@
 package mynah
 
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.StateFlow
+import kotlinx.coroutines.flow.asStateFlow
 import mynah.core.checkDevice
 import mynah.core.memoryUse
 
 /** What all models share: the device and its memory. */
 object Device {
+    private val paused = MutableStateFlow(false)
+
+    /** Whether nothing is computed, because of [pause]. */
+    val isPaused: StateFlow<Boolean> = paused.asStateFlow()
+
     /**
      * Whether models can run here.
      *
@@ -17,7 +25,9 @@ object Device {
      *
      * @throws MynahException when the device has failed
      */
-    fun memory(): MemoryUse = call { memoryUse() }.run { MemoryUse(active.toLong(), free.toLong()) }
+    fun memory(): MemoryUse = call { memoryUse() }.run {
+        MemoryUse(active.toLong(), free.toLong(), peak.toLong(), limit?.toLong())
+    }
 
     /**
      * How many bytes all models and sessions may take together; null is no limit.
@@ -39,14 +49,20 @@ object Device {
      *
      * @throws MynahException when the device has failed
      */
-    suspend fun pause() = await { mynah.core.pause() }
+    suspend fun pause() {
+        await { mynah.core.pause() }
+        paused.value = true
+    }
 
     /**
      * Goes on after [pause].
      *
      * @throws MynahException when the device cannot be used
      */
-    fun resume() = call { mynah.core.resume() }
+    fun resume() {
+        call { mynah.core.resume() }
+        paused.value = false
+    }
 }
 
 /**
@@ -54,5 +70,7 @@ object Device {
  *
  * @property active weights, caches, and what is being computed
  * @property free buffers that are free again and not yet given back
+ * @property peak the most that was active at once since the last generation began
+ * @property limit what may be active, if there is a limit
  */
-data class MemoryUse(val active: Long, val free: Long)
+data class MemoryUse(val active: Long, val free: Long, val peak: Long, val limit: Long?)

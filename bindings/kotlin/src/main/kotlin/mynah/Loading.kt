@@ -1,5 +1,6 @@
 package mynah
 
+import mynah.core.DownloadProgress as CoreProgress
 import mynah.core.LoadEvent as CoreEvent
 
 /** What happens while a model is loaded. */
@@ -37,9 +38,8 @@ data class DownloadProgress(
 
 internal fun CoreEvent.toMynah(): LoadEvent = when (this) {
     is CoreEvent.Loading -> LoadEvent.Loading(share)
-    is CoreEvent.Downloading -> with(progress) {
-        LoadEvent.Downloading(
-            DownloadProgress(done.toLong(), total.toLong(), bytesPerSecond, remainingSeconds, file),
-        )
-    }
+    is CoreEvent.Downloading -> LoadEvent.Downloading(progress.toMynah())
 }
+
+internal fun CoreProgress.toMynah() =
+    DownloadProgress(done.toLong(), total.toLong(), bytesPerSecond, remainingSeconds, file)

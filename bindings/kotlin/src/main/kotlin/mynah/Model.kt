@@ -4,12 +4,17 @@ import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.combine
+import kotlinx.coroutines.flow.distinctUntilChanged
 import kotlinx.coroutines.flow.filterIsInstance
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.flow.onEach
+import kotlinx.coroutines.flow.transformWhile
 import kotlinx.coroutines.launch
 import mynah.core.loadModel
+import mynah.core.supportedModelTypes
 import mynah.core.Model as CoreModel
 import mynah.core.ModelInfo as CoreInfo
 
@@ -20,6 +25,21 @@ import mynah.core.ModelInfo as CoreInfo
 class Model internal constructor(internal val core: CoreModel) : AutoCloseable {
     /** What is known of it. */
     val info: ModelInfo = call { core.info() }.toMynah()
+
+    private val isUnloaded = MutableStateFlow(false)
+
+    /** What it is now, and then each change, until it is unloaded. */
+    val events: Flow<LifecycleEvent> =
+        combine(isUnloaded, Device.isPaused) { isUnloaded, isPaused ->
+            when {
+                isUnloaded -> LifecycleEvent.UNLOADED
+                isPaused -> LifecycleEvent.PAUSED
+                else -> LifecycleEvent.READY
+            }
+        }.distinctUntilChanged().transformWhile { event ->
+            emit(event)
+            event != LifecycleEvent.UNLOADED
+        }
 
     /** What its checkpoint recommends. */
     val defaultGenerationParameters: GenerationParameters = call { core.defaultParameters() }.toMynah()
@@ -91,6 +111,7 @@ class Model internal constructor(internal val core: CoreModel) : AutoCloseable {
             return
         } finally {
             core.close()
+            isUnloaded.value = true
         }
     }
 
@@ -107,6 +128,9 @@ class Model internal constructor(internal val core: CoreModel) : AutoCloseable {
 
     /** How models come into memory. */
     companion object {
+        /** The values of `model_type` that load. */
+        val supportedArchitectures: List<String> by lazy { call { supportedModelTypes() } }
+
         /**
          * Loads a model by a name such as `org/name`, `org/name@revision` or `./directory`.
          * `onProgress` hears of the download, if there is one, and of the weights then. To cancel it
@@ -114,16 +138,23 @@ class Model internal constructor(internal val core: CoreModel) : AutoCloseable {
          *
          * @throws MynahException
          */
-        suspend fun load(name: String, onProgress: (LoadEvent) -> Unit = {}): Model =
-            load(ModelSource.Named(name), onProgress)
+        suspend fun load(
+            name: String,
+            options: LoadOptions = LoadOptions(),
+            onProgress: (LoadEvent) -> Unit = {},
+        ): Model = load(ModelSource.Named(name), options, onProgress)
 
         /**
          * As the other, for a model from anywhere.
          *
          * @throws MynahException
          */
-        suspend fun load(source: ModelSource, onProgress: (LoadEvent) -> Unit = {}): Model =
-            loading(source)
+        suspend fun load(
+            source: ModelSource,
+            options: LoadOptions = LoadOptions(),
+            onProgress: (LoadEvent) -> Unit = {},
+        ): Model =
+            loading(source, options)
                 .onEach { if (it !is LoadEvent.Ready) onProgress(it) }
                 .filterIsInstance<LoadEvent.Ready>()
                 .first()
@@ -135,8 +166,9 @@ class Model internal constructor(internal val core: CoreModel) : AutoCloseable {
          *
          * The flow throws [MynahException].
          */
-        fun loading(source: ModelSource): Flow<LoadEvent> = flow {
-            open { loadModel(source.toCore()) }.use { loading ->
+        fun loading(source: ModelSource, options: LoadOptions = LoadOptions()): Flow<LoadEvent> = flow {
+            val downloader = options.downloader?.let(::DownloaderBridge)
+            open { loadModel(source.toCore(), options.toCore(), downloader) }.use { loading ->
                 while (true) emit((await { loading.next() } ?: break).toMynah())
                 emit(LoadEvent.Ready(Model(open { loading.model() })))
             }
@@ -155,11 +187,23 @@ class Model internal constructor(internal val core: CoreModel) : AutoCloseable {
     }
 }
 
+/** What a model is at the moment. */
+enum class LifecycleEvent {
+    /** It computes what it is asked for. */
+    READY,
+
+    /** The device pauses: it computes nothing, and generations wait. */
+    PAUSED,
+
+    /** Its memory is free, or about to be; nothing follows. */
+    UNLOADED,
+}
+
 /**
  * What is known of a model.
  *
  * @property modelType the `model_type` of its config
- * @property context the longest sequence that it was made for, in tokens, if it says so
+ * @property context the longest sequence that it was made or loaded for, in tokens, if it says so
  * @property vocabulary how many tokens it has embeddings for
  * @property endTokens the tokens that end its text
  */

@@ -35,6 +35,8 @@ sealed interface ModelSource {
         val offline: Boolean = false,
     ) : ModelSource {
         override fun toString() = "Hub($repository, revision=$revision)"
+
+        internal fun within(cache: Path) = Hub(repository, revision, endpoint, token, cache, offline)
     }
 
     /** The tiny model inside of this library. */

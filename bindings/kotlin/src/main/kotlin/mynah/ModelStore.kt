@@ -4,9 +4,12 @@ import java.nio.file.Path
 import java.time.Instant
 import kotlin.io.path.pathString
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.withContext
 import mynah.core.defaultCache
 import mynah.core.deleteModel
+import mynah.core.downloadModel
 import mynah.core.storedModels
 import mynah.core.StoredModel as CoreModel
 import mynah.core.StoredRevision as CoreRevision
@@ -17,6 +20,24 @@ import mynah.core.StoredRevision as CoreRevision
  * @property directory the folder; by default the one that the environment names
  */
 class ModelStore(val directory: Path = Path.of(call { defaultCache() })) {
+    /**
+     * Downloads a model, unless it is on the disk, when it is collected; the flow ends when the model
+     * is there. Cancelling the collector stops the download; what has arrived stays, and the next one
+     * goes on from there. A source that names no cache of its own comes into this folder.
+     *
+     * The flow throws [MynahException].
+     */
+    fun download(source: ModelSource, downloader: Downloader? = null): Flow<DownloadProgress> = flow {
+        val here = when (source) {
+            is ModelSource.Named -> ModelSource.Hub(source.name, cache = directory)
+            is ModelSource.Hub -> if (source.cache == null) source.within(directory) else source
+            else -> source
+        }
+        open { downloadModel(here.toCore(), downloader?.let(::DownloaderBridge)) }.use { downloading ->
+            while (true) emit((await { downloading.next() } ?: break).toMynah())
+        }
+    }
+
     /**
      * The models of which something is there.
      *

@@ -60,6 +60,9 @@ sealed class MynahException(message: String) : Exception(message) {
     /** The model or the session has been closed: load it again. */
     class Unloaded(message: String) : MynahException(message)
 
+    /** Models cannot run here at all. */
+    class Unavailable(message: String) : MynahException(message)
+
     /** The device or this library has failed. Nothing is known to help. */
     class Internal(message: String) : MynahException(message)
 }
@@ -77,6 +80,7 @@ internal fun CoreException.toMynah(): MynahException = when (this) {
     is CoreException.InvalidRequest -> MynahException.InvalidRequest(reason)
     is CoreException.Cancelled -> MynahException.Cancelled(reason)
     is CoreException.Unloaded -> MynahException.Unloaded(reason)
+    is CoreException.Unavailable -> MynahException.Unavailable(reason)
     is CoreException.Internal -> MynahException.Internal(reason)
 }
 

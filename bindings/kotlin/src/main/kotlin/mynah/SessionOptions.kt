@@ -5,9 +5,9 @@ import mynah.core.Overflow as CoreOverflow
 import mynah.core.SessionOptions as CoreOptions
 
 /**
- * How a session remembers; what is null is as usual.
+ * How a session remembers; what is null is as the model was loaded.
  *
- * @property overflow what happens when the context is full; by default, an error
+ * @property overflow what happens when the context is full
  * @property quantization keeps keys and values in fewer bits
  * @property snapshotBytes the most bytes that are spent on going back where the model cannot go back by itself
  */

@@ -13,7 +13,7 @@ import mynah.text
 fun main(arguments: Array<String>): Unit = runBlocking {
     val source = arguments.firstOrNull()?.let(ModelSource::Named) ?: ModelSource.Demo
     try {
-        Model.load(source, ::report).use { model -> ChatSession(model).use { chat(it) } }
+        Model.load(source, onProgress = ::report).use { model -> ChatSession(model).use { chat(it) } }
     } catch (error: MynahException) {
         System.err.println(error.message)
         exitProcess(1)

@@ -4,8 +4,10 @@ import java.nio.file.Path
 import kotlin.io.path.createDirectories
 import kotlin.io.path.writeText
 import kotlinx.coroutines.CoroutineStart
+import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
 import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.toList
@@ -151,6 +153,70 @@ class ModelTest {
         assertTrue("nonsense" in unknown.message!!)
         folder.resolve("config.json").writeText("{")
         assertFails<MynahException.Damaged> { Model.load(ModelSource.Directory(folder)) }
+    }
+
+    @Test
+    fun `a model is loaded as the options say`() = test {
+        val question = ask("What is 3 + 4?")
+        val whole = demo.generate(question, greedy).result()
+        Model.load(ModelSource.Demo, LoadOptions(maxContextLength = 32, prewarm = true)).use { model ->
+            assertEquals(32, model.info.context)
+            assertFails<MynahException.ContextOverflow> { model.generateText("one two ".repeat(40)) }
+        }
+        val ring = LoadOptions(maxContextLength = 128, session = SessionOptions(Overflow.Ring(96, keep = 4)))
+        Model.load(ModelSource.Demo, ring).use { model ->
+            val endless = greedy.copy(ignoreEnd = true, maxTokens = 200)
+            assertEquals(200, model.generate(question, endless).result().tokens.size)
+            assertEquals(200, ChatSession(model).respond("Who are you?", endless).tokens.size)
+        }
+        val packed = LoadOptions(session = SessionOptions(quantization = CacheBits(8, groupSize = 32)))
+        Model.load(ModelSource.Demo, packed).use { model ->
+            assertEquals(whole.text, model.generate(question, greedy).result().text)
+        }
+
+        val overrides = ModelOverrides(
+            extraEndTokens = setOf("<|im_end|>"),
+            tokenizer = ModelSource.Demo,
+            chatTemplate = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+        )
+        Model.load(ModelSource.Demo, LoadOptions(overrides = overrides)).use { model ->
+            assertEquals("<user>Hi", model.render(listOf(Message.user("Hi"))))
+        }
+        val budget = LoadOptions(memory = MemoryPolicy.Budget(1))
+        assertFails<MynahException.OutOfMemory> { Model.load(ModelSource.Demo, budget) }
+        assertEquals(1, Device.memory().limit)
+        Model.load(ModelSource.Demo, LoadOptions(memory = MemoryPolicy.Unlimited)).close()
+        assertNull(Device.memory().limit)
+        assertTrue(Device.memory().peak > 0)
+
+        for ((name, options) in mapOf(
+            "maxContextLength" to LoadOptions(maxContextLength = -1),
+            "context" to LoadOptions(maxContextLength = 0),
+            "no such token" to LoadOptions(overrides = ModelOverrides(setOf("no such token"))),
+            "chat template" to LoadOptions(overrides = ModelOverrides(chatTemplate = "{% if %}")),
+            "bits" to LoadOptions(session = SessionOptions(quantization = CacheBits(5))),
+        )) {
+            val error = assertFails<MynahException.InvalidRequest> { Model.load(ModelSource.Demo, options) }
+            assertTrue(name in error.message!!, error.message)
+        }
+    }
+
+    @Test
+    fun `events tell what a model is, and what it becomes`() = test {
+        val model = Model.load(ModelSource.Demo)
+        val seen = Channel<LifecycleEvent>(Channel.UNLIMITED)
+        val job = launch(Dispatchers.Default) { model.events.collect { seen.send(it) } }
+        assertEquals(LifecycleEvent.READY, seen.receive())
+        Device.pause()
+        assertEquals(LifecycleEvent.PAUSED, seen.receive())
+        assertEquals(LifecycleEvent.PAUSED, model.events.first())
+        Device.resume()
+        assertEquals(LifecycleEvent.READY, seen.receive())
+        model.unload()
+        assertEquals(LifecycleEvent.UNLOADED, seen.receive())
+        job.join()
+        assertEquals(listOf(LifecycleEvent.UNLOADED), model.events.toList())
+        assertTrue("llama" in Model.supportedArchitectures)
     }
 
     @Test
