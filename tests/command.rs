@@ -270,7 +270,13 @@ fn an_inspection_counts_what_the_headers_say() {
             let (elements, bytes) = on_engine(move || {
                 let tensors = case.checkpoint()?;
                 let is_weight = |name: &str| {
-                    let scales = ["weight_scale", "weight_scale_inv", "activation_scale"];
+                    let scales = [
+                        "weight_scale",
+                        "weight_scale_2",
+                        "scale_inv",
+                        "activation_scale",
+                        "input_scale",
+                    ];
                     !scales.iter().any(|scale| name.ends_with(scale))
                 };
                 let weights = tensors.iter().filter(|(name, _)| is_weight(name));

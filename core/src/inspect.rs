@@ -21,7 +21,7 @@ use mlx_rs::Array;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
 };
 
@@ -194,7 +194,8 @@ fn problem(config: &Json, files: &Files) -> Result<()> {
 fn headers(files: &Files) -> Result<HashMap<String, TensorInfo>> {
     let headers = checkpoint::headers(files)?;
     let owned = |(name, info): (String, &TensorInfo)| (name, info.clone());
-    Ok(headers.iter().flat_map(|header| header.tensors().into_iter().map(owned)).collect())
+    let tensors = headers.iter().flat_map(|header| header.tensors().into_iter().map(owned));
+    Ok(with_usual_names(tensors.collect()))
 }
 
 impl Inspection {
@@ -243,6 +244,28 @@ impl Inspection {
             .collect();
         self.quantization.sort_by_key(|p| (usize::MAX - p.matrices, p.mode, p.bits, p.group_size));
     }
+}
+
+/// With the usual names for what belongs to a matrix that is called `path` and not `path.weight`, as
+/// [`Scope::parameter`] has them.
+fn with_usual_names(tensors: HashMap<String, TensorInfo>) -> HashMap<String, TensorInfo> {
+    let companion = |name: &str| {
+        ["_weight_scale_inv", "_weight_scale_2", "_weight_scale", "_scale_inv", "_scale"]
+            .into_iter()
+            .filter_map(|suffix| Some((name.strip_suffix(suffix)?.to_string(), suffix)))
+            .find(|(path, _)| tensors.contains_key(path))
+    };
+    let matrices: HashSet<String> =
+        tensors.keys().filter_map(|name| Some(companion(name)?.0)).collect();
+    let usual = |name: &String| match companion(name) {
+        Some((path, suffix)) => {
+            let part = suffix.trim_start_matches("_weight");
+            format!("{path}.weight{part}")
+        }
+        None if matrices.contains(name) => format!("{name}.weight"),
+        None => name.clone(),
+    };
+    tensors.iter().map(|(name, info)| (usual(name), info.clone())).collect()
 }
 
 /// Whether a tensor only says how to unpack another one.
