@@ -253,7 +253,7 @@ fn with_usual_names(tensors: HashMap<String, TensorInfo>) -> HashMap<String, Ten
         ["_weight_scale_inv", "_weight_scale_2", "_weight_scale", "_scale_inv", "_scale"]
             .into_iter()
             .filter_map(|suffix| Some((name.strip_suffix(suffix)?.to_string(), suffix)))
-            .find(|(path, _)| tensors.contains_key(path))
+            .find(|(path, _)| !path.ends_with(".weight") && tensors.contains_key(path))
     };
     let matrices: HashSet<String> =
         tensors.keys().filter_map(|name| Some(companion(name)?.0)).collect();
