@@ -6,6 +6,7 @@ use super::gemma3_text::without;
 use crate::{
     model::{Cache, Embedded},
     parts::{
+        activation::softplus,
         compressed_attention::{CompressedSizes, Name},
         compression::Compression,
         ffn::Gate,
@@ -38,7 +39,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config.get("text_config").unwrap_or(config), json!({
+    let config = &config::with_defaults(config::text(config)?, json!({
         "vocab_size": 129_280, "hidden_size": 5120, "num_hidden_layers": 40,
         "num_attention_heads": 64, "head_dim": 512, "q_lora_rank": 1280, "qk_rope_head_dim": 64,
         "o_groups": 8, "o_lora_rank": 1024, "moe_intermediate_size": 2304, "n_routed_experts": 384,
@@ -152,7 +153,7 @@ impl Config {
         let logits = Linear::new(Matrix::Dense(gate.keep(logits)), None);
         let correction = gate.tensor(name(["e_score_correction_bias", "bias"]), &[count])?;
         let score: fn(&Array) -> Result<Array> = match self.scoring_func.as_str() {
-            "sqrtsoftplus" => |x| Ok(ops::logaddexp(x, Array::from_f32(0.0))?.sqrt()?),
+            "sqrtsoftplus" => |x| Ok(softplus(x)?.sqrt()?),
             "sigmoid" => sigmoid,
             "softmax" => softmax,
             other => {

@@ -43,9 +43,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     let kind = |i| if i % 4 == 3 { "full_attention" } else { "sliding_attention" };
     c.layer_types.get_or_insert_with(|| (0..c.num_hidden_layers).map(|i| kind(i).into()).collect());
-    if e.layer_rope_theta.as_ref().is_some_and(|list| list.len() != c.num_hidden_layers as usize) {
-        return Err(Error::config("layer_rope_theta", "not as many entries as layers"));
-    }
+    config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), c.num_hidden_layers)?;
     let towers = ["vision_tower", "vision_adapter", "vision_projection", "perception_emb_norm"];
     ignore_parts(w, &towers);
     let scaling = c.rope_scaling();

@@ -54,11 +54,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
     let (layers, rotates) = (c.num_hidden_layers, |i: i32| (c.num_hidden_layers - 1 - i) % 4 != 0);
     let kind = |i| if rotates(i) { "sliding_attention" } else { "full_attention" };
-    let bases = match &e.layer_rope_theta {
-        Some(bases) if bases.len() == layers as usize => bases.clone(),
-        Some(_) => return Err(Error::config("layer_rope_theta", "not as many entries as layers")),
-        None => (0..layers).map(|i| if rotates(i) { c.rope_theta() } else { 0.0 }).collect(),
-    };
+    config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), layers)?;
+    let usual = |i| if rotates(i) { c.rope_theta() } else { 0.0 };
+    let bases = e.layer_rope_theta.clone().unwrap_or_else(|| (0..layers).map(usual).collect());
     let kinds = (0..layers).map(|i| kind(i).into()).collect();
     c.layer_types.get_or_insert(kinds);
     let is_dense = |kinds: &Vec<String>| kinds.iter().any(|kind| kind != "sparse");
