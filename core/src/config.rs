@@ -519,3 +519,49 @@ impl RopeScaling {
         self.legacy_type.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn refused<T>(result: Result<T>) -> String {
+        result.err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn a_field_is_read_alone_and_named_with_its_path() {
+        let config = json!({"heads": 4, "sizes": [1, 0], "nested": {}, "none": null});
+        assert_eq!(*field::<Size>(&config, "heads").unwrap(), 4);
+        assert!(field::<Option<Size>>(&config, "none").unwrap().is_none());
+        assert!(field::<Option<Size>>(&config, "absent").unwrap().is_none());
+        assert_eq!(refused(field::<Size>(&config, "absent")), "config.json: `absent`: missing");
+        let error = refused(field::<Vec<Size>>(&config, "sizes"));
+        assert!(error.starts_with("config.json: `sizes[1]`: 0 is not a size"), "{error}");
+        #[derive(Deserialize)]
+        struct Nested {
+            #[serde(rename = "width")]
+            _width: Size,
+        }
+        let error = refused(field::<Nested>(&config, "nested"));
+        assert_eq!(error, "config.json: `nested.width`: missing");
+    }
+
+    #[test]
+    fn only_one_value_is_supported() {
+        let supported = json!({"loops": 2, "shares": false});
+        for config in [json!({}), json!({"loops": 2}), json!({"loops": null, "shares": false})] {
+            only(&config, supported.clone()).unwrap();
+        }
+        let error = refused(only(&json!({"loops": 3}), supported));
+        assert_eq!(error, "config.json: `loops`: 3 is not supported, only 2 is");
+    }
+
+    #[test]
+    fn defaults_stand_for_what_is_absent_and_if_asked_for_null() {
+        let config = json!({"a": null, "b": 1});
+        let defaults = json!({"a": 2, "b": 2, "c": 2, "d": null});
+        assert_eq!(with_defaults(&config, defaults.clone()), json!({"a": null, "b": 1, "c": 2}));
+        assert_eq!(with_defaults_for_null(&config, defaults), json!({"a": 2, "b": 1, "c": 2}));
+    }
+}
