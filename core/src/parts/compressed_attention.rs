@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{self, Text},
     error::{Error, Result},
-    layer::{CachePlan, Layer, Step},
+    layer::{CachePlan, Layer, Note, Step},
     state::Recurrent,
     weights::Scope,
 };
@@ -193,10 +193,10 @@ impl Layer for CompressedAttention {
             pool.lend(x, groups, rope, step)?;
         }
         if let Some(indexer) = &self.indexer {
-            step.lend_choice(indexer.choose([x, &source], rope, step)?);
+            step.note(Note::Choice, indexer.choose([x, &source], rope, step)?);
         }
         let far = self.reads.map(|reads| Groups::lent(reads.pooled, reads.size, step));
-        let far = far.as_ref().map(|far| (far, step.choice()));
+        let far = far.as_ref().map(|far| (far, step.noted(Note::Choice)));
         let y = join_heads(&rope.back(&attend(&q, &window, far, &self.scores, step)?, at)?)?;
         let (each, whole) = &self.output;
         let (groups, batch, length) = (each.count(), x.dim(0), x.dim(1));

@@ -146,6 +146,11 @@ impl Mlp {
     pub fn new([gate, up, down]: [Linear; 3], activation: impl Gate) -> Self {
         Mlp { gate, up, down, activation: Box::new(activation) }
     }
+
+    /// `[…, width]` to itself, for networks that are made of several.
+    pub fn apply(&self, x: &Array) -> Result<Array> {
+        self.down.forward(&(self.activation)(&self.gate.forward(x)?, &self.up.forward(x)?)?)
+    }
 }
 
 impl Layer for Mlp {
@@ -154,6 +159,6 @@ impl Layer for Mlp {
     fn state(&self, _: &CachePlan) {}
 
     fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
-        self.down.forward(&(self.activation)(&self.gate.forward(x)?, &self.up.forward(x)?)?)
+        self.apply(x)
     }
 }
