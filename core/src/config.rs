@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
 pub use serde_json::Value as Json;
+use std::ops::Deref;
 
 /// Reads the fields of `T` from a config.
 ///
@@ -20,6 +21,36 @@ pub fn read<T: DeserializeOwned>(config: &Json) -> Result<T> {
             None => Error::config(path, reason),
         }
     })
+}
+
+/// Reads one field of a config; one that is absent is like null.
+///
+/// # Errors
+/// [`Error::Config`] with the path of what is missing or has a wrong type or value.
+pub fn field<T: DeserializeOwned>(config: &Json, name: &str) -> Result<T> {
+    let Some(value) = config.get(name) else {
+        return T::deserialize(Json::Null).map_err(|_| Error::config(name, "missing"));
+    };
+    read(value).map_err(|error| match error {
+        Error::Config { field, reason, .. } => {
+            let dot = if field.is_empty() || field.starts_with('[') { "" } else { "." };
+            Error::config(format!("{name}{dot}{field}"), reason)
+        }
+        error => error,
+    })
+}
+
+/// Refuses a config in which one of these fields has another value; they may be absent or null.
+///
+/// # Errors
+/// [`Error::Config`] with the field at fault.
+pub fn only(config: &Json, supported: Json) -> Result<()> {
+    for (field, only) in supported.as_object().into_iter().flatten() {
+        if let Some(value) = config.get(field).filter(|value| !value.is_null() && *value != only) {
+            return Err(Error::config(field, format!("{value} is not supported, only {only} is")));
+        }
+    }
+    Ok(())
 }
 
 /// `config` with the fields it does not have taken from `defaults`; a null there is no default.
@@ -67,15 +98,60 @@ pub fn text(config: &Json) -> Result<&Json> {
     if text.is_object() { Ok(text) } else { Err(Error::config("text_config", "not an object")) }
 }
 
+/// A number of things: at least 1.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Size(#[serde(deserialize_with = "size")] pub i32);
+
+/// A number of things of which there may be none, for which some write null.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Count(#[serde(deserialize_with = "count")] pub i32);
+
+/// What a norm adds to the mean square: finite and not negative.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Epsilon(#[serde(deserialize_with = "epsilon")] pub f32);
+
+/// A finite number above 0, in single precision too.
+#[derive(Clone, Copy, Debug)]
+pub struct Positive<T = f32>(pub T);
+
+impl<'de, T: Deserialize<'de> + Into<f64> + Copy> Deserialize<'de> for Positive<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let n = T::deserialize(deserializer)?;
+        match n.into() as f32 {
+            single if single > 0.0 && single.is_finite() => Ok(Positive(n)),
+            _ => Err(D::Error::custom(format!("{} is not a positive number", n.into()))),
+        }
+    }
+}
+
+macro_rules! numbers {
+    ($($checked:ty: $number:ty,)*) => {$(
+        impl Deref for $checked {
+            type Target = $number;
+            fn deref(&self) -> &$number {
+                &self.0
+            }
+        }
+
+        impl From<$checked> for $number {
+            fn from(checked: $checked) -> $number {
+                checked.0
+            }
+        }
+    )*};
+}
+
+numbers! { Size: i32, Count: i32, Epsilon: f32, Positive: f32, Positive<f64>: f64, }
+
 /// No size of a model is larger, so that sums and small multiples of sizes fit 32 bits.
 const LARGEST: i64 = 1 << 24;
 
-/// A number of things: at least 1. For `#[serde(deserialize_with = "size")]`.
+/// As [`Size`], for `#[serde(deserialize_with = "size")]`.
 pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
     within(i64::deserialize(deserializer)?, 1)
 }
 
-/// A number of things of which there may be none, for which some write null.
+/// As [`Count`].
 pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
     within(Option::deserialize(deserializer)?.unwrap_or(0), 0)
 }
@@ -106,7 +182,7 @@ pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Err
     Ok(Option::deserialize(deserializer)?.unwrap_or(false))
 }
 
-/// A finite number above 0, in single precision too.
+/// As [`Positive`].
 pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
     Ok(Positive::deserialize(deserializer)?.0)
 }
@@ -129,19 +205,7 @@ where
     Ok(list.map(|list| list.into_iter().map(|Positive(n)| n).collect()))
 }
 
-struct Positive<T>(T);
-
-impl<'de, T: Deserialize<'de> + Into<f64> + Copy> Deserialize<'de> for Positive<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let n = T::deserialize(deserializer)?;
-        match n.into() as f32 {
-            single if single > 0.0 && single.is_finite() => Ok(Positive(n)),
-            _ => Err(D::Error::custom(format!("{} is not a positive number", n.into()))),
-        }
-    }
-}
-
-/// What a norm adds to the mean square: finite and not negative.
+/// As [`Epsilon`].
 pub fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
     match f32::deserialize(deserializer)? {
         n if n >= 0.0 && n.is_finite() => Ok(n),
@@ -166,10 +230,6 @@ pub fn check_entries<T>(field: &str, list: Option<&Vec<T>>, layers: i32) -> Resu
         _ => Ok(()),
     }
 }
-
-/// As [`size`], for lists.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Size(#[serde(deserialize_with = "size")] pub i32);
 
 /// A size for all layers, or one for each.
 #[derive(Clone, Debug, Deserialize)]
@@ -339,6 +399,15 @@ impl Text {
         self.rope_scaling.as_ref().or(self.rope_parameters.as_ref())
     }
 
+    /// The rotary parameters of one kind of layer, where `rope_parameters` nests them by kind.
+    pub fn rope_of(&self, kind: &str) -> Option<&RopeScaling> {
+        let nested = self.rope_parameters.as_ref()?;
+        match kind {
+            "full_attention" => nested.full_attention.as_deref(),
+            _ => nested.sliding_attention.as_deref(),
+        }
+    }
+
     /// As [`Text::window`]; without `layer_types`, the layers slide for which `slides` is true.
     ///
     /// # Errors
@@ -409,6 +478,8 @@ pub struct RopeScaling {
     /// `proportional`: the share of each head that is rotated.
     #[serde(deserialize_with = "optional_positive")]
     pub partial_rotary_factor: Option<f64>,
+    full_attention: Option<Box<RopeScaling>>,
+    sliding_attention: Option<Box<RopeScaling>>,
 }
 
 impl RopeScaling {

@@ -31,6 +31,17 @@ pub enum QkNorm {
     Whole(Norm, Norm),
 }
 
+impl QkNorm {
+    /// RMS norms of each head, before it is rotated.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn before_rope(w: &Scope, names: [&str; 2], c: &Text) -> Result<Self> {
+        let [q, k] = names.map(|name| w.rms_norm(name, c.head_dim(), c.rms_norm_eps));
+        Ok(QkNorm::BeforeRope(q?, k?))
+    }
+}
+
 /// What is done to queries `[batch, heads, length, head_dim]` before they attend.
 pub type ChangeQueries = Box<dyn Fn(Array, &Step) -> Result<Array>>;
 
@@ -57,6 +68,35 @@ impl Attention {
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, names: [&str; 4], c: &Text, rope: Rope) -> Result<Self> {
         Ok(Self::new(projections(w, names, c)?, c, rope))
+    }
+
+    /// As [`Attention::read`], for queries, keys and values in one matrix, in this order.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn fused(w: &Scope, names: [&str; 2], c: &Text, rope: Rope) -> Result<Self> {
+        Self::fused_by_group(w, names, 1, c, rope)
+    }
+
+    /// As [`Attention::fused`], where that order repeats for each of `groups` of heads.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn fused_by_group(
+        w: &Scope,
+        [qkv, output]: [&str; 2],
+        groups: i32,
+        c: &Text,
+        rope: Rope,
+    ) -> Result<Self> {
+        let [queries, keys] = c.qk_widths();
+        if c.attention_bias {
+            w.at(qkv).require("bias")?;
+            w.at(output).require("bias")?;
+        }
+        let parts = [queries / groups, keys / groups, keys / groups];
+        let [q, k, v] = w.fused_by_group(qkv, c.hidden_size, groups, parts)?;
+        Ok(Self::new([q, k, v, w.linear(output, queries, c.hidden_size)?], c, rope))
     }
 
     /// Composes the projections of queries, keys, values and the output, for checkpoints that store
@@ -89,6 +129,11 @@ impl Attention {
     /// Looks back this far, the token itself included.
     pub fn window(self, window: Option<i32>) -> Self {
         Attention { window, ..self }
+    }
+
+    /// Multiplies scores by another factor than `head_dim^(-1/2)`.
+    pub fn scale(self, scale: f32) -> Self {
+        Attention { scores: Scores { scale, ..self.scores }, ..self }
     }
 
     /// Weighs keys in another way than by `head_dim^(-1/2)`.
@@ -216,7 +261,7 @@ impl<F: Fn(&Attention, &Array, &mut Kv, &Step) -> Result<Array>> Layer for RunBy
 }
 
 /// `[batch, length, heads · head_dim]` to `[batch, heads, length, head_dim]`.
-pub(crate) fn split_heads(x: &Array, heads: i32) -> Result<Array> {
+pub fn split_heads(x: &Array, heads: i32) -> Result<Array> {
     let (batch, length) = (x.dim(0), x.dim(1));
     if length == 1 {
         return Ok(x.reshape(&[batch, heads, 1, -1])?);
@@ -225,7 +270,7 @@ pub(crate) fn split_heads(x: &Array, heads: i32) -> Result<Array> {
 }
 
 /// `[batch, heads, length, head_dim]` to `[batch, length, heads · head_dim]`.
-pub(crate) fn join_heads(x: &Array) -> Result<Array> {
+pub fn join_heads(x: &Array) -> Result<Array> {
     let (batch, length) = (x.dim(0), x.dim(2));
     if length == 1 {
         return Ok(x.reshape(&[batch, 1, -1])?);

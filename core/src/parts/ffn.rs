@@ -20,6 +20,14 @@ pub fn sum(a: impl Layer<State = ()> + 'static, b: impl Layer<State = ()> + 'sta
     Box::new(Sum(a, b))
 }
 
+/// The network of a layer without experts: SwiGLU with the usual names and the widths of the config.
+///
+/// # Errors
+/// As [`Scope::linear`].
+pub fn dense(w: &Scope, c: &Text) -> Result<Ffn> {
+    Ok(Box::new(Mlp::read(w, GATE_UP_DOWN, c, swiglu)?))
+}
+
 struct Sum<A, B>(A, B);
 
 impl<A: Layer<State = ()>, B: Layer<State = ()>> Layer for Sum<A, B> {
@@ -147,7 +155,7 @@ impl Mlp {
         Mlp { gate, up, down, activation: Box::new(activation) }
     }
 
-    /// `[…, width]` to itself, for networks that are made of several.
+    /// `[…, width]` to the same.
     pub fn apply(&self, x: &Array) -> Result<Array> {
         self.down.forward(&(self.activation)(&self.gate.forward(x)?, &self.up.forward(x)?)?)
     }

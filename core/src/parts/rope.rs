@@ -93,6 +93,18 @@ impl Rope {
         Self::partial(c, share_of_head(c, share, "partial_rotary_factor")?)
     }
 
+    /// That of one kind of layer: what `rope_parameters` say of it, or the plain one of a base.
+    ///
+    /// # Errors
+    /// As [`Rope::of`], and for more than the whole of each head.
+    pub fn of_kind(c: &Text, kind: &str, base: f32) -> Result<Self> {
+        let own = c.rope_of(kind);
+        let base = own.and_then(|own| own.rope_theta).unwrap_or(base);
+        let share = own.and_then(|own| own.partial_rotary_factor).unwrap_or(1.0);
+        let dims = share_of_head(c, share, "partial_rotary_factor")?;
+        Self::scaled(dims, base, c.rope_traditional, own, c.max_position_embeddings)
+    }
+
     /// Frequencies from a base alone.
     ///
     /// # Errors

@@ -3,20 +3,14 @@
 //! Follows `afm7` of mlx-lm.
 
 use super::phi3;
-use crate::{
-    parts::attention::{join_heads, split_heads},
-    prelude::*,
-};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["afm7"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::count")]
-    num_kv_reuse_layers: i32,
-    #[serde(deserialize_with = "config::positive")]
-    hidden_dim_scale_factor: f32,
+    num_kv_reuse_layers: Count,
+    hidden_dim_scale_factor: Positive,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -29,11 +23,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     (c.rope_traditional, c.head_dim) = (true, None);
     let width = c.hidden_size;
-    let inner = (f64::from(width) * f64::from(e.hidden_dim_scale_factor)) as i32;
+    let inner = (f64::from(width) * f64::from(*e.hidden_dim_scale_factor)) as i32;
     c.intermediate_size = config::product("hidden_dim_scale_factor", [inner, 1])?;
-    let own = c.num_hidden_layers - e.num_kv_reuse_layers;
+    let own = c.num_hidden_layers - *e.num_kv_reuse_layers;
     if own < 1 {
-        let reason = format!("{} of {} layers", e.num_kv_reuse_layers, c.num_hidden_layers);
+        let reason = format!("{} of {} layers", *e.num_kv_reuse_layers, c.num_hidden_layers);
         return Err(Error::config("num_kv_reuse_layers", reason));
     }
     let body = w.at("model");
@@ -43,7 +37,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let lends = i == own - 1;
         pre_norm(&w, &c, own_keys(&w.at("self_attn"), &c, lends)?, mlp(&w)?)
     });
-    let upper = (0..e.num_kv_reuse_layers).map(|i| {
+    let upper = (0..*e.num_kv_reuse_layers).map(|i| {
         let w = body.at("kv_reuse_layers").at(i);
         pre_norm(&w, &c, BorrowedKeys::read(&w.at("self_attn"), &c)?, mlp(&w)?)
     });

@@ -6,24 +6,15 @@ use super::{
     glm4_moe::{beside_shared, stacked},
     qwen3,
 };
-use crate::{
-    parts::{
-        gated_attention::{gated_attention, sigmoid},
-        router,
-    },
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["afmoe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(deserialize_with = "config::count")]
-    num_shared_experts: i32,
-    #[serde(deserialize_with = "config::count")]
-    num_dense_layers: i32,
+    moe_intermediate_size: Size,
+    num_shared_experts: Count,
+    num_dense_layers: Count,
     score_func: String,
     mup_enabled: bool,
 }
@@ -55,8 +46,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let window = c.window(i)?;
         let rope = if window.is_some() { rope.clone() } else { Rope::None };
         let mlp = w.at("mlp");
-        let ffn = if i < e.num_dense_layers {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+        let ffn = if i < *e.num_dense_layers {
+            dense(&mlp, &c)?
         } else {
             experts(&mlp, &c, &e, &routing)?
         };
@@ -64,7 +55,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let attention = gated_attention(
             qwen3::attention(&a, &c, rope)?.window(window),
             (a.linear("gate_proj", c.hidden_size, queries)?, queries),
-            sigmoid,
+            router::sigmoid,
         );
         let (before, after) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
         Ok(Block::new((
@@ -82,6 +73,6 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
     let bias = w.tensor("expert_bias", &[count])?;
     let score = if e.score_func == "sigmoid" { router::sigmoid } else { router::softmax };
     let router = LossFreeRouter::new(logits, Some(bias), routing)?.scores(score);
-    let moe = Moe::new(router, stacked(w, [count, c.hidden_size, e.moe_intermediate_size])?);
-    beside_shared(w, c, moe, [e.moe_intermediate_size, e.num_shared_experts])
+    let moe = Moe::new(router, stacked(w, [count, c.hidden_size, *e.moe_intermediate_size])?);
+    beside_shared(w, c, moe, [*e.moe_intermediate_size, *e.num_shared_experts])
 }

@@ -1,14 +1,7 @@
 //! Baichuan M1: Llama whose keys and values pass a convolution of two steps before they are rotated;
 //! sliding layers have heads of their own number. Follows `baichuan_m1` of mlx-lm.
 
-use crate::{
-    parts::{
-        attention::{join_heads, split_heads},
-        kv::Kv,
-    },
-    prelude::*,
-};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["baichuan_m1"], build };
 
@@ -16,12 +9,9 @@ pub const FAMILY: Family = Family { model_types: &["baichuan_m1"], build };
 struct Config {
     #[serde(default)]
     sliding_window_layers: Vec<i32>,
-    #[serde(deserialize_with = "config::size")]
-    conv_window: i32,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    num_swa_attention_heads: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    num_swa_key_value_heads: Option<i32>,
+    conv_window: Size,
+    num_swa_attention_heads: Option<Size>,
+    num_swa_key_value_heads: Option<Size>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -86,7 +76,7 @@ struct ConvAttention {
 
 impl ConvAttention {
     fn read(w: &Scope, c: &Text, e: &Config, slides: bool) -> Result<Self> {
-        let own = |heads: Option<i32>| heads.filter(|_| slides);
+        let own = |heads: Option<Size>| heads.filter(|_| slides).map(i32::from);
         let heads = own(e.num_swa_attention_heads).unwrap_or(c.num_attention_heads);
         let kv_heads = own(e.num_swa_key_value_heads).unwrap_or(c.kv_heads());
         let (width, dims) = (c.hidden_size, c.hidden_size / heads);
@@ -96,8 +86,8 @@ impl ConvAttention {
         }
         let keys = kv_heads * dims;
         let [q, k, v] = w.fused("W_pack", width, [width, keys, keys])?;
-        if e.conv_window != 2 {
-            let reason = format!("{} steps, and only 2 are supported", e.conv_window);
+        if *e.conv_window != 2 {
+            let reason = format!("{} steps, and only 2 are supported", *e.conv_window);
             return Err(Error::config("conv_window", reason));
         }
         // All elements of a head share its two steps.

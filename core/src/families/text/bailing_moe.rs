@@ -2,23 +2,18 @@
 //! of experts with other scores in some. Follows `bailing_moe` of mlx-lm.
 
 use super::glm4_moe::{beside_shared, stacked};
-use crate::{parts::router, prelude::*};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["bailing_moe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    moe_shared_expert_intermediate_size: Option<i32>,
-    #[serde(default, deserialize_with = "config::count")]
-    num_shared_experts: i32,
-    #[serde(deserialize_with = "config::count")]
-    first_k_dense_replace: i32,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    rotary_dim: Option<i32>,
+    moe_intermediate_size: Size,
+    moe_shared_expert_intermediate_size: Option<Size>,
+    #[serde(default)]
+    num_shared_experts: Count,
+    first_k_dense_replace: Count,
+    rotary_dim: Option<Size>,
     use_qk_norm: bool,
     use_qkv_bias: bool,
     norm_head: bool,
@@ -38,7 +33,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let names = [("num_experts", "n_routed_experts")];
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
     let rope = match e.rotary_dim {
-        Some(dims) => Rope::rotary_dim(&c, dims)?,
+        Some(Size(dims)) => Rope::rotary_dim(&c, dims)?,
         None => Rope::share(&c, 1.0)?,
     };
     let decoder = Decoder::named(
@@ -48,8 +43,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         head(w, &c, &e)?,
         |i, w| {
             let mlp = w.at("mlp");
-            let ffn = if i < e.first_k_dense_replace {
-                Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+            let ffn = if i < *e.first_k_dense_replace {
+                dense(&mlp, &c)?
             } else {
                 experts(&mlp, &c, &e, &routing)?
             };
@@ -87,10 +82,10 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
     let score = if e.score_function == "sigmoid" { router::sigmoid } else { router::softmax };
     let router = LossFreeRouter::new(logits, bias.transpose()?, routing)?;
     let router = router.scores(score).choosing(router::top_k).rounded();
-    let moe = Moe::new(router, stacked(w, [count, width, e.moe_intermediate_size])?);
+    let moe = Moe::new(router, stacked(w, [count, width, *e.moe_intermediate_size])?);
     let inner = e.moe_shared_expert_intermediate_size.unwrap_or(e.moe_intermediate_size);
-    let shared = if e.moe_router_enable_shared_expert { e.num_shared_experts } else { 0 };
-    beside_shared(w, c, moe, [inner, shared])
+    let shared = if e.moe_router_enable_shared_expert { *e.num_shared_experts } else { 0 };
+    beside_shared(w, c, moe, [*inner, shared])
 }
 
 /// The head. Some checkpoints mean one whose columns are divided by their lengths; where it is
@@ -98,7 +93,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
 fn head(w: &Scope, c: &Text, e: &Config) -> Result<Head> {
     let tied = c.tie_word_embeddings == Some(true);
     if !e.norm_head || tied || w.has("lm_head.scales") {
-        return Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size);
+        return Head::of(w, c);
     }
     let place = w.at("lm_head");
     let weight = place.take("weight", &[c.vocab_size, c.hidden_size])?;

@@ -7,8 +7,7 @@ pub const FAMILY: Family = Family { model_types: &["cohere"], build };
 
 #[derive(Deserialize)]
 pub struct Config {
-    #[serde(deserialize_with = "config::positive")]
-    logit_scale: f32,
+    logit_scale: Positive,
     #[serde(default)]
     layer_norm_bias: bool,
     #[serde(default)]
@@ -61,5 +60,5 @@ pub fn stack(
         let branches = Parallel(attention(i, &w.at("self_attn"))?, mlp);
         Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, branches)))
     })?;
-    Ok(Box::new(Decoder { head: decoder.head.scaled(e.logit_scale), ..decoder }))
+    Ok(Box::new(Decoder { head: decoder.head.scaled(*e.logit_scale), ..decoder }))
 }

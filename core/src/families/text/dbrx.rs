@@ -1,11 +1,7 @@
 //! DBRX: Mixtral with layer norms without biases, fused and bounded queries, keys and values, and
 //! names of its own. Follows `dbrx` of mlx-lm.
 
-use crate::{
-    parts::router::{TopK, check_choice, first_top_k, softmax_then_top_k_normalized},
-    prelude::*,
-};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["dbrx"], build };
 
@@ -17,18 +13,14 @@ struct Config {
 
 #[derive(Deserialize)]
 struct FfnConfig {
-    #[serde(deserialize_with = "config::size")]
-    ffn_hidden_size: i32,
-    #[serde(deserialize_with = "config::size")]
-    moe_num_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    moe_top_k: i32,
+    ffn_hidden_size: Size,
+    moe_num_experts: Size,
+    moe_top_k: Size,
 }
 
 #[derive(Deserialize)]
 struct AttentionConfig {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    clip_qkv: Option<f32>,
+    clip_qkv: Option<Positive>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -36,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let nested = |name: &str| config.get("attn_config").and_then(|nested| nested.get(name));
     let config = config::with_defaults(config, json!({
         "kv_n_heads": nested("kv_n_heads"), "rope_theta": nested("rope_theta"),
-        "intermediate_size": e.ffn_config.ffn_hidden_size, "rms_norm_eps": 1e-5,
+        "intermediate_size": *e.ffn_config.ffn_hidden_size, "rms_norm_eps": 1e-5,
     }));
     let c = Text::read_renamed(&config, &[
         ("d_model", "hidden_size"),
@@ -55,7 +47,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let [q, k, v] = a.fused("Wqkv", width, [queries, keys, keys])?;
         let projections = [q, k, v, a.linear("out_proj", queries, width)?];
         let attention =
-            Attention::new(projections, &c, rope.clone()).bounded(e.attn_config.clip_qkv);
+            Attention::new(projections, &c, rope.clone()).bounded(e.attn_config.clip_qkv.map(f32::from));
         let ffn = moe(&w.at("ffn"), &c, &e.ffn_config)?;
         Ok(Block::new((
             Residual::pre(norm(&outer, "norm_1")?, attention),
@@ -72,10 +64,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 fn moe(w: &Scope, c: &Text, e: &FfnConfig) -> Result<Moe> {
-    let (count, width, inner) = (e.moe_num_experts, c.hidden_size, e.ffn_hidden_size);
-    check_choice("ffn_config.moe_top_k", (count, e.moe_top_k))?;
+    let (count, width, inner) = (*e.moe_num_experts, c.hidden_size, *e.ffn_hidden_size);
+    check_choice("ffn_config.moe_top_k", (count, *e.moe_top_k))?;
     let logits = w.at("router").linear("layer", width, count)?;
-    let router = LinearRouter::new(logits, route, (count, e.moe_top_k))?.choosing(first_top_k);
+    let router = LinearRouter::new(logits, route, (count, *e.moe_top_k))?.choosing(first_top_k);
     let published = w.at("experts.mlp");
     let experts = if w.has_below("experts.mlp") {
         let rows = config::product("ffn_config.moe_num_experts", [count, inner])?;

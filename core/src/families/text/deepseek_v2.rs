@@ -2,27 +2,18 @@
 //! groups with the best one. Follows `deepseek_v2` of mlx-lm, which insists on `rope_scaling`.
 
 use super::deepseek_v3::Config;
-use crate::{
-    parts::router::{check_choice, first_top_k},
-    prelude::*,
-};
-use mlx_rs::ops::indexing::take_along_axis;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["deepseek_v2"], build };
 
 #[derive(Clone, Deserialize)]
 struct Routing {
-    #[serde(deserialize_with = "config::size")]
-    n_routed_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
-    #[serde(deserialize_with = "config::positive")]
-    routed_scaling_factor: f32,
+    n_routed_experts: Size,
+    num_experts_per_tok: Size,
+    routed_scaling_factor: Positive,
     topk_method: String,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    n_group: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    topk_group: Option<i32>,
+    n_group: Option<Size>,
+    topk_group: Option<Size>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -50,14 +41,14 @@ struct GroupLimited {
 
 impl GroupLimited {
     fn read(w: &Scope, text: &Text, c: Routing) -> Result<Self> {
-        let count = c.n_routed_experts;
+        let Size(count) = c.n_routed_experts;
         let logits = w.linear("gate", text.hidden_size, count)?;
-        check_choice("num_experts_per_tok", (count, c.num_experts_per_tok))?;
+        check_choice("num_experts_per_tok", (count, *c.num_experts_per_tok))?;
         let missing = |field| Error::config(field, "missing for group_limited_greedy");
         let groups = match c.topk_method.as_str() {
             "group_limited_greedy" => {
-                let groups = c.n_group.ok_or_else(|| missing("n_group"))?;
-                let taken = c.topk_group.ok_or_else(|| missing("topk_group"))?;
+                let Size(groups) = c.n_group.ok_or_else(|| missing("n_group"))?;
+                let Size(taken) = c.topk_group.ok_or_else(|| missing("topk_group"))?;
                 if count % groups != 0 {
                     let reason = format!("{count} experts are not {groups} equal groups");
                     return Err(Error::config("n_group", reason));
@@ -89,9 +80,9 @@ impl Router for GroupLimited {
             let zero = mlx::scalar(0.0, split.dtype())?;
             scores = split.put_along_axis(&ids, zero, -2)?.flatten(-2, -1)?;
         }
-        let ids = first_top_k(&scores, self.c.num_experts_per_tok)?;
+        let ids = first_top_k(&scores, *self.c.num_experts_per_tok)?;
         let weights = take_along_axis(&scores, &ids, -1)?;
-        let factor = mlx::scalar(self.c.routed_scaling_factor, weights.dtype())?;
+        let factor = mlx::scalar(*self.c.routed_scaling_factor, weights.dtype())?;
         Ok((ids, weights.multiply(factor)?))
     }
 }

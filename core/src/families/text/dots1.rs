@@ -8,8 +8,7 @@ pub const FAMILY: Family = Family { model_types: &["dots1"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    max_window_layers: Option<i32>,
+    max_window_layers: Option<Size>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -17,7 +16,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let sparsity = Sparsity::read(config, c.num_hidden_layers)?;
     let routing: LossFreeRouting = config::read(config)?;
     let window = |i| match (&c.layer_types, e.max_window_layers) {
-        (None, Some(full)) if i >= full => Ok(c.sliding_window),
+        (None, Some(full)) if i >= *full => Ok(c.sliding_window),
         _ => c.window(i),
     };
     let rope = Rope::of(&c)?;

@@ -3,18 +3,17 @@
 //! choice.
 
 use super::glm4_moe::{beside_shared, stacked};
-use crate::{parts::router, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["ernie4_5_moe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::count")]
-    moe_intermediate_size: i32,
-    #[serde(default, deserialize_with = "config::count")]
-    moe_num_shared_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    moe_layer_interval: i32,
+    #[serde(default)]
+    moe_intermediate_size: Count,
+    #[serde(default)]
+    moe_num_shared_experts: Count,
+    moe_layer_interval: Size,
     moe_layer_start_index: Places,
     moe_layer_end_index: Option<Places>,
     moe_gate_act: String,
@@ -47,11 +46,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let mlp = w.at("mlp");
-        let ffn = if sparse(i) {
-            experts(&mlp, &c, &e, &routing)?
-        } else {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
-        };
+        let ffn = if sparse(i) { experts(&mlp, &c, &e, &routing)? } else { dense(&mlp, &c)? };
         pre_norm(w, &c, attention, ffn)
     })?))
 }
@@ -78,7 +73,7 @@ impl Config {
             Some(places) => places.ends("moe_layer_end_index")?.1,
             None => -1,
         };
-        let interval = self.moe_layer_interval;
+        let Size(interval) = self.moe_layer_interval;
         Ok(move |layer: i32| {
             let within = i64::from(layer) >= first && (last < 0 || i64::from(layer) <= last);
             (layer + 1) % interval == 0 && within
@@ -88,7 +83,7 @@ impl Config {
 
 fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result<Ffn> {
     let count = routing.n_routed_experts;
-    let inner = match e.moe_intermediate_size {
+    let inner = match *e.moe_intermediate_size {
         0 => c.intermediate_size,
         inner => inner,
     };
@@ -104,5 +99,5 @@ fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result
     router::check_choice("moe_k", (count, routing.num_experts_per_tok))?;
     let router = LossFreeRouter::new(logits, correction, routing)?.scores(score).normalized();
     let moe = Moe::new(router, stacked(w, [count, c.hidden_size, inner])?);
-    beside_shared(w, c, moe, [inner, e.moe_num_shared_experts])
+    beside_shared(w, c, moe, [inner, *e.moe_num_shared_experts])
 }

@@ -8,14 +8,12 @@ pub const FAMILY: Family = Family { model_types: &["exaone_moe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(default, deserialize_with = "config::count")]
-    num_shared_experts: i32,
+    moe_intermediate_size: Size,
+    #[serde(default)]
+    num_shared_experts: Count,
     is_moe_layer: Option<Vec<bool>>,
     mlp_layer_types: Option<Vec<String>>,
-    #[serde(deserialize_with = "config::count")]
-    first_k_dense_replace: i32,
+    first_k_dense_replace: Count,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -39,9 +37,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope)?;
         let mlp = w.at("mlp");
         let ffn = if sparse[i as usize] {
-            glm4_moe::experts(&mlp, &c, &routing, [e.moe_intermediate_size, e.num_shared_experts])?
+            glm4_moe::experts(&mlp, &c, &routing, [*e.moe_intermediate_size, *e.num_shared_experts])?
         } else {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+            dense(&mlp, &c)?
         };
         pre_norm(w, &c, attention.window(window), ffn)
     })?))
@@ -56,7 +54,7 @@ impl Config {
                 ("mlp_layer_types", kinds.iter().map(|kind| kind == "sparse").collect())
             }
             (None, None) => {
-                return Ok((0..layers).map(|i| i >= self.first_k_dense_replace).collect());
+                return Ok((0..layers).map(|i| i >= *self.first_k_dense_replace).collect());
             }
         };
         config::check_entries(field, Some(&sparse), layers)?;

@@ -2,26 +2,21 @@
 //! sliding layers for each full one, with their own rotary bases. Follows `gemma3_text` of mlx-lm.
 
 use crate::prelude::*;
-use mlx_rs::Dtype;
 
 pub const FAMILY: Family = Family { model_types: &["gemma3_text", "gemma3"], build };
 
 #[derive(Deserialize)]
 struct Bases {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    rope_theta: Option<f32>,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    rope_local_base_freq: Option<f32>,
+    rope_theta: Option<Positive>,
+    rope_local_base_freq: Option<Positive>,
     rope_scaling: Option<config::RopeScaling>,
     rope_parameters: Option<RopeParameters>,
 }
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::positive")]
-    query_pre_attn_scalar: f32,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    sliding_window_pattern: Option<i32>,
+    query_pre_attn_scalar: Positive,
+    sliding_window_pattern: Option<Size>,
     use_bidirectional_attention: bool,
 }
 
@@ -50,7 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Published checkpoints leave the head to the embedding without saying so.
     c.tie_word_embeddings = None;
     let kinds = c.layer_types.is_some() && e.sliding_window_pattern.is_none();
-    let pattern = e.sliding_window_pattern.unwrap_or(6);
+    let pattern = e.sliding_window_pattern.map_or(6, i32::from);
     let is_full = |i| -> Result<bool> {
         if kinds { Ok(c.window(i)?.is_none()) } else { Ok((i + 1) % pattern == 0) }
     };
@@ -116,8 +111,8 @@ pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
     };
     let (dims, context) = (c.head_dim(), c.max_position_embeddings);
     let scaling = e.rope_scaling.as_ref().or(global);
-    let local_base = base(e.rope_local_base_freq, local, 10_000.0);
-    let global_base = base(e.rope_theta, global, 1_000_000.0);
+    let local_base = base(e.rope_local_base_freq.map(f32::from), local, 10_000.0);
+    let global_base = base(e.rope_theta.map(f32::from), global, 1_000_000.0);
     let full = Rope::scaled(dims, global_base, false, scaling, context)?;
     Ok((Rope::scaled(dims, local_base, false, local, context)?, full))
 }

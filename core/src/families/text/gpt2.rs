@@ -2,17 +2,13 @@
 //! biases everywhere. Follows `gpt2` of mlx-lm, and transformers in how layers weigh keys and in their
 //! activation.
 
-use crate::{
-    model::{Cache, Embedded},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gpt2"], build };
 
 #[derive(Deserialize)]
 struct Positions {
-    #[serde(deserialize_with = "config::size")]
-    n_positions: i32,
+    n_positions: Size,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +67,7 @@ pub fn decoder(
     layer: impl Fn(i32, &Scope) -> Result<(Attention, PlainMlp)>,
 ) -> Result<Decoder> {
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let head = Head::of(w, c)?;
     Decoder::assemble(body, ["wte", "h"], c, (norm(body, "ln_f")?, head), |i, w| {
         let (attention, mlp) = layer(i, w)?;
         pre_norm_under(|name| norm(w, name), ["ln_1", "ln_2"], attention, mlp)
@@ -128,8 +124,8 @@ pub struct Positioned {
 impl Positioned {
     pub fn read(w: &Scope, config: &Json, width: i32, decoder: Decoder) -> Result<Self> {
         let Positions { n_positions } = config::read(config)?;
-        let table = w.embedding("wpe", n_positions, width)?;
-        Ok(Positioned { decoder, table, positions: n_positions })
+        let table = w.embedding("wpe", *n_positions, width)?;
+        Ok(Positioned { decoder, table, positions: *n_positions })
     }
 }
 

@@ -3,11 +3,7 @@
 //! Follows `gpt_oss` of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
 
 use super::mixtral::Config;
-use crate::{
-    mlx::Quantized,
-    parts::{ffn::Gate, router::top_k_then_softmax},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gpt_oss"], build };
 
@@ -33,7 +29,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
-    let (count, width, inner) = (e.num_local_experts, c.hidden_size, c.intermediate_size);
+    let (count, width, inner) = (*e.num_local_experts, c.hidden_size, c.intermediate_size);
     let router = w.linear_with_bias("router", width, count)?;
     let experts = if w.has_below("experts.gate_proj") {
         let read = |name, input, output| {
@@ -61,7 +57,7 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
             Experts::new(w.keep_matrix(down), Some(down_bias)),
         ]
     };
-    let router = LinearRouter::new(router, top_k_then_softmax, (count, e.num_experts_per_tok))?;
+    let router = LinearRouter::new(router, top_k_then_softmax, (count, *e.num_experts_per_tok))?;
     Ok(Moe::new(router, GatedExperts::new(experts, clamped_swiglu(1.702, 7.0))))
 }
 
@@ -87,7 +83,7 @@ fn halves(matrix: &Matrix) -> Result<[Matrix; 2]> {
     let half = |i| -> Result<Matrix> {
         Ok(match matrix {
             Matrix::Dense(weight) => Matrix::Dense(rows(weight, i)?),
-            Matrix::Quantized(m) => Matrix::Quantized(Quantized {
+            Matrix::Quantized(m) => Matrix::Quantized(mlx::Quantized {
                 weight: rows(&m.weight, i)?,
                 scales: rows(&m.scales, i)?,
                 biases: None,

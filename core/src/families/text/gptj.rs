@@ -8,8 +8,7 @@ pub const FAMILY: Family = Family { model_types: &["gptj"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    rotary_dim: Option<i32>,
+    rotary_dim: Option<Size>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -18,7 +17,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "mlp_bias": true,
     }));
     let (c, e): (Text, Config) = (gpt2::read(config)?, config::read(config)?);
-    let dims = e.rotary_dim.unwrap_or(c.head_dim());
+    let dims = e.rotary_dim.map_or(c.head_dim(), i32::from);
     if dims > c.head_dim() || dims % 2 != 0 {
         let reason = format!("{dims} of the {} elements of a head", c.head_dim());
         return Err(Error::config("rotary_dim", reason + " cannot be rotated in pairs"));

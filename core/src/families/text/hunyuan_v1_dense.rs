@@ -19,8 +19,7 @@ struct Positions {
 
 #[derive(Deserialize)]
 struct Stretch {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    alpha: Option<f64>,
+    alpha: Option<Positive<f64>>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {

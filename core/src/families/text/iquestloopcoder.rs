@@ -2,20 +2,15 @@
 //! gate, what it finds among the first run's keys and in a short window of its own. Follows
 //! `iquestloopcoder` of mlx-lm.
 
-use crate::{
-    parts::{attention::join_heads, kv::Kv},
-    prelude::*,
-};
+use crate::prelude::*;
 use std::rc::Rc;
 
 pub const FAMILY: Family = Family { model_types: &["iquestloopcoder"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    loop_num: i32,
-    #[serde(deserialize_with = "config::size")]
-    loop_window_size: i32,
+    loop_num: Size,
+    loop_window_size: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -24,14 +19,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "loop_num": 2, "loop_window_size": 64,
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    if e.loop_num != 2 {
-        return Err(Error::config("loop_num", format!("{}, and only 2 are supported", e.loop_num)));
+    if *e.loop_num != 2 {
+        return Err(Error::config("loop_num", format!("{}, and only 2 are supported", *e.loop_num)));
     }
     let (body, rope) = (w.at("model"), Rope::of(&c)?);
     let shared: Vec<_> = (0..c.num_hidden_layers)
         .map(|layer| Ok(Rc::new(Shared::read(&body, &c, &rope, layer)?)))
         .collect::<Result<_>>()?;
-    let runs = [None, Some(e.loop_window_size)].into_iter();
+    let runs = [None, Some(*e.loop_window_size)].into_iter();
     let blocks = runs.flat_map(|window| {
         let layer = move |(layer, shared): (i32, &Rc<Shared>)| {
             Block::new(Run { shared: shared.clone(), layer, window })
@@ -43,7 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         embedding_scale: None,
         blocks: blocks.collect(),
         norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
-        head: Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
+        head: Head::of(w, &c)?,
     }))
 }
 

@@ -8,8 +8,7 @@ pub const FAMILY: Family = Family { model_types: &["klear", "Klear"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    n_shared_experts: i32,
+    n_shared_experts: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -22,7 +21,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let ffn: Ffn = if experts.is_sparse(i) {
             Box::new(Mixed::read(&mlp, &c, &e, &experts)?)
         } else {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+            dense(&mlp, &c)?
         };
         pre_norm(w, &c, attention, ffn)
     })?))
@@ -36,10 +35,10 @@ struct Mixed {
 
 impl Mixed {
     fn read(w: &Scope, c: &Text, e: &Config, experts: &qwen3_moe::Config) -> Result<Self> {
-        let (count, inner) = (experts.num_experts, experts.moe_intermediate_size);
+        let (count, inner) = (*experts.num_experts, *experts.moe_intermediate_size);
         let routing = LossFreeRouting {
             n_routed_experts: count,
-            num_experts_per_tok: experts.num_experts_per_tok,
+            num_experts_per_tok: *experts.num_experts_per_tok,
             n_group: None,
             topk_group: None,
             norm_topk_prob: experts.norm_topk_prob,
@@ -51,7 +50,7 @@ impl Mixed {
         if experts.norm_topk_prob {
             router = router.normalized();
         }
-        let width = config::product("n_shared_experts", [inner, e.n_shared_experts])?;
+        let width = config::product("n_shared_experts", [inner, *e.n_shared_experts])?;
         Ok(Mixed {
             routed: Moe::new(router.rounded(), stacked(w, [count, c.hidden_size, inner])?),
             shared: Mlp::sized(&w.at("shared_experts"), c, width, swiglu)?,

@@ -7,19 +7,15 @@ pub const FAMILY: Family = Family { model_types: &["lfm2"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(rename = "conv_L_cache", deserialize_with = "config::size")]
-    taps: i32,
+    #[serde(rename = "conv_L_cache")]
+    taps: Size,
     conv_bias: bool,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    block_ff_dim: Option<i32>,
-    #[serde(deserialize_with = "config::size")]
-    block_multiple_of: i32,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    block_ffn_dim_multiplier: Option<f64>,
+    block_ff_dim: Option<Size>,
+    block_multiple_of: Size,
+    block_ffn_dim_multiplier: Option<Positive<f64>>,
     block_auto_adjust_ff_dim: bool,
     full_attn_idxs: Option<Vec<i32>>,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    rope_theta: Option<f32>,
+    rope_theta: Option<Positive>,
     rope_parameters: Option<config::RopeScaling>,
 }
 
@@ -35,7 +31,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         (None, Some(kinds)) => kinds[i as usize] == "full_attention",
         (None, None) => false,
     };
-    let base = e.rope_parameters.as_ref().and_then(|nested| nested.rope_theta).or(e.rope_theta);
+    let base = e.rope_parameters.as_ref().and_then(|nested| nested.rope_theta).or(e.rope_theta.map(f32::from));
     let rope = Rope::base(c.head_dim(), base.unwrap_or(1_000_000.0))?;
     let body = w.at("model");
     let norm = |w: &Scope, name, width| w.rms_norm(name, width, c.rms_norm_eps);
@@ -52,7 +48,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
                 .qk_norm(QkNorm::BeforeRope(head_norm("q_layernorm")?, head_norm("k_layernorm")?));
             Block::new((Residual::pre(pre, attention), ffn))
         } else {
-            let conv = ShortConv::read(&w.at("conv"), c.hidden_size, e.taps, e.conv_bias)?;
+            let conv = ShortConv::read(&w.at("conv"), c.hidden_size, *e.taps, e.conv_bias)?;
             Block::new((Residual::pre(pre, conv), ffn))
         })
     };
@@ -68,15 +64,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 impl Config {
     /// The width of the feed-forward network, of which two thirds are rounded up when gated.
     fn ffn_width(&self, written: i32) -> Result<i32> {
-        let width = self.block_ff_dim.unwrap_or(written);
+        let width = self.block_ff_dim.map_or(written, i32::from);
         if !self.block_auto_adjust_ff_dim {
             return Ok(width);
         }
         let width = 2 * width / 3;
-        let multiplier = self.block_ffn_dim_multiplier.unwrap_or(1.0);
+        let multiplier = self.block_ffn_dim_multiplier.map_or(1.0, f64::from);
         let width = (multiplier * f64::from(width)) as i32;
-        let blocks = width / self.block_multiple_of + i32::from(width % self.block_multiple_of > 0);
-        config::product("block_ffn_dim_multiplier", [blocks, self.block_multiple_of])
+        let multiple = *self.block_multiple_of;
+        let blocks = width / multiple + i32::from(width % multiple > 0);
+        config::product("block_ffn_dim_multiplier", [blocks, multiple])
     }
 }
 

@@ -4,23 +4,16 @@
 //! `moe_layers`.
 
 use super::llama4_text::{decoder, dense, read};
-use crate::{
-    parts::router::{check_choice, first_top_k},
-    prelude::*,
-};
-use mlx_rs::{Dtype, ops::indexing::take_along_axis};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["llama4"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    num_local_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
+    num_local_experts: Size,
+    num_experts_per_tok: Size,
     moe_layers: Option<Vec<i32>>,
-    #[serde(deserialize_with = "config::size")]
-    interleave_moe_layer_step: i32,
+    interleave_moe_layer_step: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -31,17 +24,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "num_local_experts": 16, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1,
     }));
     let ((c, e), m): (_, Config) = (read(config)?, config::read(config)?);
-    check_choice("num_experts_per_tok", (1, m.num_experts_per_tok))?;
+    check_choice("num_experts_per_tok", (1, *m.num_experts_per_tok))?;
     // The text is read alone.
     ignore_parts(w, &["vision_model", "multi_modal_projector"]);
     let has_experts = |i: i32| match &m.moe_layers {
         Some(layers) => layers.contains(&i),
-        None => (i + 1) % m.interleave_moe_layer_step == 0,
+        None => (i + 1) % *m.interleave_moe_layer_step == 0,
     };
     // The norms of queries and keys have an epsilon of their own.
     let decoder = decoder(w, &c, &e, 1e-6, |i, w| {
         Ok(if has_experts(i) {
-            Box::new(ScaledMoe::read(w, &c, m.num_local_experts)?)
+            Box::new(ScaledMoe::read(w, &c, *m.num_local_experts)?)
         } else {
             Box::new(dense(w, &c, &e)?)
         })

@@ -3,10 +3,7 @@
 //! positions and see everything. Follows `llama4_text` of mlx-lm; chunks and layers without positions
 //! follow Meta's code instead.
 
-use crate::{
-    parts::{attention::join_heads, kv::Kv},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["llama4_text"], build };
 
@@ -26,18 +23,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 #[derive(Deserialize)]
 pub struct Config {
-    #[serde(deserialize_with = "config::size")]
-    intermediate_size_mlp: i32,
+    intermediate_size_mlp: Size,
     no_rope_layers: Option<Vec<i32>>,
-    #[serde(deserialize_with = "config::size")]
-    no_rope_layer_interval: i32,
+    no_rope_layer_interval: Size,
     use_qk_norm: bool,
     attn_temperature_tuning: Switch,
-    #[serde(deserialize_with = "config::positive")]
-    floor_scale: f32,
+    floor_scale: Positive,
     attn_scale: f32,
-    #[serde(deserialize_with = "config::optional_size")]
-    attention_chunk_size: Option<i32>,
+    attention_chunk_size: Option<Size>,
 }
 
 /// The first configs have a number where later ones have a truth.
@@ -79,7 +72,7 @@ impl Config {
     fn rotates(&self, i: i32) -> bool {
         match self.listed() {
             Some(layers) => layers[i as usize] != 0,
-            None => (i + 1) % self.no_rope_layer_interval != 0,
+            None => (i + 1) % *self.no_rope_layer_interval != 0,
         }
     }
 
@@ -96,7 +89,7 @@ impl Config {
                 }
             },
         };
-        Ok(self.attention_chunk_size.filter(|_| chunked))
+        Ok(self.attention_chunk_size.filter(|_| chunked).map(i32::from))
     }
 }
 
@@ -119,7 +112,7 @@ pub fn decoder(
         }
         if !rotates && e.attn_temperature_tuning.is_on() {
             let (positions, strength) = (e.floor_scale, e.attn_scale);
-            attention = attention.queries(move |q, step| grow(q, positions, strength, step));
+            attention = attention.queries(move |q, step| grow(q, *positions, strength, step));
         }
         pre_norm(w, c, in_chunks(attention, e.chunk(c, i)?), ffn(i, &w.at("feed_forward"))?)
     })
@@ -156,5 +149,5 @@ fn in_chunks(attention: Attention, chunk: Option<i32>) -> impl Layer<State = Kv>
 
 /// The network of layers without experts.
 pub fn dense(w: &Scope, c: &Text, e: &Config) -> Result<Mlp> {
-    Mlp::sized(w, c, e.intermediate_size_mlp, swiglu)
+    Mlp::sized(w, c, *e.intermediate_size_mlp, swiglu)
 }

@@ -2,7 +2,7 @@
 //! Follows `mellum` of mlx-lm, and transformers where that has dense layers.
 
 use super::{qwen3, qwen3_moe};
-use crate::{parts::router::top_k, prelude::*};
+use crate::prelude::*;
 use std::collections::HashMap;
 
 pub const FAMILY: Family = Family { model_types: &["mellum"], build };
@@ -34,9 +34,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
         let attention = qwen3::attention(&w.at("self_attn"), &c, e.rope(&c, kind)?)?.window(window);
         let mlp = w.at("mlp");
-        let dense = e.mlp_layer_types.as_ref().is_some_and(|kinds| kinds[i as usize] == "dense");
-        let ffn: Ffn = if dense {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+        let is_dense = e.mlp_layer_types.as_ref().is_some_and(|kinds| kinds[i as usize] == "dense");
+        let ffn: Ffn = if is_dense {
+            dense(&mlp, &c)?
         } else {
             Box::new(qwen3_moe::experts(&mlp, &c, &experts, top_k)?)
         };

@@ -3,7 +3,7 @@
 //! and Xiaomi's code where that stretches positions.
 
 use super::{deepseek_v3, gemma3_text::without, glm4_moe};
-use crate::{parts::kv::Kv, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mimo_v2_flash"], build };
 
@@ -11,14 +11,11 @@ pub const FAMILY: Family = Family { model_types: &["mimo_v2_flash"], build };
 struct Config {
     hybrid_layer_pattern: Vec<i32>,
     moe_layer_freq: Vec<i32>,
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(default, deserialize_with = "config::count")]
-    n_shared_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    v_head_dim: i32,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    attention_value_scale: Option<f32>,
+    moe_intermediate_size: Size,
+    #[serde(default)]
+    n_shared_experts: Count,
+    v_head_dim: Size,
+    attention_value_scale: Option<Positive>,
     add_swa_attention_sink_bias: bool,
     add_full_attention_sink_bias: bool,
 }
@@ -58,9 +55,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             full.attention(&a, e.add_full_attention_sink_bias, None)?
         };
         let ffn = if e.moe_layer_freq[i as usize] == 1 {
-            glm4_moe::experts(&mlp, c, &routing, [e.moe_intermediate_size, e.n_shared_experts])?
+            glm4_moe::experts(&mlp, c, &routing, [*e.moe_intermediate_size, *e.n_shared_experts])?
         } else {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, c, swiglu)?)
+            dense(&mlp, c)?
         };
         pre_norm(w, c, attention, ffn)
     })?;
@@ -79,7 +76,7 @@ impl Kind {
         let names = &[names, &[("layernorm_epsilon", "rms_norm_eps")]].concat();
         config::read_renamed(config, names, |config| {
             let (text, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-            config::product("v_head_dim", [text.num_attention_heads, e.v_head_dim])?;
+            config::product("v_head_dim", [text.num_attention_heads, *e.v_head_dim])?;
             let rope = Rope::share(&text, 1.0)?;
             Ok(Kind { text, config: e, rope })
         })
@@ -99,8 +96,8 @@ impl Kind {
         let projections = [
             read(w, "q_proj", width, queries)?,
             read(w, "k_proj", width, keys)?,
-            read(w, "v_proj", width, kv_heads * e.v_head_dim)?,
-            w.linear("o_proj", heads * e.v_head_dim, width)?,
+            read(w, "v_proj", width, kv_heads * *e.v_head_dim)?,
+            w.linear("o_proj", heads * *e.v_head_dim, width)?,
         ];
         let sinks = has_sinks.then(|| w.tensor("attention_sink_bias", &[heads])).transpose()?;
         let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks };
@@ -110,7 +107,7 @@ impl Kind {
         Ok(attention.run_by(move |attention, x, kv, step| {
             let [q, k, mut v] = attention.heads(x, step)?;
             if let Some(scale) = value_scale {
-                v = v.multiply(mlx::scalar(scale, v.dtype())?)?;
+                v = v.multiply(mlx::scalar(*scale, v.dtype())?)?;
             }
             attention.project(&attention.attend([q, k, v], kv, step)?)
         }))

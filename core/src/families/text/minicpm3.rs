@@ -9,12 +9,9 @@ pub const FAMILY: Family = Family { model_types: &["minicpm3"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::positive")]
-    scale_emb: f32,
-    #[serde(deserialize_with = "config::positive")]
-    scale_depth: f32,
-    #[serde(deserialize_with = "config::size")]
-    dim_model_base: i32,
+    scale_emb: Positive,
+    scale_depth: Positive,
+    dim_model_base: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -24,7 +21,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, defaults);
     let sizes = LatentSizes::read(config, c.num_attention_heads)?;
     let rope = sizes.rope(&c)?;
-    let branch = e.scale_depth / (c.num_hidden_layers as f32).sqrt();
+    let branch = *e.scale_depth / (c.num_hidden_layers as f32).sqrt();
     let decoder = Decoder::stack(w, &c, |_, w| {
         // The norms of low ranks have an epsilon of their own.
         let attention = ExpandedMla::read(&w.at("self_attn"), &c, &sizes, 1e-5, rope.clone())?;
@@ -32,8 +29,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         scaled_pre_norm(w, &c, branch, attention, mlp)
     })?;
     Ok(Box::new(Decoder {
-        embedding_scale: Some(e.scale_emb),
-        head: decoder.head.divided(c.hidden_size as f32 / e.dim_model_base as f32),
+        embedding_scale: Some(*e.scale_emb),
+        head: decoder.head.divided(c.hidden_size as f32 / *e.dim_model_base as f32),
         ..decoder
     }))
 }

@@ -2,17 +2,13 @@
 //! Follows `nanbeige` of mlx-lm.
 
 use super::llama;
-use crate::{
-    model::{Cache, Embedded},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nanbeige"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    num_loops: i32,
+    num_loops: Size,
     loop_loss_weights: Option<Vec<f32>>,
     skip_loop_final_norm: bool,
     enable_double_loop_split: bool,
@@ -38,7 +34,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // The training has a weight for the loss of each loop after the first.
     let loops = match &e.loop_loss_weights {
         Some(weights) if !weights.is_empty() => weights.len() + 1,
-        _ => e.num_loops as usize,
+        _ => *e.num_loops as usize,
     };
     if loops > MOST_LOOPS {
         return Err(Error::config("num_loops", format!("{loops} are more than {MOST_LOOPS}")));

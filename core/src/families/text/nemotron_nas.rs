@@ -24,10 +24,8 @@ struct BlockConfig {
 struct AttentionConfig {
     no_op: bool,
     replace_with_linear: bool,
-    #[serde(deserialize_with = "config::optional_size")]
-    n_heads_in_group: Option<i32>,
-    #[serde(deserialize_with = "config::optional_size")]
-    window_length: Option<i32>,
+    n_heads_in_group: Option<Size>,
+    window_length: Option<Size>,
     num_sink_tokens: Option<i32>,
 }
 
@@ -36,8 +34,7 @@ struct AttentionConfig {
 struct FfnConfig {
     no_op: bool,
     replace_with_linear: bool,
-    #[serde(deserialize_with = "config::optional_positive")]
-    ffn_mult: Option<f64>,
+    ffn_mult: Option<Positive<f64>>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -67,7 +64,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             } else {
                 let sizes = attention.sizes(&c, at)?;
                 let layer = Attention::read(&a, QKVO, &sizes, rope.clone())?;
-                Block::new(Residual::pre(norm, layer.window(attention.window_length)))
+                Block::new(Residual::pre(norm, layer.window(attention.window_length.map(i32::from))))
             });
         }
         if !ffn.no_op {
@@ -77,7 +74,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             } else {
                 let multiplier =
                     ffn.ffn_mult.ok_or_else(|| Error::config(at("ffn.ffn_mult"), "missing"))?;
-                let inner = width(multiplier, c.hidden_size)?;
+                let inner = width(*multiplier, c.hidden_size)?;
                 Block::new(Residual::pre(norm, Mlp::sized(&m, &c, inner, gated(act))?))
             });
         }
@@ -87,7 +84,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         embedding_scale: None,
         blocks,
         norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
-        head: Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
+        head: Head::of(&head, &c)?,
     }))
 }
 
@@ -98,8 +95,8 @@ impl AttentionConfig {
             let reason = "windows that keep the first tokens are not supported";
             return Err(Error::config(at("attention.num_sink_tokens"), reason));
         }
-        let group = self.n_heads_in_group.filter(|group| c.num_attention_heads % group == 0);
-        let Some(group) = group else {
+        let group = self.n_heads_in_group.filter(|group| c.num_attention_heads % **group == 0);
+        let Some(Size(group)) = group else {
             let reason = format!("missing, or does not divide the {} heads", c.num_attention_heads);
             return Err(Error::config(at("attention.n_heads_in_group"), reason));
         };

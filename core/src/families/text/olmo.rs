@@ -1,7 +1,7 @@
 //! OLMo: Llama with layer norms that have no weights and, in some, bounded queries, keys and values.
 //! Follows `olmo` of mlx-lm for the first exports, and transformers for the later ones and the bound.
 
-use crate::{parts::attention::projections, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmo"], build };
 
@@ -10,10 +10,8 @@ const EPS: f32 = 1e-5;
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    embedding_size: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    clip_qkv: Option<f32>,
+    embedding_size: Option<Size>,
+    clip_qkv: Option<Positive>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -35,7 +33,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (width, inner) = (c.hidden_size, c.intermediate_size);
     let heads = c.num_attention_heads * c.head_dim();
     let mut sizes = c.clone();
-    sizes.vocab_size = e.embedding_size.unwrap_or(c.vocab_size);
+    sizes.vocab_size = e.embedding_size.map_or(c.vocab_size, i32::from);
     let tied = Some(c.tie_word_embeddings == Some(true));
     let (place, name) = if first { (&body, "ff_out") } else { (w, "lm_head") };
     let head = Head::named(place, name, tied, width, sizes.vocab_size)?;
@@ -47,9 +45,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             ([q, k, v, w.linear("attn_out", heads, width)?], mlp)
         } else {
             let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
-            (projections(&w.at("self_attn"), QKVO, &c)?, mlp)
+            (attention::projections(&w.at("self_attn"), QKVO, &c)?, mlp)
         };
-        let attention = Attention::new(projections, &c, rope.clone()).bounded(e.clip_qkv);
+        let attention = Attention::new(projections, &c, rope.clone()).bounded(e.clip_qkv.map(f32::from));
         Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
     })?))
 }

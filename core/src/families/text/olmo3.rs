@@ -2,7 +2,7 @@
 //! positions. Follows `olmo3` of mlx-lm.
 
 use super::olmo2;
-use crate::{config::RopeScaling, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmo3"], build };
 

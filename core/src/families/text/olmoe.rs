@@ -2,14 +2,13 @@
 //! mlx-lm, and transformers where that bounds queries, keys and values.
 
 use super::{olmo2, qwen3_moe};
-use crate::{parts::router::first_top_k, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmoe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    clip_qkv: Option<f32>,
+    clip_qkv: Option<Positive>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -23,6 +22,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = olmo2::attention(&w.at("self_attn"), &c, rope.clone())?;
         let ffn = qwen3_moe::experts(&w.at("mlp"), &c, &experts, first_top_k)?;
-        pre_norm(w, &c, attention.bounded(e.clip_qkv), ffn)
+        pre_norm(w, &c, attention.bounded(e.clip_qkv.map(f32::from)), ffn)
     })?))
 }

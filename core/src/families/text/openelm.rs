@@ -9,13 +9,11 @@ pub const FAMILY: Family = Family { model_types: &["openelm"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    head_dim: i32,
+    head_dim: Size,
     num_query_heads: Vec<config::Size>,
     num_kv_heads: Vec<config::Size>,
     ffn_multipliers: Vec<f64>,
-    #[serde(deserialize_with = "config::size")]
-    ffn_dim_divisor: i32,
+    ffn_dim_divisor: Size,
     ffn_with_glu: bool,
     activation_fn_name: String,
     normalize_qk_projections: bool,
@@ -42,7 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let (a, f, inner) = (w.at("attn"), w.at("ffn"), sizes.intermediate_size);
         let mut attention = phi3::attention(&a, ["qkv_proj", "out_proj"], &sizes, rope.clone())?;
         if e.normalize_qk_projections {
-            let norm = |name| a.rms_norm(name, e.head_dim, c.rms_norm_eps);
+            let norm = |name| a.rms_norm(name, *e.head_dim, c.rms_norm_eps);
             attention = attention.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?));
         }
         let down = f.linear("proj_2", inner, width)?;
@@ -67,7 +65,7 @@ impl Config {
             let reason = format!("{kv_heads} do not divide the {heads} query heads");
             return Err(Error::config(format!("num_kv_heads[{i}]"), reason));
         }
-        config::product("num_query_heads", [heads + 2 * kv_heads, self.head_dim])?;
+        config::product("num_query_heads", [heads + 2 * kv_heads, *self.head_dim])?;
         let mut sizes = c.clone();
         (sizes.num_attention_heads, sizes.num_key_value_heads) = (heads, Some(kv_heads));
         sizes.intermediate_size = self.inner(multiplier * f64::from(c.hidden_size))?;
@@ -76,10 +74,10 @@ impl Config {
 
     /// The nearest multiple of the divisor that is at most a tenth smaller.
     fn inner(&self, wanted: f64) -> Result<i32> {
-        let divisor = f64::from(self.ffn_dim_divisor);
+        let divisor = f64::from(*self.ffn_dim_divisor);
         let nearest = (((wanted + divisor / 2.0) / divisor).floor() * divisor).max(divisor);
         let inner = if nearest < 0.9 * wanted { nearest + divisor } else { nearest };
         // One that is no number becomes 0.
-        config::product("ffn_multipliers", [(inner / divisor) as i32, self.ffn_dim_divisor])
+        config::product("ffn_multipliers", [(inner / divisor) as i32, *self.ffn_dim_divisor])
     }
 }

@@ -3,19 +3,16 @@
 //! window.
 
 use super::mixtral;
-use crate::{parts::router::check_choice, prelude::*};
-use mlx_rs::ops::indexing::{argmax_axis, take_along_axis};
+use crate::prelude::*;
+use mlx_rs::ops::indexing::argmax_axis;
 
 pub const FAMILY: Family = Family { model_types: &["phimoe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    num_local_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
-    #[serde(deserialize_with = "config::epsilon")]
-    router_jitter_noise: f32,
+    num_local_experts: Size,
+    num_experts_per_tok: Size,
+    router_jitter_noise: Epsilon,
     lm_head_bias: bool,
     rope_scaling: Option<Magnitude>,
     rope_parameters: Option<Magnitude>,
@@ -23,8 +20,7 @@ struct Config {
 
 #[derive(Deserialize)]
 struct Magnitude {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    long_mscale: Option<f32>,
+    long_mscale: Option<Positive>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -49,7 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if let Rope::Frequencies { magnitude, .. } = &mut rope
         && let Some(own) = scaling.and_then(|scaling| scaling.long_mscale)
     {
-        *magnitude = own;
+        *magnitude = *own;
     }
     if e.lm_head_bias && c.tie_word_embeddings == Some(false) {
         w.at("lm_head").require("bias")?;
@@ -58,7 +54,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let moe = w.at("block_sparse_moe");
-        let experts = mixtral::experts(&moe, &c, e.num_local_experts)?;
+        let experts = mixtral::experts(&moe, &c, *e.num_local_experts)?;
         let ffn = Moe::new(SparseMixer::read(&moe, &c, &e)?, experts);
         let (before, after) = (norm(w, "input_layernorm")?, norm(w, "post_attention_layernorm")?);
         Ok(Block::new((
@@ -79,9 +75,9 @@ struct SparseMixer {
 
 impl SparseMixer {
     fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        check_choice("num_experts_per_tok", (e.num_local_experts, e.num_experts_per_tok))?;
-        let logits = w.linear("gate", c.hidden_size, e.num_local_experts)?;
-        Ok(SparseMixer { logits, k: e.num_experts_per_tok, band: 2.0 * e.router_jitter_noise })
+        check_choice("num_experts_per_tok", (*e.num_local_experts, *e.num_experts_per_tok))?;
+        let logits = w.linear("gate", c.hidden_size, *e.num_local_experts)?;
+        Ok(SparseMixer { logits, k: *e.num_experts_per_tok, band: 2.0 * *e.router_jitter_noise })
     }
 }
 

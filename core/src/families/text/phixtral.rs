@@ -2,25 +2,15 @@
 //! fused queries, keys and values, and a head with a norm of its own. Follows `phixtral` of mlx-lm,
 //! and Microsoft's own code where there are no experts.
 
-use crate::{
-    parts::{
-        moe::{dispatch, mix},
-        router::{first_top_k, top_k_then_softmax},
-    },
-    prelude::*,
-};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["phixtral", "phi-msft"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    rotary_dim: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_local_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
+    rotary_dim: Size,
+    num_local_experts: Size,
+    num_experts_per_tok: Size,
 }
 
 /// Names of checkpoints, and those that mlx-lm reads instead.
@@ -40,7 +30,7 @@ const NAMES: &[(&str, &str)] = &[
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e) = read(config)?;
-    let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
+    let rope = Rope::rotary_dim(&c, *e.rotary_dim)?;
     let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
     let norm = |w: &Scope| w.layer_norm_with_bias("ln", width, c.rms_norm_eps);
     let body = w.at("transformer");
@@ -96,9 +86,9 @@ struct PlainExperts {
 
 impl PlainExperts {
     fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        let (count, width, inner) = (e.num_local_experts, c.hidden_size, c.intermediate_size);
+        let (count, width, inner) = (*e.num_local_experts, c.hidden_size, c.intermediate_size);
         let logits = w.linear("gate", width, count)?;
-        let choice = (count, e.num_experts_per_tok);
+        let choice = (count, *e.num_experts_per_tok);
         let first = if w.has_below("switch_mlp") { "switch_mlp" } else { "mlp.0" };
         let read = |name, sizes| {
             w.at(first).at(name).require("bias")?;

@@ -1,14 +1,13 @@
 //! PLaMo: attention and feed-forward side by side after one norm; head `h` uses the key and value
 //! `h mod n`, where grouped-query attention counts in blocks. Follows `plamo` of mlx-lm.
 
-use crate::{parts::attention::join_heads, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["plamo"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    n_shared_head: i32,
+    n_shared_head: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -16,11 +15,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "n_shared_head": 8, "tie_word_embeddings": false,
     }));
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    if c.num_attention_heads % e.n_shared_head != 0 {
+    if c.num_attention_heads % *e.n_shared_head != 0 {
         let reason = format!("does not divide the {} query heads", c.num_attention_heads);
         return Err(Error::config("n_shared_head", reason));
     }
-    c.num_key_value_heads = Some(c.num_attention_heads / e.n_shared_head);
+    c.num_key_value_heads = Some(c.num_attention_heads / *e.n_shared_head);
     let rope = Rope::of(&c)?;
     let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None };
     let layers = w.at("model.layers.layers");
@@ -28,7 +27,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let w = layers.at(i);
         let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let (scores, kv_heads, shared) = (scores.clone(), c.kv_heads(), e.n_shared_head);
+        let (scores, kv_heads, shared) = (scores.clone(), c.kv_heads(), *e.n_shared_head);
         let attention = attention.run_by(move |attention, x, kv, step| {
             let [q, k, v] = attention.heads(x, step)?;
             let q = turned(&q, shared, kv_heads)?;

@@ -8,8 +8,7 @@ pub const FAMILY: Family = Family { model_types: &["qwen2", "acereason"], build 
 #[derive(Deserialize)]
 struct Config {
     use_sliding_window: bool,
-    #[serde(deserialize_with = "config::count")]
-    max_window_layers: i32,
+    max_window_layers: Count,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -29,7 +28,7 @@ pub fn switch_windows(mut c: Text, config: &Json) -> Result<Text> {
     if !e.use_sliding_window {
         c.layer_types = None;
     } else if c.layer_types.is_none() {
-        let kind = |i| if i < e.max_window_layers { "full_attention" } else { "sliding_attention" };
+        let kind = |i| if i < *e.max_window_layers { "full_attention" } else { "sliding_attention" };
         c.layer_types = Some((0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect());
     }
     Ok(c)

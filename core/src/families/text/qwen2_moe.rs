@@ -3,17 +3,15 @@
 //! windows, weights that sum to one, or scales positions.
 
 use super::{qwen2, qwen3_moe};
-use crate::{parts::router::first_top_k, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen2_moe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    shared_expert_intermediate_size: i32,
+    shared_expert_intermediate_size: Size,
     use_sliding_window: bool,
-    #[serde(deserialize_with = "config::count")]
-    max_window_layers: i32,
+    max_window_layers: Count,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -30,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if !e.use_sliding_window {
         c.layer_types = None;
     } else if c.layer_types.is_none() {
-        let slides = |i| i % 2 == 0 && i < e.max_window_layers;
+        let slides = |i| i % 2 == 0 && i < *e.max_window_layers;
         let kind = |i| if slides(i) { "sliding_attention" } else { "full_attention" };
         c.layer_types = Some((0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect());
     }
@@ -39,10 +37,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
         let mlp = w.at("mlp");
         let ffn = if experts.is_sparse(i) {
-            let shared = SharedExpert::read(&mlp, &c, e.shared_expert_intermediate_size)?;
+            let shared = SharedExpert::read(&mlp, &c, *e.shared_expert_intermediate_size)?;
             sum(qwen3_moe::experts(&mlp, &c, &experts, first_top_k)?, shared)
         } else {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+            dense(&mlp, &c)?
         };
         pre_norm(w, &c, attention.window(c.window(i)?), ffn)
     })?))

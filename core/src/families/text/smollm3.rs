@@ -9,8 +9,7 @@ pub const FAMILY: Family = Family { model_types: &["smollm3"], build };
 struct Config {
     /// 0 where a layer has none, else 1.
     no_rope_layers: Option<Vec<i32>>,
-    #[serde(deserialize_with = "config::size")]
-    no_rope_layer_interval: i32,
+    no_rope_layer_interval: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -26,7 +25,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     let has_rope = |i: i32| match &e.no_rope_layers {
         Some(layers) => layers[i as usize] != 0,
-        None => (i + 1) % e.no_rope_layer_interval != 0,
+        None => (i + 1) % *e.no_rope_layer_interval != 0,
     };
     let rope = Rope::of(&c)?;
     let rope = |i| if has_rope(i) { rope.clone() } else { Rope::None };

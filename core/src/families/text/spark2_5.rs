@@ -2,10 +2,7 @@
 //! on what each head gathers. Follows `spark2_5` of mlx-lm.
 
 use super::phi3;
-use crate::{
-    parts::gated_attention::{gated_attention, single_sigmoid},
-    prelude::*,
-};
+use crate::{parts::gated_attention::single_sigmoid, prelude::*};
 use std::collections::HashMap;
 
 pub const FAMILY: Family = Family { model_types: &["spark2_5"], build };
@@ -40,7 +37,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let body = w.at("model");
     // Some conversions rename the table.
     let table = if body.has_below("embed_tokens") { "embed_tokens" } else { "embedding" };
-    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let head = Head::of(w, &c)?;
     Ok(Box::new(Decoder::named(&body, [table, "layers", "norm"], &c, head, |i, w| {
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu)?;
         pre_norm(w, &c, attention(&w.at("self_attn"), &c, &e, i)?, mlp)

@@ -2,7 +2,6 @@
 //! each head, some run both branches side by side. Follows `stablelm` of mlx-lm.
 
 use crate::prelude::*;
-use mlx_rs::Dtype;
 
 pub const FAMILY: Family = Family { model_types: &["stablelm"], build };
 
