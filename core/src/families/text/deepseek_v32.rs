@@ -21,9 +21,8 @@ pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Resul
         json!({
             "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
             "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
-            "tie_word_embeddings": false,
-            "norm_topk_prob": true, "routed_scaling_factor": 1.0, "num_experts_per_tok": 1,
-            "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
+            "tie_word_embeddings": false, "norm_topk_prob": true, "routed_scaling_factor": 1.0,
+            "num_experts_per_tok": 1, "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
             "indexer_rope_interleave": false,
         }),
     );

@@ -18,40 +18,37 @@ use crate::{
 };
 use mlx_rs::Dtype;
 
-pub const FAMILY: Family =
-    Family { model_types: &["deepseek_v41", "deepseek_v41_text"], build };
+pub const FAMILY: Family = Family { model_types: &["deepseek_v41", "deepseek_v41_text"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    q_lora_rank: i32,
-    #[serde(deserialize_with = "config::size")]
-    qk_rope_head_dim: i32,
-    #[serde(deserialize_with = "config::size")]
-    o_groups: i32,
-    #[serde(deserialize_with = "config::size")]
-    o_lora_rank: i32,
+    q_lora_rank: Size,
+    qk_rope_head_dim: Size,
+    o_groups: Size,
+    o_lora_rank: Size,
     scoring_func: String,
-    #[serde(deserialize_with = "config::positive")]
-    gate_temp: f32,
+    gate_temp: Positive,
     swiglu_limit: f32,
     engram_layer_ids: Vec<i32>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config::text(config)?, json!({
-        "vocab_size": 129_280, "hidden_size": 5120, "num_hidden_layers": 40,
-        "num_attention_heads": 64, "head_dim": 512, "q_lora_rank": 1280, "qk_rope_head_dim": 64,
-        "o_groups": 8, "o_lora_rank": 1024, "moe_intermediate_size": 2304, "n_routed_experts": 384,
-        "num_experts_per_tok": 6, "scoring_func": "sqrtsoftplus", "gate_temp": 1.0,
-        "norm_topk_prob": true, "routed_scaling_factor": 1.5, "swiglu_limit": 10.0,
-        "rms_norm_eps": 1e-20, "sliding_window": 128, "compress_ratios": [],
-        "kv_source_layer_ids": [], "index_source_layer_ids": [], "compress_rope_theta": 160_000.0,
-        "candidate_source_layer_id": -1, "candidate_topk_blocks": 2048, "candidate_block_size": 8,
-        "index_n_heads": 32, "index_head_dim": 128, "index_topk": 512, "rope_theta": 10_000.0,
-        "max_position_embeddings": 1_048_576, "hc_mult": 4, "hc_sinkhorn_iters": 20,
-        "hc_eps": 1e-6, "engram_layer_ids": [],
-    }));
+    let config = &config::with_defaults(
+        config::text(config)?,
+        json!({
+            "vocab_size": 129_280, "hidden_size": 5120, "num_hidden_layers": 40,
+            "num_attention_heads": 64, "head_dim": 512, "q_lora_rank": 1280, "qk_rope_head_dim": 64,
+            "o_groups": 8, "o_lora_rank": 1024, "moe_intermediate_size": 2304, "n_routed_experts": 384,
+            "num_experts_per_tok": 6, "scoring_func": "sqrtsoftplus", "gate_temp": 1.0,
+            "norm_topk_prob": true, "routed_scaling_factor": 1.5, "swiglu_limit": 10.0,
+            "rms_norm_eps": 1e-20, "sliding_window": 128, "compress_ratios": [],
+            "kv_source_layer_ids": [], "index_source_layer_ids": [], "compress_rope_theta": 160_000.0,
+            "candidate_source_layer_id": -1, "candidate_topk_blocks": 2048, "candidate_block_size": 8,
+            "index_n_heads": 32, "index_head_dim": 128, "index_topk": 512, "rope_theta": 10_000.0,
+            "max_position_embeddings": 1_048_576, "hc_mult": 4, "hc_sinkhorn_iters": 20,
+            "hc_eps": 1e-6, "engram_layer_ids": [],
+        }),
+    );
     let names = [("moe_intermediate_size", "intermediate_size")];
     let c = Text::read_renamed(&without(config, &["intermediate_size"]), &names)?;
     let (e, hyper): (Config, HyperSizes) = (config::read(config)?, config::read(config)?);
@@ -69,17 +66,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         text: &c,
         compression: &compression,
         name,
-        rank: e.q_lora_rank,
-        output: [e.o_groups, e.o_lora_rank],
+        rank: *e.q_lora_rank,
+        output: [*e.o_groups, *e.o_lora_rank],
         ropes: e.ropes(&c, &compression, config)?,
     };
     let (mut blocks, mut layers) = (Vec::new(), Vec::new());
     for i in 0..c.num_hidden_layers {
         let w = body.at("layers").at(i);
         let norm = |names| w.rms_norm(name(names), c.hidden_size, c.rms_norm_eps);
-        let connection = |names| {
-            HyperConnection::read(&w, name(names), c.hidden_size, hyper, c.rms_norm_eps)
-        };
+        let connection =
+            |names| HyperConnection::read(&w, name(names), c.hidden_size, hyper, c.rms_norm_eps);
         blocks.push(Block::new(sizes.attention(&w.at(name(["self_attn", "attn"])), i)?));
         let [before_attention, before_network] = TWO_NORMS;
         layers.push(AroundAttention {
@@ -108,17 +104,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 impl Config {
     fn check(&self, c: &Text, compression: &Compression) -> Result<()> {
         let wrong = |field, reason: String| Err(Error::config(field, reason));
-        let (rotated, heads) = (self.qk_rope_head_dim, c.num_attention_heads);
+        let (rotated, heads) = (*self.qk_rope_head_dim, c.num_attention_heads);
         let narrowest = c.head_dim().min(compression.index_head_dim);
         if rotated % 2 != 0 || rotated > narrowest {
             let reason =
                 format!("{rotated} of {narrowest} elements of a head cannot be rotated in pairs");
             return wrong("qk_rope_head_dim", reason);
         }
-        if heads * c.head_dim() % self.o_groups != 0 {
+        if heads * c.head_dim() % *self.o_groups != 0 {
             return wrong("o_groups", format!("does not divide {heads} heads of {}", c.head_dim()));
         }
-        config::product("o_lora_rank", [self.o_groups, self.o_lora_rank])?;
+        config::product("o_lora_rank", [*self.o_groups, *self.o_lora_rank])?;
         if !(0.0..=f32::MAX).contains(&self.swiglu_limit) {
             return wrong("swiglu_limit", format!("{} is no limit", self.swiglu_limit));
         }
@@ -136,7 +132,7 @@ impl Config {
             Json::Object(_) => config::with_defaults(&config["rope_scaling"], original),
             _ => original,
         };
-        let (dims, base) = (self.qk_rope_head_dim, compression.compress_rope_theta);
+        let (dims, base) = (*self.qk_rope_head_dim, compression.compress_rope_theta);
         Ok([
             TailRope::yarn(dims, c.rope_theta(), &Json::Null)?,
             TailRope::yarn(dims, base, &scaling)?,
@@ -161,7 +157,7 @@ impl Config {
                 return Err(Error::config("scoring_func", reason));
             }
         };
-        let temperature = self.gate_temp;
+        let temperature = *self.gate_temp;
         let router = LossFreeRouter::new(logits, Some(correction), &routing)?
             .scores(move |logits| score(&logits.divide(Array::from_f32(temperature))?));
         let (sizes, theirs) = ([count, c.hidden_size, c.intermediate_size], ["w1", "w3", "w2"]);
@@ -239,9 +235,8 @@ impl Wrapper for DeepseekV41 {
                 attention.forward(&norm.forward(x)?, &mut **state, step)
             })?;
             let (connection, norm) = &layer.network;
-            [streams, x] = connection.forward([&streams, &x], |x| {
-                layer.moe.forward(&norm.forward(x)?, &mut (), step)
-            })?;
+            [streams, x] = connection
+                .forward([&streams, &x], |x| layer.moe.forward(&norm.forward(x)?, &mut (), step))?;
         }
         self.decoder.norm.forward(&x)
     }

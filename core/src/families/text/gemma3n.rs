@@ -24,16 +24,12 @@ pub const FAMILY: Family = Family { model_types: &["gemma3n", "gemma3n_text"], b
 #[derive(Deserialize)]
 struct Config {
     intermediate_size: config::PerLayer,
-    #[serde(deserialize_with = "config::count")]
-    num_kv_shared_layers: i32,
-    #[serde(deserialize_with = "config::size")]
-    vocab_size_per_layer_input: i32,
-    #[serde(deserialize_with = "config::size")]
-    hidden_size_per_layer_input: i32,
+    num_kv_shared_layers: Count,
+    vocab_size_per_layer_input: Size,
+    hidden_size_per_layer_input: Size,
     activation_sparsity_pattern: Option<Vec<f32>>,
     altup_correct_scale: bool,
-    #[serde(deserialize_with = "config::size")]
-    laurel_rank: i32,
+    laurel_rank: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -60,7 +56,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let kind = |i| if i % 5 == 4 { "full_attention" } else { "sliding_attention" };
         (0..c.num_hidden_layers).map(|i| kind(i).into()).collect()
     });
-    let own = c.num_hidden_layers - e.num_kv_shared_layers;
+    let own = c.num_hidden_layers - *e.num_kv_shared_layers;
     if own < 1 {
         return Err(Error::config("num_kv_shared_layers", "as many as layers, or more"));
     }
@@ -80,7 +76,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let gather = Streams::read(&body, "altup_unembed_projections", &c, &altup)?;
     let first = Block::new(Map(move |x: &Array| spread.spread(x)));
     let last = Block::new(Map(move |streams: &Array| gather.gather(streams)));
-    let (vocabulary, width) = (e.vocab_size_per_layer_input, e.hidden_size_per_layer_input);
+    let (vocabulary, width) = (*e.vocab_size_per_layer_input, *e.hidden_size_per_layer_input);
     Ok(Box::new(Gemma3n {
         inputs: LayerInputs::read(&body, &c, vocabulary, width)?,
         vocabulary,
@@ -137,8 +133,8 @@ impl AlternatingBlock {
         let hidden = c.hidden_size;
         let norm = |name| w.rms_norm(name, hidden, c.rms_norm_eps);
         let [before, after, before_mlp, after_mlp] = FOUR_NORMS;
-        let left = w.linear("laurel.linear_left", hidden, e.laurel_rank)?;
-        let right = w.linear("laurel.linear_right", e.laurel_rank, hidden)?;
+        let left = w.linear("laurel.linear_left", hidden, *e.laurel_rank)?;
+        let right = w.linear("laurel.linear_right", *e.laurel_rank, hidden)?;
         let laurel: Ffn = Box::new(Map(move |x: &Array| right.forward(&left.forward(x)?)));
         if !e.altup_correct_scale {
             w.ignore("altup.correct_output_scale");
@@ -155,7 +151,7 @@ impl AlternatingBlock {
             after: norm(after)?,
             mlp: Residual::sandwich(norm(before_mlp)?, mlp, norm(after_mlp)?),
             output_scale: e.altup_correct_scale.then(scale).transpose()?,
-            input: InputGate::read(w, c, e.hidden_size_per_layer_input, layer)?,
+            input: InputGate::read(w, c, *e.hidden_size_per_layer_input, layer)?,
         })
     }
 }

@@ -3,18 +3,14 @@
 //! an input of its own for each layer; in some, experts beside each network. Follows `gemma4_text`
 //! of mlx-lm.
 
-use super::gemma3_text::{text_config, without};
+use super::gemma3_text::text_config;
 use crate::{
-    model::{Cache, Embedded},
     parts::{
         layer_inputs::{InputGate, LayerInputs},
-        moe::mix,
-        router::{check_choice, top_k},
         shared_keys::{Place, SharedKeys, lender},
     },
     prelude::*,
 };
-use mlx_rs::ops::indexing::take_along_axis;
 use std::collections::HashMap;
 
 pub const FAMILY: Family = Family {
@@ -24,78 +20,63 @@ pub const FAMILY: Family = Family {
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    global_head_dim: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    num_global_key_value_heads: Option<i32>,
-    #[serde(deserialize_with = "config::count")]
-    num_kv_shared_layers: i32,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    vocab_size_per_layer_input: Option<i32>,
-    #[serde(deserialize_with = "config::count")]
-    hidden_size_per_layer_input: i32,
-    rope_parameters: RopeParameters,
-    #[serde(deserialize_with = "config::size")]
-    sliding_window_pattern: i32,
+    global_head_dim: Option<Size>,
+    num_global_key_value_heads: Option<Size>,
+    num_kv_shared_layers: Count,
+    vocab_size_per_layer_input: Option<Size>,
+    hidden_size_per_layer_input: Count,
+    sliding_window_pattern: Size,
     attention_k_eq_v: bool,
     use_double_wide_mlp: bool,
     enable_moe_block: bool,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    num_experts: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    top_k_experts: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    moe_intermediate_size: Option<i32>,
     per_layer_config: Option<HashMap<String, OwnSizes>>,
+}
+
+#[derive(Deserialize)]
+struct ExpertsConfig {
+    num_experts: Size,
+    top_k_experts: Size,
+    moe_intermediate_size: Size,
 }
 
 /// What transformers 5 writes for a layer instead of the sizes of all full ones.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default)]
 struct OwnSizes {
-    #[serde(deserialize_with = "config::optional_size")]
-    head_dim: Option<i32>,
-    #[serde(deserialize_with = "config::optional_size")]
-    num_key_value_heads: Option<i32>,
+    head_dim: Option<Size>,
+    num_key_value_heads: Option<Size>,
 }
 
-/// The rotary embedding of each kind of layer.
-type RopeParameters = HashMap<String, config::RopeScaling>;
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = text_config(
-        config,
-        json!({
-            "hidden_size": 1536, "num_hidden_layers": 35, "intermediate_size": 6144,
-            "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256,
-            "global_head_dim": 512, "rms_norm_eps": 1e-6, "vocab_size": 262144,
-            "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 256,
-            "num_kv_shared_layers": 20, "sliding_window": 512, "sliding_window_pattern": 5,
-            "max_position_embeddings": 131072, "attention_k_eq_v": false,
-            "final_logit_softcapping": 30.0, "use_double_wide_mlp": true, "enable_moe_block": false,
-            "tie_word_embeddings": true, "rope_parameters": {
-                "full_attention": {
-                    "rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25,
-                },
-                "sliding_attention": {"rope_theta": 1e4},
+    let defaults = json!({
+        "hidden_size": 1536, "num_hidden_layers": 35, "intermediate_size": 6144,
+        "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256,
+        "global_head_dim": 512, "rms_norm_eps": 1e-6, "vocab_size": 262144,
+        "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 256,
+        "num_kv_shared_layers": 20, "sliding_window": 512, "sliding_window_pattern": 5,
+        "max_position_embeddings": 131072, "attention_k_eq_v": false,
+        "final_logit_softcapping": 30.0, "use_double_wide_mlp": true, "enable_moe_block": false,
+        "tie_word_embeddings": true, "rope_parameters": {
+            "full_attention": {
+                "rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25,
             },
-        }),
-        json!({"vocab_size": 262144}),
-    )?;
-    let config = &config;
-    let e: Config = config::read(config)?;
-    let c = Text::read(&without(config, &["rope_parameters"]))?;
+            "sliding_attention": {"rope_theta": 1e4},
+        },
+    });
+    let config = &text_config(config, defaults, json!({"vocab_size": 262144}))?;
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let experts = e.enable_moe_block.then(|| config::read(config)).transpose()?;
     let layers = c.num_hidden_layers;
-    if !(0..layers).contains(&e.num_kv_shared_layers) {
-        let reason = format!("{} of {layers} layers", e.num_kv_shared_layers);
+    if !(0..layers).contains(&*e.num_kv_shared_layers) {
+        let reason = format!("{} of {layers} layers", *e.num_kv_shared_layers);
         return Err(Error::config("num_kv_shared_layers", reason));
     }
     ignore_parts(w, &["vision_tower", "vision_embedder", "multi_modal_projector", "audio_tower"]);
     ignore_parts(w, &["embed_audio", "embed_vision"]);
     w.ignore_named(&["input_max", "input_min", "output_max", "output_min"]);
-    let decoder = Decoder::stack(w, &c, |i, w| block(w, &c, &e, i))?;
+    let decoder = Decoder::stack(w, &c, |i, w| e.block(w, &c, experts.as_ref(), i))?;
     Ok(Box::new(Gemma4 {
-        inputs: e.has_inputs().then(|| e.inputs(&body(w).0, &c)).transpose()?,
+        inputs: e.inputs(&body(w).0, &c)?,
         decoder: Decoder {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
             head: decoder.head.softcap(c.final_logit_softcapping),
@@ -105,31 +86,51 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 impl Config {
-    fn has_inputs(&self) -> bool {
-        self.hidden_size_per_layer_input > 0
+    /// The usual four norms around attention and the network, and what follows.
+    fn block(
+        &self,
+        w: &Scope,
+        c: &Text,
+        experts: Option<&ExpertsConfig>,
+        layer: i32,
+    ) -> Result<Block> {
+        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
+        let [before, after, before_mlp, after_mlp] = FOUR_NORMS;
+        let sizes = self.heads(c, layer)?;
+        let place = self.place(&sizes, layer)?;
+        let times = if self.use_double_wide_mlp && place.lender.is_some() { 2 } else { 1 };
+        let mlp = Mlp::sized(&w.at("mlp"), c, times * c.intermediate_size, geglu_tanh)?;
+        let mlp = (norm(before_mlp)?, mlp);
+        let network: Residual<Ffn> = match experts {
+            Some(e) => Residual::post(Box::new(beside_experts(w, c, e, mlp)?), norm(after_mlp)?),
+            None => Residual::sandwich(mlp.0, Box::new(mlp.1), norm(after_mlp)?),
+        };
+        let attention = SharedKeys::read(&w.at("self_attn"), &sizes, place)?;
+        let attention = Residual::sandwich(norm(before)?, attention, norm(after)?);
+        let width = Some(*self.hidden_size_per_layer_input).filter(|width| *width > 0);
+        let input = width.map(|width| InputGate::read(w, c, width, layer)).transpose()?;
+        let end = LayerEnd { input, scalar: w.tensor("layer_scalar", &[1])? };
+        Ok(Block::new(((attention, network), end)))
     }
 
     /// The window of a layer; every `sliding_window_pattern`th is full where no list says more.
     fn window(&self, c: &Text, layer: i32) -> Result<Option<i32>> {
-        c.window_where(layer, |layer| (layer + 1) % self.sliding_window_pattern != 0)
+        c.window_where(layer, |layer| (layer + 1) % *self.sliding_window_pattern != 0)
     }
 
     /// The sizes with those of one layer's heads, which may have their own.
     fn heads(&self, c: &Text, layer: i32) -> Result<Text> {
-        let is_full = self.window(c, layer)?.is_none();
+        let kv_heads = self.num_global_key_value_heads.filter(|_| self.attention_k_eq_v);
         let own = match &self.per_layer_config {
             Some(layers) => layers.get(&layer.to_string()).copied().unwrap_or_default(),
-            None if is_full => OwnSizes {
-                head_dim: self.global_head_dim,
-                num_key_value_heads: self
-                    .num_global_key_value_heads
-                    .filter(|_| self.attention_k_eq_v),
-            },
+            None if self.window(c, layer)?.is_none() => {
+                OwnSizes { head_dim: self.global_head_dim, num_key_value_heads: kv_heads }
+            }
             None => OwnSizes::default(),
         };
         let mut c = c.clone();
-        c.head_dim = own.head_dim.or(c.head_dim);
-        c.num_key_value_heads = own.num_key_value_heads.or(c.num_key_value_heads);
+        c.head_dim = own.head_dim.map(i32::from).or(c.head_dim);
+        c.num_key_value_heads = own.num_key_value_heads.map(i32::from).or(c.num_key_value_heads);
         c.check_heads("num_global_key_value_heads")?;
         Ok(c)
     }
@@ -137,10 +138,10 @@ impl Config {
     fn place(&self, c: &Text, layer: i32) -> Result<Place> {
         let window = self.window(c, layer)?;
         let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
-        let scaling = self.rope_parameters.get(kind);
+        let scaling = c.rope_of(kind);
         let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
-        let (dims, context) = (self.heads(c, layer)?.head_dim(), c.max_position_embeddings);
-        let own = c.num_hidden_layers - self.num_kv_shared_layers;
+        let (dims, context) = (c.head_dim(), c.max_position_embeddings);
+        let own = c.num_hidden_layers - *self.num_kv_shared_layers;
         Ok(Place {
             layer,
             lender: lender(own, layer, |layer| self.window(c, layer))?,
@@ -150,35 +151,17 @@ impl Config {
         })
     }
 
-    fn inputs(&self, w: &Scope, c: &Text) -> Result<LayerInputs> {
-        let vocabulary = self.vocab_size_per_layer_input.unwrap_or(c.vocab_size);
-        if vocabulary < c.vocab_size {
-            let reason = format!("{vocabulary} are fewer than the {} tokens", c.vocab_size);
-            return Err(Error::config("vocab_size_per_layer_input", reason));
+    fn inputs(&self, w: &Scope, c: &Text) -> Result<Option<LayerInputs>> {
+        let vocabulary = self.vocab_size_per_layer_input.map_or(c.vocab_size, i32::from);
+        match *self.hidden_size_per_layer_input {
+            0 => Ok(None),
+            _ if vocabulary < c.vocab_size => {
+                let reason = format!("{vocabulary} are fewer than the {} tokens", c.vocab_size);
+                Err(Error::config("vocab_size_per_layer_input", reason))
+            }
+            width => LayerInputs::read(w, c, vocabulary, width).map(Some),
         }
-        LayerInputs::read(w, c, vocabulary, self.hidden_size_per_layer_input)
     }
-}
-
-/// The usual four norms around attention and the feed-forward network, and what follows.
-fn block(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Block> {
-    let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-    let place = e.place(c, i)?;
-    let times = if e.use_double_wide_mlp && place.lender.is_some() { 2 } else { 1 };
-    let mlp = Mlp::sized(&w.at("mlp"), c, times * c.intermediate_size, geglu_tanh)?;
-    let [before, after, before_mlp, after_mlp] = FOUR_NORMS;
-    let ffn: Residual<Ffn> = if e.enable_moe_block {
-        let both = beside_experts(w, c, e, (norm(before_mlp)?, mlp))?;
-        Residual::post(Box::new(both), norm(after_mlp)?)
-    } else {
-        Residual::sandwich(norm(before_mlp)?, Box::new(mlp), norm(after_mlp)?)
-    };
-    let attention = SharedKeys::read(&w.at("self_attn"), &e.heads(c, i)?, place)?;
-    let attention = Residual::sandwich(norm(before)?, attention, norm(after)?);
-    let input = || InputGate::read(w, c, e.hidden_size_per_layer_input, i);
-    let input = e.has_inputs().then(input).transpose()?;
-    let end = LayerEnd { input, scalar: w.tensor("layer_scalar", &[1])? };
-    Ok(Block::new(((attention, ffn), end)))
 }
 
 /// A network and experts, each between norms of its own; the router sees what the norms do not
@@ -186,13 +169,10 @@ fn block(w: &Scope, c: &Text, e: &Config, i: i32) -> Result<Block> {
 fn beside_experts(
     w: &Scope,
     c: &Text,
-    e: &Config,
+    e: &ExpertsConfig,
     (before, mlp): (Norm, Mlp),
 ) -> Result<impl Layer<State = ()> + use<>> {
-    let missing = |field| move || Error::config(field, "missing, but there are experts");
-    let count = e.num_experts.ok_or_else(missing("num_experts"))?;
-    let k = e.top_k_experts.ok_or_else(missing("top_k_experts"))?;
-    let inner = e.moe_intermediate_size.ok_or_else(missing("moe_intermediate_size"))?;
+    let (count, k, inner) = (*e.num_experts, *e.top_k_experts, *e.moe_intermediate_size);
     check_choice("top_k_experts", (count, k))?;
     let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
     let after = norm("post_feedforward_layernorm_1")?;

@@ -15,36 +15,27 @@ pub const FAMILY: Family = Family { model_types: &["minimax_m3_vl", "minimax_m3"
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    dense_intermediate_size: i32,
-    #[serde(deserialize_with = "config::size")]
-    shared_intermediate_size: i32,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    rotary_dim: Option<i32>,
+    dense_intermediate_size: Size,
+    shared_intermediate_size: Size,
+    rotary_dim: Option<Size>,
     partial_rotary_factor: f64,
     use_qk_norm: bool,
     use_gemma_norm: bool,
     swiglu_alpha: f32,
-    #[serde(deserialize_with = "config::positive")]
-    swiglu_limit: f32,
+    swiglu_limit: Positive,
     mlp_layer_types: Option<Vec<String>>,
     moe_layer_freq: Option<Vec<i32>>,
     layer_types: Option<Vec<String>>,
     sparse_attention_freq: Option<Vec<i32>>,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    index_block_size: Option<i32>,
+    index_block_size: Option<Size>,
 }
 
 #[derive(Deserialize)]
 struct IndexerConfig {
-    #[serde(deserialize_with = "config::size")]
-    index_n_heads: i32,
-    #[serde(deserialize_with = "config::size")]
-    index_head_dim: i32,
-    #[serde(deserialize_with = "config::size")]
-    index_topk_blocks: i32,
-    #[serde(deserialize_with = "config::count")]
-    index_local_blocks: i32,
+    index_n_heads: Size,
+    index_head_dim: Size,
+    index_topk_blocks: Size,
+    index_local_blocks: Count,
 }
 
 /// Where published configs nest what later ones do not, and how they call it.
@@ -113,7 +104,7 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let scaling = c.rope_scaling();
     let share = scaling.and_then(|scaling| scaling.partial_rotary_factor);
     let share = share.unwrap_or(e.partial_rotary_factor);
-    let dims = e.rotary_dim.unwrap_or((f64::from(c.head_dim()) * share) as i32);
+    let dims = e.rotary_dim.map(i32::from).unwrap_or((f64::from(c.head_dim()) * share) as i32);
     if dims > c.head_dim() {
         let reason = format!("{dims} of the {} elements of a head", c.head_dim());
         return Err(Error::config("rotary_dim", reason));
@@ -122,7 +113,7 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = |dims| Rope::scaled(dims, base, false, scaling, c.max_position_embeddings);
     let indexer = |w: &Scope, size| -> Result<BlockIndexer> {
         let s: IndexerConfig = config::read(config)?;
-        let (heads, head_dim) = (s.index_n_heads, s.index_head_dim);
+        let (heads, head_dim) = (*s.index_n_heads, *s.index_head_dim);
         let queries = config::product("index_head_dim", [heads, head_dim])?;
         if c.num_attention_heads % heads != 0 {
             let reason = format!("does not divide the {} query heads", c.num_attention_heads);
@@ -135,8 +126,8 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             rope: rope(dims.min(head_dim))?,
             heads,
             size,
-            blocks: s.index_topk_blocks,
-            local: s.index_local_blocks,
+            blocks: *s.index_topk_blocks,
+            local: *s.index_local_blocks,
         })
     };
     let last = |w: &Scope| norm(w, "norm", c.hidden_size);
@@ -148,7 +139,7 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             attention = attention.qk_norm(QkNorm::BeforeRope(own("q_norm")?, own("k_norm")?));
         }
         let ffn = e.network(w, &c, i as usize, &routing)?;
-        match e.index_block_size.filter(|_| e.is_sparse(i as usize)) {
+        match e.index_block_size.map(i32::from).filter(|_| e.is_sparse(i as usize)) {
             None => pre_norm_under(block_norm, TWO_NORMS, attention, ffn),
             Some(size) => {
                 let attention = BlockAttention { attention, indexer: indexer(&a, size)? };
@@ -177,7 +168,7 @@ impl Config {
     }
 
     fn gate(&self) -> impl Gate + use<> {
-        clamped_swiglu(self.swiglu_alpha, self.swiglu_limit)
+        clamped_swiglu(self.swiglu_alpha, *self.swiglu_limit)
     }
 
     fn network(&self, w: &Scope, c: &Text, layer: usize, routing: &LossFreeRouting) -> Result<Ffn> {
@@ -185,7 +176,7 @@ impl Config {
         if !self.has_experts(layer) {
             // Some exports keep the name of mixtures.
             let mlp = if w.has_below("mlp") { w.at("mlp") } else { moe };
-            return Ok(Box::new(Mlp::sized(&mlp, c, self.dense_intermediate_size, self.gate())?));
+            return Ok(Box::new(Mlp::sized(&mlp, c, *self.dense_intermediate_size, self.gate())?));
         }
         let router = glm4_moe::router_corrected(&moe, &moe, c, routing)?.normalized().rounded();
         let sizes = [routing.n_routed_experts, c.hidden_size, c.intermediate_size];
@@ -231,7 +222,7 @@ impl Config {
 
     /// The network that all tokens share, where it stands alone.
     fn shared(&self, w: &Scope, c: &Text) -> Result<Mlp> {
-        let (w, inner) = (w.at("shared_experts"), self.shared_intermediate_size);
+        let (w, inner) = (w.at("shared_experts"), *self.shared_intermediate_size);
         if !w.has_below("gate_up_proj") {
             return Mlp::sized(&w, c, inner, self.gate());
         }

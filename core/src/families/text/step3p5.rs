@@ -22,10 +22,8 @@ struct Config {
     partial_rotary_factors: Option<Vec<f64>>,
     attention_other_setting: Option<Heads>,
     use_head_wise_attn_gate: bool,
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(deserialize_with = "config::size")]
-    share_expert_dim: i32,
+    moe_intermediate_size: Size,
+    share_expert_dim: Size,
     moe_layers_enum: Option<String>,
     swiglu_limits: Option<Vec<Option<f32>>>,
     swiglu_limits_shared: Option<Vec<Option<f32>>>,
@@ -41,10 +39,8 @@ enum Theta {
 
 #[derive(Deserialize)]
 struct Heads {
-    #[serde(deserialize_with = "config::size")]
-    num_attention_heads: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_attention_groups: i32,
+    num_attention_heads: Size,
+    num_attention_groups: Size,
 }
 
 const NAMES: &[(&str, &str)] = &[("num_attention_groups", "num_key_value_heads")];
@@ -56,12 +52,15 @@ const ROUTING: &[(&str, &str)] = &[
 ];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "rms_norm_eps": 1e-5, "max_position_embeddings": 262_144, "sliding_window": 512,
-        "use_head_wise_attn_gate": true, "moe_num_experts": 288, "moe_top_k": 8,
-        "moe_intermediate_size": 1280, "share_expert_dim": 1280, "moe_router_scaling_factor": 3.0,
-        "norm_expert_weight": true, "tie_word_embeddings": false,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 262_144, "sliding_window": 512,
+            "use_head_wise_attn_gate": true, "moe_num_experts": 288, "moe_top_k": 8,
+            "moe_intermediate_size": 1280, "share_expert_dim": 1280, "moe_router_scaling_factor": 3.0,
+            "norm_expert_weight": true, "tie_word_embeddings": false,
+        }),
+    );
     let e: Config = config::read(config)?;
     // Their lists go on for the layers that predict further tokens.
     let c = Text::read_renamed(&without(config, &["layer_types", "rope_theta"]), NAMES)?;
@@ -71,8 +70,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     deepseek_v3::ignore_predictions(w, &c);
     // Published files, whose tensors MLX's rename, store norms less one.
     let (body, _) = body(w);
-    let is_published =
-        (0..c.num_hidden_layers).any(|i| body.at("layers").at(i).has_below("moe"));
+    let is_published = (0..c.num_hidden_layers).any(|i| body.at("layers").at(i).has_below("moe"));
     let norm = |w: &Scope, name, width| {
         let norm = w.rms_norm(name, width, c.rms_norm_eps)?;
         if is_published { norm.plus_one() } else { Ok(norm) }
@@ -115,8 +113,8 @@ impl Config {
         };
         let slides = kind.map_or(i % 2 == 0, |kind| kind == "sliding_attention");
         if let Some(own) = self.attention_other_setting.as_ref().filter(|_| slides) {
-            c.num_attention_heads = own.num_attention_heads;
-            c.num_key_value_heads = Some(own.num_attention_groups);
+            c.num_attention_heads = *own.num_attention_heads;
+            c.num_key_value_heads = Some(*own.num_attention_groups);
             c.check_heads("attention_other_setting.num_attention_groups")?;
         }
         let base = match &self.rope_theta {
@@ -164,11 +162,11 @@ impl Config {
         let bias = router.tensor("router_bias", &[count])?;
         let router = LossFreeRouter::new(logits, Some(bias), routing)?;
         let router = if routing.norm_topk_prob { router.normalized() } else { router };
-        let sizes = [count, c.hidden_size, self.moe_intermediate_size];
+        let sizes = [count, c.hidden_size, *self.moe_intermediate_size];
         let gate = clamped_swiglu(limit(&self.swiglu_limits, i));
         let experts = GatedExperts::read(&owner, name, sizes, gate)?;
         let gate = clamped_swiglu(limit(&self.swiglu_limits_shared, i));
-        Ok(sum(Moe::new(router, experts), Mlp::sized(&shared, c, self.share_expert_dim, gate)?))
+        Ok(sum(Moe::new(router, experts), Mlp::sized(&shared, c, *self.share_expert_dim, gate)?))
     }
 }
 
