@@ -331,9 +331,9 @@ pub struct Text {
     #[serde(default, deserialize_with = "optional_positive")]
     pub final_logit_softcapping: Option<f32>,
     #[serde(default, deserialize_with = "optional_positive")]
-    rope_theta: Option<f32>,
-    rope_scaling: Option<RopeScaling>,
-    rope_parameters: Option<RopeScaling>,
+    pub(crate) rope_theta: Option<f32>,
+    pub(crate) rope_scaling: Option<RopeScaling>,
+    pub(crate) rope_parameters: Option<RopeScaling>,
     /// Whether rotary pairs are neighbours instead of halves.
     #[serde(default, deserialize_with = "switch")]
     pub rope_traditional: bool,
@@ -399,13 +399,15 @@ impl Text {
         self.rope_scaling.as_ref().or(self.rope_parameters.as_ref())
     }
 
-    /// The rotary parameters of one kind of layer, where `rope_parameters` nests them by kind.
-    pub fn rope_of(&self, kind: &str) -> Option<&RopeScaling> {
-        let nested = self.rope_parameters.as_ref()?;
-        match kind {
-            "full_attention" => nested.full_attention.as_deref(),
-            _ => nested.sliding_attention.as_deref(),
-        }
+    /// The rotary parameters of layers with this window or none, which `rope_parameters` nests by
+    /// kind of layer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it does not have them.
+    pub fn rope_of(&self, window: Option<i32>) -> Result<&RopeScaling> {
+        let own = self.rope_parameters.as_ref().and_then(|nested| nested.of(window));
+        let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
+        own.ok_or_else(|| Error::config(format!("rope_parameters.{kind}"), "missing"))
     }
 
     /// As [`Text::window`]; without `layer_types`, the layers slide for which `slides` is true.
@@ -483,6 +485,11 @@ pub struct RopeScaling {
 }
 
 impl RopeScaling {
+    /// Those of layers with this window or none, if they are nested by kind of layer.
+    pub fn of(&self, window: Option<i32>) -> Option<&RopeScaling> {
+        window.map_or(&self.full_attention, |_| &self.sliding_attention).as_deref()
+    }
+
     /// The kind of scaling.
     pub fn kind(&self) -> &str {
         self.legacy_type.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")

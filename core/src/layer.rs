@@ -191,6 +191,14 @@ impl<F: Fn(&Array) -> Result<Array>> Layer for Map<F> {
     }
 }
 
+impl Layer for Norm {
+    type State = ();
+    fn state(&self, _: &CachePlan) {}
+    fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
+        self.forward(x)
+    }
+}
+
 /// How a branch joins the residual stream.
 pub type Join = fn(&Array, &Array) -> Result<Array>;
 
@@ -209,6 +217,11 @@ pub struct Residual<L> {
 }
 
 impl<L: Layer> Residual<L> {
+    /// `x + inner(x)`.
+    pub fn plain(inner: L) -> Self {
+        Residual { pre: None, inner, post: None, scale: 1.0, join: sum }
+    }
+
     /// `x + inner(norm(x))`.
     pub fn pre(norm: Norm, inner: L) -> Self {
         Residual { pre: Some(norm), inner, post: None, scale: 1.0, join: sum }

@@ -93,16 +93,15 @@ impl Rope {
         Self::partial(c, share_of_head(c, share, "partial_rotary_factor")?)
     }
 
-    /// That of one kind of layer: what `rope_parameters` say of it, or the plain one of a base.
+    /// What the parameters of one kind of layer ask for; `base` is that of those who name none.
     ///
     /// # Errors
     /// As [`Rope::of`], and for more than the whole of each head.
-    pub fn of_kind(c: &Text, kind: &str, base: f32) -> Result<Self> {
-        let own = c.rope_of(kind);
-        let base = own.and_then(|own| own.rope_theta).unwrap_or(base);
-        let share = own.and_then(|own| own.partial_rotary_factor).unwrap_or(1.0);
-        let dims = share_of_head(c, share, "partial_rotary_factor")?;
-        Self::scaled(dims, base, c.rope_traditional, own, c.max_position_embeddings)
+    pub fn of_kind(c: &Text, own: &RopeScaling, base: f32) -> Result<Self> {
+        let share = own.partial_rotary_factor.unwrap_or(1.0);
+        let (dims, base) =
+            (share_of_head(c, share, "partial_rotary_factor")?, own.rope_theta.unwrap_or(base));
+        Self::scaled(dims, base, c.rope_traditional, Some(own), c.max_position_embeddings)
     }
 
     /// Frequencies from a base alone.

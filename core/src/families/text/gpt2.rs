@@ -7,11 +7,6 @@ use crate::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["gpt2"], build };
 
 #[derive(Deserialize)]
-struct Positions {
-    n_positions: Size,
-}
-
-#[derive(Deserialize)]
 struct Config {
     scale_attn_weights: bool,
     scale_attn_by_inverse_layer_idx: bool,
@@ -30,6 +25,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": true, "scale_attn_weights": true,
         "scale_attn_by_inverse_layer_idx": false, "activation_function": "gelu_new",
+        "attention_bias": true, "mlp_bias": true,
     }));
     let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
     let act = activation::named("activation_function", &e.activation_function)?;
@@ -41,22 +37,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     } else {
         (w.clone(), true)
     };
-    let (width, inner) = (c.hidden_size, c.intermediate_size);
-    let heads = c.num_attention_heads * c.head_dim();
     let decoder = decoder(w, &body, &c, |i, w| {
-        let (a, m) = (w.at("attn"), w.at("mlp"));
+        let w = if transposed { w.turned() } else { w.clone() };
+        let a = w.at("attn");
         // The masks of old exporters.
         a.ignore("bias");
         a.ignore("masked_bias");
-        let [q, k, v] = fused(&a, "c_attn", [width, heads], transposed)?;
-        let [output] = fused(&a, "c_proj", [heads, width], transposed)?;
-        let [up] = fused(&m, "c_fc", [width, inner], transposed)?;
-        let [down] = fused(&m, "c_proj", [inner, width], transposed)?;
-        let scores = Scores { scale: e.scale(&c, i), sinks: None };
-        let attention = Attention::new([q, k, v, output], &c, Rope::None).scores(scores);
-        Ok((attention, PlainMlp::new([up, down], act)))
+        let attention = Attention::fused(&a, ["c_attn", "c_proj"], &c, Rope::None)?;
+        let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, act)?;
+        Ok((attention.scale(e.scale(&c, i)), mlp))
     })?;
-    Ok(Box::new(Positioned::read(&body, config, width, decoder)?))
+    Ok(Box::new(Positioned::read(&body, config, c.hidden_size, decoder)?))
 }
 
 /// A stack under the names of OpenAI's first models; `layer` reads attention and the network.
@@ -95,25 +86,6 @@ pub fn read(config: &Json) -> Result<Text> {
     Text::read_renamed(&config, &names)
 }
 
-/// Equal parts of a matrix that may be transposed, with biases.
-fn fused<const N: usize>(
-    w: &Scope,
-    name: &str,
-    [input, output]: [i32; 2],
-    transposed: bool,
-) -> Result<[Linear; N]> {
-    w.at(name).require("bias")?;
-    if !transposed {
-        return w.fused(name, input, [output; N]);
-    }
-    let (w, parts) = (w.at(name), N as i32);
-    let weight = w.tensor("weight", &[input, parts * output])?.split_equal(parts, 1)?;
-    let bias = w.tensor("bias", &[parts * output])?.split_equal(parts, 0)?;
-    let part = |(weight, bias): (Array, Array)| Linear::new(Matrix::Dense(weight.t()), Some(bias));
-    let parts: Vec<Linear> = weight.into_iter().zip(bias).map(part).collect();
-    parts.try_into().map_err(|_| Error::Internal("as many parts as were asked for".into()))
-}
-
 /// A decoder that adds a learned vector for each position.
 pub struct Positioned {
     decoder: Decoder,
@@ -123,9 +95,8 @@ pub struct Positioned {
 
 impl Positioned {
     pub fn read(w: &Scope, config: &Json, width: i32, decoder: Decoder) -> Result<Self> {
-        let Positions { n_positions } = config::read(config)?;
-        let table = w.embedding("wpe", *n_positions, width)?;
-        Ok(Positioned { decoder, table, positions: *n_positions })
+        let Size(positions) = config::field(config, "n_positions")?;
+        Ok(Positioned { decoder, table: w.embedding("wpe", positions, width)?, positions })
     }
 }
 

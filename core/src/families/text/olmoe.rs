@@ -6,22 +6,18 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmoe"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    clip_qkv: Option<Positive>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": true, "norm_topk_prob": false, "decoder_sparse_step": 1,
     }));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let c = Text::read(config)?;
+    let bound: Option<Positive> = config::field(config, "clip_qkv")?;
     let names = [("intermediate_size", "moe_intermediate_size")];
     let experts: qwen3_moe::Config = config::read_renamed(config, &names, config::read)?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = olmo2::attention(&w.at("self_attn"), &c, rope.clone())?;
         let ffn = qwen3_moe::experts(&w.at("mlp"), &c, &experts, first_top_k)?;
-        pre_norm(w, &c, attention.bounded(e.clip_qkv.map(f32::from)), ffn)
+        pre_norm(w, &c, attention.bounded(bound.map(f32::from)), ffn)
     })?))
 }

@@ -20,16 +20,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(&config)?;
     let rope = Rope::share(&c, 1.0)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
-        let attention = attention(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
+        let attention = Attention::fused(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
         pre_norm(w, &c, attention.window(c.sliding_window), mlp(&w.at("mlp"), &c)?)
     })?))
-}
-
-/// Attention whose queries, keys and values are one matrix.
-pub fn attention(w: &Scope, [qkv, output]: [&str; 2], c: &Text, rope: Rope) -> Result<Attention> {
-    let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
-    let [q, k, v] = w.fused(qkv, width, [queries, keys, keys])?;
-    Ok(Attention::new([q, k, v, w.linear(output, queries, width)?], c, rope))
 }
 
 /// SwiGLU whose gate and values are one matrix.

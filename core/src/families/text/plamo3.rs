@@ -35,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let is_full = (i + 1) % *e.sliding_window_pattern == 0;
         let (rope, window) = if is_full { (&full, None) } else { (&local, Some(back)) };
         let a = w.at("mixer");
-        let attention = phi3::attention(&a, ["qkv_proj", "o_proj"], &c, rope.clone())?
+        let attention = Attention::fused(&a, ["qkv_proj", "o_proj"], &c, rope.clone())?
             .window(window)
             .qk_norm(QkNorm::BeforeRope(
                 norm(&a, "q_norm", head_dim, 1.0)?,

@@ -3,7 +3,6 @@
 //! own code where queries grow beyond the context of the training (`use_logn_attn`), but not where
 //! positions are stretched by the length of the whole prompt (`use_dynamic_ntk`).
 
-use super::phi3;
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen"], build };
@@ -43,7 +42,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let a = w.at("attn");
         a.at("c_attn").require("bias")?;
         require(&a.at("c_proj"))?;
-        let mut attention = phi3::attention(&a, ["c_attn", "c_proj"], &c, rope.clone())?;
+        let mut attention = Attention::fused(&a, ["c_attn", "c_proj"], &c, rope.clone())?;
         if e.use_logn_attn {
             attention = attention.queries(move |q, step| grow(q, step, *e.seq_length));
         }

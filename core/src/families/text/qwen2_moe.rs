@@ -17,14 +17,11 @@ struct Config {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "rope_parameters": {"rope_theta": 1e6}, "decoder_sparse_step": 1, "norm_topk_prob": false,
-        "use_sliding_window": false, "max_window_layers": 28,
+        "use_sliding_window": false, "max_window_layers": 28, "qkv_bias": true,
     }));
     let e: Config = config::read(config)?;
     let experts: qwen3_moe::Config = config::read(config)?;
-    let mut c = Text::read_renamed(
-        &config::with_defaults(config, json!({"qkv_bias": true})),
-        &[("qkv_bias", "attention_bias")],
-    )?;
+    let mut c = Text::read_renamed(config, &[("qkv_bias", "attention_bias")])?;
     if !e.use_sliding_window {
         c.layer_types = None;
     } else if c.layer_types.is_none() {
@@ -37,7 +34,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
         let mlp = w.at("mlp");
         let ffn = if experts.is_sparse(i) {
-            let shared = SharedExpert::read(&mlp, &c, *e.shared_expert_intermediate_size)?;
+            let shared = shared_expert(&mlp, &c, *e.shared_expert_intermediate_size)?;
             sum(qwen3_moe::experts(&mlp, &c, &experts, first_top_k)?, shared)
         } else {
             dense(&mlp, &c)?
@@ -47,27 +44,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 /// `sigmoid(gate(x)) · mlp(x)`.
-pub struct SharedExpert {
-    gate: Linear,
-    mlp: Mlp,
-}
-
-impl SharedExpert {
-    pub fn read(w: &Scope, c: &Text, inner: i32) -> Result<Self> {
-        Ok(SharedExpert {
-            gate: w.linear("shared_expert_gate", c.hidden_size, 1)?,
-            mlp: Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?,
-        })
-    }
-}
-
-impl Layer for SharedExpert {
-    type State = ();
-
-    fn state(&self, _: &CachePlan) {}
-
-    fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
-        let open = ops::sigmoid(self.gate.forward(x)?)?;
-        Ok(open.multiply(self.mlp.forward(x, &mut (), step)?)?)
-    }
+fn shared_expert(w: &Scope, c: &Text, inner: i32) -> Result<impl Layer<State = ()> + 'static> {
+    let gate = w.linear("shared_expert_gate", c.hidden_size, 1)?;
+    let mlp = Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?;
+    Ok(Map(move |x: &Array| Ok(ops::sigmoid(gate.forward(x)?)?.multiply(mlp.apply(x)?)?)))
 }

@@ -22,6 +22,6 @@ pub fn read(config: &Json) -> Result<Text> {
 }
 
 pub fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {
-    let norm = |name| w.rms_norm(name, c.head_dim(), c.rms_norm_eps);
-    Ok(Attention::read(w, QKVO, c, rope)?.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?)))
+    let norms = QkNorm::before_rope(w, ["q_norm", "k_norm"], c)?;
+    Ok(Attention::read(w, QKVO, c, rope)?.qk_norm(norms))
 }

@@ -17,12 +17,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "tie_word_embeddings": true, "no_rope_layer_interval": 4,
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    if let Some(layers) = &e.no_rope_layers
-        && layers.len() != c.num_hidden_layers as usize
-    {
-        let reason = format!("{} entries for {} layers", layers.len(), c.num_hidden_layers);
-        return Err(Error::config("no_rope_layers", reason));
-    }
+    config::check_entries("no_rope_layers", e.no_rope_layers.as_ref(), c.num_hidden_layers)?;
     let has_rope = |i: i32| match &e.no_rope_layers {
         Some(layers) => layers[i as usize] != 0,
         None => (i + 1) % *e.no_rope_layer_interval != 0,
