@@ -231,28 +231,35 @@ pub fn check_entries<T>(field: &str, list: Option<&Vec<T>>, layers: i32) -> Resu
     }
 }
 
-/// A size for all layers, or one for each.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-pub enum PerLayer {
-    /// The same for all.
-    All(Size),
-    /// One for each.
-    Each(Vec<Size>),
+/// What a list says of one layer; it may go on after the last.
+///
+/// # Errors
+/// [`Error::Config`] about `field` when it ends before.
+pub fn entry<'a, T>(field: &str, list: &'a [T], layer: i32) -> Result<&'a T> {
+    let missing =
+        || Error::config(field, format!("{} entries, no entry for layer {layer}", list.len()));
+    list.get(layer as usize).ok_or_else(missing)
 }
 
-impl PerLayer {
+/// The same for all layers, or one for each.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum PerLayer<T = Size> {
+    /// The same for all.
+    All(T),
+    /// One for each.
+    Each(Vec<T>),
+}
+
+impl<T: Copy> PerLayer<T> {
     /// That of one layer.
     ///
     /// # Errors
-    /// [`Error::Config`] about `field` when there is none.
-    pub fn of(&self, layer: usize, field: &str) -> Result<i32> {
+    /// As [`entry`].
+    pub fn of(&self, field: &str, layer: i32) -> Result<T> {
         match self {
-            PerLayer::All(size) => Ok(size.0),
-            PerLayer::Each(sizes) => match sizes.get(layer) {
-                Some(size) => Ok(size.0),
-                None => Err(Error::config(field, format!("no entry for layer {layer}"))),
-            },
+            PerLayer::All(value) => Ok(*value),
+            PerLayer::Each(values) => entry(field, values, layer).copied(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! DeepSeek V3.2: V3 whose tokens attend to a limited number of tokens, which an indexer, a small
 //! attention of its own, chooses. Follows `deepseek_v32` of mlx-lm.
 
-use super::deepseek_v3::{Config, router};
+use super::deepseek_v3::{Config, complete, router};
 use crate::{
     parts::sparse_mla::{SparseMla, TokenIndexer, TokenIndexerSizes},
     prelude::*,
@@ -16,16 +16,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// The stack, whose layers choose for themselves where `chooses` says so, and otherwise attend to
 /// what an earlier one has chosen.
 pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Result<Decoder> {
-    let config = &config::with_defaults(
-        config,
-        json!({
-            "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
-            "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
-            "tie_word_embeddings": false, "norm_topk_prob": true, "routed_scaling_factor": 1.0,
-            "num_experts_per_tok": 1, "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
-            "indexer_rope_interleave": false,
-        }),
-    );
+    let defaults = json!({
+        "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
+        "indexer_rope_interleave": false,
+    });
+    let config = &config::with_defaults(&complete(config), defaults);
     let (c, sizes): (_, TokenIndexerSizes) = (Config::read(config)?, config::read(config)?);
     let rope = c.latent.rope(&c.text)?;
     let attention = |i, w: &Scope| {

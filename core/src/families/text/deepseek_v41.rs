@@ -33,22 +33,19 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(
-        config::text(config)?,
-        json!({
-            "vocab_size": 129_280, "hidden_size": 5120, "num_hidden_layers": 40,
-            "num_attention_heads": 64, "head_dim": 512, "q_lora_rank": 1280, "qk_rope_head_dim": 64,
-            "o_groups": 8, "o_lora_rank": 1024, "moe_intermediate_size": 2304, "n_routed_experts": 384,
-            "num_experts_per_tok": 6, "scoring_func": "sqrtsoftplus", "gate_temp": 1.0,
-            "norm_topk_prob": true, "routed_scaling_factor": 1.5, "swiglu_limit": 10.0,
-            "rms_norm_eps": 1e-20, "sliding_window": 128, "compress_ratios": [],
-            "kv_source_layer_ids": [], "index_source_layer_ids": [], "compress_rope_theta": 160_000.0,
-            "candidate_source_layer_id": -1, "candidate_topk_blocks": 2048, "candidate_block_size": 8,
-            "index_n_heads": 32, "index_head_dim": 128, "index_topk": 512, "rope_theta": 10_000.0,
-            "max_position_embeddings": 1_048_576, "hc_mult": 4, "hc_sinkhorn_iters": 20,
-            "hc_eps": 1e-6, "engram_layer_ids": [],
-        }),
-    );
+    let config = &config::with_defaults(config::text(config)?, json!({
+        "vocab_size": 129_280, "hidden_size": 5120, "num_hidden_layers": 40,
+        "num_attention_heads": 64, "head_dim": 512, "q_lora_rank": 1280, "qk_rope_head_dim": 64,
+        "o_groups": 8, "o_lora_rank": 1024, "moe_intermediate_size": 2304, "n_routed_experts": 384,
+        "num_experts_per_tok": 6, "scoring_func": "sqrtsoftplus", "gate_temp": 1.0,
+        "norm_topk_prob": true, "routed_scaling_factor": 1.5, "swiglu_limit": 10.0,
+        "rms_norm_eps": 1e-20, "sliding_window": 128, "compress_ratios": [],
+        "kv_source_layer_ids": [], "index_source_layer_ids": [], "compress_rope_theta": 160_000.0,
+        "candidate_source_layer_id": -1, "candidate_topk_blocks": 2048, "candidate_block_size": 8,
+        "index_n_heads": 32, "index_head_dim": 128, "index_topk": 512, "rope_theta": 10_000.0,
+        "max_position_embeddings": 1_048_576, "hc_mult": 4, "hc_sinkhorn_iters": 20, "hc_eps": 1e-6,
+        "engram_layer_ids": [],
+    }));
     let names = [("moe_intermediate_size", "intermediate_size")];
     let c = Text::read_renamed(&without(config, &["intermediate_size"]), &names)?;
     let (e, hyper): (Config, HyperSizes) = (config::read(config)?, config::read(config)?);

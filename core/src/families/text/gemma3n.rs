@@ -140,8 +140,8 @@ impl AlternatingBlock {
             w.ignore("altup.correct_output_scale");
         }
         let scale = || w.tensor("altup.correct_output_scale", &[hidden]);
-        let inner = e.intermediate_size.of(layer as usize, "intermediate_size")?;
-        let gate = sparse_geglu(e.sparsity(c, layer as usize)?)?;
+        let inner = *e.intermediate_size.of("intermediate_size", layer)?;
+        let gate = sparse_geglu(e.sparsity(c, layer)?)?;
         let mlp = Mlp::sized(&w.at("mlp"), c, inner, gate)?;
         Ok(AlternatingBlock {
             altup,
@@ -184,11 +184,10 @@ impl Layer for AlternatingBlock {
 
 impl Config {
     /// The share of a network's gates that is not active.
-    fn sparsity(&self, c: &Text, layer: usize) -> Result<f32> {
+    fn sparsity(&self, c: &Text, layer: i32) -> Result<f32> {
         let field = "activation_sparsity_pattern";
-        let missing = || Error::config(field, format!("no entry for layer {layer}"));
         let sparsity = match &self.activation_sparsity_pattern {
-            Some(pattern) => *pattern.get(layer).ok_or_else(missing)?,
+            Some(pattern) => *config::entry(field, pattern, layer)?,
             None if c.num_hidden_layers > 10 && layer < 10 => 0.95,
             None => 0.0,
         };

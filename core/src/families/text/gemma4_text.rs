@@ -137,8 +137,7 @@ impl Config {
 
     fn place(&self, c: &Text, layer: i32) -> Result<Place> {
         let window = self.window(c, layer)?;
-        let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
-        let scaling = c.rope_of(kind);
+        let scaling = c.rope_of(window).ok();
         let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(10_000.0);
         let (dims, context) = (c.head_dim(), c.max_position_embeddings);
         let own = c.num_hidden_layers - *self.num_kv_shared_layers;

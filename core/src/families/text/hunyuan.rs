@@ -20,13 +20,10 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(
-        config,
-        json!({
-            "use_mixed_mlp_moe": false, "use_qk_norm": false, "use_cla": false, "cla_share_factor": 2,
-            "moe_topk": 1, "num_shared_expert": 1,
-        }),
-    );
+    let config = &config::with_defaults(config, json!({
+        "use_mixed_mlp_moe": false, "use_qk_norm": false, "use_cla": false, "cla_share_factor": 2,
+        "moe_topk": 1, "num_shared_expert": 1,
+    }));
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = hunyuan_v1_dense::rope(config, &c)?;
     // Configs say false of heads that no checkpoint has.
@@ -36,7 +33,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let mlp = w.at("mlp");
         let network = match *e.num_experts {
             1 => Box::new(dense(&mlp, &c, c.intermediate_size)?),
-            _ => experts(&mlp, &c, &e, i as usize)?,
+            _ => experts(&mlp, &c, &e, i)?,
         };
         pre_norm(w, &c, attention, network)
     })?))
@@ -93,14 +90,14 @@ fn dense(w: &Scope, c: &Text, inner: i32) -> Result<Mlp> {
     Ok(Mlp::new([gate, up, w.linear("down_proj", inner, c.hidden_size)?], swiglu))
 }
 
-fn experts(w: &Scope, c: &Text, e: &Config, layer: usize) -> Result<Ffn> {
+fn experts(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Ffn> {
     let count = *e.num_experts;
     let inner = match &e.moe_intermediate_size {
-        Some(sizes) => sizes.of(layer, "moe_intermediate_size")?,
+        Some(sizes) => *sizes.of("moe_intermediate_size", layer)?,
         None => c.intermediate_size,
     };
     let logits = w.at("gate").linear("wg", c.hidden_size, count)?;
-    let choice = (count, e.moe_topk.of(layer, "moe_topk")?);
+    let choice = (count, *e.moe_topk.of("moe_topk", layer)?);
     check_choice("moe_topk", choice)?;
     let router = LinearRouter::new(logits, route, choice)?.choosing(first_top_k);
     let moe = Moe::new(
@@ -110,7 +107,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, layer: usize) -> Result<Ffn> {
     if !e.use_mixed_mlp_moe {
         return Ok(Box::new(moe));
     }
-    let shared = e.num_shared_expert.of(layer, "num_shared_expert")?;
+    let shared = *e.num_shared_expert.of("num_shared_expert", layer)?;
     let inner = config::product("num_shared_expert", [shared, c.intermediate_size])?;
     Ok(sum(moe, dense(&w.at("shared_mlp"), c, inner)?))
 }

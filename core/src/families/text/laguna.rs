@@ -32,20 +32,16 @@ enum Gating {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(
-        config,
-        json!({
-            "vocab_size": 100_352, "hidden_size": 2048, "intermediate_size": 8192,
-            "num_hidden_layers": 40, "num_attention_heads": 48, "num_key_value_heads": 8,
-            "head_dim": 128, "max_position_embeddings": 262_144, "rms_norm_eps": 1e-6,
-            "attention_bias": false, "qkv_bias": false, "gating": true,
-            "tie_word_embeddings": false, "sliding_window": 512, "num_experts": 256,
-            "num_experts_per_tok": 8, "moe_intermediate_size": 512,
-            "shared_expert_intermediate_size": 512, "moe_routed_scaling_factor": 1.0,
-            "moe_router_logit_softcapping": 0.0, "moe_router_score_func": "sigmoid",
-            "norm_topk_prob": true, "routed_scaling_factor": 1.0,
-        }),
-    );
+    let config = &config::with_defaults(config, json!({
+        "vocab_size": 100_352, "hidden_size": 2048, "intermediate_size": 8192,
+        "num_hidden_layers": 40, "num_attention_heads": 48, "num_key_value_heads": 8,
+        "head_dim": 128, "max_position_embeddings": 262_144, "rms_norm_eps": 1e-6,
+        "attention_bias": false, "qkv_bias": false, "gating": true, "tie_word_embeddings": false,
+        "sliding_window": 512, "num_experts": 256, "num_experts_per_tok": 8,
+        "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
+        "moe_routed_scaling_factor": 1.0, "moe_router_logit_softcapping": 0.0,
+        "moe_router_score_func": "sigmoid", "norm_topk_prob": true, "routed_scaling_factor": 1.0,
+    }));
     let e: Config = config::read(config)?;
     let c = Text::read(&without(config, &["attention_bias"]))?;
     let layers = c.num_hidden_layers;
@@ -84,7 +80,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 fn rope(c: &Text, window: Option<i32>) -> Result<Rope> {
-    let own = c.rope_of(if window.is_some() { "sliding_attention" } else { "full_attention" });
+    let own = c.rope_of(window).ok();
     let base = own.and_then(|own| own.rope_theta).unwrap_or(10_000.0);
     let share = own.and_then(|own| own.partial_rotary_factor).or(c.partial_rotary_factor);
     let dims = share_of_head(c, share.unwrap_or(1.0), "partial_rotary_factor")?;

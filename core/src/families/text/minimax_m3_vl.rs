@@ -73,19 +73,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(
-        config,
-        json!({
-            "hidden_size": 6144, "intermediate_size": 3072, "dense_intermediate_size": 12288,
-            "shared_intermediate_size": 3072, "num_attention_heads": 64, "num_key_value_heads": 4,
-            "num_hidden_layers": 60, "num_local_experts": 128, "num_experts_per_tok": 4,
-            "max_position_embeddings": 1_048_576, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
-            "head_dim": 128, "partial_rotary_factor": 0.5, "vocab_size": 200_064,
-            "tie_word_embeddings": false, "routed_scaling_factor": 2.0, "norm_topk_prob": true,
-            "use_qk_norm": true, "use_gemma_norm": true, "swiglu_alpha": 1.702, "swiglu_limit": 7.0,
-            "index_local_blocks": 1,
-        }),
-    );
+    let config = &config::with_defaults(config, json!({
+        "hidden_size": 6144, "intermediate_size": 3072, "dense_intermediate_size": 12288,
+        "shared_intermediate_size": 3072, "num_attention_heads": 64, "num_key_value_heads": 4,
+        "num_hidden_layers": 60, "num_local_experts": 128, "num_experts_per_tok": 4,
+        "max_position_embeddings": 1_048_576, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
+        "head_dim": 128, "partial_rotary_factor": 0.5, "vocab_size": 200_064,
+        "tie_word_embeddings": false, "routed_scaling_factor": 2.0, "norm_topk_prob": true,
+        "use_qk_norm": true, "use_gemma_norm": true, "swiglu_alpha": 1.702, "swiglu_limit": 7.0,
+        "index_local_blocks": 1,
+    }));
     let e: Config = config::read(config)?;
     let c = Text::read(&without(config, &["layer_types"]))?;
     let names = [("num_local_experts", "n_routed_experts")];
