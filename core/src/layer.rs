@@ -37,6 +37,8 @@ pub enum Note {
     Values,
     /// An input of its own for each layer, `[batch, length, layers, width]`.
     Inputs,
+    /// What the next branch reads of several residual streams, `[batch, length, width]`.
+    Branch,
 }
 
 #[derive(Clone, Copy, PartialEq)]

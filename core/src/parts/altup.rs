@@ -7,7 +7,7 @@ use super::{
     norm::Norm,
 };
 use crate::{
-    config::{self, Text, count, optional_positive, size},
+    config::{self, Count, Positive, Size, Text},
     error::{Error, Result},
     mlx,
     weights::Scope,
@@ -19,12 +19,9 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Deserialize)]
 pub struct AltUpSizes {
     /// How many streams.
-    #[serde(deserialize_with = "size")]
-    pub altup_num_inputs: i32,
-    #[serde(default, deserialize_with = "optional_positive")]
-    altup_coef_clip: Option<f32>,
-    #[serde(deserialize_with = "count")]
-    altup_active_idx: i32,
+    pub altup_num_inputs: Size,
+    altup_coef_clip: Option<Positive>,
+    altup_active_idx: Count,
 }
 
 /// How the streams join one block.
@@ -42,14 +39,14 @@ impl AltUp {
     /// # Errors
     /// As [`Scope::linear`]; [`Error::Config`] for sizes that no model has.
     pub fn read(w: &Scope, c: &Text, sizes: &AltUpSizes) -> Result<Self> {
-        let (streams, active) = (sizes.altup_num_inputs, sizes.altup_active_idx);
+        let (streams, active) = (*sizes.altup_num_inputs, *sizes.altup_active_idx);
         if active >= streams {
             return Err(Error::config("altup_active_idx", "not one of the streams"));
         }
         let coefficients = |name, rows| -> Result<Linear> {
             let w = w.at(name);
             let mut weight = w.take("weight", &[rows, streams])?.as_dtype(Dtype::Float32)?;
-            if let Some(limit) = sizes.altup_coef_clip {
+            if let Some(limit) = sizes.altup_coef_clip.map(f32::from) {
                 weight = ops::clip(&weight, (Array::from_f32(-limit), Array::from_f32(limit)))?;
             }
             Ok(Linear::new(Matrix::Dense(w.keep(weight)), None))
@@ -112,7 +109,7 @@ impl Streams {
     pub fn read(w: &Scope, name: &str, c: &Text, sizes: &AltUpSizes) -> Result<Self> {
         let (w, width) = (w.at(name), c.hidden_size);
         let projections =
-            (1..sizes.altup_num_inputs).map(|i| w.linear(&(i - 1).to_string(), width, width));
+            (1..*sizes.altup_num_inputs).map(|i| w.linear(&(i - 1).to_string(), width, width));
         Ok(Streams(projections.collect::<Result<_>>()?))
     }
 

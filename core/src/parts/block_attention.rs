@@ -10,17 +10,25 @@ use super::{
     rope::Rope,
 };
 use crate::{
-    error::Result,
+    config::{self, Count, Size, Text},
+    error::{Error, Result},
     layer::{CachePlan, Layer, Step},
+    weights::Scope,
 };
 use mlx_rs::{Array, Dtype, ops};
+use serde::Deserialize;
 
 /// Attention whose heads see what its indexer chooses, as many heads together as it has choices.
 pub struct BlockAttention {
-    /// Over everything before.
-    pub attention: Attention,
-    /// Each of its heads, which must divide those of the attention, chooses for a group of these.
-    pub indexer: BlockIndexer,
+    attention: Attention,
+    indexer: BlockIndexer,
+}
+
+impl BlockAttention {
+    /// Lets what attends over everything before attend to blocks alone.
+    pub fn new(attention: Attention, indexer: BlockIndexer) -> Self {
+        BlockAttention { attention, indexer }
+    }
 }
 
 impl Layer for BlockAttention {
@@ -47,27 +55,60 @@ impl Layer for BlockAttention {
     }
 }
 
+/// The fields of an indexer of blocks, as configs spell them.
+#[derive(Clone, Copy, Deserialize)]
+pub struct BlockIndexerSizes {
+    index_n_heads: Size,
+    /// Width of a head.
+    pub index_head_dim: Size,
+    index_block_size: Size,
+    index_topk_blocks: Size,
+    index_local_blocks: Count,
+}
+
 /// Scores blocks of keys by the best key in them.
 pub struct BlockIndexer {
-    /// From the stream to queries.
-    pub q: Linear,
-    /// From the stream to the key that all heads share.
-    pub k: Linear,
-    /// Those of queries and of keys.
-    pub norms: [Norm; 2],
-    /// Positions of both.
-    pub rope: Rope,
-    /// How many heads there are.
-    pub heads: i32,
-    /// How many keys make a block.
-    pub size: i32,
-    /// To how many blocks a token attends.
-    pub blocks: i32,
-    /// How many of these are its own and those just before it.
-    pub local: i32,
+    q: Linear,
+    k: Linear,
+    norms: [Norm; 2],
+    rope: Rope,
+    heads: i32,
+    size: i32,
+    blocks: i32,
+    local: i32,
 }
 
 impl BlockIndexer {
+    /// Reads the projections, and the norms of heads by `norm`, which gets their names and width.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`], and those of `norm`; [`Error::Config`] when heads do not share choices
+    /// evenly.
+    pub fn read(
+        w: &Scope,
+        c: &Text,
+        sizes: &BlockIndexerSizes,
+        rope: Rope,
+        norm: impl Fn(&str, i32) -> Result<Norm>,
+    ) -> Result<Self> {
+        let (heads, head_dim) = (*sizes.index_n_heads, *sizes.index_head_dim);
+        let queries = config::product("index_head_dim", [heads, head_dim])?;
+        if c.num_attention_heads % heads != 0 {
+            let reason = format!("does not divide the {} query heads", c.num_attention_heads);
+            return Err(Error::config("index_n_heads", reason));
+        }
+        Ok(BlockIndexer {
+            q: w.linear("index_q_proj", c.hidden_size, queries)?,
+            k: w.linear("index_k_proj", c.hidden_size, head_dim)?,
+            norms: [norm("index_q_norm", head_dim)?, norm("index_k_norm", head_dim)?],
+            rope,
+            heads,
+            size: *sizes.index_block_size,
+            blocks: *sizes.index_topk_blocks,
+            local: *sizes.index_local_blocks,
+        })
+    }
+
     /// Remembers keys of its own, and says which ones each query sees, beside those after it:
     /// `[batch, heads, length, keys]`; nothing when there are no more blocks than it may choose.
     fn choose(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Option<Array>> {

@@ -13,31 +13,25 @@ use super::{
     tail_rope::TailRope,
 };
 use crate::{
-    config::{self, Text},
+    config::{self, Json, Text},
     error::{Error, Result},
     layer::{CachePlan, Layer, Note, Step},
     state::Recurrent,
     weights::Scope,
 };
 use mlx_rs::{Array, Dtype, ops};
+use serde_json::json;
 
 /// Of the names that MLX and the authors have for a tensor, that of the checkpoint.
 pub type Name = fn([&'static str; 2]) -> &'static str;
 
 /// What all layers are read with.
 pub struct CompressedSizes<'a> {
-    /// The usual fields.
-    pub text: &'a Text,
-    /// Which layers pool and choose.
-    pub compression: &'a Compression,
-    /// How tensors are called.
-    pub name: Name,
-    /// Width of what queries are made of.
-    pub rank: i32,
-    /// Into how many groups of heads the output is split, and to which width each is projected.
-    pub output: [i32; 2],
-    /// Positions in layers without groups and in those with.
-    pub ropes: [TailRope; 2],
+    text: &'a Text,
+    name: Name,
+    compression: Compression,
+    /// Positions in layers without groups, which nothing stretches, and in those with.
+    ropes: [TailRope; 2],
 }
 
 /// Attention of one layer.
@@ -64,13 +58,32 @@ struct Pool {
     size: i32,
 }
 
-impl CompressedSizes<'_> {
+impl<'a> CompressedSizes<'a> {
+    /// Reads the fields beside the usual ones; `name` says how tensors are called.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field at fault.
+    pub fn read(config: &Json, text: &'a Text, name: Name) -> Result<Self> {
+        let compression = Compression::read(config, text)?;
+        let original = json!({"original_max_position_embeddings": text.max_position_embeddings});
+        let scaling = match config.get("rope_scaling") {
+            Some(scaling) if scaling.is_object() => config::with_defaults(scaling, original),
+            _ => original,
+        };
+        let (dims, base) = (*compression.qk_rope_head_dim, *compression.compress_rope_theta);
+        let ropes = [
+            TailRope::yarn(dims, text.rope_theta(), &Json::Null)?,
+            TailRope::yarn(dims, base, &scaling)?,
+        ];
+        Ok(CompressedSizes { text, name, compression, ropes })
+    }
+
     /// Reads the attention of a layer.
     ///
     /// # Errors
     /// As [`Scope::linear`]; [`Error::Config`] when layers do not fit together.
     pub fn attention(&self, w: &Scope, layer: i32) -> Result<CompressedAttention> {
-        let (c, e) = (self.text, self.compression);
+        let (c, e) = (self.text, &self.compression);
         let (width, heads, dims) = (c.hidden_size, c.num_attention_heads, c.head_dim());
         let linear = |names, input, output| w.linear((self.name)(names), input, output);
         let norm = |names, width| w.rms_norm((self.name)(names), width, c.rms_norm_eps);
@@ -81,17 +94,20 @@ impl CompressedSizes<'_> {
             chosen.map(|reads| self.indexer(&w.at("indexer"), layer, reads)).transpose()?;
         let pool = e.pools(layer).then(|| self.pool(w, layer)).transpose()?;
         e.unused(layer, reads).for_each(|unused| w.ignore(unused));
-        let [groups, rank] = self.output;
+        let (rank, groups) = (*e.q_lora_rank, *e.o_groups);
         let sinks = w.take((self.name)(["sinks", "attn_sink"]), &[heads])?;
         let sinks = w.keep(sinks.as_dtype(Dtype::Float32)?);
         Ok(CompressedAttention {
             source: (
-                linear(["q_a_proj", "wq_a"], width, self.rank)?,
-                norm(["q_a_norm", "q_norm"], self.rank)?,
+                linear(["q_a_proj", "wq_a"], width, rank)?,
+                norm(["q_a_norm", "q_norm"], rank)?,
             ),
-            q: linear(["q_b_proj", "wq_b"], self.rank, heads * dims)?,
+            q: linear(["q_b_proj", "wq_b"], rank, heads * dims)?,
             key: (linear(["kv_proj", "wkv"], width, dims)?, norm(["kv_norm"; 2], dims)?),
-            output: (self.grouped(w)?, linear(["o_b_proj", "wo_b"], groups * rank, width)?),
+            output: (
+                self.grouped(w)?,
+                linear(["o_b_proj", "wo_b"], groups * *e.o_lora_rank, width)?,
+            ),
             scores: Scores { scale: (dims as f32).powf(-0.5), sinks: Some(sinks) },
             rope: self.ropes[usize::from(e.size(layer) > 0)].clone(),
             window,
@@ -104,7 +120,8 @@ impl CompressedSizes<'_> {
 
     /// A matrix for each group of heads; the authors have them in one.
     fn grouped(&self, w: &Scope) -> Result<Experts> {
-        let ([groups, rank], w) = (self.output, w.at((self.name)(["o_a_proj", "wo_a"])));
+        let (groups, rank) = (*self.compression.o_groups, *self.compression.o_lora_rank);
+        let w = w.at((self.name)(["o_a_proj", "wo_a"]));
         let input = self.text.num_attention_heads * self.text.head_dim() / groups;
         let matrix = if w.shape("weight").is_some_and(|shape| shape.len() == 2) {
             let split = |a: &Array| Ok(a.reshape(&[groups, rank, a.dim(-1)])?);
@@ -116,13 +133,13 @@ impl CompressedSizes<'_> {
     }
 
     fn pool(&self, w: &Scope, layer: i32) -> Result<Pool> {
-        let (c, e, name) = (self.text, self.compression, self.name);
+        let (c, e, name) = (self.text, &self.compression, self.name);
         let (indexer, w, size) = (w.at("indexer"), w.at("compressor"), e.size(layer));
         let linear = |names| w.linear(name(names), c.hidden_size, c.head_dim());
         let gate = (size > 1).then(|| linear(["gate_proj", "wgate"])).transpose()?;
         let norm = w.rms_norm(name(["kv_norm", "norm"]), c.head_dim(), c.rms_norm_eps)?;
         let index = || -> Result<(Linear, Norm)> {
-            let width = e.index_head_dim;
+            let width = *e.index_head_dim;
             let keys = indexer.linear(name(["k_proj", "wk"]), c.head_dim(), width)?;
             Ok((keys, indexer.rms_norm("k_norm", width, c.rms_norm_eps)?))
         };
@@ -132,14 +149,14 @@ impl CompressedSizes<'_> {
     }
 
     fn indexer(&self, w: &Scope, layer: i32, reads: Reads) -> Result<GroupIndexer> {
-        let e = self.compression;
-        let heads = e.index_n_heads;
-        let queries = config::product("index_head_dim", [heads, e.index_head_dim])?;
+        let e = &self.compression;
+        let heads = *e.index_n_heads;
+        let queries = config::product("index_head_dim", [heads, *e.index_head_dim])?;
         Ok(GroupIndexer {
-            q: w.linear((self.name)(["q_b_proj", "wq_b"]), self.rank, queries)?,
+            q: w.linear((self.name)(["q_b_proj", "wq_b"]), *e.q_lora_rank, queries)?,
             weights: w.linear("weights_proj", self.text.hidden_size, heads)?,
             heads,
-            top_k: e.index_topk,
+            top_k: *e.index_topk,
             candidates: e.candidates(layer),
             reads,
         })

@@ -2,7 +2,7 @@
 //! to.
 
 use crate::{
-    config::{Json, count, positive, read, size},
+    config::{Count, Json, Positive, Size, Text, product, read},
     error::{Error, Result},
 };
 use serde::Deserialize;
@@ -14,22 +14,24 @@ pub struct Compression {
     kv_source_layer_ids: Vec<i32>,
     index_source_layer_ids: Vec<i32>,
     /// The base of the positions in layers with groups.
-    #[serde(deserialize_with = "positive")]
-    pub compress_rope_theta: f32,
+    pub compress_rope_theta: Positive,
     candidate_source_layer_id: i64,
-    #[serde(deserialize_with = "count")]
-    candidate_topk_blocks: i32,
-    #[serde(deserialize_with = "size")]
-    candidate_block_size: i32,
+    candidate_topk_blocks: Count,
+    candidate_block_size: Size,
+    /// Width of what queries are made of.
+    pub q_lora_rank: Size,
+    /// How many elements of a head are rotated.
+    pub qk_rope_head_dim: Size,
+    /// Into how many groups of heads the output is split.
+    pub o_groups: Size,
+    /// To which width each of them is projected.
+    pub o_lora_rank: Size,
     /// Heads of an indexer.
-    #[serde(deserialize_with = "size")]
-    pub index_n_heads: i32,
+    pub index_n_heads: Size,
     /// Width of a head of an indexer.
-    #[serde(deserialize_with = "size")]
-    pub index_head_dim: i32,
+    pub index_head_dim: Size,
     /// How many groups a token attends to.
-    #[serde(deserialize_with = "size")]
-    pub index_topk: i32,
+    pub index_topk: Size,
 }
 
 /// Whose groups a layer attends to.
@@ -44,21 +46,33 @@ pub struct Reads {
 }
 
 impl Compression {
-    /// Reads the fields.
+    /// Reads the fields and checks what ties them together.
     ///
     /// # Errors
     /// [`Error::Config`] with the field at fault.
-    pub fn read(config: &Json) -> Result<Self> {
+    pub fn read(config: &Json, c: &Text) -> Result<Self> {
         // A group is remembered whole until it is closed.
         const MOST_TOKENS: i32 = 4096;
+        let wrong = |field, reason: String| Err(Error::config(field, reason));
         let fields: Compression = read(config)?;
-        match fields.compress_ratios.iter().find(|ratio| !(0..=MOST_TOKENS).contains(*ratio)) {
-            Some(ratio) => {
-                let reason = format!("{ratio} is not a number of tokens up to {MOST_TOKENS}");
-                Err(Error::config("compress_ratios", reason))
-            }
-            None => Ok(fields),
+        if let Some(ratio) = fields.compress_ratios.iter().find(|n| !(0..=MOST_TOKENS).contains(*n))
+        {
+            let reason = format!("{ratio} is not a number of tokens up to {MOST_TOKENS}");
+            return wrong("compress_ratios", reason);
         }
+        let (rotated, narrowest) =
+            (*fields.qk_rope_head_dim, c.head_dim().min(*fields.index_head_dim));
+        if rotated % 2 != 0 || rotated > narrowest {
+            let reason =
+                format!("{rotated} of {narrowest} elements of a head cannot be rotated in pairs");
+            return wrong("qk_rope_head_dim", reason);
+        }
+        let (heads, head_dim) = (c.num_attention_heads, c.head_dim());
+        if heads * head_dim % *fields.o_groups != 0 {
+            return wrong("o_groups", format!("does not divide {heads} heads of {head_dim}"));
+        }
+        product("o_lora_rank", [*fields.o_groups, *fields.o_lora_rank])?;
+        Ok(fields)
     }
 
     /// How many tokens make a group in this layer; none where it has its window only.
@@ -89,8 +103,8 @@ impl Compression {
     /// make a block.
     pub fn candidates(&self, layer: i32) -> Option<[i32; 2]> {
         let is_source = self.candidate_source_layer_id == i64::from(layer);
-        let restricts = is_source && self.candidate_topk_blocks > 0;
-        restricts.then_some([self.candidate_topk_blocks, self.candidate_block_size])
+        let restricts = is_source && *self.candidate_topk_blocks > 0;
+        restricts.then_some([*self.candidate_topk_blocks, *self.candidate_block_size])
     }
 
     /// Whose groups a layer attends to, if any: those of the last layer that pools, as the last one

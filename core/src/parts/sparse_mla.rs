@@ -13,7 +13,7 @@ use super::{
     router::top_k,
 };
 use crate::{
-    config::{self, Text},
+    config::{self, Size, Text},
     error::{Error, Result},
     layer::{CachePlan, Layer, Note, Step},
     mlx,
@@ -76,12 +76,9 @@ impl Layer for SparseMla {
 /// The fields of an indexer of tokens, as configs spell them.
 #[derive(Clone, Copy, Deserialize)]
 pub struct TokenIndexerSizes {
-    #[serde(deserialize_with = "config::size")]
-    index_head_dim: i32,
-    #[serde(deserialize_with = "config::size")]
-    index_n_heads: i32,
-    #[serde(deserialize_with = "config::size")]
-    index_topk: i32,
+    index_head_dim: Size,
+    index_n_heads: Size,
+    index_topk: Size,
     indexer_rope_interleave: bool,
 }
 
@@ -108,7 +105,7 @@ impl TokenIndexer {
         latent: &LatentSizes,
         sizes: &TokenIndexerSizes,
     ) -> Result<Self> {
-        let (heads, head_dim, width) = (sizes.index_n_heads, sizes.index_head_dim, c.hidden_size);
+        let (heads, head_dim, width) = (*sizes.index_n_heads, *sizes.index_head_dim, c.hidden_size);
         let missing = || Error::config("q_lora_rank", "missing for the indexer");
         let (rank, rotated) = (latent.q_lora_rank.ok_or_else(missing)?, latent.qk_rope_head_dim);
         if head_dim < rotated {
@@ -125,7 +122,7 @@ impl TokenIndexer {
             rope: Rope::scaled(rotated, c.rope_theta(), interleave, c.rope_scaling(), context)?,
             heads,
             scale: ((heads as f32) * (head_dim as f32)).powf(-0.5),
-            top_k: sizes.index_topk,
+            top_k: *sizes.index_topk,
         })
     }
 

@@ -4,10 +4,7 @@
 
 use super::{gemma3_text::without, glm4_moe, gpt_oss::clamped_swiglu};
 use crate::{
-    parts::{
-        block_attention::{BlockAttention, BlockIndexer},
-        ffn::Gate,
-    },
+    parts::block_attention::{BlockAttention, BlockIndexer, BlockIndexerSizes},
     prelude::*,
 };
 
@@ -18,7 +15,6 @@ struct Config {
     dense_intermediate_size: Size,
     shared_intermediate_size: Size,
     rotary_dim: Option<Size>,
-    partial_rotary_factor: f64,
     use_qk_norm: bool,
     use_gemma_norm: bool,
     swiglu_alpha: f32,
@@ -28,14 +24,6 @@ struct Config {
     layer_types: Option<Vec<String>>,
     sparse_attention_freq: Option<Vec<i32>>,
     index_block_size: Option<Size>,
-}
-
-#[derive(Deserialize)]
-struct IndexerConfig {
-    index_n_heads: Size,
-    index_head_dim: Size,
-    index_topk_blocks: Size,
-    index_local_blocks: Count,
 }
 
 /// Where published configs nest what later ones do not, and how they call it.
@@ -78,10 +66,9 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "shared_intermediate_size": 3072, "num_attention_heads": 64, "num_key_value_heads": 4,
         "num_hidden_layers": 60, "num_local_experts": 128, "num_experts_per_tok": 4,
         "max_position_embeddings": 1_048_576, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
-        "head_dim": 128, "partial_rotary_factor": 0.5, "vocab_size": 200_064,
-        "tie_word_embeddings": false, "routed_scaling_factor": 2.0, "norm_topk_prob": true,
-        "use_qk_norm": true, "use_gemma_norm": true, "swiglu_alpha": 1.702, "swiglu_limit": 7.0,
-        "index_local_blocks": 1,
+        "head_dim": 128, "vocab_size": 200_064, "tie_word_embeddings": false,
+        "routed_scaling_factor": 2.0, "norm_topk_prob": true, "use_qk_norm": true,
+        "use_gemma_norm": true, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "index_local_blocks": 1,
     }));
     let e: Config = config::read(config)?;
     let c = Text::read(&without(config, &["layer_types"]))?;
@@ -100,33 +87,14 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     };
     let scaling = c.rope_scaling();
     let share = scaling.and_then(|scaling| scaling.partial_rotary_factor);
-    let share = share.unwrap_or(e.partial_rotary_factor);
-    let dims = e.rotary_dim.map(i32::from).unwrap_or((f64::from(c.head_dim()) * share) as i32);
+    let share = share.or(c.partial_rotary_factor).unwrap_or(0.5);
+    let dims = e.rotary_dim.map_or((f64::from(c.head_dim()) * share) as i32, i32::from);
     if dims > c.head_dim() {
         let reason = format!("{dims} of the {} elements of a head", c.head_dim());
         return Err(Error::config("rotary_dim", reason));
     }
     let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(c.rope_theta());
     let rope = |dims| Rope::scaled(dims, base, false, scaling, c.max_position_embeddings);
-    let indexer = |w: &Scope, size| -> Result<BlockIndexer> {
-        let s: IndexerConfig = config::read(config)?;
-        let (heads, head_dim) = (*s.index_n_heads, *s.index_head_dim);
-        let queries = config::product("index_head_dim", [heads, head_dim])?;
-        if c.num_attention_heads % heads != 0 {
-            let reason = format!("does not divide the {} query heads", c.num_attention_heads);
-            return Err(Error::config("index_n_heads", reason));
-        }
-        Ok(BlockIndexer {
-            q: w.linear("index_q_proj", c.hidden_size, queries)?,
-            k: w.linear("index_k_proj", c.hidden_size, head_dim)?,
-            norms: [norm(w, "index_q_norm", head_dim)?, norm(w, "index_k_norm", head_dim)?],
-            rope: rope(dims.min(head_dim))?,
-            heads,
-            size,
-            blocks: *s.index_topk_blocks,
-            local: *s.index_local_blocks,
-        })
-    };
     let last = |w: &Scope| norm(w, "norm", c.hidden_size);
     let decoder = Decoder::stack_under(w, &c, last, |i, w| {
         let (a, block_norm) = (w.at("self_attn"), |name| norm(w, name, c.hidden_size));
@@ -136,13 +104,13 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             attention = attention.qk_norm(QkNorm::BeforeRope(own("q_norm")?, own("k_norm")?));
         }
         let ffn = e.network(w, &c, i as usize, &routing)?;
-        match e.index_block_size.map(i32::from).filter(|_| e.is_sparse(i as usize)) {
-            None => pre_norm_under(block_norm, TWO_NORMS, attention, ffn),
-            Some(size) => {
-                let attention = BlockAttention { attention, indexer: indexer(&a, size)? };
-                pre_norm_under(block_norm, TWO_NORMS, attention, ffn)
-            }
+        if e.index_block_size.is_none() || !e.is_sparse(i as usize) {
+            return pre_norm_under(block_norm, TWO_NORMS, attention, ffn);
         }
+        let sizes: BlockIndexerSizes = config::read(config)?;
+        let own = rope(dims.min(*sizes.index_head_dim))?;
+        let indexer = BlockIndexer::read(&a, &c, &sizes, own, |name, width| norm(&a, name, width))?;
+        pre_norm_under(block_norm, TWO_NORMS, BlockAttention::new(attention, indexer), ffn)
     })?;
     Ok(Box::new(decoder))
 }
