@@ -13,13 +13,14 @@ use super::{
     tail_rope::TailRope,
 };
 use crate::{
-    config::{self, Json, Text},
+    config::{self, Json, Size, Text},
     error::{Error, Result},
     layer::{CachePlan, Layer, Note, Step},
     state::Recurrent,
     weights::Scope,
 };
 use mlx_rs::{Array, Dtype, ops};
+use serde::Deserialize;
 use serde_json::json;
 
 /// Of the names that MLX and the authors have for a tensor, that of the checkpoint.
@@ -29,9 +30,38 @@ pub type Name = fn([&'static str; 2]) -> &'static str;
 pub struct CompressedSizes<'a> {
     text: &'a Text,
     name: Name,
+    own: OwnSizes,
     compression: Compression,
     /// Positions in layers without groups, which nothing stretches, and in those with.
     ropes: [TailRope; 2],
+}
+
+/// The fields of the attention itself, as configs spell them.
+#[derive(Deserialize)]
+struct OwnSizes {
+    q_lora_rank: Size,
+    qk_rope_head_dim: Size,
+    /// Into how many groups of heads the output is split, and to which width each is projected.
+    o_groups: Size,
+    o_lora_rank: Size,
+}
+
+impl OwnSizes {
+    fn check(&self, c: &Text, narrowest: i32) -> Result<()> {
+        let (rotated, heads, head_dim) =
+            (*self.qk_rope_head_dim, c.num_attention_heads, c.head_dim());
+        if rotated % 2 != 0 || rotated > narrowest {
+            let reason =
+                format!("{rotated} of {narrowest} elements of a head cannot be rotated in pairs");
+            return Err(Error::config("qk_rope_head_dim", reason));
+        }
+        if heads * head_dim % *self.o_groups != 0 {
+            let reason = format!("does not divide {heads} heads of {head_dim}");
+            return Err(Error::config("o_groups", reason));
+        }
+        config::product("o_lora_rank", [*self.o_groups, *self.o_lora_rank])?;
+        Ok(())
+    }
 }
 
 /// Attention of one layer.
@@ -64,18 +94,19 @@ impl<'a> CompressedSizes<'a> {
     /// # Errors
     /// [`Error::Config`] with the field at fault.
     pub fn read(config: &Json, text: &'a Text, name: Name) -> Result<Self> {
-        let compression = Compression::read(config, text)?;
+        let (own, compression): (OwnSizes, _) = (config::read(config)?, Compression::read(config)?);
+        own.check(text, text.head_dim().min(*compression.index_head_dim))?;
         let original = json!({"original_max_position_embeddings": text.max_position_embeddings});
         let scaling = match config.get("rope_scaling") {
             Some(scaling) if scaling.is_object() => config::with_defaults(scaling, original),
             _ => original,
         };
-        let (dims, base) = (*compression.qk_rope_head_dim, *compression.compress_rope_theta);
+        let (dims, base) = (*own.qk_rope_head_dim, *compression.compress_rope_theta);
         let ropes = [
             TailRope::yarn(dims, text.rope_theta(), &Json::Null)?,
             TailRope::yarn(dims, base, &scaling)?,
         ];
-        Ok(CompressedSizes { text, name, compression, ropes })
+        Ok(CompressedSizes { text, name, own, compression, ropes })
     }
 
     /// Reads the attention of a layer.
@@ -94,7 +125,7 @@ impl<'a> CompressedSizes<'a> {
             chosen.map(|reads| self.indexer(&w.at("indexer"), layer, reads)).transpose()?;
         let pool = e.pools(layer).then(|| self.pool(w, layer)).transpose()?;
         e.unused(layer, reads).for_each(|unused| w.ignore(unused));
-        let (rank, groups) = (*e.q_lora_rank, *e.o_groups);
+        let (rank, inner) = (*self.own.q_lora_rank, *self.own.o_groups * *self.own.o_lora_rank);
         let sinks = w.take((self.name)(["sinks", "attn_sink"]), &[heads])?;
         let sinks = w.keep(sinks.as_dtype(Dtype::Float32)?);
         Ok(CompressedAttention {
@@ -104,10 +135,7 @@ impl<'a> CompressedSizes<'a> {
             ),
             q: linear(["q_b_proj", "wq_b"], rank, heads * dims)?,
             key: (linear(["kv_proj", "wkv"], width, dims)?, norm(["kv_norm"; 2], dims)?),
-            output: (
-                self.grouped(w)?,
-                linear(["o_b_proj", "wo_b"], groups * *e.o_lora_rank, width)?,
-            ),
+            output: (self.grouped(w)?, linear(["o_b_proj", "wo_b"], inner, width)?),
             scores: Scores { scale: (dims as f32).powf(-0.5), sinks: Some(sinks) },
             rope: self.ropes[usize::from(e.size(layer) > 0)].clone(),
             window,
@@ -120,7 +148,7 @@ impl<'a> CompressedSizes<'a> {
 
     /// A matrix for each group of heads; the authors have them in one.
     fn grouped(&self, w: &Scope) -> Result<Experts> {
-        let (groups, rank) = (*self.compression.o_groups, *self.compression.o_lora_rank);
+        let (groups, rank) = (*self.own.o_groups, *self.own.o_lora_rank);
         let w = w.at((self.name)(["o_a_proj", "wo_a"]));
         let input = self.text.num_attention_heads * self.text.head_dim() / groups;
         let matrix = if w.shape("weight").is_some_and(|shape| shape.len() == 2) {
@@ -153,7 +181,7 @@ impl<'a> CompressedSizes<'a> {
         let heads = *e.index_n_heads;
         let queries = config::product("index_head_dim", [heads, *e.index_head_dim])?;
         Ok(GroupIndexer {
-            q: w.linear((self.name)(["q_b_proj", "wq_b"]), *e.q_lora_rank, queries)?,
+            q: w.linear((self.name)(["q_b_proj", "wq_b"]), *self.own.q_lora_rank, queries)?,
             weights: w.linear("weights_proj", self.text.hidden_size, heads)?,
             heads,
             top_k: *e.index_topk,

@@ -2,7 +2,7 @@
 //! to.
 
 use crate::{
-    config::{Count, Json, Positive, Size, Text, product, read},
+    config::{Count, Json, Positive, Size, read},
     error::{Error, Result},
 };
 use serde::Deserialize;
@@ -18,14 +18,6 @@ pub struct Compression {
     candidate_source_layer_id: i64,
     candidate_topk_blocks: Count,
     candidate_block_size: Size,
-    /// Width of what queries are made of.
-    pub q_lora_rank: Size,
-    /// How many elements of a head are rotated.
-    pub qk_rope_head_dim: Size,
-    /// Into how many groups of heads the output is split.
-    pub o_groups: Size,
-    /// To which width each of them is projected.
-    pub o_lora_rank: Size,
     /// Heads of an indexer.
     pub index_n_heads: Size,
     /// Width of a head of an indexer.
@@ -46,33 +38,21 @@ pub struct Reads {
 }
 
 impl Compression {
-    /// Reads the fields and checks what ties them together.
+    /// Reads the fields.
     ///
     /// # Errors
     /// [`Error::Config`] with the field at fault.
-    pub fn read(config: &Json, c: &Text) -> Result<Self> {
+    pub fn read(config: &Json) -> Result<Self> {
         // A group is remembered whole until it is closed.
         const MOST_TOKENS: i32 = 4096;
-        let wrong = |field, reason: String| Err(Error::config(field, reason));
         let fields: Compression = read(config)?;
-        if let Some(ratio) = fields.compress_ratios.iter().find(|n| !(0..=MOST_TOKENS).contains(*n))
-        {
-            let reason = format!("{ratio} is not a number of tokens up to {MOST_TOKENS}");
-            return wrong("compress_ratios", reason);
+        match fields.compress_ratios.iter().find(|ratio| !(0..=MOST_TOKENS).contains(*ratio)) {
+            Some(ratio) => {
+                let reason = format!("{ratio} is not a number of tokens up to {MOST_TOKENS}");
+                Err(Error::config("compress_ratios", reason))
+            }
+            None => Ok(fields),
         }
-        let (rotated, narrowest) =
-            (*fields.qk_rope_head_dim, c.head_dim().min(*fields.index_head_dim));
-        if rotated % 2 != 0 || rotated > narrowest {
-            let reason =
-                format!("{rotated} of {narrowest} elements of a head cannot be rotated in pairs");
-            return wrong("qk_rope_head_dim", reason);
-        }
-        let (heads, head_dim) = (c.num_attention_heads, c.head_dim());
-        if heads * head_dim % *fields.o_groups != 0 {
-            return wrong("o_groups", format!("does not divide {heads} heads of {head_dim}"));
-        }
-        product("o_lora_rank", [*fields.o_groups, *fields.o_lora_rank])?;
-        Ok(fields)
     }
 
     /// How many tokens make a group in this layer; none where it has its window only.

@@ -1,5 +1,5 @@
 //! Latent attention to a limited number of tokens, which an indexer, a small attention with keys of
-//! its own, chooses ([DeepSeek-AI 2025](https://arxiv.org/abs/2512.02556)).
+//! its own, chooses ([Liu et al. 2025](https://arxiv.org/abs/2512.02556)).
 
 use super::{
     attention::split_heads,
