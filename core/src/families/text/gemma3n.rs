@@ -34,40 +34,33 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let vocabulary = config.pointer("/text_config/vocab_size").unwrap_or(&json!(262_400)).clone();
-    let config = text_config(
-        config,
-        json!({
-            "hidden_size": 2048, "num_hidden_layers": 35, "intermediate_size": 16384,
-            "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "rms_norm_eps": 1e-6,
-            "vocab_size": 262_400, "vocab_size_per_layer_input": 262_144,
-            "hidden_size_per_layer_input": 256, "num_kv_shared_layers": 15, "sliding_window": 512,
-            "max_position_embeddings": 32768, "final_logit_softcapping": 30.0, "altup_num_inputs": 4,
-            "altup_coef_clip": 120.0, "altup_correct_scale": true, "altup_active_idx": 0,
-            "laurel_rank": 64,
-        }),
-        json!({"vocab_size": vocabulary}),
-    )?;
+    let defaults = json!({
+        "hidden_size": 2048, "num_hidden_layers": 35, "intermediate_size": 16384,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "rms_norm_eps": 1e-6,
+        "vocab_size": 262_400, "vocab_size_per_layer_input": 262_144,
+        "hidden_size_per_layer_input": 256, "num_kv_shared_layers": 15, "sliding_window": 512,
+        "max_position_embeddings": 32768, "final_logit_softcapping": 30.0, "altup_num_inputs": 4,
+        "altup_coef_clip": 120.0, "altup_correct_scale": true, "altup_active_idx": 0,
+        "laurel_rank": 64,
+    });
+    let config = text_config(config, defaults, json!({"vocab_size": vocabulary}))?;
     let (e, altup): (Config, AltUpSizes) = (config::read(&config)?, config::read(&config)?);
     // Each layer may have its own width.
     let sizes = without(&config, &["intermediate_size", "rope_parameters"]);
     let mut c = Text::read(&config::with_defaults(&sizes, json!({"intermediate_size": 1})))?;
     c.tie_word_embeddings = Some(true);
-    c.layer_types.get_or_insert_with(|| {
-        let kind = |i| if i % 5 == 4 { "full_attention" } else { "sliding_attention" };
-        (0..c.num_hidden_layers).map(|i| kind(i).into()).collect()
-    });
     let own = c.num_hidden_layers - *e.num_kv_shared_layers;
     if own < 1 {
         return Err(Error::config("num_kv_shared_layers", "as many as layers, or more"));
     }
     ignore_parts(w, &["vision_tower", "audio_tower", "embed_audio", "embed_vision"]);
     let (local, global) = ropes(&c, &config)?;
+    let window = |layer| c.window_where(layer, |layer| layer % 5 != 4);
     let decoder = Decoder::stack(w, &c, |layer, w| {
-        let (a, window) = (w.at("self_attn"), c.window(layer)?);
-        let lender = lender(own, layer, |layer| c.window(layer))?;
+        let (lender, window) = (lender(own, layer, window)?, window(layer)?);
         let rope = if window.is_some() { &local } else { &global }.clone();
         let place = Place { layer, lender, window, rope, keys_are_values: false };
-        let attention = SharedKeys::read(&a, &c, place)?;
+        let attention = SharedKeys::read(&w.at("self_attn"), &c, place)?;
         let altup = AltUp::read(&w.at("altup"), &c, &altup)?;
         Ok(Block::new(AlternatingBlock::read(w, &c, &e, layer, (altup, attention))?))
     })?;
