@@ -65,6 +65,15 @@ pub fn with_defaults(config: &Json, defaults: Json) -> Json {
     }
 }
 
+/// As [`with_defaults`], where a field that is null is like one that is absent.
+pub fn with_defaults_for_null(config: &Json, defaults: Json) -> Json {
+    let mut given = config.clone();
+    if let Json::Object(fields) = &mut given {
+        fields.retain(|_, value| !value.is_null());
+    }
+    with_defaults(&given, defaults)
+}
+
 /// Reads a config that has other names for fields: `(theirs, ours)`.
 ///
 /// # Errors
@@ -241,7 +250,7 @@ pub fn entry<'a, T>(field: &str, list: &'a [T], layer: i32) -> Result<&'a T> {
     list.get(layer as usize).ok_or_else(missing)
 }
 
-/// The same for all layers, or one for each.
+/// The same for all layers, or one for each; or another field of which there may be one or several.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum PerLayer<T = Size> {
@@ -252,6 +261,14 @@ pub enum PerLayer<T = Size> {
 }
 
 impl<T: Copy> PerLayer<T> {
+    /// All that there are.
+    pub fn entries(&self) -> &[T] {
+        match self {
+            PerLayer::All(one) => std::slice::from_ref(one),
+            PerLayer::Each(entries) => entries,
+        }
+    }
+
     /// That of one layer.
     ///
     /// # Errors
@@ -412,8 +429,13 @@ impl Text {
     /// # Errors
     /// [`Error::Config`] when it does not have them.
     pub fn rope_of(&self, window: Option<i32>) -> Result<&RopeScaling> {
-        let own = self.rope_parameters.as_ref().and_then(|nested| nested.of(window));
-        let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
+        let nested = self.rope_parameters.as_ref();
+        let (kind, own) = match window {
+            None => ("full_attention", nested.and_then(|nested| nested.full_attention.as_deref())),
+            Some(_) => {
+                ("sliding_attention", nested.and_then(|nested| nested.sliding_attention.as_deref()))
+            }
+        };
         own.ok_or_else(|| Error::config(format!("rope_parameters.{kind}"), "missing"))
     }
 
@@ -487,16 +509,16 @@ pub struct RopeScaling {
     /// `proportional`: the share of each head that is rotated.
     #[serde(deserialize_with = "optional_positive")]
     pub partial_rotary_factor: Option<f64>,
-    full_attention: Option<Box<RopeScaling>>,
-    sliding_attention: Option<Box<RopeScaling>>,
+    /// `longrope`: a factor of what is rotated, in families that do not compute it.
+    #[serde(deserialize_with = "optional_positive")]
+    pub long_mscale: Option<f32>,
+    /// Those of full layers, where transformers 5 nests them by kind of layer.
+    pub full_attention: Option<Box<RopeScaling>>,
+    /// Those of sliding layers.
+    pub sliding_attention: Option<Box<RopeScaling>>,
 }
 
 impl RopeScaling {
-    /// Those of layers with this window or none, if they are nested by kind of layer.
-    pub fn of(&self, window: Option<i32>) -> Option<&RopeScaling> {
-        window.map_or(&self.full_attention, |_| &self.sliding_attention).as_deref()
-    }
-
     /// The kind of scaling.
     pub fn kind(&self) -> &str {
         self.legacy_type.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")

@@ -292,9 +292,9 @@ pub const FOUR_NORMS: [&str; 4] = [
 ///
 /// # Errors
 /// Those of `norm`.
-pub fn sandwich<'n, A: Layer, B: Layer>(
-    norm: impl Fn(&'n str) -> Result<Norm>,
-    [before_mixer, after_mixer, before_ffn, after_ffn]: [&'n str; 4],
+pub fn sandwich<N, A: Layer, B: Layer>(
+    norm: impl Fn(N) -> Result<Norm>,
+    [before_mixer, after_mixer, before_ffn, after_ffn]: [N; 4],
     mixer: A,
     ffn: B,
 ) -> Result<(Residual<A>, Residual<B>)> {

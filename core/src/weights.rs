@@ -50,7 +50,7 @@ pub struct Scope {
     path: String,
     /// Whether the path is itself a tensor, whose companions are not below but beside it.
     is_parameter: bool,
-    /// Whether dense matrices are stored the other way round.
+    /// Whether matrices are stored the other way round.
     is_turned: bool,
 }
 
@@ -92,7 +92,7 @@ impl Scope {
         Scope { is_parameter: true, ..self.at(name) }
     }
 
-    /// The same place, where dense matrices are stored as `[…, input, output]`.
+    /// The same place, where matrices are stored as `[…, input, output]`.
     pub fn turned(&self) -> Scope {
         Scope { is_turned: true, ..self.clone() }
     }
@@ -416,6 +416,9 @@ impl Scope {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
+        if self.is_turned {
+            return Scope { is_turned: false, ..self.clone() }.turned_matrix(shape);
+        }
         match self.packed(shape)? {
             Some(matrix) => Ok(matrix),
             None => self.own_matrix(shape),
@@ -460,7 +463,7 @@ impl Scope {
             if let Some(Some(_)) = named {
                 return Err(Error::MissingTensor(self.name("scales")));
             }
-            return Ok(Matrix::Dense(self.dense(shape)?));
+            return Ok(Matrix::Dense(self.take("weight", shape)?));
         }
         let contradiction =
             |reason: String| Error::Quantization { path: self.path.clone(), reason };
@@ -532,15 +535,6 @@ impl Scope {
             _ => None,
         };
         Ok(Matrix::Quantized(Quantized { weight, scales, biases, global_scale, format }))
-    }
-
-    fn dense(&self, shape: &[i32]) -> Result<Array> {
-        let [stack @ .., output, input] = shape else { return self.take("weight", shape) };
-        if !self.is_turned {
-            return self.take("weight", shape);
-        }
-        let stored = [stack, &[*input, *output]].concat();
-        Ok(self.take("weight", &stored)?.swap_axes(-1, -2)?)
     }
 
     /// As [`Scope::keep`], for the arrays of a matrix.

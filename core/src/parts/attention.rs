@@ -136,6 +136,11 @@ impl Attention {
         Attention { scores: Scores { scale, ..self.scores }, ..self }
     }
 
+    /// Lets logits, one a head, take part in the softmax.
+    pub fn sinks(self, sinks: Option<Array>) -> Self {
+        Attention { scores: Scores { sinks, ..self.scores }, ..self }
+    }
+
     /// Weighs keys in another way than by `head_dim^(-1/2)`.
     pub fn scores(self, scores: Scores) -> Self {
         Attention { scores, ..self }

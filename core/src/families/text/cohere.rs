@@ -8,9 +8,7 @@ pub const FAMILY: Family = Family { model_types: &["cohere"], build };
 #[derive(Deserialize)]
 pub struct Config {
     logit_scale: Positive,
-    #[serde(default)]
     layer_norm_bias: bool,
-    #[serde(default)]
     use_qk_norm: bool,
 }
 
@@ -40,7 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
     let config = config::with_defaults(config, defaults);
     let config = config::with_defaults(&config, json!({
-        "layer_norm_eps": 1e-5,
+        "layer_norm_eps": 1e-5, "layer_norm_bias": false, "use_qk_norm": false,
         "logit_scale": 0.0625, "tie_word_embeddings": true, "rope_traditional": true,
     }));
     Ok((Text::read_renamed(&config, &[("layer_norm_eps", "rms_norm_eps")])?, config::read(&config)?))

@@ -37,30 +37,18 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         ("kv_n_heads", "num_key_value_heads"),
         ("max_seq_len", "max_position_embeddings"),
     ])?;
-    let (rope, body) = (Rope::of(&c)?, w.at("transformer"));
-    let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
-    let norm = |w: &Scope, name| w.layer_norm(name, width, c.rms_norm_eps);
-    let block = |i| {
-        let w = body.at("blocks").at(i);
+    let rope = Rope::of(&c)?;
+    let norm = |w: &Scope, name| w.layer_norm(name, c.hidden_size, c.rms_norm_eps);
+    let body = w.at("transformer");
+    let ends = (norm(&body, "norm_f")?, Head::of(w, &c)?);
+    Ok(Box::new(Decoder::assemble(&body, ["wte", "blocks"], &c, ends, |_, w| {
         let outer = w.at("norm_attn_norm");
-        let a = outer.at("attn");
-        let [q, k, v] = a.fused("Wqkv", width, [queries, keys, keys])?;
-        let projections = [q, k, v, a.linear("out_proj", queries, width)?];
         let attention =
-            Attention::new(projections, &c, rope.clone()).bounded(e.attn_config.clip_qkv.map(f32::from));
+            Attention::fused(&outer.at("attn"), ["Wqkv", "out_proj"], &c, rope.clone())?
+                .bounded(e.attn_config.clip_qkv.map(f32::from));
         let ffn = moe(&w.at("ffn"), &c, &e.ffn_config)?;
-        Ok(Block::new((
-            Residual::pre(norm(&outer, "norm_1")?, attention),
-            Residual::pre(norm(&outer, "norm_2")?, ffn),
-        )))
-    };
-    Ok(Box::new(Decoder {
-        embedding: body.embedding("wte", c.vocab_size, width)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(&body, "norm_f")?,
-        head: Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?,
-    }))
+        pre_norm_under(|name| norm(&outer, name), ["norm_1", "norm_2"], attention, ffn)
+    })?))
 }
 
 fn moe(w: &Scope, c: &Text, e: &FfnConfig) -> Result<Moe> {

@@ -44,26 +44,20 @@ impl GroupLimited {
         let Size(count) = c.n_routed_experts;
         let logits = w.linear("gate", text.hidden_size, count)?;
         check_choice("num_experts_per_tok", (count, *c.num_experts_per_tok))?;
-        let missing = |field| Error::config(field, "missing for group_limited_greedy");
         let groups = match c.topk_method.as_str() {
             "group_limited_greedy" => {
-                let Size(groups) = c.n_group.ok_or_else(|| missing("n_group"))?;
-                let Size(taken) = c.topk_group.ok_or_else(|| missing("topk_group"))?;
-                if count % groups != 0 {
-                    let reason = format!("{count} experts are not {groups} equal groups");
-                    return Err(Error::config("n_group", reason));
-                }
-                if taken > groups {
-                    let reason = format!("there are only {groups} groups");
-                    return Err(Error::config("topk_group", reason));
-                }
+                let given = |field, value: Option<Size>| match value {
+                    Some(Size(value)) => Ok(value),
+                    None => Err(Error::config(field, "missing for group_limited_greedy")),
+                };
+                let (groups, taken) =
+                    (given("n_group", c.n_group)?, given("topk_group", c.topk_group)?);
+                router::check_groups(count, [groups, taken])?;
                 Some((groups, groups - taken)).filter(|(_, dropped)| *dropped > 0)
             }
             // The first is how mlx-lm spells its default.
             "gready" | "greedy" => None,
-            method => {
-                return Err(Error::config("topk_method", format!("`{method}` is not known")));
-            }
+            method => return Err(Error::config("topk_method", format!("`{method}` is not known"))),
         };
         Ok(GroupLimited { logits, c, groups })
     }

@@ -29,16 +29,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
     let act = activation::named("activation_function", &e.activation_function)?;
-    // Published files hold projections transposed, those of mlx-lm do not.
-    let (body, transposed) = if w.has("model.wte.weight") {
-        (w.at("model"), false)
-    } else if w.has("transformer.wte.weight") {
-        (w.at("transformer"), true)
-    } else {
-        (w.clone(), true)
-    };
+    let place = ["model", "transformer"].into_iter().find(|place| w.has_below(place));
+    let body = place.map_or(w.clone(), |place| w.at(place));
     let decoder = decoder(w, &body, &c, |i, w| {
-        let w = if transposed { w.turned() } else { w.clone() };
+        // Published files hold projections turned, those of mlx-lm do not.
+        let w = if place == Some("model") { w.clone() } else { w.turned() };
         let a = w.at("attn");
         // The masks of old exporters.
         a.ignore("bias");
@@ -67,23 +62,18 @@ pub fn decoder(
 
 /// The fields under the names of OpenAI's first models.
 pub fn read(config: &Json) -> Result<Text> {
-    let mut config = config::with_defaults(config, json!({"layer_norm_epsilon": 1e-5}));
-    let mut names = vec![
+    let config = config::with_defaults(config, json!({"layer_norm_epsilon": 1e-5}));
+    let width = config.get("n_embd").and_then(Json::as_i64);
+    let inner = json!({"n_inner": width.map(|width| width.saturating_mul(4))});
+    Text::read_renamed(&config::with_defaults_for_null(&config, inner), &[
         ("n_embd", "hidden_size"),
         ("n_layer", "num_hidden_layers"),
         ("n_head", "num_attention_heads"),
+        ("n_head_kv", "num_key_value_heads"),
+        ("n_inner", "intermediate_size"),
+        ("n_positions", "max_position_embeddings"),
         ("layer_norm_epsilon", "rms_norm_eps"),
-    ];
-    if config.get("n_inner").is_some_and(|inner| !inner.is_null()) {
-        names.push(("n_inner", "intermediate_size"));
-    } else if let Some(width) = config.get("n_embd").and_then(Json::as_i64) {
-        config = config::with_defaults(
-            &config,
-            json!({"intermediate_size": width.saturating_mul(4)}),
-        );
-        names.push(("n_embd", "intermediate_size"));
-    }
-    Text::read_renamed(&config, &names)
+    ])
 }
 
 /// A decoder that adds a learned vector for each position.

@@ -26,9 +26,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = rope(config, &c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let a = w.at("self_attn");
-        let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
         let mut attention = Attention::read(&a, QKVO, &c, rope.clone())?;
         if use_qk_norm {
+            let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
             let norms = QkNorm::AfterRope(norm("query_layernorm")?, norm("key_layernorm")?);
             attention = attention.qk_norm(norms);
         }

@@ -46,37 +46,27 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     });
     let config = &config::with_defaults(&own, config::with_defaults(config, defaults));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    if e.block_configs.len() != c.num_hidden_layers as usize {
-        let reason = format!("{} entries for {} layers", e.block_configs.len(), c.num_hidden_layers);
-        return Err(Error::config("block_configs", reason));
-    }
+    config::check_entries("block_configs", Some(&e.block_configs), c.num_hidden_layers)?;
     let (act, rope) = (activation::named("hidden_act", &e.hidden_act)?, Rope::of(&c)?);
     let (body, head) = body(w);
     let mut blocks = Vec::new();
     for (i, BlockConfig { attention, ffn }) in e.block_configs.iter().enumerate() {
         let w = body.at("layers").at(i);
         let at = |field: &str| format!("block_configs[{i}].{field}");
-        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        if !attention.no_op {
-            let (norm, a) = (norm("input_layernorm")?, w.at("self_attn"));
-            blocks.push(if attention.replace_with_linear {
-                Block::new(Residual::pre(norm, matrix(&a, &c, "linear_attn")?))
-            } else {
-                let sizes = attention.sizes(&c, at)?;
-                let layer = Attention::read(&a, QKVO, &sizes, rope.clone())?;
-                Block::new(Residual::pre(norm, layer.window(attention.window_length.map(i32::from))))
-            });
+        let ([before, after], a, m) = (TWO_NORMS, w.at("self_attn"), w.at("mlp"));
+        if attention.replace_with_linear && !attention.no_op {
+            blocks.push(branch(&w, &c, before, matrix(&a, &c, "linear_attn")?)?);
+        } else if !attention.no_op {
+            let layer = Attention::read(&a, QKVO, &attention.sizes(&c, at)?, rope.clone())?;
+            let layer = layer.window(attention.window_length.map(i32::from));
+            blocks.push(branch(&w, &c, before, layer)?);
         }
-        if !ffn.no_op {
-            let (norm, m) = (norm("post_attention_layernorm")?, w.at("mlp"));
-            blocks.push(if ffn.replace_with_linear {
-                Block::new(Residual::pre(norm, matrix(&m, &c, "linear_mlp")?))
-            } else {
-                let multiplier =
-                    ffn.ffn_mult.ok_or_else(|| Error::config(at("ffn.ffn_mult"), "missing"))?;
-                let inner = width(*multiplier, c.hidden_size)?;
-                Block::new(Residual::pre(norm, Mlp::sized(&m, &c, inner, gated(act))?))
-            });
+        if ffn.replace_with_linear && !ffn.no_op {
+            blocks.push(branch(&w, &c, after, matrix(&m, &c, "linear_mlp")?)?);
+        } else if !ffn.no_op {
+            let missing = || Error::config(at("ffn.ffn_mult"), "missing");
+            let inner = width(*ffn.ffn_mult.ok_or_else(missing)?, c.hidden_size)?;
+            blocks.push(branch(&w, &c, after, Mlp::sized(&m, &c, inner, gated(act))?)?);
         }
     }
     Ok(Box::new(Decoder {
@@ -86,6 +76,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
         head: Head::of(&head, &c)?,
     }))
+}
+
+fn branch(w: &Scope, c: &Text, norm: &str, inner: impl Layer + 'static) -> Result<Block> {
+    Ok(Block::new(Residual::pre(w.rms_norm(norm, c.hidden_size, c.rms_norm_eps)?, inner)))
 }
 
 impl AttentionConfig {
@@ -100,9 +94,7 @@ impl AttentionConfig {
             let reason = format!("missing, or does not divide the {} heads", c.num_attention_heads);
             return Err(Error::config(at("attention.n_heads_in_group"), reason));
         };
-        let mut sizes = c.clone();
-        sizes.num_key_value_heads = Some(c.num_attention_heads / group);
-        Ok(sizes)
+        Ok(Text { num_key_value_heads: Some(c.num_attention_heads / group), ..c.clone() })
     }
 }
 

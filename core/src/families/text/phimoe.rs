@@ -2,7 +2,7 @@
 //! what is far below each choice. Follows `phimoe` of mlx-lm, and transformers where that has a
 //! window.
 
-use super::mixtral;
+use super::{mixtral, phi3};
 use crate::prelude::*;
 use mlx_rs::ops::indexing::argmax_axis;
 
@@ -14,38 +14,22 @@ struct Config {
     num_experts_per_tok: Size,
     router_jitter_noise: Epsilon,
     lm_head_bias: bool,
-    rope_scaling: Option<Magnitude>,
-    rope_parameters: Option<Magnitude>,
-}
-
-#[derive(Deserialize)]
-struct Magnitude {
-    long_mscale: Option<Positive>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    const ORIGINAL: &str = "original_max_position_embeddings";
-    let mut config = config::with_defaults(config, json!({
+    let config = &phi3::complete(config, json!({
         "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 6400,
         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-        "max_position_embeddings": 131072, ORIGINAL: 4096, "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
         "num_local_experts": 16, "num_experts_per_tok": 2, "router_jitter_noise": 0.01,
         "attention_bias": true, "lm_head_bias": true, "tie_word_embeddings": false,
     }));
-    // The context of the first training stands outside of the scaling that needs it.
-    let original = config[ORIGINAL].clone();
-    for field in ["rope_scaling", "rope_parameters"] {
-        if let Some(Json::Object(scaling)) = config.get_mut(field) {
-            scaling.entry(ORIGINAL).or_insert_with(|| original.clone());
-        }
-    }
-    let (c, e): (Text, Config) = (Text::read(&config)?, config::read(&config)?);
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let mut rope = Rope::of(&c)?;
-    let scaling = e.rope_scaling.as_ref().or(e.rope_parameters.as_ref());
     if let Rope::Frequencies { magnitude, .. } = &mut rope
-        && let Some(own) = scaling.and_then(|scaling| scaling.long_mscale)
+        && let Some(own) = c.rope_scaling().and_then(|scaling| scaling.long_mscale)
     {
-        *magnitude = *own;
+        *magnitude = own;
     }
     if e.lm_head_bias && c.tie_word_embeddings == Some(false) {
         w.at("lm_head").require("bias")?;
@@ -56,11 +40,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let moe = w.at("block_sparse_moe");
         let experts = mixtral::experts(&moe, &c, *e.num_local_experts)?;
         let ffn = Moe::new(SparseMixer::read(&moe, &c, &e)?, experts);
-        let (before, after) = (norm(w, "input_layernorm")?, norm(w, "post_attention_layernorm")?);
-        Ok(Block::new((
-            Residual::pre(before, attention.window(c.sliding_window)),
-            Residual::pre(after, ffn),
-        )))
+        let attention = attention.window(c.sliding_window);
+        pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, ffn)
     })?))
 }
 

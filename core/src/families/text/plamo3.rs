@@ -35,25 +35,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let is_full = (i + 1) % *e.sliding_window_pattern == 0;
         let (rope, window) = if is_full { (&full, None) } else { (&local, Some(back)) };
         let a = w.at("mixer");
+        let head_norm = |name| norm(&a, name, head_dim, 1.0);
         let attention = Attention::fused(&a, ["qkv_proj", "o_proj"], &c, rope.clone())?
             .window(window)
-            .qk_norm(QkNorm::BeforeRope(
-                norm(&a, "q_norm", head_dim, 1.0)?,
-                norm(&a, "k_norm", head_dim, 1.0)?,
-            ));
-        let mlp = phi3::mlp(&w.at("mlp"), &c)?;
-        let branch_norm = |name, offset| norm(&w, name, width, offset);
-        Ok(Block::new((
-            Residual::sandwich(
-                branch_norm("pre_mixer_norm", 1.0)?,
-                attention,
-                branch_norm("post_mixer_norm", 0.2)?,
-            ),
-            Residual::sandwich(
-                branch_norm("pre_mlp_norm", 1.0)?,
-                mlp,
-                branch_norm("post_mlp_norm", 5.0_f32.powf(-1.5))?,
-            ),
-        )))
+            .qk_norm(QkNorm::BeforeRope(head_norm("q_norm")?, head_norm("k_norm")?));
+        let norm = |(name, offset)| norm(&w, name, width, offset);
+        let norms = [
+            ("pre_mixer_norm", 1.0),
+            ("post_mixer_norm", 0.2),
+            ("pre_mlp_norm", 1.0),
+            ("post_mlp_norm", 5.0_f32.powf(-1.5)),
+        ];
+        Ok(Block::new(sandwich(norm, norms, attention, phi3::mlp(&w.at("mlp"), &c)?)?))
     })?))
 }

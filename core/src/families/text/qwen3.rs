@@ -7,7 +7,7 @@ use crate::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["qwen3"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = qwen2::switch_windows(read(config)?, config)?;
+    let c = qwen2::switch_windows(read(config)?, config, |i, first| i >= first)?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
