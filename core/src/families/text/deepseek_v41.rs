@@ -7,7 +7,6 @@ use crate::{
     parts::{
         compressed_attention::{CompressedSizes, Name},
         hyper_connection::{Connected, Gather, HyperConnection, HyperSizes, Spread},
-        router::{sigmoid, softmax},
     },
     prelude::*,
 };
@@ -17,7 +16,6 @@ pub const FAMILY: Family = Family { model_types: &["deepseek_v41", "deepseek_v41
 
 #[derive(Deserialize)]
 struct Config {
-    scoring_func: String,
     gate_temp: Positive,
     swiglu_limit: f32,
     engram_layer_ids: Vec<i32>,
@@ -90,15 +88,7 @@ impl Config {
         let logits = gate.take("weight", &[count, c.hidden_size])?.as_dtype(Dtype::Float32)?;
         let logits = Linear::new(Matrix::Dense(gate.keep(logits)), None);
         let correction = gate.tensor(name(["e_score_correction_bias", "bias"]), &[count])?;
-        let score: fn(&Array) -> Result<Array> = match self.scoring_func.as_str() {
-            "sqrtsoftplus" => |x| Ok(activation::softplus(x)?.sqrt()?),
-            "sigmoid" => sigmoid,
-            "softmax" => softmax,
-            other => {
-                let reason = format!("`{other}` is neither sqrtsoftplus, sigmoid nor softmax");
-                return Err(Error::config("scoring_func", reason));
-            }
-        };
+        let score = router::score(config, "scoring_func")?;
         let temperature = *self.gate_temp;
         let router = LossFreeRouter::new(logits, Some(correction), &routing)?
             .scores(move |logits| score(&logits.divide(Array::from_f32(temperature))?));

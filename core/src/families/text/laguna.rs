@@ -4,7 +4,7 @@
 
 use super::{gemma3_text::without, glm4_moe, qwen3};
 use crate::{
-    parts::{activation::softplus, gated_attention::single_softplus, rope::share_of_head},
+    parts::{gated_attention::single_softplus, rope::share_of_head},
     prelude::*,
 };
 
@@ -21,7 +21,6 @@ struct Config {
     shared_expert_intermediate_size: Size,
     moe_routed_scaling_factor: Positive,
     moe_router_logit_softcapping: f32,
-    moe_router_score_func: String,
 }
 
 #[derive(Deserialize)]
@@ -45,8 +44,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
     let c = Text::read(&without(config, &["attention_bias"]))?;
     let layers = c.num_hidden_layers;
-    let names = [("num_experts", "n_routed_experts")];
-    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
     let heads = e.num_attention_heads_per_layer.as_ref();
     config::check_entries("num_attention_heads_per_layer", heads, layers)?;
     config::check_entries("mlp_layer_types", e.mlp_layer_types.as_ref(), layers)?;
@@ -65,7 +62,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let attention = qwen3::attention(&a, &c, rope(&c, window)?)?.window(window);
         let is_sparse =
             e.mlp_layer_types.as_ref().map_or(i > 0, |kinds| kinds[i as usize] == "sparse");
-        let ffn = if is_sparse { e.experts(&mlp, &c, &routing)? } else { dense(&mlp, &c)? };
+        let ffn = if is_sparse { e.experts(&mlp, &c, config)? } else { dense(&mlp, &c)? };
         let gates = match &e.gating {
             Gating::Switch(false) => return pre_norm(w, &c, attention, ffn),
             Gating::Kind(kind) if kind == "per-element" => c.qk_widths()[0],
@@ -88,28 +85,10 @@ fn rope(c: &Text, window: Option<i32>) -> Result<Rope> {
 }
 
 impl Config {
-    /// From logits to scores.
-    fn scores(&self) -> Result<impl Fn(&Array) -> Result<Array> + 'static> {
-        let cap = self.moe_router_logit_softcapping;
-        let score = match &*self.moe_router_score_func {
-            "sigmoid" => router::sigmoid,
-            "sqrtsoftplus" => |x: &Array| Ok(softplus(x)?.sqrt()?),
-            other => {
-                let reason = format!("`{other}` is neither sigmoid nor sqrtsoftplus");
-                return Err(Error::config("moe_router_score_func", reason));
-            }
-        };
-        Ok(move |logits: &Array| {
-            if cap <= 0.0 {
-                return score(logits);
-            }
-            let cap = Array::from_f32(cap);
-            score(&ops::tanh(&logits.divide(&cap)?)?.multiply(cap)?)
-        })
-    }
-
     /// Experts, all of them scaled, beside one that all tokens share.
-    fn experts(&self, w: &Scope, c: &Text, routing: &LossFreeRouting) -> Result<Ffn> {
+    fn experts(&self, w: &Scope, c: &Text, config: &Json) -> Result<Ffn> {
+        let names = [("num_experts", "n_routed_experts")];
+        let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
         let (count, width, gate) = (routing.n_routed_experts, c.hidden_size, w.at("gate"));
         // MLX's files have names of their own.
         let logits = if gate.has("weight") {
@@ -119,8 +98,12 @@ impl Config {
         };
         let (name, experts) = ("e_score_correction_bias", w.at("experts"));
         let correction = if experts.has(name) { experts } else { gate }.tensor(name, &[count])?;
-        let router = LossFreeRouter::new(logits, Some(correction), routing)?;
-        let router = router.normalized().scores(self.scores()?);
+        let router = LossFreeRouter::new(logits, Some(correction), &routing)?;
+        let score = capped(
+            router::score(config, "moe_router_score_func")?,
+            self.moe_router_logit_softcapping,
+        );
+        let router = router.normalized().scores(score);
         let experts = glm4_moe::stacked(w, [count, width, *self.moe_intermediate_size])?;
         let (experts, scale) = (Moe::new(router, experts), *self.moe_routed_scaling_factor);
         let inner = *self.shared_expert_intermediate_size;
@@ -130,5 +113,16 @@ impl Config {
             let y = y.multiply(mlx::scalar(scale, y.dtype())?)?;
             Ok(y.add(shared.apply(x)?)?)
         })))
+    }
+}
+
+/// Scores of logits that are bounded before.
+fn capped(score: fn(&Array) -> Result<Array>, cap: f32) -> impl Fn(&Array) -> Result<Array> {
+    move |logits| {
+        if cap <= 0.0 {
+            return score(logits);
+        }
+        let cap = Array::from_f32(cap);
+        score(&ops::tanh(&logits.divide(&cap)?)?.multiply(cap)?)
     }
 }

@@ -37,26 +37,26 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let scaling = c.rope_scaling();
     let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(c.rope_theta());
     let rope = Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)?;
-    let norm = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
+    let plain = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
     let decoder = Decoder::stack(w, &c, |i, w| {
         let (a, window) = (w.at("self_attn"), c.window_where(i, |i| i % 4 != 3)?);
         let bases = e.layer_rope_theta.as_ref();
         let rotates = bases.map_or(window.is_some(), |bases| bases[i as usize] != 0.0);
         let attention =
             Attention::read(&a, QKVO, &c, if rotates { rope.clone() } else { Rope::None })?
-                .qk_norm(QkNorm::BeforeRope(norm(), norm()))
+                .qk_norm(QkNorm::BeforeRope(plain(), plain()))
                 .scale(*e.qk_scale_factor * (c.head_dim() as f32).powf(-0.5))
                 .window(window);
         let [queries, _] = c.qk_widths();
         let gate = (a.linear("gate_proj", c.hidden_size, queries)?, queries);
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
-        let outer_norm = |name: &str| {
-            let eps = if name.starts_with("post") { *e.post_norm_eps } else { c.rms_norm_eps };
-            w.rms_norm(name, c.hidden_size, eps)?.plus_one()
-        };
         let attention = gated_attention(attention, gate, sigmoid);
-        Ok(Block::new(sandwich(outer_norm, FOUR_NORMS, attention, mlp)?))
+        let [before, after, before_mlp, after_mlp] = FOUR_NORMS;
+        let (eps, post) = (c.rms_norm_eps, *e.post_norm_eps);
+        let norm = |(name, eps)| w.rms_norm(name, c.hidden_size, eps)?.plus_one();
+        let names = [(before, eps), (after, post), (before_mlp, eps), (after_mlp, post)];
+        Ok(Block::new(sandwich(norm, names, attention, mlp)?))
     })?;
     let head = decoder.head.scaled(*e.output_multiplier).softcap(Some(*e.final_logit_softcapping));
-    Ok(Box::new(Normed { norm: norm(), decoder: Decoder { head, ..decoder } }))
+    Ok(Box::new(Normed { norm: plain(), decoder: Decoder { head, ..decoder } }))
 }
