@@ -240,7 +240,17 @@ pub fn check_entries<T>(field: &str, list: Option<&Vec<T>>, layers: i32) -> Resu
     }
 }
 
-/// A size for all layers, or one for each; or another field of which there may be one or several.
+/// What a list says of one layer; it may go on after the last.
+///
+/// # Errors
+/// [`Error::Config`] about `field` when it ends before.
+pub fn entry<'a, T>(field: &str, list: &'a [T], layer: i32) -> Result<&'a T> {
+    let missing =
+        || Error::config(field, format!("{} entries, no entry for layer {layer}", list.len()));
+    list.get(layer as usize).ok_or_else(missing)
+}
+
+/// The same for all layers, or one for each; or another field of which there may be one or several.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum PerLayer<T = Size> {
@@ -250,7 +260,7 @@ pub enum PerLayer<T = Size> {
     Each(Vec<T>),
 }
 
-impl<T> PerLayer<T> {
+impl<T: Copy> PerLayer<T> {
     /// All that there are.
     pub fn entries(&self) -> &[T] {
         match self {
@@ -258,20 +268,15 @@ impl<T> PerLayer<T> {
             PerLayer::Each(entries) => entries,
         }
     }
-}
 
-impl PerLayer {
     /// That of one layer.
     ///
     /// # Errors
-    /// [`Error::Config`] about `field` when there is none.
-    pub fn of(&self, layer: usize, field: &str) -> Result<i32> {
+    /// As [`entry`].
+    pub fn of(&self, field: &str, layer: i32) -> Result<T> {
         match self {
-            PerLayer::All(size) => Ok(size.0),
-            PerLayer::Each(sizes) => match sizes.get(layer) {
-                Some(size) => Ok(size.0),
-                None => Err(Error::config(field, format!("no entry for layer {layer}"))),
-            },
+            PerLayer::All(value) => Ok(*value),
+            PerLayer::Each(values) => entry(field, values, layer).copied(),
         }
     }
 }

@@ -203,11 +203,14 @@ impl Attention {
     }
 
     /// Runs in another way, for families that change what heads see or gather.
-    pub fn run_by<F>(self, run: F) -> RunBy<F>
+    pub fn run_by<F>(self, run: F) -> impl Layer<State = Kv>
     where
         F: Fn(&Attention, &Array, &mut Kv, &Step) -> Result<Array>,
     {
-        RunBy { attention: self, run }
+        Mixer {
+            window: self.window,
+            run: move |x: &Array, kv: &mut Kv, step: &Step| run(&self, x, kv, step),
+        }
     }
 
     /// The projection of the output.
@@ -247,21 +250,24 @@ impl Layer for Attention {
     }
 }
 
-/// Attention that a family runs in its own way.
-pub struct RunBy<F> {
-    attention: Attention,
-    run: F,
+/// Attention of a family's own: a function of the residual stream, of its keys and values, which are
+/// those of a window, and of the step.
+pub struct Mixer<F> {
+    /// How far it looks back, the token itself included.
+    pub window: Option<i32>,
+    /// What it does.
+    pub run: F,
 }
 
-impl<F: Fn(&Attention, &Array, &mut Kv, &Step) -> Result<Array>> Layer for RunBy<F> {
+impl<F: Fn(&Array, &mut Kv, &Step) -> Result<Array>> Layer for Mixer<F> {
     type State = Kv;
 
     fn state(&self, plan: &CachePlan) -> Kv {
-        self.attention.state(plan)
+        Kv::new(self.window, plan)
     }
 
     fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        (self.run)(&self.attention, x, kv, step)
+        (self.run)(x, kv, step)
     }
 }
 

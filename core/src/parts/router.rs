@@ -15,6 +15,13 @@ pub trait Router {
     fn route(&self, x: &Array) -> Result<(Array, Array)>;
 }
 
+/// A family may bring its own as a function.
+impl<R: Fn(&Array) -> Result<(Array, Array)>> Router for R {
+    fn route(&self, x: &Array) -> Result<(Array, Array)> {
+        self(x)
+    }
+}
+
 /// The ids `[…, k]` of the largest of scores `[…, experts]`, in no order.
 pub type TopK = fn(&Array, i32) -> Result<Array>;
 
