@@ -155,7 +155,7 @@ numbers! { Size: i32, Count: i32, Epsilon: f32, Positive: f32, Positive<f64>: f6
 /// No size of a model is larger, so that sums and small multiples of sizes fit 32 bits.
 const LARGEST: i64 = 1 << 24;
 
-/// As [`Size`], for `#[serde(deserialize_with = "size")]`.
+/// As [`Size`], for fields of shared structs that are plain numbers.
 pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
     within(i64::deserialize(deserializer)?, 1)
 }
@@ -187,7 +187,7 @@ pub fn product(field: &str, factors: [i32; 2]) -> Result<i32> {
 }
 
 /// Something that is on or off; null is off.
-pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(false))
 }
 
@@ -197,7 +197,7 @@ pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Er
 }
 
 /// As [`positive`], for a field that may be absent or null.
-pub fn optional_positive<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+fn optional_positive<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Into<f64> + Copy,
@@ -206,7 +206,7 @@ where
 }
 
 /// As [`positive`], for a list that may be absent or null.
-pub fn optional_positives<'de, D>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error>
+fn optional_positives<'de, D>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error>
 where
     D: Deserializer<'de>,
 {
@@ -215,7 +215,7 @@ where
 }
 
 /// As [`Epsilon`].
-pub fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
     match f32::deserialize(deserializer)? {
         n if n >= 0.0 && n.is_finite() => Ok(n),
         n => Err(D::Error::custom(format!("{n} cannot be added to a mean square"))),
