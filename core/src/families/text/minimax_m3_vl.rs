@@ -163,8 +163,11 @@ impl Config {
             return Ok((experts, self.shared(w, c)?));
         }
         let stack = w.at("switch_mlp");
-        let stacked = stack.at("down_proj").shape("weight").unwrap_or_default();
-        let is_folded = stacked.first() == Some(&(count + 1));
+        let first = if stack.has_below("gate_up_proj") { "gate_up_proj" } else { "gate_proj" };
+        let is_folded = [first, "down_proj"].iter().all(|name| {
+            let shape = stack.at(name).shape("weight").unwrap_or_default();
+            shape.first() == Some(&(count + 1))
+        });
         let all = count + i32::from(is_folded);
         let read = |name, output, input| stack.at(name).matrix(&[all, output, input]);
         let [gate, up] = if stack.has_below("gate_up_proj") {
