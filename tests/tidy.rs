@@ -164,7 +164,9 @@ fn parts_are_small() {
 #[test]
 fn families_are_short_and_name_their_reference() {
     const LINES: usize = 250;
+    const AVERAGE: usize = 60;
     let mut breaches = Vec::new();
+    let (mut files, mut all_lines) = (0, 0);
     for source in Source::all().iter().filter(|source| source.is_in("families/")) {
         let opening: Vec<_> =
             source.text.lines().map_while(|line| line.strip_prefix("//!")).collect();
@@ -179,6 +181,10 @@ fn families_are_short_and_name_their_reference() {
         if lines > LINES {
             breaches.push(format!("{}: {lines} lines of code", source.path));
         }
+        (files, all_lines) = (files + 1, all_lines + lines);
+    }
+    if all_lines >= AVERAGE * files {
+        breaches.push(format!("{all_lines} lines of code in {files} files: {AVERAGE} on average"));
     }
     none("a family is not as it should be", breaches);
 }

@@ -155,7 +155,7 @@ numbers! { Size: i32, Count: i32, Epsilon: f32, Positive: f32, Positive<f64>: f6
 /// No size of a model is larger, so that sums and small multiples of sizes fit 32 bits.
 const LARGEST: i64 = 1 << 24;
 
-/// As [`Size`], for `#[serde(deserialize_with = "size")]`.
+/// As [`Size`], for fields of shared structs that are plain numbers.
 pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
     within(i64::deserialize(deserializer)?, 1)
 }
@@ -187,7 +187,7 @@ pub fn product(field: &str, factors: [i32; 2]) -> Result<i32> {
 }
 
 /// Something that is on or off; null is off.
-pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(false))
 }
 
@@ -197,7 +197,7 @@ pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Er
 }
 
 /// As [`positive`], for a field that may be absent or null.
-pub fn optional_positive<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+fn optional_positive<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Into<f64> + Copy,
@@ -206,7 +206,7 @@ where
 }
 
 /// As [`positive`], for a list that may be absent or null.
-pub fn optional_positives<'de, D>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error>
+fn optional_positives<'de, D>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error>
 where
     D: Deserializer<'de>,
 {
@@ -215,7 +215,7 @@ where
 }
 
 /// As [`Epsilon`].
-pub fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
     match f32::deserialize(deserializer)? {
         n if n >= 0.0 && n.is_finite() => Ok(n),
         n => Err(D::Error::custom(format!("{n} cannot be added to a mean square"))),
@@ -522,5 +522,51 @@ impl RopeScaling {
     /// The kind of scaling.
     pub fn kind(&self) -> &str {
         self.legacy_type.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn refused<T>(result: Result<T>) -> String {
+        result.err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn a_field_is_read_alone_and_named_with_its_path() {
+        let config = json!({"heads": 4, "sizes": [1, 0], "nested": {}, "none": null});
+        assert_eq!(*field::<Size>(&config, "heads").unwrap(), 4);
+        assert!(field::<Option<Size>>(&config, "none").unwrap().is_none());
+        assert!(field::<Option<Size>>(&config, "absent").unwrap().is_none());
+        assert_eq!(refused(field::<Size>(&config, "absent")), "config.json: `absent`: missing");
+        let error = refused(field::<Vec<Size>>(&config, "sizes"));
+        assert!(error.starts_with("config.json: `sizes[1]`: 0 is not a size"), "{error}");
+        #[derive(Deserialize)]
+        struct Nested {
+            #[serde(rename = "width")]
+            _width: Size,
+        }
+        let error = refused(field::<Nested>(&config, "nested"));
+        assert_eq!(error, "config.json: `nested.width`: missing");
+    }
+
+    #[test]
+    fn only_one_value_is_supported() {
+        let supported = json!({"loops": 2, "shares": false});
+        for config in [json!({}), json!({"loops": 2}), json!({"loops": null, "shares": false})] {
+            only(&config, supported.clone()).unwrap();
+        }
+        let error = refused(only(&json!({"loops": 3}), supported));
+        assert_eq!(error, "config.json: `loops`: 3 is not supported, only 2 is");
+    }
+
+    #[test]
+    fn defaults_stand_for_what_is_absent_and_if_asked_for_null() {
+        let config = json!({"a": null, "b": 1});
+        let defaults = json!({"a": 2, "b": 2, "c": 2, "d": null});
+        assert_eq!(with_defaults(&config, defaults.clone()), json!({"a": null, "b": 1, "c": 2}));
+        assert_eq!(with_defaults_for_null(&config, defaults), json!({"a": 2, "b": 1, "c": 2}));
     }
 }

@@ -6,14 +6,12 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["deepseek_v2"], build };
 
-#[derive(Clone, Deserialize)]
+#[derive(Deserialize)]
 struct Routing {
     n_routed_experts: Size,
     num_experts_per_tok: Size,
     routed_scaling_factor: Positive,
     topk_method: String,
-    n_group: Option<Size>,
-    topk_group: Option<Size>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -27,7 +25,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = c.latent.rope(&c.text)?;
     // The norms of low ranks have an epsilon of their own.
     let attention = |_, w: &Scope| ExpandedMla::read(w, &c.text, &c.latent, 1e-6, rope.clone());
-    let router = |w: &Scope| GroupLimited::read(w, &c.text, config::read(config)?);
+    let router = |w: &Scope| GroupLimited::read(w, &c.text, config);
     Ok(Box::new(c.decoder(w, attention, router)?))
 }
 
@@ -40,18 +38,15 @@ struct GroupLimited {
 }
 
 impl GroupLimited {
-    fn read(w: &Scope, text: &Text, c: Routing) -> Result<Self> {
+    fn read(w: &Scope, text: &Text, config: &Json) -> Result<Self> {
+        let c: Routing = config::read(config)?;
         let Size(count) = c.n_routed_experts;
         let logits = w.linear("gate", text.hidden_size, count)?;
         check_choice("num_experts_per_tok", (count, *c.num_experts_per_tok))?;
         let groups = match c.topk_method.as_str() {
             "group_limited_greedy" => {
-                let given = |field, value: Option<Size>| match value {
-                    Some(Size(value)) => Ok(value),
-                    None => Err(Error::config(field, "missing for group_limited_greedy")),
-                };
-                let (groups, taken) =
-                    (given("n_group", c.n_group)?, given("topk_group", c.topk_group)?);
+                let Size(groups) = config::field(config, "n_group")?;
+                let Size(taken) = config::field(config, "topk_group")?;
                 router::check_groups(count, [groups, taken])?;
                 Some((groups, groups - taken)).filter(|(_, dropped)| *dropped > 0)
             }

@@ -6,12 +6,6 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nemotron_nas", "nemotron-nas"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    block_configs: Vec<BlockConfig>,
-    hidden_act: String,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct BlockConfig {
@@ -41,16 +35,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Configs write null for what each layer has its own of.
     let own = json!({"intermediate_size": 1, "num_key_value_heads": null, "head_dim": null});
     let defaults = json!({
-        "hidden_act": "silu", "rope_theta": 500_000.0, "max_position_embeddings": 131_072,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": false,
+        "rope_theta": 500_000.0, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": false,
     });
     let config = &config::with_defaults(&own, config::with_defaults(config, defaults));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    config::check_entries("block_configs", Some(&e.block_configs), c.num_hidden_layers)?;
-    let (act, rope) = (activation::named("hidden_act", &e.hidden_act)?, Rope::of(&c)?);
-    let (body, head) = body(w);
+    let c = Text::read(config)?;
+    let configs: Vec<BlockConfig> = config::field(config, "block_configs")?;
+    config::check_entries("block_configs", Some(&configs), c.num_hidden_layers)?;
+    let ((body, head), rope) = (body(w), Rope::of(&c)?);
     let mut blocks = Vec::new();
-    for (i, BlockConfig { attention, ffn }) in e.block_configs.iter().enumerate() {
+    for (i, BlockConfig { attention, ffn }) in configs.iter().enumerate() {
         let w = body.at("layers").at(i);
         let at = |field: &str| format!("block_configs[{i}].{field}");
         let ([before, after], a, m) = (TWO_NORMS, w.at("self_attn"), w.at("mlp"));
@@ -66,7 +60,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         } else if !ffn.no_op {
             let missing = || Error::config(at("ffn.ffn_mult"), "missing");
             let inner = width(*ffn.ffn_mult.ok_or_else(missing)?, c.hidden_size)?;
-            blocks.push(branch(&w, &c, after, Mlp::sized(&m, &c, inner, gated(act))?)?);
+            let sizes = Text { intermediate_size: inner, ..c.clone() };
+            blocks.push(branch(&w, &c, after, Mlp::of(&m, GATE_UP_DOWN, &sizes)?)?);
         }
     }
     Ok(Box::new(Decoder {
