@@ -2,7 +2,7 @@
 //! gate, what it finds among the first run's keys and in a short window of its own. Follows
 //! `iquestloopcoder` of mlx-lm.
 
-use crate::prelude::*;
+use crate::{parts::attention::Mixer, prelude::*};
 use std::rc::Rc;
 
 pub const FAMILY: Family = Family { model_types: &["iquestloopcoder"], build };
@@ -22,7 +22,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut blocks = Vec::new();
     for window in [None, Some(window)] {
         for (layer, shared) in (0..).zip(&layers) {
-            blocks.push(Block::new(Run { shared: shared.clone(), layer, window }));
+            blocks.push(run(layer, shared.clone(), window));
         }
     }
     Ok(Box::new(Decoder {
@@ -61,34 +61,23 @@ impl Shared {
     }
 }
 
-/// A layer in one of the runs. In the first it is Llama's, whose keys and values stay for the second.
-struct Run {
-    shared: Rc<Shared>,
-    layer: i32,
-    /// Of the second run.
-    window: Option<i32>,
-}
-
-impl Layer for Run {
-    type State = Kv;
-
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(self.window, plan)
-    }
-
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let Shared { before, attention, ffn, gate: (weight, bias) } = &*self.shared;
+/// A layer in one of the runs: Llama's in the first, whose keys and values stay for the second, which
+/// has a window.
+fn run(layer: i32, shared: Rc<Shared>, window: Option<i32>) -> Block {
+    let run = move |x: &Array, kv: &mut Kv, step: &Step| {
+        let Shared { before, attention, ffn, gate: (weight, bias) } = &*shared;
         let [q, k, v] = attention.heads(&before.forward(x)?, step)?;
         let seen = kv.update(k, v, step)?;
         let mut gathered = seen.attend(&q, &attention.scores, step)?;
-        if self.window.is_some() {
+        if window.is_some() {
             let gate = ops::sigmoid(q.matmul(weight)?.add(bias)?)?;
-            let global = step.lent(self.layer).attend(&q, &attention.scores, step)?;
+            let global = step.lent(layer).attend(&q, &attention.scores, step)?;
             let rest = mlx::scalar(1.0, gate.dtype())?.subtract(&gate)?;
             gathered = gate.multiply(global)?.add(rest.multiply(gathered)?)?;
         } else {
-            step.lend(self.layer, seen);
+            step.lend(layer, seen);
         }
         ffn.forward(&x.add(attention.project(&join_heads(&gathered)?)?)?, &mut (), step)
-    }
+    };
+    Block::new(Mixer { window, run })
 }

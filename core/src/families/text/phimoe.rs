@@ -39,7 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let moe = w.at("block_sparse_moe");
         let experts = mixtral::experts(&moe, &c, *e.num_local_experts)?;
-        let ffn = Moe::new(SparseMixer::read(&moe, &c, &e)?, experts);
+        let ffn = Moe::new(sparse_mixer(&moe, &c, &e)?, experts);
         let attention = attention.window(c.sliding_window);
         pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, ffn)
     })?))
@@ -47,28 +47,18 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// Chooses one expert after the other. The weight of each is its softmax among what is neither
 /// chosen already nor far below it ([Liu et al. 2023](https://arxiv.org/abs/2310.00811)).
-struct SparseMixer {
-    logits: Linear,
-    k: i32,
-    /// How far below the choice an expert may be, as a share of the larger magnitude.
-    band: f32,
-}
-
-impl SparseMixer {
-    fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        check_choice("num_experts_per_tok", (*e.num_local_experts, *e.num_experts_per_tok))?;
-        let logits = w.linear("gate", c.hidden_size, *e.num_local_experts)?;
-        Ok(SparseMixer { logits, k: *e.num_experts_per_tok, band: 2.0 * *e.router_jitter_noise })
-    }
-}
-
-impl Router for SparseMixer {
-    fn route(&self, x: &Array) -> Result<(Array, Array)> {
-        let logits = self.logits.forward(x)?;
+fn sparse_mixer(w: &Scope, c: &Text, e: &Config) -> Result<impl Router + use<>> {
+    let (count, Size(k)) = (*e.num_local_experts, e.num_experts_per_tok);
+    check_choice("num_experts_per_tok", (count, k))?;
+    let logits = w.linear("gate", c.hidden_size, count)?;
+    // How far below the choice an expert may be, as a share of the larger magnitude.
+    let band = 2.0 * *e.router_jitter_noise;
+    Ok(move |x: &Array| {
+        let logits = logits.forward(x)?;
         let constant = |value| mlx::scalar(value, logits.dtype());
-        let (nothing, band) = (constant(f32::NEG_INFINITY)?, constant(self.band)?);
+        let (nothing, band) = (constant(f32::NEG_INFINITY)?, constant(band)?);
         let (mut ids, mut weights, mut left) = (Vec::new(), Vec::new(), logits.clone());
-        for _ in 0..self.k {
+        for _ in 0..k {
             let (best, id) = (left.max_axis(-1, true)?, argmax_axis(&left, -1, true)?);
             let distance = best.subtract(&logits)?.divide(ops::maximum(logits.abs()?, &best)?)?;
             let near = ops::select(&distance.gt(&band)?, &nothing, &left)?;
@@ -77,5 +67,5 @@ impl Router for SparseMixer {
             ids.push(id);
         }
         Ok((ops::concatenate(&ids, -1)?, ops::concatenate(&weights, -1)?))
-    }
+    })
 }
