@@ -2,7 +2,7 @@
 //! a low-rank branch beside attention (Laurel), networks with few active elements; otherwise the
 //! keys and layer inputs of Gemma 4. Follows `gemma3n` of mlx-lm.
 
-use super::gemma3_text::{ropes, text_config, without};
+use super::gemma3_text::{ropes, text_config};
 use crate::{
     model::{Cache, Embedded},
     parts::{
@@ -46,7 +46,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = text_config(config, defaults, json!({"vocab_size": vocabulary}))?;
     let (e, altup): (Config, AltUpSizes) = (config::read(&config)?, config::read(&config)?);
     // Each layer may have its own width.
-    let sizes = without(&config, &["intermediate_size", "rope_parameters"]);
+    let sizes = config::without(&config, &["intermediate_size", "rope_parameters"]);
     let mut c = Text::read(&config::with_defaults(&sizes, json!({"intermediate_size": 1})))?;
     c.tie_word_embeddings = Some(true);
     let own = c.num_hidden_layers - *e.num_kv_shared_layers;

@@ -2,7 +2,7 @@
 //! that all share; most layers attend to a limited number of blocks of keys, which an indexer, a
 //! small attention of its own, chooses. Follows `minimax_m3_vl` of mlx-lm.
 
-use super::{gemma3_text::without, glm4_moe, gpt_oss::clamped_swiglu};
+use super::{glm4_moe, gpt_oss::clamped_swiglu};
 use crate::{
     parts::block_attention::{BlockAttention, BlockIndexer, BlockIndexerSizes},
     prelude::*,
@@ -71,7 +71,7 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "use_gemma_norm": true, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "index_local_blocks": 1,
     }));
     let e: Config = config::read(config)?;
-    let c = Text::read(&without(config, &["layer_types"]))?;
+    let c = Text::read(&config::without(config, &["layer_types"]))?;
     let names = [("num_local_experts", "n_routed_experts")];
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
     let layers = c.num_hidden_layers;
