@@ -74,6 +74,15 @@ pub fn with_defaults_for_null(config: &Json, defaults: Json) -> Json {
     with_defaults(&given, defaults)
 }
 
+/// `config` less these fields.
+pub fn without(config: &Json, fields: &[&str]) -> Json {
+    let mut config = config.clone();
+    if let Json::Object(map) = &mut config {
+        map.retain(|field, _| !fields.contains(&field.as_str()));
+    }
+    config
+}
+
 /// Reads a config that has other names for fields: `(theirs, ours)`.
 ///
 /// # Errors

@@ -2,7 +2,6 @@
 //! few layers pool and choose for all; clamped experts, of which the square root of softplus decides.
 //! Follows `deepseek_v41` of mlx-lm.
 
-use super::gemma3_text::without;
 use crate::{
     parts::{
         compressed_attention::{CompressedSizes, Name},
@@ -36,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "engram_layer_ids": [],
     }));
     let names = [("moe_intermediate_size", "intermediate_size")];
-    let c = Text::read_renamed(&without(config, &["intermediate_size"]), &names)?;
+    let c = Text::read_renamed(&config::without(config, &["intermediate_size"]), &names)?;
     let (e, hyper): (Config, HyperSizes) = (config::read(config)?, config::read(config)?);
     if !(0.0..=f32::MAX).contains(&e.swiglu_limit) {
         return Err(Error::config("swiglu_limit", format!("{} is no limit", e.swiglu_limit)));

@@ -66,14 +66,6 @@ pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Resu
     Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults)))
 }
 
-pub fn without(config: &Json, fields: &[&str]) -> Json {
-    let mut config = config.clone();
-    if let Json::Object(map) = &mut config {
-        map.retain(|field, _| !fields.contains(&field.as_str()));
-    }
-    config
-}
-
 /// The rotary embeddings of sliding and of full layers.
 pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
     let scaling: Option<RopeScaling> = config::field(config, "rope_scaling")?;

@@ -2,7 +2,7 @@
 //! a low-rank branch beside attention (Laurel), networks with few active elements; otherwise the
 //! keys and layer inputs of Gemma 4. Follows `gemma3n` of mlx-lm.
 
-use super::gemma3_text::{ropes, text_config, without};
+use super::gemma3_text::{ropes, text_config};
 use crate::{
     model::{Cache, Embedded},
     parts::{
@@ -46,7 +46,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = text_config(config, defaults, json!({"vocab_size": vocabulary}))?;
     let (e, altup): (Config, AltUpSizes) = (config::read(&config)?, config::read(&config)?);
     // Each layer may have its own width.
-    let sizes = without(&config, &["intermediate_size", "rope_parameters"]);
+    let sizes = config::without(&config, &["intermediate_size", "rope_parameters"]);
     let mut c = Text::read(&config::with_defaults(&sizes, json!({"intermediate_size": 1})))?;
     c.tie_word_embeddings = Some(true);
     let own = c.num_hidden_layers - *e.num_kv_shared_layers;
@@ -54,7 +54,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         return Err(Error::config("num_kv_shared_layers", "as many as layers, or more"));
     }
     ignore_parts(w, &["vision_tower", "audio_tower", "embed_audio", "embed_vision"]);
-    let (local, global) = ropes(&c, &config)?;
+    let ((body, _), (local, global)) = (body(w), ropes(&c, &config)?);
     let window = |layer| c.window_where(layer, |layer| layer % 5 != 4);
     let decoder = Decoder::stack(w, &c, |layer, w| {
         let (lender, window) = (lender(own, layer, window)?, window(layer)?);
@@ -64,7 +64,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let altup = AltUp::read(&w.at("altup"), &c, &altup)?;
         Ok(Block::new(AlternatingBlock::read(w, &c, &e, layer, (altup, attention))?))
     })?;
-    let (body, _) = body(w);
     let spread = Streams::read(&body, "altup_projections", &c, &altup)?;
     let gather = Streams::read(&body, "altup_unembed_projections", &c, &altup)?;
     let first = Block::new(Map(move |x: &Array| spread.spread(x)));

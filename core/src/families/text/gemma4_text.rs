@@ -74,9 +74,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     ignore_parts(w, &["vision_tower", "vision_embedder", "multi_modal_projector", "audio_tower"]);
     ignore_parts(w, &["embed_audio", "embed_vision"]);
     w.ignore_named(&["input_max", "input_min", "output_max", "output_min"]);
+    let inputs = e.inputs(&body(w).0, &c)?;
     let decoder = Decoder::stack(w, &c, |i, w| e.block(w, &c, experts.as_ref(), i))?;
     Ok(Box::new(Gemma4 {
-        inputs: e.inputs(&body(w).0, &c)?,
+        inputs,
         decoder: Decoder {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
             head: decoder.head.softcap(c.final_logit_softcapping),

@@ -2,7 +2,7 @@
 //! rotary embeddings, and experts whose scores do not compete beside one that all share. Follows
 //! `laguna` of mlx-lm, and transformers for gates on each element.
 
-use super::{gemma3_text::without, glm4_moe, qwen3};
+use super::{glm4_moe, qwen3};
 use crate::{
     parts::{gated_attention::single_softplus, rope::share_of_head},
     prelude::*,
@@ -42,7 +42,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "moe_router_score_func": "sigmoid", "norm_topk_prob": true, "routed_scaling_factor": 1.0,
     }));
     let e: Config = config::read(config)?;
-    let c = Text::read(&without(config, &["attention_bias"]))?;
+    let c = Text::read(&config::without(config, &["attention_bias"]))?;
     let layers = c.num_hidden_layers;
     let heads = e.num_attention_heads_per_layer.as_ref();
     config::check_entries("num_attention_heads_per_layer", heads, layers)?;

@@ -2,7 +2,6 @@
 //! mixture of experts takes a shortcut; some of its experts do nothing. Follows `longcat_flash` of
 //! mlx-lm.
 
-use super::gemma3_text::without;
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["longcat_flash"], build };
@@ -38,7 +37,7 @@ impl Config {
     pub fn read(config: &Json) -> Result<Self> {
         config::only(config, json!({"attention_method": "MLA", "zero_expert_type": "identity"}))?;
         // Transformers counts attentions as layers.
-        let config = &without(config, &["num_hidden_layers"]);
+        let config = &config::without(config, &["num_hidden_layers"]);
         let config = &config::with_defaults(config, json!({
         "norm_topk_prob": false, "router_bias": false, "zero_expert_num": 0,
         "mla_scale_q_lora": true, "mla_scale_kv_lora": true, "tie_word_embeddings": false,

@@ -2,7 +2,7 @@
 //! values narrower than keys, and scaled; DeepSeek V3's experts. Follows `mimo_v2_flash` of mlx-lm,
 //! and Xiaomi's code where that stretches positions.
 
-use super::{deepseek_v3, gemma3_text::without, glm4_moe};
+use super::{deepseek_v3, glm4_moe};
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mimo_v2_flash"], build };
@@ -35,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let mut full = Kind::read(config, &[])?;
     full.text.sliding_window = None;
-    let sliding = Kind::read(&without(config, &SLIDING.map(|(_, ours)| ours)), &SLIDING)?;
+    let sliding = Kind::read(&config::without(config, &SLIDING.map(|(_, ours)| ours)), &SLIDING)?;
     let (c, e) = (&full.text, &full.config);
     let layers = c.num_hidden_layers;
     config::check_entries("hybrid_layer_pattern", Some(&e.hybrid_layer_pattern), layers)?;

@@ -2,7 +2,7 @@
 //! that all share; most layers attend to a limited number of blocks of keys, which an indexer, a
 //! small attention of its own, chooses. Follows `minimax_m3_vl` of mlx-lm.
 
-use super::{gemma3_text::without, glm4_moe, gpt_oss::clamped_swiglu};
+use super::{glm4_moe, gpt_oss::clamped_swiglu};
 use crate::{
     parts::block_attention::{BlockAttention, BlockIndexer, BlockIndexerSizes},
     prelude::*,
@@ -71,7 +71,7 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "use_gemma_norm": true, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "index_local_blocks": 1,
     }));
     let e: Config = config::read(config)?;
-    let c = Text::read(&without(config, &["layer_types"]))?;
+    let c = Text::read(&config::without(config, &["layer_types"]))?;
     let names = [("num_local_experts", "n_routed_experts")];
     let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
     let layers = c.num_hidden_layers;
@@ -163,8 +163,11 @@ impl Config {
             return Ok((experts, self.shared(w, c)?));
         }
         let stack = w.at("switch_mlp");
-        let stacked = stack.at("down_proj").shape("weight").unwrap_or_default();
-        let is_folded = stacked.first() == Some(&(count + 1));
+        let first = if stack.has_below("gate_up_proj") { "gate_up_proj" } else { "gate_proj" };
+        let is_folded = [first, "down_proj"].iter().all(|name| {
+            let shape = stack.at(name).shape("weight").unwrap_or_default();
+            shape.first() == Some(&(count + 1))
+        });
         let all = count + i32::from(is_folded);
         let read = |name, output, input| stack.at(name).matrix(&[all, output, input]);
         let [gate, up] = if stack.has_below("gate_up_proj") {

@@ -1,7 +1,7 @@
 //! Step 3.5 Flash: a gate on what each head gathers, sliding layers with heads of their own, a rotary
 //! embedding for each layer, clamped networks, and DeepSeek V3's router. Follows `step3p5` of mlx-lm.
 
-use super::{deepseek_v3, gemma3_text::without};
+use super::deepseek_v3;
 use crate::{
     parts::{gated_attention::sigmoid, rope::share_of_head},
     prelude::*,
@@ -47,7 +47,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let e: Config = config::read(config)?;
     // Their lists go on for the layers that predict further tokens.
-    let c = Text::read_renamed(&without(config, &["layer_types", "rope_theta"]), NAMES)?;
+    let c = Text::read_renamed(&config::without(config, &["layer_types", "rope_theta"]), NAMES)?;
     let routing: LossFreeRouting = config::read_renamed(config, ROUTING, config::read)?;
     check_choice("moe_top_k", (routing.n_routed_experts, routing.num_experts_per_tok))?;
     let sparse = e.sparse_layers(&c)?;
