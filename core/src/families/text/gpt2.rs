@@ -29,7 +29,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
     let act = activation::named("activation_function", &e.activation_function)?;
-    let place = ["model", "transformer"].into_iter().find(|place| w.has_below(place));
+    let has_table = |place: &&str| w.at(place).has("wte.weight");
+    let place = ["model", "transformer"].into_iter().find(has_table);
     let body = place.map_or(w.clone(), |place| w.at(place));
     let decoder = decoder(w, &body, &c, |i, w| {
         // Published files hold projections turned, those of mlx-lm do not.
