@@ -6,6 +6,12 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["afm7"], build };
 
+#[derive(Deserialize)]
+struct Config {
+    num_kv_reuse_layers: Count,
+    hidden_dim_scale_factor: Positive<f64>,
+}
+
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "hidden_size": config.get("hidden_dim"), "num_hidden_layers": config.get("num_layers"),
@@ -13,16 +19,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "num_key_value_heads": config.get("num_kv_heads"), "rms_norm_eps": 1e-5,
         "rope_theta": 50_000.0, "hidden_dim_scale_factor": 3.25, "intermediate_size": 1,
     }));
-    let mut c = Text::read(config)?;
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     (c.rope_traditional, c.head_dim) = (true, None);
-    let Positive(factor): Positive<f64> = config::field(config, "hidden_dim_scale_factor")?;
-    let inner = (f64::from(c.hidden_size) * factor) as i32;
+    let inner = (f64::from(c.hidden_size) * *e.hidden_dim_scale_factor) as i32;
     c.intermediate_size = config::product("hidden_dim_scale_factor", [inner, 1])?;
-    let (layers, Count(borrowing)) =
-        (c.num_hidden_layers, config::field(config, "num_kv_reuse_layers")?);
-    let own = layers - borrowing;
+    let own = c.num_hidden_layers - *e.num_kv_reuse_layers;
     if own < 1 {
-        let reason = format!("{borrowing} of {layers} layers");
+        let reason = format!("{} of {} layers", *e.num_kv_reuse_layers, c.num_hidden_layers);
         return Err(Error::config("num_kv_reuse_layers", reason));
     }
     let body = w.at("model");
