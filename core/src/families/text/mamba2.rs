@@ -45,7 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         return Err(Error::config("time_step_limit", reason));
     }
     let (range, biases) = ((shortest, longest), (e.use_bias, e.use_conv_bias));
-    let head = Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?;
+    let head = Head::of(w, &c)?;
     let names = ["embeddings", "layers", "norm_f"];
     Ok(Box::new(Decoder::named(&w.at("backbone"), names, &c, head, |_, w| {
         let mixer = Mamba2::read(&w.at("mixer"), sizes, c.rms_norm_eps, range, biases)?;
