@@ -39,9 +39,9 @@ impl Config {
         // Transformers counts attentions as layers.
         let config = &config::without(config, &["num_hidden_layers"]);
         let config = &config::with_defaults(config, json!({
-        "norm_topk_prob": false, "router_bias": false, "zero_expert_num": 0,
-        "mla_scale_q_lora": true, "mla_scale_kv_lora": true, "tie_word_embeddings": false,
-    }));
+            "norm_topk_prob": false, "router_bias": false, "zero_expert_num": 0,
+            "mla_scale_q_lora": true, "mla_scale_kv_lora": true, "tie_word_embeddings": false,
+        }));
         let names = [("num_layers", "num_hidden_layers"), ("ffn_hidden_size", "intermediate_size")];
         let text = Text::read_renamed(config, &names)?;
         let latent = LatentSizes::read(config, text.num_attention_heads)?;
