@@ -10,8 +10,8 @@ use std::{
 /// Words that are both a family's name and something else's: where, and why there.
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("parts/mamba.rs", "mamba2", "the mechanism, which families share"),
-    ("parts/rope.rs", "llama", "configs call this kind of scaling by the name"),
     ("parts/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
+    ("parts/wavelengths.rs", "llama", "configs call this kind of scaling by the name"),
     ("prelude.rs", "mamba2", "the mechanism, which families share"),
     ("quantization.rs", "bitnet", "configs call this kind of quantization by the name"),
     ("text/template.rs", "deepseek_v32", "configs ask for a template by the name"),

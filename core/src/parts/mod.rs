@@ -30,3 +30,4 @@ pub mod seen;
 pub mod shared_keys;
 pub mod sparse_mla;
 pub mod tail_rope;
+mod wavelengths;

@@ -132,6 +132,16 @@ pub struct LossFreeRouting {
 }
 
 /// From logits to scores `[…, experts]`, both in single precision.
+impl LossFreeRouting {
+    /// Reads the fields, of which some may have other names: `(theirs, ours)`.
+    ///
+    /// # Errors
+    /// As [`config::read`], with their names.
+    pub fn read(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
+        config::read_renamed(config, names, config::read)
+    }
+}
+
 type Score = Box<dyn Fn(&Array) -> Result<Array>>;
 
 /// A router that was balanced without an auxiliary loss

@@ -59,7 +59,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
-    let routing: LossFreeRouting = config::read_renamed(config, NAMES, config::read)?;
+    let routing = LossFreeRouting::read(config, NAMES)?;
     let (count, inner) = (routing.n_routed_experts, *e.moe_intermediate_size);
     let logits = w.at("router").linear("gate", c.hidden_size, count)?;
     let bias = w.tensor("expert_bias", &[count])?;

@@ -32,10 +32,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (c, e): (Text, Config) =
         (Text::read_renamed(config, &[("use_bias", "mlp_bias")])?, config::read(config)?);
-    let rope = match e.rotary_dim {
-        Some(Size(dims)) => Rope::rotary_dim(&c, dims)?,
-        None => Rope::share(&c, 1.0)?,
-    };
+    let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
     // Some checkpoints mean a head whose columns are divided by their lengths.
     let head = if e.norm_head { baichuan_m1::unit_head(w, &c, 0)? } else { Head::of(w, &c)? };
     let names = ["word_embeddings", "layers", "norm"];
@@ -61,8 +58,7 @@ fn attention(w: &Scope, c: &Text, e: &Config, rope: Rope) -> Result<Attention> {
 }
 
 fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
-    let names = [("num_experts", "n_routed_experts")];
-    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
+    let routing = LossFreeRouting::read(config, &[("num_experts", "n_routed_experts")])?;
     let (count, width, inner) =
         (routing.n_routed_experts, c.hidden_size, *e.moe_intermediate_size);
     let gate = w.at("gate");

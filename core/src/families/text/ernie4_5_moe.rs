@@ -55,7 +55,7 @@ impl Config {
 
 fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
     let names = [("moe_num_experts", "n_routed_experts"), ("moe_k", "num_experts_per_tok")];
-    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
+    let routing = LossFreeRouting::read(config, &names)?;
     let count = routing.n_routed_experts;
     let inner = match *e.moe_intermediate_size {
         0 => c.intermediate_size,

@@ -16,7 +16,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let c = Text::read(config)?;
     let layers = c.num_hidden_layers;
-    let routing: LossFreeRouting = config::read_renamed(config, NAMES, config::read)?;
+    let routing = LossFreeRouting::read(config, NAMES)?;
     let sparsity = match config::field::<Option<Vec<bool>>>(config, "is_moe_layer")? {
         None => config::read_renamed(config, NAMES, |config| Sparsity::read(config, layers))?,
         Some(sparse) => {

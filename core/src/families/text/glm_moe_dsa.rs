@@ -3,7 +3,7 @@
 //! has chosen.
 
 use super::{deepseek_v3::nested_rope, deepseek_v32};
-use crate::prelude::*;
+use crate::{config::PerLayer, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["glm_moe_dsa"], build };
 
@@ -11,23 +11,15 @@ pub const FAMILY: Family = Family { model_types: &["glm_moe_dsa"], build };
 struct Config {
     num_hidden_layers: Size,
     indexer_types: Option<Vec<String>>,
-    index_topk_pattern: Option<Pattern>,
-    #[serde(default)]
+    /// Names, or letters in one word.
+    index_topk_pattern: Option<PerLayer<String>>,
     index_topk_freq: Count,
-    #[serde(default)]
     index_skip_topk_offset: Count,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Pattern {
-    Letters(String),
-    Names(Vec<String>),
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(&nested_rope(config, 10_000.0), json!({
-        "indexer_rope_interleave": true, "index_skip_topk_offset": 2,
+        "indexer_rope_interleave": true, "index_topk_freq": 0, "index_skip_topk_offset": 2,
     }));
     let chooses = choosing(config::read(config)?)?;
     Ok(Box::new(deepseek_v32::decoder(config, w, |layer| chooses[layer as usize])?))
@@ -38,8 +30,8 @@ fn choosing(e: Config) -> Result<Vec<bool>> {
     let Size(layers) = e.num_hidden_layers;
     let (field, kinds) = match (e.indexer_types, e.index_topk_pattern) {
         (Some(kinds), _) => ("indexer_types", kinds),
-        (None, Some(Pattern::Names(kinds))) => ("index_topk_pattern", kinds),
-        (None, Some(Pattern::Letters(letters))) => {
+        (None, Some(PerLayer::Each(kinds))) => ("index_topk_pattern", kinds),
+        (None, Some(PerLayer::All(letters))) => {
             ("index_topk_pattern", letters.chars().map(String::from).collect())
         }
         (None, None) => {

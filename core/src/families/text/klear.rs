@@ -20,8 +20,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 fn mixed(w: &Scope, c: &Text, config: &Json, Size(shared): Size) -> Result<Ffn> {
-    let names = [("num_experts", "n_routed_experts")];
-    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
+    let routing = LossFreeRouting::read(config, &[("num_experts", "n_routed_experts")])?;
     let (count, normalizes) = (routing.n_routed_experts, routing.norm_topk_prob);
     let Size(inner) = config::field(config, "moe_intermediate_size")?;
     let bias = w.tensor("expert_bias", &[count])?;

@@ -24,7 +24,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "num_experts_per_tok": 2,
     }));
     let (c, e): (Text, Config) = (gpt2::read(config)?, config::read(config)?);
-    let rope = Rope::rotary_dim(&c, *e.rotary_dim)?;
+    let rope = Rope::rotary_dim(&c, Some(e.rotary_dim))?;
     let norm = |w: &Scope| w.layer_norm_with_bias("ln", c.hidden_size, c.rms_norm_eps);
     let head = w.at("lm_head");
     let logits = head.linear_with_bias("linear", c.hidden_size, c.vocab_size)?;
