@@ -1,7 +1,7 @@
 //! What most families use.
 
 pub use crate::{
-    config::{self, Count, Epsilon, Json, Positive, RopeScaling, Size, Text},
+    config::{self, Count, Epsilon, Json, PerLayer, Positive, RopeScaling, Size, Text},
     decoder::{
         Decoder, FOUR_NORMS, Head, TWO_NORMS, body, ignore_parts, pre_norm, pre_norm_named,
         pre_norm_under, sandwich,
@@ -13,7 +13,7 @@ pub use crate::{
     model::{Cache, Embedded, LanguageModel, Wrapper},
     parts::{
         activation::{self, gelu, gelu_tanh, relu_squared},
-        attention::{self, Attention, QKVO, QkNorm, join_heads, split_heads},
+        attention::{self, Attention, Mixer, QKVO, QkNorm, join_heads, split_heads},
         conv::CausalConv,
         ffn::{
             Ffn, GATE_UP_DOWN, Gate, Mlp, PlainMlp, dense, gated, geglu, geglu_tanh, sum, swiglu,

@@ -3,7 +3,7 @@
 //! choice.
 
 use super::glm4_moe::{beside_shared, stacked};
-use crate::{config::PerLayer, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["ernie4_5_moe"], build };
 

@@ -3,7 +3,7 @@
 //! has chosen.
 
 use super::{deepseek_v3::nested_rope, deepseek_v32};
-use crate::{config::PerLayer, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["glm_moe_dsa"], build };
 

@@ -2,7 +2,7 @@
 //! gate, what it finds among the first run's keys and in a short window of its own. Follows
 //! `iquestloopcoder` of mlx-lm.
 
-use crate::{parts::attention::Mixer, prelude::*};
+use crate::prelude::*;
 use std::rc::Rc;
 
 pub const FAMILY: Family = Family { model_types: &["iquestloopcoder"], build };
