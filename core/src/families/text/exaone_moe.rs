@@ -17,16 +17,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(config)?;
     let layers = c.num_hidden_layers;
     let routing = LossFreeRouting::read(config, NAMES)?;
-    let sparsity = match config::field::<Option<Vec<bool>>>(config, "is_moe_layer")? {
-        None => config::read_renamed(config, NAMES, |config| Sparsity::read(config, layers))?,
-        Some(sparse) => {
-            config::check_entries("is_moe_layer", Some(&sparse), layers)?;
-            let kind = |sparse: &bool| if *sparse { "sparse" } else { "dense" };
-            let kinds: Vec<_> = sparse.iter().map(kind).collect();
-            let listed = config::with_defaults(&json!({"mlp_layer_types": kinds}), config.clone());
-            config::read_renamed(&listed, NAMES, |config| Sparsity::read(config, layers))?
-        }
-    };
+    let mut listed = config.clone();
+    if let Some(sparse) = config::field::<Option<Vec<bool>>>(config, "is_moe_layer")? {
+        config::check_entries("is_moe_layer", Some(&sparse), layers)?;
+        let kind = |sparse: &bool| if *sparse { "sparse" } else { "dense" };
+        let kinds: Vec<_> = sparse.iter().map(kind).collect();
+        listed = config::with_defaults(&json!({"mlp_layer_types": kinds}), listed);
+    }
+    let sparsity = config::read_renamed(&listed, NAMES, |config| Sparsity::read(config, layers))?;
     let windows: Vec<_> = (0..layers).map(|i| c.window(i)).collect::<Result<_>>()?;
     let slides = windows.iter().any(Option::is_some);
     let rope = Rope::of(&c)?;
