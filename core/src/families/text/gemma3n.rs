@@ -23,7 +23,7 @@ pub const FAMILY: Family = Family { model_types: &["gemma3n", "gemma3n_text"], b
 
 #[derive(Deserialize)]
 struct Config {
-    intermediate_size: config::PerLayer,
+    intermediate_size: PerLayer,
     num_kv_shared_layers: Count,
     vocab_size_per_layer_input: Size,
     hidden_size_per_layer_input: Size,

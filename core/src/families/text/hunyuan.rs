@@ -3,16 +3,16 @@
 //! `hunyuan` of mlx-lm.
 
 use super::hunyuan_v1_dense;
-use crate::{layer::Note, parts::attention::Mixer, prelude::*};
+use crate::{layer::Note, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["hunyuan"], build };
 
 #[derive(Deserialize)]
 struct Config {
     num_experts: Size,
-    moe_topk: config::PerLayer,
-    num_shared_expert: config::PerLayer,
-    moe_intermediate_size: Option<config::PerLayer>,
+    moe_topk: PerLayer,
+    num_shared_expert: PerLayer,
+    moe_intermediate_size: Option<PerLayer>,
     use_mixed_mlp_moe: bool,
     use_qk_norm: bool,
     use_cla: bool,

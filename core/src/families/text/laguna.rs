@@ -87,8 +87,7 @@ fn rope(c: &Text, window: Option<i32>) -> Result<Rope> {
 impl Config {
     /// Experts, all of them scaled, beside one that all tokens share.
     fn experts(&self, w: &Scope, c: &Text, config: &Json) -> Result<Ffn> {
-        let names = [("num_experts", "n_routed_experts")];
-        let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
+        let routing = LossFreeRouting::read(config, &[("num_experts", "n_routed_experts")])?;
         let (count, width, gate) = (routing.n_routed_experts, c.hidden_size, w.at("gate"));
         // MLX's files have names of their own.
         let logits = if gate.has("weight") {

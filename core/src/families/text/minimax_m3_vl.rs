@@ -72,8 +72,7 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let e: Config = config::read(config)?;
     let c = Text::read(&config::without(config, &["layer_types"]))?;
-    let names = [("num_local_experts", "n_routed_experts")];
-    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
+    let routing = LossFreeRouting::read(config, &[("num_local_experts", "n_routed_experts")])?;
     let layers = c.num_hidden_layers;
     config::check_entries("mlp_layer_types", e.mlp_layer_types.as_ref(), layers)?;
     config::check_entries("moe_layer_freq", e.moe_layer_freq.as_ref(), layers)?;

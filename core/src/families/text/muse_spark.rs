@@ -3,7 +3,7 @@
 //! gather normalised. Follows `muse_spark` of mlx-lm, and transformers for bases of single layers.
 
 use super::glm4_moe;
-use crate::{parts::attention::Mixer, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["muse_spark", "muse_spark_open"], build };
 
@@ -35,8 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "norm_topk_prob": true,
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let names = [("num_local_experts", "n_routed_experts")];
-    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
+    let routing = LossFreeRouting::read(config, &[("num_local_experts", "n_routed_experts")])?;
     let layers = c.num_hidden_layers;
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), layers)?;
     let is_dense = |kinds: &Vec<String>| kinds.iter().any(|kind| kind != "sparse");

@@ -13,7 +13,7 @@ pub const FAMILY: Family = Family { model_types: &["step3p5"], build };
 struct Config {
     layer_types: Option<Vec<String>>,
     yarn_only_types: Option<Vec<String>>,
-    rope_theta: Option<config::PerLayer<f32>>,
+    rope_theta: Option<PerLayer<f32>>,
     partial_rotary_factors: Option<Vec<f64>>,
     attention_other_setting: Option<Heads>,
     use_head_wise_attn_gate: bool,
@@ -48,7 +48,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
     // Their lists go on for the layers that predict further tokens.
     let c = Text::read_renamed(&config::without(config, &["layer_types", "rope_theta"]), NAMES)?;
-    let routing: LossFreeRouting = config::read_renamed(config, ROUTING, config::read)?;
+    let routing = LossFreeRouting::read(config, ROUTING)?;
     check_choice("moe_top_k", (routing.n_routed_experts, routing.num_experts_per_tok))?;
     let sparse = e.sparse_layers(&c)?;
     deepseek_v3::ignore_predictions(w, &c);
