@@ -257,6 +257,9 @@ impl Scope {
             _ => self.take_bytes(name, &shape)?,
         };
         let scales = self.take_bytes(scale, &m.of(&[m.output, groups]))?;
+        if name == "weight_packed" && m.input / groups == 16 {
+            self.require("weight_global_scale")?;
+        }
         self.pairs(m, bytes, scales, scale)
     }
 
