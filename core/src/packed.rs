@@ -71,24 +71,21 @@ impl Scope {
         Ok(Some(matrix))
     }
 
-    /// A stack of matrices that is stored as `[stack, input, output]`, turned to
-    /// `[stack, output, input]`.
-    ///
-    /// # Errors
-    /// As [`Scope::matrix`].
-    pub(crate) fn turned(&self, [count, output, input]: [i32; 3]) -> Result<Matrix> {
-        let pairs = [count, input / 2, output];
+    /// The matrix `weight` here, stored as `[…, input, output]`.
+    pub(crate) fn turned_matrix(&self, shape: &[i32]) -> Result<Matrix> {
+        let [stack @ .., output, input] = shape else { return self.matrix(shape) };
+        let m = &Shape { stack, output: *output, input: *input };
+        let pairs = m.of(&[input / 2, *output]);
         if self.dtype("weight") == Some(Dtype::Uint8)
             && self.shape("weight").is_some_and(|shape| shape == pairs)
         {
-            let m = &Shape { stack: &[count], output, input };
             let groups = self.groups(m, ("weight_scale", 1), 16)?;
             let weight = self.take_bytes("weight", &pairs)?;
-            let scales = self.take_bytes("weight_scale", &[count, groups, output])?;
+            let scales = self.take_bytes("weight_scale", &m.of(&[groups, *output]))?;
             return self.pairs(m, turned(&weight)?, turned(&scales)?, ["weight_scale", MODEL_OPT]);
         }
-        match self.matrix(&[count, input, output])? {
-            Matrix::Dense(weight) => Ok(Matrix::Dense(weight.swap_axes(1, 2)?)),
+        match self.matrix(&m.of(&[*input, *output]))? {
+            Matrix::Dense(weight) => Ok(Matrix::Dense(weight.swap_axes(-1, -2)?)),
             Matrix::Quantized(_) => {
                 Err(self.refuse("weight", "groups of outputs, where MLX has groups of inputs"))
             }
