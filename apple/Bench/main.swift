@@ -1,34 +1,47 @@
 import Foundation
+import Mynah
 import MynahCore
 
-// What it costs to take an event over the boundary, one by one and in batches, when it is there already:
-// `scripts/bench boundary`.
-let loading = try loadModel(source: .demo, options: LoadOptions())
-let model = try await loading.model()
-let parameters = GenerationParameters(maxTokens: 400, temperature: 0, ignoreEnd: true)
-let clock = ContinuousClock()
+// What it costs to take an event over the boundary when it is there already: `scripts/bench boundary`.
 
-/// The least and the median.
-func microseconds(_ take: (GenerationStream) async throws -> Int) async throws -> (Double, Double) {
+/// The least and the median, in microseconds an event, of what is there.
+func cost(
+    _ model: MynahCore.Model, _ take: @Sendable (MynahCore.GenerationStream) async throws -> Int
+) async throws -> String {
+    let parameters = GenerationParameters(maxTokens: 400, temperature: 0, ignoreEnd: true)
     var costs: [Double] = []
     for _ in 0..<10 {
         let stream = try model.generate(prompt: .text(text: "Who are you?"), parameters: parameters)
         for _ in 0..<5 {
             // Until the stream is full.
             try await Task.sleep(for: .milliseconds(400))
+            // The device may be the processor that this runs on.
+            try await pause()
+            // A thread that has slept is slow at first.
+            _ = try takeAll(stream, 0)
             var count = 0
-            let time = try await clock.measure { count = try await take(stream) }
-            costs.append(time / .microseconds(count))
+            let time = try await ContinuousClock().measure { count = try await take(stream) }
+            try resume()
+            costs.append(time / .microseconds(max(count, 1)))
         }
         stream.cancel()
     }
     costs.sort()
-    return (costs[0], costs[costs.count / 2])
+    return String(format: "%.2f and %.2f", costs[0], costs[costs.count / 2])
 }
 
-let single = try await microseconds { stream in
-    for _ in 0..<32 { _ = try await stream.next() }
-    return 32
+/// Takes what is there, `size` events at a time.
+func takeAll(_ stream: MynahCore.GenerationStream, _ size: UInt32) throws -> Int {
+    var count = 0
+    while case let events = try stream.ready(max: size).events, !events.isEmpty { count += events.count }
+    return count
 }
-let batched = try await microseconds { stream in try await stream.nextBatch(max: 32).count }
-print("Swift: microseconds an event, least and median: \(single) one by one, \(batched) in batches of up to 32")
+
+func measure() async throws {
+    let model = try await loadModel(source: .demo, options: LoadOptions()).model()
+    let batches = try await cost(model) { stream in try takeAll(stream, 32) }
+    let single = try await cost(model) { stream in try takeAll(stream, 1) }
+    print("Swift: microseconds an event, least and median: \(batches) in batches, \(single) one by one")
+}
+
+try await measure()

@@ -97,10 +97,17 @@ public final class Model: Sendable {
 
     /// Starts to continue a prompt, from nothing, when the stream is first read. See ``ChatSession`` for conversations.
     public func generate(_ prompt: Prompt, _ parameters: GenerationParameters? = nil) -> GenerationStream {
-        let core = core
+        // A memory of its own, if it wants one, is there for as long as the stream.
+        let (core, memory) = (core, Locked<Session?>(nil))
+        let parameters = parameters ?? .init()
         return GenerationStream {
             try calling {
-                try core.generate(prompt: prompt.core, parameters: (parameters ?? .init()).core())
+                guard let options = try parameters.cache?.session() else {
+                    return try core.generate(prompt: prompt.core, parameters: parameters.core())
+                }
+                let session = try core.session(options: options)
+                memory { $0 = session }
+                return try session.generate(prompt: prompt.core, parameters: parameters.core())
             }
         }
     }
@@ -140,7 +147,8 @@ public final class Model: Sendable {
         try calling { try core.render(messages: messages.map(\.core), options: options.core()) }
     }
 
-    /// What it is now, and then each change, until it is unloaded. The stream does not keep the model.
+    /// What it is now, and then each change, until it is unloaded. The stream does not keep the model. What comes
+    /// before there is a model, downloading and loading and what fails in it, is in ``loading(_:options:)``.
     public var events: AsyncStream<LifecycleEvent> { LifecycleEvent.stream(of: isUnloaded) }
 
     /// What all models of this process take.

@@ -9,7 +9,6 @@ import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.flow.mapNotNull
 import kotlinx.coroutines.launch
 import mynah.core.FinishReason as CoreFinishReason
-import mynah.core.GenerationEvent as CoreEvent
 import mynah.core.GenerationStream as CoreStream
 import mynah.core.Summary as CoreSummary
 
@@ -141,25 +140,16 @@ internal fun generation(start: () -> CoreStream): Flow<GenerationEvent> = flow {
                 }
             }
             while (true) {
-                val events = await { stream.nextBatch(BATCH.toUInt()) }
+                val events = stream.events(BATCH)
                 if (events.isEmpty()) break
-                events.forEach { emit(it.toMynah()) }
+                events.forEach { emit(it) }
             }
             watch.cancel()
         }
     }
 }
 
-private fun CoreEvent.toMynah(): GenerationEvent = when (this) {
-    is CoreEvent.Prefill -> GenerationEvent.Prefill(done.toCount(), total.toCount())
-    is CoreEvent.Finished -> GenerationEvent.Finished(summary.toMynah())
-    is CoreEvent.Token -> with(token) {
-        val top = top.map { TokenProbability(it.id.toMynah(), it.logprob) }
-        GenerationEvent.Token(id.toMynah(), text, logprob, top)
-    }
-}
-
-private fun CoreSummary.toMynah() = Summary(
+internal fun CoreSummary.toMynah() = Summary(
     finishReason = when (finishReason) {
         CoreFinishReason.STOP -> FinishReason.STOP
         CoreFinishReason.LENGTH -> FinishReason.LENGTH
