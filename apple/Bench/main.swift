@@ -44,4 +44,27 @@ func measure() async throws {
     print("Swift: microseconds an event, least and median: \(batches) in batches, \(single) one by one")
 }
 
+/// What the process has in memory, in bytes.
+func residentMemory() throws -> Int {
+    let status = try String(contentsOfFile: "/proc/self/statm", encoding: .utf8).split(separator: " ")
+    return (Int(status[1]) ?? 0) * 4096
+}
+
+/// Loads, uses and drops a model a thousand times.
+func load() async throws {
+    var resident = 0
+    let start = ContinuousClock.now
+    for round in 0..<1000 {
+        if round == 200 { resident = try residentMemory() }
+        let model = try await Model.load(ModelSource.demo)
+        for try await event in model.generate("Hi") { if case .text = event { break } }
+    }
+    try await Device.shrinkCaches()
+    let growth = try residentMemory() - resident
+    print("Swift: 1000 models in \(ContinuousClock.now - start), memory from the 200th on: \(growth / 1024) KiB more")
+}
+
 try await measure()
+#if os(Linux)
+try await load()
+#endif

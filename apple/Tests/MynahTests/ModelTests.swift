@@ -166,7 +166,7 @@ extension Everything {
             #expect(try Device.memory.limit == 1)
             let free = try await Model.load(ModelSource.demo, options: LoadOptions(memory: .unlimited))
             #expect(try await free.generate(question, greedy).result.text == whole)
-            let memory = try await free.memory
+            let memory = try Device.memory
             #expect(memory.limit == nil && memory.peak > 0)
         }
 
@@ -223,6 +223,20 @@ extension Everything {
             var all: [LifecycleEvent] = []
             for await event in events { all.append(event) }
             #expect(all == [.ready, .unloaded])
+        }
+
+        @Test func aModelTellsWhatItTakes() async throws {
+            let model = try await Model.load(ModelSource.demo)
+            let alone = try await model.memory
+            #expect(alone.weights > 1 << 20 && alone.caches == 0)
+            let session = ChatSession(model)
+            _ = try await session.respond(to: "Hi", greedy)
+            let used = try await model.memory
+            #expect(used.weights == alone.weights && used.caches > 0)
+            #expect(try Device.memory.active >= used.weights + used.caches)
+            try await model.unload()
+            await #expect(throws: MynahError.unloaded) { try await model.memory }
+            withExtendedLifetime(session) {}
         }
 
         @Test func inspectionReadsNoWeights() async throws {
