@@ -10,11 +10,11 @@ func cost(
 ) async throws -> String {
     let parameters = GenerationParameters(maxTokens: 400, temperature: 0, ignoreEnd: true)
     var costs: [Double] = []
-    for _ in 0..<10 {
+    for _ in 0..<30 {
         let stream = try model.generate(prompt: .text(text: "Who are you?"), parameters: parameters)
-        for _ in 0..<5 {
+        for _ in 0..<10 {
             // Until the stream is full.
-            try await Task.sleep(for: .milliseconds(400))
+            try await Task.sleep(for: .milliseconds(50))
             // The device may be the processor that this runs on.
             try await pause()
             // A thread that has slept is slow at first.

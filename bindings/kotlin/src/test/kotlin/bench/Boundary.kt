@@ -30,11 +30,11 @@ fun main(): Unit = runBlocking(Dispatchers.Default) {
 private suspend fun cost(model: Model, size: UInt): String {
     val parameters = GenerationParameters(maxTokens = 400u, temperature = 0f, ignoreEnd = true)
     val costs = mutableListOf<Double>()
-    repeat(10) {
+    repeat(30) {
         val stream = model.generate(Prompt.Text("Who are you?"), parameters)
-        repeat(5) {
+        repeat(10) {
             // Until the stream is full.
-            delay(400)
+            delay(50)
             // The device may be the processor that this runs on.
             pause()
             // A thread that has slept is slow at first.
