@@ -8,6 +8,7 @@ import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.flow.mapNotNull
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.yield
 import mynah.core.FinishReason as CoreFinishReason
 import mynah.core.GenerationStream as CoreStream
 import mynah.core.Summary as CoreSummary
@@ -143,6 +144,8 @@ internal fun generation(start: () -> CoreStream): Flow<GenerationEvent> = flow {
                 val events = stream.events(BATCH)
                 if (events.isEmpty()) break
                 events.forEach { emit(it) }
+                // A collector that is slower than the device never waits for it.
+                if (events.size == BATCH) yield()
             }
             watch.cancel()
         }
