@@ -5,8 +5,8 @@ use mynah::{Canceller, Event, Generation};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// Some events of a stream in their order: steps of the prefill, then tokens, then the end. Tokens are
-/// packed because records cross the boundary field by field, which costs several times as much.
+/// Some events of a stream in their order: steps of the prefill, then tokens, then the end. Tokens
+/// are packed because records cross the boundary field by field, which costs several times as much.
 #[derive(Clone, Debug, Default, uniffi::Record)]
 pub struct EventBatch {
     /// How far the prompt is computed.
@@ -19,7 +19,7 @@ pub struct EventBatch {
     /// | 4 | the natural logarithm of its probability, before anything was filtered |
     /// | 4 | the length of its text in bytes |
     /// | 4 | the number of candidates |
-    /// | … | the characters that it completes; none while one is still in parts or may belong to a stop text |
+    /// | … | the characters that it completes; none while one is in parts or may belong to a stop text |
     /// | 8 each | the likeliest tokens in its place, best first: their ids and logarithms |
     ///
     /// with integers without a sign and floats of 32 bits, little end first, and text in UTF-8.
@@ -172,8 +172,8 @@ impl GenerationStream {
         self.prompt.clone()
     }
 
-    /// The events that are there already, up to `max`; empty when there are none, after the end, after
-    /// an error and while somebody else reads.
+    /// The events that are there already, up to `max`; empty when there are none, after the end,
+    /// after an error and while somebody else reads.
     ///
     /// # Errors
     /// What stopped the generation, after all events before it.

@@ -192,7 +192,8 @@ extension Everything {
             try FileManager.default.createDirectory(at: hub.cache, withIntermediateDirectories: true)
             for (name, isThere) in [("config.json", true), ("nothing.json", false)] {
                 let path = hub.cache.appendingPathComponent(name).path
-                let task = session.downloadTask(with: hub.endpoint.appendingPathComponent("org/demo/resolve/main/\(name)"))
+                let url = hub.endpoint.appendingPathComponent("org/demo/resolve/main/\(name)")
+                let task = session.downloadTask(with: url)
                 task.taskDescription = path
                 task.resume()
                 while task.state != .completed { try await Task.sleep(for: .milliseconds(10)) }
