@@ -40,7 +40,7 @@ let package = Package(
             // What uniffi generates for traits with asynchronous methods is not yet Swift 6.
             swiftSettings: [.swiftLanguageMode(.v5)], linkerSettings: settings),
         .target(name: "Mynah", dependencies: ["MynahCore"], path: "apple/Sources/Mynah"),
-        .executableTarget(name: "bench", dependencies: ["MynahCore"], path: "apple/Bench"),
+        .executableTarget(name: "bench", dependencies: ["Mynah", "MynahCore"], path: "apple/Bench"),
         .testTarget(name: "MynahTests", dependencies: ["Mynah", "MynahCore"], path: "apple/Tests/MynahTests"),
     ]
 )

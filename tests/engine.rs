@@ -97,6 +97,40 @@ fn rest(stream: &mut Generation) -> (usize, Vec<u32>, Summary) {
     }
 }
 
+#[test]
+fn what_is_there_is_taken_at_once() {
+    let _busy = BUSY.read().unwrap();
+    let expected = rest(&mut start(llama(), &[1, 2, 3], &options(100))).1;
+    let mut stream = start(llama(), &[1, 2, 3], &options(100));
+    turns(2 * BUFFERED);
+    assert!(stream.ready(0).is_empty());
+    assert_eq!(stream.ready(5).len(), 5);
+    // Before anybody could compute more.
+    assert!(stream.ready(usize::MAX).len() >= BUFFERED - 5);
+    let (mut tokens, mut is_over) = (Vec::new(), false);
+    let mut stream = start(llama(), &[1, 2, 3], &options(100));
+    while !is_over {
+        for event in stream.ready(7) {
+            match event.unwrap() {
+                Event::Prefill { .. } => {}
+                Event::Token(token) => tokens.push(token.id),
+                Event::Finished(_) => is_over = true,
+            }
+        }
+    }
+    assert_eq!(tokens, expected);
+    assert!(stream.ready(7).is_empty());
+
+    let folder = write("llama", 1024);
+    let model = load(folder.path());
+    let mut stream = start(&model, &[1, 2, 3], &options(100));
+    turns(2 * BUFFERED);
+    block_on(model.unload()).unwrap();
+    assert_eq!(stream.ready(BUFFERED).iter().filter(|event| event.is_ok()).count(), BUFFERED);
+    assert!(matches!(block_on(stream.next()), Some(Err(Error::Unloaded))));
+    assert!(stream.ready(7).is_empty());
+}
+
 fn generate(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Vec<u32> {
     rest(&mut start(model, prompt, options)).1
 }

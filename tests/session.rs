@@ -2,8 +2,8 @@
 
 use mlx_rs::Array;
 use mynah::{
-    Bound, Error, Event, FinishReason, GenerateOptions, Generation, Message, Model, Overflow,
-    Prompt, Session, SessionOptions, Summary, TemplateOptions,
+    Bound, Error, Event, FinishReason, GenerateOptions, Generation, Message, Model, ModelMemory,
+    Overflow, Prompt, Session, SessionOptions, Summary, TemplateOptions, inspect,
 };
 use mynah_tests::{Fixture, block_on, on_engine};
 use serde_json::{Value as Json, json};
@@ -305,6 +305,28 @@ fn instructions_are_computed_once_for_all_sessions() {
         let other = SessionOptions { overflow: Overflow::Ring(bound), ..Default::default() };
         let other = model.session(other);
         assert_eq!(ask(&other, ask_about(17), &options(2)).summary.cached_tokens, 0, "{family}");
+    }
+}
+
+#[test]
+fn a_model_tells_what_it_takes() {
+    for family in FAMILIES {
+        let folder = write(family, |_| {});
+        let model = load(folder.path());
+        let memory = || block_on(model.memory()).unwrap();
+        let inspection = block_on(inspect(folder.path(), None)).unwrap();
+        let weights = inspection.memory.unwrap().weights as usize;
+        assert_eq!(memory(), ModelMemory { weights, caches: 0 }, "{family}");
+        let sessions = [(); 2].map(|()| model.session(SessionOptions::default()));
+        ask(&sessions[0], tokens(&[&words(40, 20)]), &options(2));
+        let one = memory().caches;
+        assert!(one > 0, "{family}");
+        ask(&sessions[1], tokens(&[&words(41, 20)]), &options(2));
+        assert_eq!(memory(), ModelMemory { weights, caches: 2 * one }, "{family}");
+        drop(sessions);
+        assert_eq!(memory().caches, 0, "{family}");
+        block_on(model.unload()).unwrap();
+        assert!(matches!(block_on(model.memory()), Err(Error::Unloaded)));
     }
 }
 

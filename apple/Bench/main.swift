@@ -1,34 +1,70 @@
 import Foundation
+import Mynah
 import MynahCore
 
-// What it costs to take an event over the boundary, one by one and in batches, when it is there already:
-// `scripts/bench boundary`.
-let loading = try loadModel(source: .demo, options: LoadOptions())
-let model = try await loading.model()
-let parameters = GenerationParameters(maxTokens: 400, temperature: 0, ignoreEnd: true)
-let clock = ContinuousClock()
+// What it costs to take an event over the boundary when it is there already: `scripts/bench boundary`.
 
-/// The least and the median.
-func microseconds(_ take: (GenerationStream) async throws -> Int) async throws -> (Double, Double) {
+/// The least and the median, in microseconds an event, of what is there.
+func cost(
+    _ model: MynahCore.Model, _ take: @Sendable (MynahCore.GenerationStream) async throws -> Int
+) async throws -> String {
+    let parameters = GenerationParameters(maxTokens: 400, temperature: 0, ignoreEnd: true)
     var costs: [Double] = []
-    for _ in 0..<10 {
+    for _ in 0..<30 {
         let stream = try model.generate(prompt: .text(text: "Who are you?"), parameters: parameters)
-        for _ in 0..<5 {
+        for _ in 0..<10 {
             // Until the stream is full.
-            try await Task.sleep(for: .milliseconds(400))
+            try await Task.sleep(for: .milliseconds(50))
+            // The device may be the processor that this runs on.
+            try await pause()
+            // A thread that has slept is slow at first.
+            _ = try takeAll(stream, 0)
             var count = 0
-            let time = try await clock.measure { count = try await take(stream) }
-            costs.append(time / .microseconds(count))
+            let time = try await ContinuousClock().measure { count = try await take(stream) }
+            try resume()
+            costs.append(time / .microseconds(max(count, 1)))
         }
         stream.cancel()
     }
     costs.sort()
-    return (costs[0], costs[costs.count / 2])
+    return String(format: "%.2f and %.2f", costs[0], costs[costs.count / 2])
 }
 
-let single = try await microseconds { stream in
-    for _ in 0..<32 { _ = try await stream.next() }
-    return 32
+/// Takes what is there, `size` events at a time.
+func takeAll(_ stream: MynahCore.GenerationStream, _ size: UInt32) throws -> Int {
+    var count = 0
+    while case let events = try stream.ready(max: size).events, !events.isEmpty { count += events.count }
+    return count
 }
-let batched = try await microseconds { stream in try await stream.nextBatch(max: 32).count }
-print("Swift: microseconds an event, least and median: \(single) one by one, \(batched) in batches of up to 32")
+
+func measure() async throws {
+    let model = try await loadModel(source: .demo, options: LoadOptions()).model()
+    let batches = try await cost(model) { stream in try takeAll(stream, 32) }
+    let single = try await cost(model) { stream in try takeAll(stream, 1) }
+    print("Swift: microseconds an event, least and median: \(batches) in batches, \(single) one by one")
+}
+
+/// What the process has in memory, in bytes.
+func residentMemory() throws -> Int {
+    let status = try String(contentsOfFile: "/proc/self/statm", encoding: .utf8).split(separator: " ")
+    return (Int(status[1]) ?? 0) * 4096
+}
+
+/// Loads, uses and drops a model a thousand times.
+func load() async throws {
+    var resident = 0
+    let start = ContinuousClock.now
+    for round in 0..<1000 {
+        if round == 200 { resident = try residentMemory() }
+        let model = try await Model.load(ModelSource.demo)
+        for try await event in model.generate("Hi") { if case .text = event { break } }
+    }
+    try await Device.shrinkCaches()
+    let growth = try residentMemory() - resident
+    print("Swift: 1000 models in \(ContinuousClock.now - start), memory from the 200th on: \(growth / 1024) KiB more")
+}
+
+try await measure()
+#if os(Linux)
+try await load()
+#endif

@@ -22,6 +22,15 @@ pub struct ModelInfo {
     pub end_tokens: Vec<u32>,
 }
 
+/// What one model takes, in bytes.
+#[derive(Clone, Copy, Debug, uniffi::Record)]
+pub struct ModelMemory {
+    /// Its weights.
+    pub weights: u64,
+    /// What its sessions remember.
+    pub caches: u64,
+}
+
 /// A language model in memory. The last handle that is dropped frees it.
 #[derive(uniffi::Object)]
 pub struct Model(pub(crate) mynah::Model);
@@ -37,6 +46,15 @@ impl Model {
             vocabulary: info.vocabulary,
             end_tokens: self.0.end_tokens().to_vec(),
         }
+    }
+
+    /// What it takes now, apart from other models and from what is being computed.
+    ///
+    /// # Errors
+    /// When it has been unloaded.
+    pub async fn memory(&self) -> Result<ModelMemory, MynahError> {
+        let mynah::ModelMemory { weights, caches } = self.0.memory().await?;
+        Ok(ModelMemory { weights: weights as u64, caches: caches as u64 })
     }
 
     /// What its checkpoint recommends; every field has a value but those that mean "none".

@@ -1,53 +1,40 @@
 //! A running generation.
 
 use crate::error::MynahError;
-use mynah::{Canceller, Generation};
+use mynah::{Canceller, Event, Generation};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// What a stream yields.
-#[derive(Clone, Debug, uniffi::Enum)]
-pub enum GenerationEvent {
-    /// So many tokens of the prompt are computed.
-    Prefill {
-        /// Tokens computed.
-        done: u64,
-        /// Tokens in all.
-        total: u64,
-    },
-    /// The next token.
-    Token {
-        /// It.
-        token: Token,
-    },
+/// Some events of a stream in their order: steps of the prefill, then tokens, then the end. Tokens
+/// are packed because records cross the boundary field by field, which costs several times as much.
+#[derive(Clone, Debug, Default, uniffi::Record)]
+pub struct EventBatch {
+    /// How far the prompt is computed.
+    pub prefills: Vec<Prefill>,
+    /// The tokens one after the other, each of them
+    ///
+    /// | bytes | |
+    /// |---|---|
+    /// | 4 | its id |
+    /// | 4 | the natural logarithm of its probability, before anything was filtered |
+    /// | 4 | the length of its text in bytes |
+    /// | 4 | the number of candidates |
+    /// | … | the characters that it completes; none while one is in parts or may belong to a stop text |
+    /// | 8 each | the likeliest tokens in its place, best first: their ids and logarithms |
+    ///
+    /// with integers without a sign and floats of 32 bits, little end first, and text in UTF-8.
+    pub tokens: Vec<u8>,
     /// The end; nothing follows.
-    Finished {
-        /// What it was like.
-        summary: Summary,
-    },
+    pub summary: Option<Summary>,
 }
 
-/// A generated token.
-#[derive(Clone, Debug, uniffi::Record)]
-pub struct Token {
-    /// Its id.
-    pub id: u32,
-    /// The characters that it completes; none while one is still in parts or may belong to a stop
-    /// text.
-    pub text: String,
-    /// The natural logarithm of its probability, before anything was filtered.
-    pub logprob: f32,
-    /// The likeliest tokens in its place, best first, as many as were asked for.
-    pub top: Vec<TokenProbability>,
-}
-
-/// A token that might have been.
-#[derive(Clone, Debug, uniffi::Record)]
-pub struct TokenProbability {
-    /// Its id.
-    pub id: u32,
-    /// The natural logarithm of its probability.
-    pub logprob: f32,
+/// So many tokens of the prompt are computed.
+#[derive(Clone, Copy, Debug, uniffi::Record)]
+pub struct Prefill {
+    /// Tokens computed.
+    pub done: u64,
+    /// Tokens in all.
+    pub total: u64,
 }
 
 /// Why a generation ended.
@@ -86,27 +73,26 @@ pub struct Summary {
     pub peak_memory: u64,
 }
 
-impl From<mynah::Event> for GenerationEvent {
-    fn from(event: mynah::Event) -> Self {
+impl EventBatch {
+    fn push(&mut self, event: Event) {
         match event {
-            mynah::Event::Prefill { done, total } => {
-                GenerationEvent::Prefill { done: done as u64, total: total as u64 }
+            Event::Prefill { done, total } => {
+                self.prefills.push(Prefill { done: done as u64, total: total as u64 });
             }
-            mynah::Event::Token(token) => GenerationEvent::Token {
-                token: Token {
-                    id: token.id,
-                    text: token.text,
-                    logprob: token.logprob,
-                    top: token
-                        .top
-                        .into_iter()
-                        .map(|(id, logprob)| TokenProbability { id, logprob })
-                        .collect(),
-                },
-            },
-            mynah::Event::Finished(summary) => {
-                GenerationEvent::Finished { summary: summary.into() }
-            }
+            Event::Token(token) => self.push_token(&token),
+            Event::Finished(summary) => self.summary = Some(summary.into()),
+        }
+    }
+
+    fn push_token(&mut self, token: &mynah::Token) {
+        let lengths = [token.text.len() as u32, token.top.len() as u32];
+        self.tokens.extend(token.id.to_le_bytes());
+        self.tokens.extend(token.logprob.to_le_bytes());
+        self.tokens.extend(lengths.into_iter().flat_map(u32::to_le_bytes));
+        self.tokens.extend(token.text.as_bytes());
+        for (id, logprob) in &token.top {
+            self.tokens.extend(id.to_le_bytes());
+            self.tokens.extend(logprob.to_le_bytes());
         }
     }
 }
@@ -142,8 +128,32 @@ pub struct GenerationStream {
 
 struct Reader {
     generation: Generation,
-    /// What ended the last batch.
+    /// What came after the last batch.
     error: Option<mynah::Error>,
+}
+
+impl Reader {
+    fn batch(
+        &mut self,
+        events: impl IntoIterator<Item = mynah::Result<Event>>,
+    ) -> Result<EventBatch, MynahError> {
+        let mut batch = EventBatch::default();
+        let mut is_empty = true;
+        for event in events {
+            match event {
+                Ok(event) => batch.push(event),
+                Err(error) => {
+                    self.error = Some(error);
+                    break;
+                }
+            }
+            is_empty = false;
+        }
+        match self.error.take_if(|_| is_empty) {
+            Some(error) => Err(error.into()),
+            None => Ok(batch),
+        }
+    }
 }
 
 impl GenerationStream {
@@ -162,44 +172,63 @@ impl GenerationStream {
         self.prompt.clone()
     }
 
-    /// The next event; none after the end and after an error.
-    ///
-    /// # Errors
-    /// What stopped the generation.
-    pub async fn next(&self) -> Result<Option<GenerationEvent>, MynahError> {
-        Ok(self.next_batch(1).await?.pop())
-    }
-
-    /// The next event and those that are there already, up to `max` in all; empty after the end and
-    /// after an error. To cross the boundary once for many events costs less.
+    /// The events that are there already, up to `max`; empty when there are none, after the end,
+    /// after an error and while somebody else reads.
     ///
     /// # Errors
     /// What stopped the generation, after all events before it.
-    pub async fn next_batch(&self, max: u32) -> Result<Vec<GenerationEvent>, MynahError> {
-        let mut reader = self.reader.lock().await;
-        if let Some(error) = reader.error.take() {
-            return Err(error.into());
-        }
-        let mut events = Vec::new();
-        let mut next = if max > 0 { reader.generation.next().await } else { None };
-        while let Some(event) = next {
-            match event {
-                Ok(event) => events.push(event.into()),
-                Err(error) if events.is_empty() => return Err(error.into()),
-                Err(error) => {
-                    reader.error = Some(error);
-                    break;
-                }
-            }
-            let goes_on = events.len() < max as usize;
-            next = if goes_on { reader.generation.try_next() } else { None };
-        }
-        Ok(events)
+    pub fn ready(&self, max: u32) -> Result<EventBatch, MynahError> {
+        let Ok(mut reader) = self.reader.try_lock() else { return Ok(EventBatch::default()) };
+        let events = reader.generation.ready(max as usize);
+        reader.batch(events)
     }
 
-    /// Ends the generation after the step that is being computed; the stream still yields
-    /// `Finished`.
+    /// The next event, and those that are there already, up to `max` in all; empty after the end and
+    /// after an error.
+    ///
+    /// # Errors
+    /// What stopped the generation, after all events before it.
+    pub async fn next(&self, max: u32) -> Result<EventBatch, MynahError> {
+        let mut reader = self.reader.lock().await;
+        let first = reader.generation.next().await;
+        let rest = reader.generation.ready(max.saturating_sub(1) as usize);
+        reader.batch(first.into_iter().chain(rest))
+    }
+
+    /// Ends the generation after the step that is being computed; the stream still yields its end.
     pub fn cancel(&self) {
         self.canceller.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_packed_one_after_the_other() {
+        let mut batch = EventBatch::default();
+        batch.push(Event::Prefill { done: 3, total: 4 });
+        let (text, top) = ("é".into(), vec![(7, -0.5), (0x0102_0304, f32::NEG_INFINITY)]);
+        batch.push(Event::Token(mynah::Token { id: 0x0102_0304, logprob: 1.0, text, top }));
+        let (text, top) = (String::new(), Vec::new());
+        batch.push(Event::Token(mynah::Token { id: 7, logprob: -2.0, text, top }));
+        let expected: [&[u8]; 12] = [
+            &[4, 3, 2, 1],
+            &[0, 0, 0x80, 0x3f],
+            &[2, 0, 0, 0],
+            &[2, 0, 0, 0],
+            &[0xc3, 0xa9],
+            &[7, 0, 0, 0],
+            &[0, 0, 0, 0xbf],
+            &[4, 3, 2, 1],
+            &[0, 0, 0x80, 0xff],
+            &[7, 0, 0, 0],
+            &[0, 0, 0, 0xc0],
+            &[0; 8],
+        ];
+        assert_eq!(batch.tokens, expected.concat());
+        assert_eq!((batch.prefills[0].done, batch.prefills[0].total), (3, 4));
+        assert!(batch.summary.is_none());
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use std::{
     borrow::Cow,
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Cursor, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -48,12 +48,16 @@ impl Files {
         let mut hash = Fnv::new();
         hash.add(&self.read("config.json")?.unwrap_or_default());
         match self {
-            Files::Embedded(_) => hash.add(&self.read(EMBEDDED)?.unwrap_or_default()),
+            Files::Embedded(_) => {
+                let weights = self.read(EMBEDDED)?.unwrap_or_default();
+                sample(Cursor::new(weights), &mut hash).map_err(Error::io(Path::new(EMBEDDED)))?;
+            }
             Files::Directory(directory) => {
                 for shard in shards(directory, self)? {
                     hash.add(shard.as_bytes());
                     let path = directory.join(shard);
-                    sample(&path, &mut hash).map_err(Error::io(&path))?;
+                    let file = File::open(&path).map_err(Error::io(&path))?;
+                    sample(file, &mut hash).map_err(Error::io(&path))?;
                 }
             }
         }
@@ -113,11 +117,10 @@ impl Files {
     }
 }
 
-fn sample(path: &Path, hash: &mut Fnv) -> io::Result<()> {
+fn sample(mut file: impl Read + Seek, hash: &mut Fnv) -> io::Result<()> {
     const SAMPLES: u64 = 64;
     const BYTES: u64 = 256;
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
+    let size = file.seek(SeekFrom::End(0))?;
     hash.add(&size.to_le_bytes());
     let last = size.saturating_sub(BYTES);
     for i in 0..SAMPLES {

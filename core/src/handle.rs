@@ -11,6 +11,7 @@ use crate::{
     },
     load::end_tokens,
     loaded::Loaded,
+    memory::ModelMemory,
     mlx,
     text::{ChatTemplate, Message, TemplateOptions, Tokenizer, text_only},
 };
@@ -81,6 +82,15 @@ impl Model {
         self.engine().run_at_once(unload).await?;
         // Between the two, the generations have had their last turn.
         self.engine().run_at_once(mlx::release_memory).await
+    }
+
+    /// What it takes now, apart from other models and from what is being computed.
+    ///
+    /// # Errors
+    /// [`Error::Unloaded`].
+    pub async fn memory(&self) -> Result<ModelMemory> {
+        let id = self.id();
+        self.engine().run_at_once(move || Ok(find(id)?.memory())).await
     }
 
     /// What is known of it.

@@ -69,6 +69,6 @@ pub use hub::Source;
 pub use inspect::{Inspection, Memory, Packing, inspect};
 pub use load::{LoadEvent, LoadOptions, MemoryPolicy};
 pub use location::Location;
-pub use memory::{MemoryUse, memory_use, set_memory_limit, shrink_caches};
+pub use memory::{MemoryUse, ModelMemory, memory_use, set_memory_limit, shrink_caches};
 pub use state::{Bound, CachePlan, CacheQuantization};
 pub use text::{Message, TemplateOptions, Tokenizer};

@@ -6,6 +6,7 @@ use crate::{
     families::{self, Family},
     files::Files,
     generate::{PromptCache, SessionOptions, Slot},
+    memory::ModelMemory,
     model::{Cache, DecodeStep, LanguageModel},
     weights::Scope,
 };
@@ -21,6 +22,8 @@ use std::{
 pub(crate) struct Loaded {
     pub network: Rc<dyn LanguageModel>,
     decode: RefCell<DecodeStep>,
+    /// Bytes that its weights take.
+    weights: usize,
     /// What tells its checkpoint from others.
     pub fingerprint: String,
     pub sessions: RefCell<HashMap<u64, Rc<Slot>>>,
@@ -40,6 +43,7 @@ impl Loaded {
         let weights = Scope::open(files, config)?;
         let mut network = Some((family.build)(config, &weights)?);
         let mut reading = weights.reading()?;
+        let weights = reading.total();
         let mut fingerprint = files.fingerprint()?;
         Ok(move || {
             if let Some(share) = reading.next()? {
@@ -51,7 +55,8 @@ impl Loaded {
             tracing::debug!(family = family.model_types[0], memory, "loaded");
             Ok(network.take().map(|network| {
                 let (network, fingerprint) = (network.into(), mem::take(&mut fingerprint));
-                Loaded { network, decode, fingerprint, sessions, unloaded: Cell::new(false) }
+                let unloaded = Cell::new(false);
+                Loaded { network, decode, weights, fingerprint, sessions, unloaded }
             }))
         })
     }
@@ -59,6 +64,13 @@ impl Loaded {
     /// One token `[1, 1]` to logits `[1, 1, vocabulary]`.
     pub(crate) fn decode(&self, id: &Array, cache: &mut Cache) -> Result<Array> {
         self.decode.borrow_mut().run(&self.network, id, cache)
+    }
+
+    /// What it takes; on the engine's thread, between two steps.
+    pub(crate) fn memory(&self) -> ModelMemory {
+        let sessions = self.sessions.borrow();
+        let caches = sessions.values().map(|slot| slot.memory.borrow().bytes()).sum();
+        ModelMemory { weights: self.weights, caches }
     }
 
     /// An empty memory.

@@ -35,6 +35,15 @@ pub struct MemoryUse {
     pub limit: Option<usize>,
 }
 
+/// What one model takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelMemory {
+    /// Its weights.
+    pub weights: usize,
+    /// What its sessions remember.
+    pub caches: usize,
+}
+
 /// What all models and sessions of this process take now.
 ///
 /// # Errors

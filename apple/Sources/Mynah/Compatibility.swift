@@ -55,6 +55,15 @@ extension Model {
     }
 }
 
+extension ModelRegistry {
+    /// The model that the `model_type` of a checkpoint names.
+    public static func dispatchAndLoad(
+        _ locator: some ModelLocator, options: LoadOptions = .init()
+    ) async throws -> Model {
+        try await Model.load(locator, options: options)
+    }
+}
+
 // MARK: - mlx-swift-lm
 
 /// A hub and a folder.
@@ -299,17 +308,68 @@ extension GenerationResult {
 
 extension GenerationParameters {
     public init(
-        maxTokens: Int? = nil, temperature: Float? = nil, topP: Float? = nil, repetitionPenalty: Float?,
+        maxTokens: Int? = nil, maxKVSize: Int? = nil, kvBits: Int? = nil, kvGroupSize: Int = 64,
+        quantizedKVStart: Int = 0, temperature: Float? = nil, topP: Float? = nil, repetitionPenalty: Float? = nil,
         repetitionContextSize: Int = 20
     ) {
-        self.init(maxTokens: maxTokens, temperature: temperature, topP: topP)
+        self.init(maxTokens: maxTokens, temperature: temperature, topP: topP, topK: nil)
+        cache = CacheParameters(
+            maxSize: maxKVSize, bits: kvBits, groupSize: kvGroupSize, quantizedStart: quantizedKVStart)
         self.repetitionPenalty = repetitionPenalty
-        penaltyContext = repetitionContextSize
+        if repetitionPenalty != nil { penaltyContext = repetitionContextSize }
+    }
+
+    /// The most tokens that are remembered, the first four and the latest; without it as the model was loaded. A
+    /// ``ChatSession`` has ``ChatOptions`` for this and for what follows.
+    public var maxKVSize: Int? {
+        get { remembering.maxSize }
+        set { remembering.maxSize = newValue }
+    }
+
+    /// Remembers in so many bits, 4 or 8.
+    public var kvBits: Int? {
+        get { remembering.bits }
+        set { remembering.bits = newValue }
+    }
+
+    /// How many elements share a scale where ``kvBits`` are said.
+    public var kvGroupSize: Int {
+        get { remembering.groupSize }
+        set { remembering.groupSize = newValue }
+    }
+
+    /// From how many tokens on there are ``kvBits``.
+    public var quantizedKVStart: Int {
+        get { remembering.quantizedStart }
+        set { remembering.quantizedStart = newValue }
     }
 
     public var repetitionContextSize: Int? {
         get { penaltyContext }
         set { penaltyContext = newValue }
+    }
+
+    private var remembering: CacheParameters {
+        get { cache ?? .init() }
+        set { cache = newValue }
+    }
+}
+
+/// How a generation remembers that has no session.
+struct CacheParameters: Sendable, Codable, Hashable {
+    var maxSize: Int?
+    var bits: Int?
+    var groupSize = 64
+    var quantizedStart = 0
+
+    /// `nil` where it is as the model was loaded.
+    func session() throws -> SessionOptions? {
+        if maxSize == nil && bits == nil { return nil }
+        return SessionOptions(
+            overflow: try maxSize.map { try ring($0, 4) },
+            quantization: try bits.map {
+                try cacheBits($0, groupSize: groupSize, after: quantizedStart, name: "kvBits")
+            })
     }
 }
 

@@ -70,7 +70,7 @@ public final class LLMRegistry: Sendable {
     }
 }
 
-@available(*, deprecated, renamed: "LLMRegistry")
+/// An older name, and the one of FFAI.
 public typealias ModelRegistry = LLMRegistry
 
 /// Models with vision, by the names that mlx-swift-lm has for them. Loading one throws ``MynahError/unsupported(_:)``

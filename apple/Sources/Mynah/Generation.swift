@@ -127,7 +127,7 @@ public struct GenerationStream: AsyncSequence, Sendable {
     public struct AsyncIterator: AsyncIteratorProtocol, Sendable {
         fileprivate let reader: Reader?
         /// Both backwards: what has crossed the boundary, and what became of the last of it.
-        private var batch: [MynahCore.GenerationEvent] = []
+        private var batch: [CoreEvent] = []
         private var events: [GenerationEvent] = []
 
         fileprivate init(reader: Reader?) { self.reader = reader }
@@ -219,12 +219,12 @@ private final class Reading: Sendable {
     }
 
     /// The next events; none after the end.
-    func batch() async throws -> [MynahCore.GenerationEvent] {
+    func batch() async throws -> [CoreEvent] {
         if state({ $0.isOver }) { return [] }
         let stream = try await open()
         do {
             let events = try await cancellable(stream.cancel) {
-                try await stream.nextBatch(max: Self.batchSize)
+                try await stream.events(max: Self.batchSize)
             }
             if events.isEmpty { finish(nil) }
             return events
@@ -265,16 +265,16 @@ private final class Reading: Sendable {
     }
 
     /// Notes what the reader gets.
-    func deliver(_ event: MynahCore.GenerationEvent) -> [GenerationEvent] {
+    func deliver(_ event: CoreEvent) -> [GenerationEvent] {
         switch event {
-        case .prefill(let done, let total): return [.prefill(done: Int(done), total: Int(total))]
-        case .token(let token):
+        case .prefill(let prefill): return [.prefill(done: Int(prefill.done), total: Int(prefill.total))]
+        case .token(let token, let text):
             state { state in
-                state.answer.text += token.text
-                state.answer.tokens.append(Int(token.id))
+                state.answer.text += text
+                state.answer.tokens.append(token.id)
             }
-            var events: [GenerationEvent] = token.text.isEmpty ? [] : [.text(token.text)]
-            if !token.top.isEmpty { events.append(.token(Token(token))) }
+            var events: [GenerationEvent] = text.isEmpty ? [] : [.text(text)]
+            if !token.top.isEmpty { events.append(.token(token)) }
             return events
         case .finished(let summary):
             let (answer, prompt) = state { state in
@@ -286,14 +286,6 @@ private final class Reading: Sendable {
             let rest: [GenerationEvent] = summary.remainingText.isEmpty ? [] : [.text(summary.remainingText)]
             return rest + [.finished(GenerationResult(summary, answer, prompt))]
         }
-    }
-}
-
-extension Token {
-    init(_ core: MynahCore.Token) {
-        id = Int(core.id)
-        logprob = core.logprob
-        top = core.top.map { Candidate(id: Int($0.id), logprob: $0.logprob) }
     }
 }
 

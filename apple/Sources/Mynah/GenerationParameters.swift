@@ -44,6 +44,8 @@ public struct GenerationParameters: Sendable, Codable, Hashable {
     public var stopOnEOS: Bool?
     /// Tokens of the prompt that are computed in one step; a cancellation waits for at most one.
     public var prefillStepSize: Int?
+    /// What ``GenerateParameters`` of mlx-swift-lm says of the cache.
+    var cache: CacheParameters?
 
     /// Of the tokens above a threshold only the least likely one stays.
     public struct XTC: Sendable, Codable, Hashable {

@@ -104,7 +104,7 @@ func ring(_ positions: Int, _ keep: Int) throws -> Overflow {
     .ring(positions: try size(positions, "window"), keep: try size(keep, "keep"))
 }
 
-func cacheBits(_ bits: Int, after: Int = 0, name: String) throws -> CacheBits {
+func cacheBits(_ bits: Int, groupSize: Int = 64, after: Int = 0, name: String) throws -> CacheBits {
     guard let bits = UInt8(exactly: bits) else { throw MynahError.invalidRequest("\(name): \(bits) is out of range") }
-    return CacheBits(bits: bits, after: try size(after, "after"))
+    return CacheBits(bits: bits, groupSize: try size(groupSize, "groupSize"), after: try size(after, "after"))
 }

@@ -42,6 +42,13 @@ public struct ModelInfo: Sendable, Hashable {
     public let endTokens: Set<Int>
 }
 
+/// What one model takes, in bytes.
+public struct ModelMemory: Sendable, Hashable {
+    public let weights: Int64
+    /// What its sessions remember.
+    public let caches: Int64
+}
+
 /// A language model in memory. Its weights are freed with the last reference to it, to its sessions and to its
 /// streams, or by ``unload()``. It may be used from any task; what many ask for at once takes turns.
 public final class Model: Sendable {
@@ -97,10 +104,17 @@ public final class Model: Sendable {
 
     /// Starts to continue a prompt, from nothing, when the stream is first read. See ``ChatSession`` for conversations.
     public func generate(_ prompt: Prompt, _ parameters: GenerationParameters? = nil) -> GenerationStream {
-        let core = core
+        // A memory of its own, if it wants one, is there for as long as the stream.
+        let (core, memory) = (core, Locked<Session?>(nil))
+        let parameters = parameters ?? .init()
         return GenerationStream {
             try calling {
-                try core.generate(prompt: prompt.core, parameters: (parameters ?? .init()).core())
+                guard let options = try parameters.cache?.session() else {
+                    return try core.generate(prompt: prompt.core, parameters: parameters.core())
+                }
+                let session = try core.session(options: options)
+                memory { $0 = session }
+                return try session.generate(prompt: prompt.core, parameters: parameters.core())
             }
         }
     }
@@ -140,11 +154,18 @@ public final class Model: Sendable {
         try calling { try core.render(messages: messages.map(\.core), options: options.core()) }
     }
 
-    /// What it is now, and then each change, until it is unloaded. The stream does not keep the model.
+    /// What it is now, and then each change, until it is unloaded. The stream does not keep the model. What comes
+    /// before there is a model, downloading and loading and what fails in it, is in ``loading(_:options:)``.
     public var events: AsyncStream<LifecycleEvent> { LifecycleEvent.stream(of: isUnloaded) }
 
-    /// What all models of this process take.
-    public var memory: MemoryReport { get async throws { try Device.memory } }
+    /// What it takes now; see ``Device/memory`` for all models and for what is being computed.
+    public var memory: ModelMemory {
+        get async throws {
+            let core = core
+            let memory = try await calling { try await core.memory() }
+            return ModelMemory(weights: Int64(clamping: memory.weights), caches: Int64(clamping: memory.caches))
+        }
+    }
 
     /// Computes nothing more, for this model and all others, until ``resume()``: when this returns, the device is idle.
     /// Streams wait and lose nothing.

@@ -9,7 +9,7 @@ import FoundationNetworking
 /// for again.
 public final class URLSessionDownloader: Downloader {
     private let session: URLSession
-    private let delegate = Delegate()
+    private let delegate = Transfers()
     /// Asks where a file is, which a background session cannot do without sending the token there.
     private let scout = URLSession(configuration: .ephemeral, delegate: NoRedirects(), delegateQueue: nil)
 
@@ -39,7 +39,7 @@ public final class URLSessionDownloader: Downloader {
     public func download(
         _ request: FileRequest, to file: URL, progress: @escaping @Sendable (Int64) -> Void
     ) async throws {
-        let arrived = Delegate.place(file.path)
+        let arrived = Transfers.place(file.path)
         if !FileManager.default.fileExists(atPath: arrived.path) {
             try await transfer(request, file, progress)
         }
@@ -57,14 +57,7 @@ public final class URLSessionDownloader: Downloader {
             task = session.downloadTask(with: try await resolved(request.urlRequest))
             task.taskDescription = file.path
         }
-        try await withTaskCancellationHandler {
-            try await withCheckedThrowingContinuation { waiting in
-                delegate.transfers { $0[task.taskIdentifier] = Transfer(progress: progress, waiting: waiting) }
-                task.resume()
-            }
-        } onCancel: {
-            task.cancel()
-        }
+        try await delegate.end(of: task, progress)
     }
 
     /// The task that an earlier launch of the app left to the system.
@@ -100,19 +93,41 @@ public final class URLSessionDownloader: Downloader {
     }
 }
 
-/// What somebody waits for.
-private struct Transfer {
-    let progress: @Sendable (Int64) -> Void
-    let waiting: CheckedContinuation<Void, any Error>
-    var outcome: Result<Void, any Error>?
-}
+/// The transfers of a session. One that an earlier launch of the app began may end before somebody waits for it.
+final class Transfers: NSObject, URLSessionDownloadDelegate, Sendable {
+    private struct Transfer {
+        var progress: (@Sendable (Int64) -> Void)?
+        var waiting: CheckedContinuation<Void, any Error>?
+        /// What became of its file.
+        var arrival: Result<Void, any Error>?
+        /// How it ended, as long as nobody has waited for that.
+        var end: Result<Void, any Error>?
+    }
 
-private final class Delegate: NSObject, URLSessionDownloadDelegate, Sendable {
-    let transfers = Locked<[Int: Transfer]>([:])
+    private let transfers = Locked<[Int: Transfer]>([:])
     let eventsHandled = Locked<(@Sendable () -> Void)?>(nil)
 
     /// Where a whole file waits for whoever wants it at `path`.
     static func place(_ path: String) -> URL { URL(fileURLWithPath: path + ".whole") }
+
+    /// Starts a task, unless it runs, and waits until it has ended.
+    func end(of task: URLSessionDownloadTask, _ progress: @escaping @Sendable (Int64) -> Void) async throws {
+        try await withTaskCancellationHandler {
+            try await withCheckedThrowingContinuation { waiting in
+                let end = transfers { transfers in
+                    let known = transfers.removeValue(forKey: task.taskIdentifier)
+                    if known?.end == nil {
+                        transfers[task.taskIdentifier] = Transfer(
+                            progress: progress, waiting: waiting, arrival: known?.arrival)
+                    }
+                    return known?.end
+                }
+                if let end { waiting.resume(with: end) } else { task.resume() }
+            }
+        } onCancel: {
+            task.cancel()
+        }
+    }
 
     func urlSession(
         _ session: URLSession, downloadTask: URLSessionDownloadTask, didWriteData bytesWritten: Int64,
@@ -125,25 +140,32 @@ private final class Delegate: NSObject, URLSessionDownloadDelegate, Sendable {
         _ session: URLSession, downloadTask: URLSessionDownloadTask, didFinishDownloadingTo location: URL
     ) {
         guard let path = downloadTask.taskDescription else { return }
-        let outcome = Result {
+        let arrival = Result {
             let status = (downloadTask.response as? HTTPURLResponse)?.statusCode ?? 0
             guard (200..<300).contains(status) else { throw Refusal(status: status) }
             let place = Self.place(path)
             try? FileManager.default.removeItem(at: place)
             try FileManager.default.moveItem(at: location, to: place)
         }
-        transfers { $0[downloadTask.taskIdentifier]?.outcome = outcome }
+        transfers { $0[downloadTask.taskIdentifier, default: Transfer()].arrival = arrival }
     }
 
     func urlSession(_ session: URLSession, task: URLSessionTask, didCompleteWithError error: (any Error)?) {
-        guard let transfer = transfers({ $0.removeValue(forKey: task.taskIdentifier) }) else { return }
-        let outcome: Result<Void, any Error>? =
-            switch error {
-            case let error as URLError where error.code == .cancelled: .failure(CancellationError())
-            case let error?: .failure(error)
-            case nil: transfer.outcome
+        let (waiting, end) = transfers { transfers in
+            var transfer = transfers.removeValue(forKey: task.taskIdentifier) ?? Transfer()
+            let end: Result<Void, any Error> =
+                switch error {
+                case let error as URLError where error.code == .cancelled: .failure(CancellationError())
+                case let error?: .failure(error)
+                case nil: transfer.arrival ?? .failure(URLError(.badServerResponse))
+                }
+            if transfer.waiting == nil {
+                transfer.end = end
+                transfers[task.taskIdentifier] = transfer
             }
-        transfer.waiting.resume(with: outcome ?? .failure(URLError(.badServerResponse)))
+            return (transfer.waiting, end)
+        }
+        waiting?.resume(with: end)
     }
 
     #if canImport(Darwin)

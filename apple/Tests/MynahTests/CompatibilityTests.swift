@@ -62,6 +62,32 @@ extension Everything {
             }
         }
 
+        @Test func parametersSayHowAGenerationRemembers() async throws {
+            let container = try await container()
+            let input = try await container.prepare(input: UserInput(prompt: "Who are you?"))
+            func info(_ parameters: GenerateParameters) async throws -> GenerateCompletionInfo? {
+                var info: GenerateCompletionInfo?
+                for try await item in try await container.generate(input: input, parameters: parameters) {
+                    info = item.info ?? info
+                }
+                return info
+            }
+            var unbounded = GenerateParameters(maxTokens: 600, maxKVSize: 96, temperature: 0, repetitionPenalty: 1)
+            unbounded.stopOnEOS = false
+            // Longer than the model's context.
+            #expect(try await info(unbounded)?.generatedTokens.count == 600)
+            unbounded.maxKVSize = nil
+            let whole = try #require(try await info(unbounded))
+            #expect(whole.generatedTokens.count < 600)
+            unbounded.kvBits = 8
+            unbounded.kvGroupSize = 32
+            let quantized = try #require(try await info(unbounded))
+            #expect(quantized.generatedTokens.count == whole.generatedTokens.count)
+            #expect(quantized.generatedTokens.first == whole.generatedTokens.first)
+            unbounded.kvBits = 5
+            await #expect(throws: MynahError.self) { try await info(unbounded) }
+        }
+
         @Test func aClosureSeesTheModel() async throws {
             let container = try await container()
             let result = try await container.perform { context in
@@ -90,7 +116,7 @@ extension Everything {
         }
 
         @Test func codeOfFFAIRuns() async throws {
-            let model = try await demo.value
+            let model = try await ModelRegistry.dispatchAndLoad(ModelSource.demo)
             var text = "", tokens: [Int] = [], last: GenerationChunk?
             for try await chunk in model.generateStream(messages: [.user("What is 3 + 4?")], parameters: greedy) {
                 text += chunk.text

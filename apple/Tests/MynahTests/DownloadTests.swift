@@ -2,6 +2,10 @@ import Foundation
 @testable import Mynah
 import Testing
 
+#if canImport(FoundationNetworking)
+import FoundationNetworking
+#endif
+
 private let repository = URL(fileURLWithPath: #filePath)
     .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
 
@@ -178,6 +182,28 @@ extension Everything {
             let file = hub.cache.appendingPathComponent("nothing.json")
             await #expect(throws: (any Error).self) { try await downloader.download(request, to: file) { _ in } }
             #expect(!FileManager.default.fileExists(atPath: file.path))
+        }
+
+        @Test func aTransferThatHasEndedIsNotWaitedFor() async throws {
+            let hub = try Hub()
+            let transfers = Transfers()
+            let session = URLSession(configuration: .ephemeral, delegate: transfers, delegateQueue: nil)
+            defer { session.finishTasksAndInvalidate() }
+            try FileManager.default.createDirectory(at: hub.cache, withIntermediateDirectories: true)
+            for (name, isThere) in [("config.json", true), ("nothing.json", false)] {
+                let path = hub.cache.appendingPathComponent(name).path
+                let url = hub.endpoint.appendingPathComponent("org/demo/resolve/main/\(name)")
+                let task = session.downloadTask(with: url)
+                task.taskDescription = path
+                task.resume()
+                while task.state != .completed { try await Task.sleep(for: .milliseconds(10)) }
+                if isThere {
+                    try await transfers.end(of: task) { _ in }
+                    #expect(FileManager.default.fileExists(atPath: Transfers.place(path).path))
+                } else {
+                    await #expect(throws: (any Error).self) { try await transfers.end(of: task) { _ in } }
+                }
+            }
         }
 
         @Test func nonsenseDoesNoHarm() async throws {

@@ -166,7 +166,7 @@ extension Everything {
             #expect(try Device.memory.limit == 1)
             let free = try await Model.load(ModelSource.demo, options: LoadOptions(memory: .unlimited))
             #expect(try await free.generate(question, greedy).result.text == whole)
-            let memory = try await free.memory
+            let memory = try Device.memory
             #expect(memory.limit == nil && memory.peak > 0)
         }
 
@@ -225,6 +225,20 @@ extension Everything {
             #expect(all == [.ready, .unloaded])
         }
 
+        @Test func aModelTellsWhatItTakes() async throws {
+            let model = try await Model.load(ModelSource.demo)
+            let alone = try await model.memory
+            #expect(alone.weights > 1 << 20 && alone.caches == 0)
+            let session = ChatSession(model)
+            _ = try await session.respond(to: "Hi", greedy)
+            let used = try await model.memory
+            #expect(used.weights == alone.weights && used.caches > 0)
+            #expect(try Device.memory.active >= used.weights + used.caches)
+            try await model.unload()
+            await #expect(throws: MynahError.unloaded) { try await model.memory }
+            withExtendedLifetime(session) {}
+        }
+
         @Test func inspectionReadsNoWeights() async throws {
             let report = try await Model.inspect(ModelSource.demo)
             #expect(report.modelType == "llama" && report.problem == nil && report.hasChatTemplate)
@@ -267,28 +281,29 @@ extension Everything {
         }
 
         @Test func loadingAndDroppingLeavesNothingBehind() async throws {
-            func once() async throws {
-                let model = try await Model.load(ModelSource.demo)
-                var stream = model.generate([.user("Hi")], greedy).makeAsyncIterator()
-                while case .some(let event) = try await stream.next() {
-                    if case .text = event { break }
+            func rounds(_ count: Int, until end: ContinuousClock.Instant) async throws -> Int {
+                var rounds = 0
+                while rounds < count && ContinuousClock.now < end {
+                    let model = try await Model.load(ModelSource.demo)
+                    var stream = model.generate("Hi", greedy).makeAsyncIterator()
+                    while case .some(let event) = try await stream.next() {
+                        if case .text = event { break }
+                    }
+                    rounds += 1
                 }
+                try await Device.shrinkCaches()
+                return rounds
             }
             _ = try await demo.value
-            for _ in 0..<20 { try await once() }
-            try await Device.shrinkCaches()
-            let (active, resident) = (try Device.memory.active, residentMemory())
-            let end = ContinuousClock.now + .seconds(20)
-            var rounds = 0
-            while rounds < 1000 && ContinuousClock.now < end {
-                try await once()
-                rounds += 1
-            }
-            try await Device.shrinkCaches()
-            #expect(rounds >= 20)
+            let end = ContinuousClock.now + .seconds(30)
+            #expect(try await rounds(20, until: end) == 20)
+            let active = try Device.memory.active
+            let early = try await rounds(180, until: end)
+            let resident = residentMemory()
+            let late = try await rounds(800, until: end)
             #expect(try Device.memory.active <= active)
-            // Less than eight of its models.
-            #expect(residentMemory() - resident < 8 << 20, "after \(rounds) rounds")
+            // Less than two of its models.
+            #expect(residentMemory() - resident < 4 << 20, "after \(20 + early + late) rounds")
         }
     }
 }

@@ -1,5 +1,6 @@
 import Foundation
 @testable import Mynah
+import MynahCore
 import Testing
 
 extension Everything {
@@ -78,6 +79,54 @@ extension Everything {
             for try await piece in model.generate([.user("What is 3 + 4?")], greedy).text { text += piece }
             let whole = try await model.generate(messages: [.user("What is 3 + 4?")], parameters: greedy).text
             #expect(text == whole)
+        }
+
+        @Test func aBatchIsTakenApart() throws {
+            var packed: [UInt8] = []
+            func pack(_ id: UInt32, _ logprob: Float, _ text: String, _ top: [(UInt32, Float)] = []) {
+                for word in [id, logprob.bitPattern, UInt32(text.utf8.count), UInt32(top.count)] {
+                    packed += (0..<4).map { UInt8(truncatingIfNeeded: word >> ($0 * 8)) }
+                }
+                packed += Array(text.utf8)
+                for word in top.flatMap({ [$0.0, $0.1.bitPattern] }) {
+                    packed += (0..<4).map { UInt8(truncatingIfNeeded: word >> ($0 * 8)) }
+                }
+            }
+            pack(.max, -0.25, "né 👩‍👩‍👧", [(7, -0.5), (1 << 20, -.infinity)])
+            for id in 0..<31 { pack(UInt32(id), -Float(id), id.isMultiple(of: 2) ? "" : "\(id)e\u{301}") }
+            let summary = Summary(
+                finishReason: .stop, remainingText: "…", promptTokens: 1, cachedTokens: 0, droppedMessages: 0,
+                generatedTokens: 32, timeToFirstToken: 0, prefillTokensPerSecond: 0, tokensPerSecond: 0, peakMemory: 0)
+            let prefills = [Prefill(done: 3, total: 4), Prefill(done: 4, total: 4)]
+            let events = EventBatch(prefills: prefills, tokens: Data(packed), summary: summary).events
+            #expect(events.count == 2 + 32 + 1)
+            guard case .prefill(let first) = events[0], case .prefill(let second) = events[1],
+                case .token(let token, let text) = events[2], case .finished(let end) = events[34]
+            else { throw MynahError.internal("\(events)") }
+            #expect(first == prefills[0] && second == prefills[1] && end == summary)
+            #expect(token.id == Int(UInt32.max) && token.logprob == -0.25 && text == "né 👩‍👩‍👧")
+            #expect(token.top.map(\.id) == [7, 1 << 20] && token.top.map(\.logprob) == [-0.5, -.infinity])
+            for (id, event) in events[3..<34].enumerated() {
+                guard case .token(let token, let text) = event else { throw MynahError.internal("\(event)") }
+                #expect(token.id == id && token.logprob == -Float(id) && token.top.isEmpty)
+                #expect(text == (id.isMultiple(of: 2) ? "" : "\(id)e\u{301}"))
+            }
+            #expect(EventBatch(prefills: [], tokens: Data(), summary: nil).events.isEmpty)
+        }
+
+        @Test func anErrorComesAfterTheEventsBeforeIt() async throws {
+            let model = try await Model.load(ModelSource.demo)
+            let stream = try model.core.generate(prompt: Prompt([.user("Hi")]).core, parameters: endless.core())
+            var count = try await stream.events(max: 1).count
+            try await model.unload()
+            await #expect(throws: MynahError.unloaded) {
+                while case let events = try await calling({ try await stream.events(max: 4) }), !events.isEmpty {
+                    count += events.count
+                }
+            }
+            #expect(count >= 1)
+            #expect(try stream.ready(max: 4).events.isEmpty)
+            #expect(try await stream.events(max: 4).isEmpty)
         }
 
         @Test func manyTasksAtOnceGetTheirOwnAnswers() async throws {

@@ -150,7 +150,7 @@ impl PromptCache {
     }
 
     fn thin_out(&mut self) {
-        while self.snapshots.len() > MOST_SNAPSHOTS || self.bytes() > self.snapshot_bytes {
+        while self.snapshots.len() > MOST_SNAPSHOTS || self.snapshots_size() > self.snapshot_bytes {
             let Some(least) = self.least_useful() else { return };
             self.snapshots.remove(least);
         }
@@ -169,7 +169,12 @@ impl PromptCache {
         self.snapshots.clear();
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes of the cache and the snapshots.
+    pub(crate) fn bytes(&self) -> usize {
+        self.cache.bytes() + self.snapshots_size()
+    }
+
+    fn snapshots_size(&self) -> usize {
         self.snapshots.iter().map(Snapshot::bytes).sum()
     }
 

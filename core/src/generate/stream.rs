@@ -152,11 +152,19 @@ impl Generation {
         event
     }
 
-    /// The next event, if there is one already.
-    pub fn try_next(&mut self) -> Option<Result<Event>> {
-        let event = self.events.try_recv().ok();
-        self.make_room();
-        event
+    /// The events that are there already, up to `max`; an error is the last one.
+    pub fn ready(&mut self, max: usize) -> Vec<Result<Event>> {
+        let mut ready = Vec::new();
+        while ready.len() < max
+            && let Ok(event) = self.events.try_recv()
+        {
+            ready.push(event);
+        }
+        // Not before the last one: the device may be the processor that this runs on.
+        if !ready.is_empty() {
+            self.make_room();
+        }
+        ready
     }
 
     /// Wakes a task that waits for the reader.

@@ -8,8 +8,8 @@ import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.flow.mapNotNull
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.yield
 import mynah.core.FinishReason as CoreFinishReason
-import mynah.core.GenerationEvent as CoreEvent
 import mynah.core.GenerationStream as CoreStream
 import mynah.core.Summary as CoreSummary
 
@@ -141,25 +141,18 @@ internal fun generation(start: () -> CoreStream): Flow<GenerationEvent> = flow {
                 }
             }
             while (true) {
-                val events = await { stream.nextBatch(BATCH.toUInt()) }
+                val events = stream.events(BATCH)
                 if (events.isEmpty()) break
-                events.forEach { emit(it.toMynah()) }
+                events.forEach { emit(it) }
+                // A collector that is slower than the device never waits for it.
+                if (events.size == BATCH) yield()
             }
             watch.cancel()
         }
     }
 }
 
-private fun CoreEvent.toMynah(): GenerationEvent = when (this) {
-    is CoreEvent.Prefill -> GenerationEvent.Prefill(done.toCount(), total.toCount())
-    is CoreEvent.Finished -> GenerationEvent.Finished(summary.toMynah())
-    is CoreEvent.Token -> with(token) {
-        val top = top.map { TokenProbability(it.id.toMynah(), it.logprob) }
-        GenerationEvent.Token(id.toMynah(), text, logprob, top)
-    }
-}
-
-private fun CoreSummary.toMynah() = Summary(
+internal fun CoreSummary.toMynah() = Summary(
     finishReason = when (finishReason) {
         CoreFinishReason.STOP -> FinishReason.STOP
         CoreFinishReason.LENGTH -> FinishReason.LENGTH

@@ -45,6 +45,14 @@ class Model internal constructor(internal val core: CoreModel) : AutoCloseable {
     val defaultGenerationParameters: GenerationParameters = call { core.defaultParameters() }.toMynah()
 
     /**
+     * What it takes now, apart from other models and from what is being computed.
+     *
+     * @throws MynahException when it has been unloaded
+     */
+    suspend fun memory(): ModelMemory =
+        await { core.memory() }.run { ModelMemory(weights.toLong(), caches.toLong()) }
+
+    /**
      * Continues a prompt, from nothing: see [ChatSession] for conversations. Each collector has a
      * generation of its own, which waits while the collector is busy and ends when the collector
      * does: when its coroutine is cancelled, the device stops after the step that it computes.
@@ -198,6 +206,14 @@ enum class LifecycleEvent {
     /** Its memory is free, or about to be; nothing follows. */
     UNLOADED,
 }
+
+/**
+ * What one model takes, in bytes.
+ *
+ * @property weights its weights
+ * @property caches what its sessions remember
+ */
+data class ModelMemory(val weights: Long, val caches: Long)
 
 /**
  * What is known of a model.

@@ -1,5 +1,7 @@
 package mynah
 
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
 import java.util.concurrent.Executors
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.asCoroutineDispatcher
@@ -12,6 +14,10 @@ import kotlinx.coroutines.flow.take
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
+import mynah.core.EventBatch
+import mynah.core.FinishReason as CoreFinishReason
+import mynah.core.Prefill
+import mynah.core.Summary as CoreSummary
 import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Assertions.assertSame
 import org.junit.jupiter.api.Assertions.assertTrue
@@ -25,6 +31,31 @@ class GenerationTest {
         assertTrue(first.first() is GenerationEvent.Prefill && first.last() is GenerationEvent.Finished)
         assertEquals(first.map { it.text }, flow.toList().map { it.text })
         assertEquals(flow.result().text, flow.text().toList().joinToString(""))
+    }
+
+    @Test
+    fun `a batch is taken apart`() {
+        val packed = ByteBuffer.allocate(4096).order(ByteOrder.LITTLE_ENDIAN)
+        fun pack(id: Int, logprob: Float, text: String, top: List<TokenProbability> = emptyList()) {
+            val utf8 = text.toByteArray()
+            packed.putInt(id).putFloat(logprob).putInt(utf8.size).putInt(top.size).put(utf8)
+            top.forEach { packed.putInt(it.id).putFloat(it.logprob) }
+        }
+        val top = listOf(TokenProbability(7, -0.5f), TokenProbability(1 shl 20, Float.NEGATIVE_INFINITY))
+        val tokens = List(32) { id ->
+            when {
+                id == 0 -> GenerationEvent.Token(Int.MAX_VALUE, "né 👩‍👩‍👧", -0.25f, top)
+                id % 2 == 0 -> GenerationEvent.Token(id, "", -id.toFloat(), emptyList())
+                else -> GenerationEvent.Token(id, "${id}é", -id.toFloat(), emptyList())
+            }
+        }
+        tokens.forEach { pack(it.id, it.logprob, it.text, it.top) }
+        val summary = CoreSummary(CoreFinishReason.STOP, "…", 1u, 0u, 0u, 32u, 0.0, 0.0, 0.0, 0u)
+        val batch = EventBatch(listOf(Prefill(3u, 4u)), packed.array().copyOf(packed.position()), summary)
+        val events = batch.events()
+        assertEquals(listOf(GenerationEvent.Prefill(3, 4)) + tokens, events.dropLast(1))
+        assertEquals("…", (events.last() as GenerationEvent.Finished).summary.remainingText)
+        assertTrue(EventBatch(emptyList(), ByteArray(0), null).events().isEmpty())
     }
 
     @Test

@@ -240,6 +240,7 @@ class ModelTest {
             }
             assertFails<MynahException.Unloaded> { model.generateText("Hi") }
             assertFails<MynahException.Unloaded> { model.encode("Hi") }
+            assertFails<MynahException.Unloaded> { model.memory() }
             assertFails<MynahException.Unloaded> { session.respond("Hi") }
             assertFails<MynahException.Unloaded> { ChatSession(model) }
             assertEquals("llama", model.info.modelType)
@@ -258,7 +259,9 @@ class ModelTest {
         val model = Model.load(ModelSource.Demo)
         val session = ChatSession(model)
         session.respond("Hi", greedy)
-        assertTrue(Device.memory().active > before + 1_000_000)
+        val memory = model.memory()
+        assertTrue(memory.weights > 1_000_000 && memory.caches > 0)
+        assertTrue(Device.memory().active >= before + memory.weights + memory.caches)
         model.close()
         becomes(before) { Device.memory().active }
         session.close()
