@@ -70,7 +70,8 @@ impl Attention {
         Ok(Self::new(projections(w, names, c)?, c, rope))
     }
 
-    /// As [`Attention::read`], for queries, keys and values in one matrix, in this order.
+    /// Reads queries, keys and values from one matrix, in this order, and the output; with biases if
+    /// there are some.
     ///
     /// # Errors
     /// As [`Scope::linear`].
@@ -90,10 +91,6 @@ impl Attention {
         rope: Rope,
     ) -> Result<Self> {
         let [queries, keys] = c.qk_widths();
-        if c.attention_bias {
-            w.at(qkv).require("bias")?;
-            w.at(output).require("bias")?;
-        }
         let parts = [queries / groups, keys / groups, keys / groups];
         let [q, k, v] = w.fused_by_group(qkv, c.hidden_size, groups, parts)?;
         Ok(Self::new([q, k, v, w.linear(output, queries, c.hidden_size)?], c, rope))
@@ -217,6 +214,18 @@ impl Attention {
     pub fn project(&self, gathered: &Array) -> Result<Array> {
         let [_, _, _, output] = &self.projections;
         output.forward(gathered)
+    }
+}
+
+/// An error unless these projections have biases, where the config asks for them.
+///
+/// # Errors
+/// [`crate::Error::MissingTensor`].
+pub fn require_biases(w: &Scope, names: [&str; 2], c: &Text) -> Result<()> {
+    if c.attention_bias {
+        names.iter().try_for_each(|name| w.at(name).require("bias"))
+    } else {
+        Ok(())
     }
 }
 

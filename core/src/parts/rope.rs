@@ -94,17 +94,6 @@ impl Rope {
         Self::partial(c, share_of_head(c, share, "partial_rotary_factor")?)
     }
 
-    /// What the parameters of one kind of layer ask for; `base` is that of those who name none.
-    ///
-    /// # Errors
-    /// As [`Rope::of`], and for more than the whole of each head.
-    pub fn of_kind(c: &Text, own: &RopeScaling, base: f32) -> Result<Self> {
-        let share = own.partial_rotary_factor.unwrap_or(1.0);
-        let (dims, base) =
-            (share_of_head(c, share, "partial_rotary_factor")?, own.rope_theta.unwrap_or(base));
-        Self::scaled(dims, base, c.rope_traditional, Some(own), c.max_position_embeddings)
-    }
-
     /// Frequencies from a base alone.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         // The masks of old exporters.
         a.ignore("bias");
         a.ignore("masked_bias");
+        attention::require_biases(&a, ["c_attn", "c_proj"], &c)?;
         let attention = Attention::fused(&a, ["c_attn", "c_proj"], &c, Rope::None)?;
         let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, act)?;
         Ok((attention.scale(e.scale(&c, i)), mlp))

@@ -22,6 +22,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let body = w.at("transformer");
     let decoder = gpt2::decoder(w, &body, &c, |_, w| {
         let (a, names) = (w.at("attn"), ["c_attn", "c_proj"]);
+        attention::require_biases(&a, names, &c)?;
         // Head by head, where mlx-lm takes one part after the other.
         let mut attention = Attention::fused_by_group(&a, names, c.kv_heads(), &c, Rope::None)?;
         if !e.scale_attn_weights {

@@ -36,6 +36,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         a.ignore_named(&["masked_bias", "inv_freq"]);
         a.ignore("bias");
         let (names, heads) = (["query_key_value", "dense"], c.num_attention_heads);
+        attention::require_biases(&a, names, &c)?;
         let attention = Attention::fused_by_group(&a, names, heads, &c, rope.clone())?;
         let names = ["dense_h_to_4h", "dense_4h_to_h"];
         let mlp = PlainMlp::read(&w.at("mlp"), names, &c, gelu_tanh)?;

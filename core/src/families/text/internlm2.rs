@@ -17,6 +17,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let head = Head::named(w, "output", c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |_, w| {
         let (a, names) = (w.at("attention"), ["wqkv", "wo"]);
+        attention::require_biases(&a, names, &c)?;
         let attention = Attention::fused_by_group(&a, names, c.kv_heads(), &c, rope.clone())?;
         let mlp = Mlp::of(&w.at("feed_forward"), ["w1", "w3", "w2"], &c)?;
         pre_norm_named(w, ["attention_norm", "ffn_norm"], &c, attention, mlp)

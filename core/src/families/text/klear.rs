@@ -21,6 +21,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 fn mixed(w: &Scope, c: &Text, config: &Json, Size(shared): Size) -> Result<Ffn> {
     let routing = LossFreeRouting::read(config, &[("num_experts", "n_routed_experts")])?;
+    // Whatever else configs say of them.
+    let routing = LossFreeRouting { n_group: None, routed_scaling_factor: 1.0, ..routing };
     let (count, normalizes) = (routing.n_routed_experts, routing.norm_topk_prob);
     let Size(inner) = config::field(config, "moe_intermediate_size")?;
     let bias = w.tensor("expert_bias", &[count])?;

@@ -20,7 +20,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let (mlp, window) = (w.at("mlp"), c.window(i)?);
         let base = if window.is_some() { 1e4 } else { 5e5 };
-        let rope = Rope::of_kind(&c, c.rope_of(window)?, base)?;
+        let own = c.rope_of(window)?;
+        let (base, context) = (own.rope_theta.unwrap_or(base), c.max_position_embeddings);
+        let rope = Rope::scaled(c.head_dim(), base, false, Some(own), context)?;
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope)?.window(window);
         let ffn = match &kinds {
             Some(kinds) if kinds[i as usize] == "dense" => dense(&mlp, &c)?,

@@ -121,6 +121,7 @@ fn attention(
     let (heads, dims) = (c.num_attention_heads, c.head_dim() as f32);
     let scale = if e.mup_use_scaling { *e.mup_attn_multiplier / dims } else { dims.powf(-0.5) };
     let names = ["query_key_value", "dense"];
+    attention::require_biases(w, names, c)?;
     let attention = Attention::fused_by_group(w, names, c.kv_heads(), c, rope)?.scale(scale);
     Ok(attention.run_by(move |attention, x, kv, step| {
         let [q, k, v] = attention.heads(x, step)?;

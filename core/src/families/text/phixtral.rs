@@ -30,8 +30,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let logits = head.linear_with_bias("linear", c.hidden_size, c.vocab_size)?;
     let (body, ends) = (w.at("transformer"), (norm(&head)?, Head::new(Some(logits))));
     Ok(Box::new(Decoder::assemble(&body, ["embd.wte", "h"], &c, ends, |_, w| {
-        let attention =
-            Attention::fused(&w.at("mixer"), ["Wqkv", "out_proj"], &c, rope.clone())?;
+        let (a, names) = (w.at("mixer"), ["Wqkv", "out_proj"]);
+        attention::require_biases(&a, names, &c)?;
+        let attention = Attention::fused(&a, names, &c, rope.clone())?;
         let ffn: Ffn = if w.has_below("mlp") {
             Box::new(PlainMlp::read(&w.at("mlp"), ["fc1", "fc2"], &c, gelu_tanh)?)
         } else {

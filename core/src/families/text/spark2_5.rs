@@ -22,8 +22,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let names = [table, "layers", "norm"];
     Ok(Box::new(Decoder::named(&body, names, &c, Head::of(w, &c)?, |i, w| {
         let (a, window) = (w.at("self_attn"), c.window(i)?);
-        let rope = Rope::of_kind(&c, c.rope_of(window)?, 10_000.0)?;
-        let attention = Attention::fused(&a, ["q_k_v_proj", "out_proj"], &c, rope)?.window(window);
+        let own = c.rope_of(window)?;
+        let share = own.partial_rotary_factor.unwrap_or(1.0).min(1.0);
+        let (dims, base) = (f64::from(c.head_dim()) * share, own.rope_theta.unwrap_or(10_000.0));
+        let context = c.max_position_embeddings;
+        let rope = Rope::scaled(dims as i32, base, false, Some(own), context)?;
+        let names = ["q_k_v_proj", "out_proj"];
+        attention::require_biases(&a, names, &c)?;
+        let attention = Attention::fused(&a, names, &c, rope)?.window(window);
         let gate = (read(&a, "g_proj", c.hidden_size, heads)?, heads);
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu)?;
         pre_norm(w, &c, gated_attention(attention, gate, single_sigmoid), mlp)

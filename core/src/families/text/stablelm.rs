@@ -9,6 +9,7 @@ pub const FAMILY: Family = Family { model_types: &["stablelm"], build };
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Config {
+    use_qkv_bias: bool,
     qk_layernorm: bool,
     use_parallel_residual: bool,
 }
@@ -17,8 +18,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "layer_norm_eps": 1e-5, "tie_word_embeddings": false,
     }));
-    let names = [("layer_norm_eps", "rms_norm_eps"), ("use_qkv_bias", "attention_bias")];
-    let (c, e): (Text, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
+    let names = [("layer_norm_eps", "rms_norm_eps")];
+    let (mut c, e): (Text, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
+    c.attention_bias = e.use_qkv_bias;
     let rope = Rope::share(&c, 0.25)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
