@@ -30,6 +30,7 @@
 //! - Nothing that a user gives (a file, a prompt, an option) panics or ends the process.
 //! - Unsafe code is in [`mlx`] alone.
 
+mod adapter;
 mod checkpoint;
 pub mod config;
 pub mod decoder;
