@@ -208,6 +208,11 @@ impl Case {
         Ok(tensors)
     }
 
+    /// Whether something is added to the model or changed in it.
+    pub fn has_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
     /// Tensors as if they were its checkpoint, with its adapter, if it has one. On the engine's thread.
     pub fn scope(&self, tensors: HashMap<String, Array>) -> Result<Scope> {
         self.adapted(Scope::new(tensors, &self.config)?)
@@ -215,7 +220,7 @@ impl Case {
 
     /// A scope over its checkpoint with its adapter, if it has one. On the engine's thread.
     pub fn adapted(&self, scope: Scope) -> Result<Scope> {
-        if self.adapter.is_none() {
+        if !self.has_adapter() {
             return Ok(scope);
         }
         let folder = tempfile::tempdir().unwrap();

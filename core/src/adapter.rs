@@ -10,7 +10,10 @@ use crate::{
     config::{self, Json},
     error::{Error, List, Result},
     files::Files,
-    parts::{linear::Matrix, low_rank::LowRank},
+    parts::{
+        linear::{Experts, Matrix},
+        low_rank::LowRank,
+    },
     weights::{Scope, is_floating},
 };
 use mlx_rs::Array;
@@ -177,7 +180,7 @@ impl Adapter {
             return Ok(());
         }
         let names: Vec<String> = unread.into_values().map(|tensor| tensor.name).collect();
-        Err(self.wrong(format!("the model has no matrix for {}", List(&names))))
+        Err(self.wrong(format!("the model has no place for {}", List(&names))))
     }
 }
 
@@ -269,6 +272,19 @@ impl Scope {
             return Err(adapter.wrong(format!("`{name}`: experts with lengths are not supported")));
         }
         Ok(Some(self.keep_added(added.for_experts()?)))
+    }
+
+    /// With what the adapter adds to experts here under the name that they have in a stack, if it
+    /// knows them by that.
+    pub(crate) fn adapted_experts(
+        &self,
+        experts: Experts,
+        name: &str,
+        sizes: [i32; 3],
+    ) -> Result<Experts> {
+        let stack = self.at("experts");
+        let added = stack.at(name).added_to_experts(|i| stack.at(i).at(name), sizes)?;
+        Ok(if added.is_some() { experts.adapted(added) } else { experts })
     }
 
     /// The factors of a product as the file has them.
@@ -375,16 +391,18 @@ fn misshaped(name: String, found: &Array, expected: &[i32]) -> Error {
     Error::TensorShape { name, found: found.shape().to_vec(), expected: expected.to_vec() }
 }
 
-/// A name without the wrappers of whole models, which converters nest in different ways.
+/// A name as it is compared: without the wrappers of whole models, which converters nest in different
+/// ways, and with one word for experts in a stack.
 fn usual(name: &str) -> String {
-    let inner = |name| {
-        ["model.", "language_model."].iter().find_map(|outer| str::strip_prefix(name, outer))
-    };
-    let mut rest = name;
-    while let Some(inner) = inner(rest) {
-        rest = inner;
+    let is_wrapper = |part: &&str| ["model", "language_model", "transformer"].contains(part);
+    let mut parts: Vec<&str> = name.split('.').skip_while(is_wrapper).collect();
+    for part in &mut parts {
+        if ["switch_mlp", "switch_glu"].contains(part) {
+            *part = "experts";
+        }
     }
-    rest.into()
+    parts.dedup_by(|one, other| *one == "experts" && one == other);
+    parts.join(".")
 }
 
 /// What mlx-lm would call a tensor of PEFT's, and whether it has it transposed.

@@ -67,7 +67,7 @@ pub use generate::{
 };
 pub use handle::{Model, ModelInfo};
 pub use hub::Source;
-pub use inspect::{Inspection, Memory, Packing, inspect};
+pub use inspect::{Inspection, Memory, Packing, inspect, inspect_with_adapter};
 pub use load::{LoadEvent, LoadOptions, MemoryPolicy};
 pub use location::Location;
 pub use memory::{MemoryUse, memory_use, set_memory_limit, shrink_caches};

@@ -39,10 +39,7 @@ impl Loaded {
         mut progress: P,
     ) -> Result<impl FnMut() -> Result<Option<Self>> + use<P>> {
         let family = family(config)?;
-        let mut weights = Scope::open(files, config)?;
-        if let Some(adapter) = adapter {
-            weights = weights.with_adapter(adapter)?;
-        }
+        let weights = Scope::open_with(files, adapter, config)?;
         let mut network = Some((family.build)(config, &weights)?);
         let mut reading = weights.reading()?;
         let mut fingerprint = files.fingerprint()?;

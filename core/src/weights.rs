@@ -65,6 +65,15 @@ impl Scope {
         Ok(Scope::over(checkpoint::tensors(files)?, quantization))
     }
 
+    /// As [`Scope::open`], with an adapter, if there is one.
+    pub(crate) fn open_with(files: &Files, adapter: Option<&Files>, config: &Json) -> Result<Self> {
+        let scope = Scope::open(files, config)?;
+        match adapter {
+            Some(adapter) => scope.with_adapter(adapter),
+            None => Ok(scope),
+        }
+    }
+
     /// A scope over tensors that are already at hand.
     ///
     /// # Errors

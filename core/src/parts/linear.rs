@@ -30,6 +30,16 @@ impl Matrix {
         })
     }
 
+    /// Of a stack, how many matrices there are, their inputs and their outputs.
+    pub(crate) fn sizes(&self) -> [i32; 3] {
+        match self {
+            Matrix::Dense(weight) => [weight.dim(0), weight.dim(-1), weight.dim(-2)],
+            Matrix::Quantized(Quantized { weight, scales, format, .. }) => {
+                [weight.dim(0), scales.dim(-1) * format.group, weight.dim(-2)]
+            }
+        }
+    }
+
     /// The matrices of the experts from `start` to `stop`, of a stack.
     pub(crate) fn experts(&self, start: i32, stop: i32) -> Result<Self> {
         let cut = |a: &Array| mlx::slice(a, 0, start, stop);
