@@ -238,6 +238,16 @@ const MLX_LM: &[Break] = &[
         &["adapters.safetensors", "q_proj.m"],
     ),
     (
+        "a whole tensor",
+        |folder| {
+            edit(folder, |tensors| {
+                tensors.insert(q("bias"), Array::from_slice(&[1.0_f32; 64], &[64]));
+            });
+        },
+        "Adapter",
+        &["model.layers.1.self_attn.q_proj.bias"],
+    ),
+    (
         "integers",
         |folder| {
             edit(folder, |tensors| {

@@ -59,8 +59,7 @@ pub(crate) struct Adapter {
     unread: RefCell<BTreeMap<String, Tensor>>,
     /// Nothing in a full fine-tune.
     product: Option<Product>,
-    /// Whether what is added to a table of embeddings is added to a head that is tied to it.
-    ties: bool,
+    is_peft: bool,
 }
 
 struct Tensor {
@@ -131,7 +130,7 @@ impl Adapter {
                 return Err(Error::Adapter { file, reason });
             }
         }
-        Ok(Adapter { file, unread: RefCell::new(unread), product, ties: !is_peft })
+        Ok(Adapter { file, unread: RefCell::new(unread), product, is_peft })
     }
 
     /// Replaces tensors of a checkpoint by those that the adapter has as a whole.
@@ -139,6 +138,9 @@ impl Adapter {
     /// # Errors
     /// [`Error::TensorShape`].
     pub fn replace(&self, tensors: &mut HashMap<String, Array>) -> Result<()> {
+        if self.product.is_some() && !self.is_peft {
+            return Ok(());
+        }
         let mut unread = self.unread.borrow_mut();
         for (name, tensor) in tensors {
             let Some(Tensor { name, values }) = unread.remove(&usual(name)) else { continue };
@@ -238,8 +240,9 @@ impl Scope {
         };
         let added = LowRank { a: b.t(), b: a.t(), scale, stretch };
         let added = self.keep_added(self.lengthened(added, table, vocabulary)?);
-        let ties = self.adapter().is_some_and(|adapter| adapter.ties);
-        Ok([Some(added.clone()), ties.then_some(added)])
+        // PEFT leaves the head alone that transformers ties to the table.
+        let is_tied = self.adapter().is_some_and(|adapter| !adapter.is_peft);
+        Ok([Some(added.clone()), is_tied.then_some(added)])
     }
 
     /// What the adapter adds to the matrices `[count, output, input]` of experts here. It has factors
@@ -368,7 +371,8 @@ fn peft(config: &Json) -> Result<Product> {
     if let Some(Json::String(way)) = config.get("init_lora_weights")
         && !BEGINNINGS.contains(&&**way)
     {
-        return Err(wrong("init_lora_weights", "it is not this model that the adapter adds to"));
+        let reason = format!("`{way}` changes the model before anything is added to it");
+        return Err(wrong("init_lora_weights", &reason));
     }
     let PeftConfig { r, lora_alpha, use_rslora, use_dora } = read(config)?;
     let divisor = if use_rslora { f64::from(r).sqrt() } else { f64::from(r) };
