@@ -112,7 +112,8 @@ impl CompressedSizes<'_> {
         } else {
             w.matrix(&[groups, rank, input])?
         };
-        Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None))
+        let added = w.added_to_experts(|i| w.at(i), matrix.sizes())?;
+        Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None).adapted(added))
     }
 
     fn pool(&self, w: &Scope, layer: i32) -> Result<Pool> {

@@ -55,10 +55,14 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
         };
         let down = published(&w, "down_proj", count, inner, width)?;
         let down_bias = w.tensor("down_proj_bias", &[count, width])?;
+        let stack = |name, matrix: Matrix, bias| {
+            let sizes = matrix.sizes();
+            w.adapted_experts(Experts::new(w.keep_matrix(matrix), Some(bias)), name, sizes)
+        };
         [
-            Experts::new(w.keep_matrix(gate), Some(half(0)?)),
-            Experts::new(w.keep_matrix(up), Some(half(1)?)),
-            Experts::new(w.keep_matrix(down), Some(down_bias)),
+            stack("gate_proj", gate, half(0)?)?,
+            stack("up_proj", up, half(1)?)?,
+            stack("down_proj", down, down_bias)?,
         ]
     };
     let router = LinearRouter::new(router, top_k_then_softmax, (count, e.num_experts_per_tok))?;
