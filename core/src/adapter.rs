@@ -1,20 +1,18 @@
-//! Adapters: what fine-tuning adds to a model or changes in it, in a folder of its own, as mlx-lm or
-//! PEFT writes it.
+//! Adapters: what fine-tuning adds to a model or changes in it, in a folder of its own, as
+//! [mlx-lm](https://github.com/ml-explore/mlx-lm/blob/main/mlx_lm/LORA.md) or
+//! [PEFT](https://github.com/huggingface/peft) writes it.
 //!
-//! mlx-lm names tensors by its own modules, PEFT by those of transformers. Checkpoints have the names
-//! of one or the other, so an adapter fits where the two agree: everywhere but in models that mlx-lm
-//! renames as it reads them. Whatever finds no matrix of its name is an error.
+//! mlx-lm names tensors by its own modules, PEFT by those of transformers, and a checkpoint has the
+//! names of one of them. So an adapter fits wherever the two agree, wrappers and stacks of experts
+//! aside; what mlx-lm renames when it reads a published checkpoint wants one that it has converted.
+//! A tensor that finds no place is an error.
 
 use crate::{
     checkpoint,
     config::{self, Json},
     error::{Error, List, Result},
     files::Files,
-    parts::{
-        linear::{Experts, Matrix},
-        low_rank::LowRank,
-    },
-    weights::{Scope, is_floating},
+    weights::is_floating,
 };
 use mlx_rs::Array;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -58,7 +56,7 @@ pub(crate) struct Adapter {
     file: PathBuf,
     unread: RefCell<BTreeMap<String, Tensor>>,
     /// Nothing in a full fine-tune.
-    product: Option<Product>,
+    pub product: Option<Product>,
     is_peft: bool,
 }
 
@@ -68,10 +66,12 @@ struct Tensor {
     values: Array,
 }
 
+/// What its products of two factors have in common.
 #[derive(Clone, Copy)]
-struct Product {
-    rank: i32,
-    scale: f32,
+pub(crate) struct Product {
+    pub rank: i32,
+    pub scale: f32,
+    /// Whether rows get other lengths too.
     has_lengths: bool,
 }
 
@@ -152,7 +152,22 @@ impl Adapter {
         Ok(())
     }
 
-    fn take(&self, name: &str, shape: &[i32]) -> Result<Option<Array>> {
+    /// Whether rows get other lengths.
+    pub fn has_lengths(&self) -> bool {
+        self.product.is_some_and(|product| product.has_lengths)
+    }
+
+    /// Whether what is added to a table of embeddings is added to the head that is tied to it:
+    /// mlx-lm has one module for both, transformers has two.
+    pub fn adds_to_tied_head(&self) -> bool {
+        !self.is_peft
+    }
+
+    /// Reads a tensor by the name that mlx-lm has for it, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::TensorShape`]; [`Error::Adapter`] when it holds integers.
+    pub fn take(&self, name: &str, shape: &[i32]) -> Result<Option<Array>> {
         let tensor = self.unread.borrow_mut().remove(&usual(name));
         let Some(Tensor { name, values }) = tensor else { return Ok(None) };
         if values.shape() != shape {
@@ -164,11 +179,13 @@ impl Adapter {
         Ok(Some(values))
     }
 
-    fn wrong(&self, reason: String) -> Error {
+    /// An error about its tensors.
+    pub fn wrong(&self, reason: String) -> Error {
         Error::Adapter { file: self.file.clone(), reason }
     }
 
-    fn missing(&self, name: &str) -> Error {
+    /// An error about a tensor that it should have.
+    pub fn missing(&self, name: &str) -> Error {
         self.wrong(format!("has no tensor `{name}`"))
     }
 
@@ -183,147 +200,6 @@ impl Adapter {
         }
         let names: Vec<String> = unread.into_values().map(|tensor| tensor.name).collect();
         Err(self.wrong(format!("the model has no place for {}", List(&names))))
-    }
-}
-
-/// The shapes of the two factors, by their rank.
-type Shapes = dyn Fn(i32) -> [Vec<i32>; 2];
-
-fn projection([output, input]: [i32; 2]) -> impl Fn(i32) -> [Vec<i32>; 2] {
-    move |rank| [vec![input, rank], vec![rank, output]]
-}
-
-impl Scope {
-    /// What the adapter adds to the matrix `[output, input]` here.
-    pub(crate) fn added(&self, matrix: &Matrix, sizes: [i32; 2]) -> Result<Option<LowRank>> {
-        let Some(added) = self.product("", &projection(sizes))? else { return Ok(None) };
-        Ok(Some(self.keep_added(self.lengthened(added, matrix, sizes[0])?)))
-    }
-
-    /// As [`Scope::added`], to each of the matrices that are read from one, as [`Scope::fused_by_group`]
-    /// does. The adapter, too, may have factors for all of them or for each.
-    pub(crate) fn added_to_parts<const N: usize>(
-        &self,
-        matrix: &Matrix,
-        input: i32,
-        groups: i32,
-        outputs: [i32; N],
-    ) -> Result<Vec<Option<LowRank>>> {
-        let total = groups * outputs.iter().sum::<i32>();
-        let Some(all) = self.product("", &projection([total, input]))? else {
-            let part = |(i, output)| {
-                let added = self.product(&format!(".{i}"), &projection([output, input]))?;
-                Ok(added.map(|added| self.keep_added(added)))
-            };
-            return outputs.into_iter().enumerate().map(part).collect();
-        };
-        let all = self.lengthened(all, matrix, total)?;
-        let mut start = 0;
-        let part = |output| {
-            let from = start;
-            start += output;
-            Ok(Some(self.keep_rows(all.rows(groups, from, start)?)))
-        };
-        self.keep(all.a.clone());
-        outputs.into_iter().map(part).collect()
-    }
-
-    /// What the adapter adds to the table `[vocabulary, width]` here, and to a head that is tied to it.
-    pub(crate) fn added_to_table(
-        &self,
-        table: &Matrix,
-        [vocabulary, width]: [i32; 2],
-    ) -> Result<[Option<LowRank>; 2]> {
-        let shapes = move |rank| [vec![vocabulary, rank], vec![rank, width]];
-        let Some(LowRank { a, b, scale, stretch }) = self.product("", &shapes)? else {
-            return Ok([None, None]);
-        };
-        let added = LowRank { a: b.t(), b: a.t(), scale, stretch };
-        let added = self.keep_added(self.lengthened(added, table, vocabulary)?);
-        // PEFT leaves the head alone that transformers ties to the table.
-        let is_tied = self.adapter().is_some_and(|adapter| !adapter.is_peft);
-        Ok([Some(added.clone()), is_tied.then_some(added)])
-    }
-
-    /// What the adapter adds to the matrices `[count, output, input]` of experts here. It has factors
-    /// for all of them, or for each under a name of its own.
-    pub(crate) fn added_to_experts(
-        &self,
-        each: impl Fn(i32) -> Scope,
-        [count, input, output]: [i32; 3],
-    ) -> Result<Option<LowRank>> {
-        let Some(adapter) = self.adapter() else { return Ok(None) };
-        let shapes = move |rank| [vec![count, rank, input], vec![count, output, rank]];
-        let added = match self.product("", &shapes)? {
-            Some(added) => {
-                let (a, b) = (added.a.swap_axes(-1, -2)?, added.b.swap_axes(-1, -2)?);
-                LowRank { a, b, ..added }
-            }
-            None => {
-                let factors = |i| each(i).product("", &projection([output, input]));
-                let factors = (0..count).map(factors).collect::<Result<Vec<_>>>()?;
-                if factors.iter().all(Option::is_none) {
-                    return Ok(None);
-                }
-                let missing = |i| adapter.missing(&each(i).full_name("lora_a"));
-                let factors = (0..).zip(factors).map(|(i, one)| one.ok_or_else(|| missing(i)));
-                LowRank::stack(&factors.collect::<Result<Vec<_>>>()?)?
-            }
-        };
-        if adapter.product.is_some_and(|product| product.has_lengths) {
-            let name = self.full_name("lora_a");
-            return Err(adapter.wrong(format!("`{name}`: experts with lengths are not supported")));
-        }
-        Ok(Some(self.keep_added(added.for_experts()?)))
-    }
-
-    /// With what the adapter adds to experts here under the name that they have in a stack, if it
-    /// knows them by that.
-    pub(crate) fn adapted_experts(
-        &self,
-        experts: Experts,
-        name: &str,
-        sizes: [i32; 3],
-    ) -> Result<Experts> {
-        let stack = self.at("experts");
-        let added = stack.at(name).added_to_experts(|i| stack.at(i).at(name), sizes)?;
-        Ok(if added.is_some() { experts.adapted(added) } else { experts })
-    }
-
-    /// The factors of a product as the file has them.
-    fn product(&self, part: &str, shapes: &Shapes) -> Result<Option<LowRank>> {
-        let Some(adapter) = self.adapter() else { return Ok(None) };
-        let Some(product) = adapter.product else { return Ok(None) };
-        let names = ["lora_a", "lora_b"].map(|factor| self.full_name(&format!("{factor}{part}")));
-        let [a, b] = shapes(product.rank);
-        match (adapter.take(&names[0], &a)?, adapter.take(&names[1], &b)?) {
-            (None, None) => Ok(None),
-            (Some(a), Some(b)) => Ok(Some(LowRank { a, b, scale: product.scale, stretch: None })),
-            (a, _) => Err(adapter.missing(&names[usize::from(a.is_some())])),
-        }
-    }
-
-    /// With the lengths of rows, where the adapter is one that has them.
-    fn lengthened(&self, added: LowRank, matrix: &Matrix, output: i32) -> Result<LowRank> {
-        let Some(adapter) = self.adapter() else { return Ok(added) };
-        if !adapter.product.is_some_and(|product| product.has_lengths) {
-            return Ok(added);
-        }
-        let name = self.full_name("m");
-        let lengths = adapter.take(&name, &[output])?.ok_or_else(|| adapter.missing(&name))?;
-        added.with_lengths(matrix, &lengths)
-    }
-
-    fn keep_added(&self, added: LowRank) -> LowRank {
-        self.keep(added.a.clone());
-        self.keep_rows(added)
-    }
-
-    fn keep_rows(&self, added: LowRank) -> LowRank {
-        for array in [Some(&added.b), added.stretch.as_ref()].into_iter().flatten() {
-            self.keep(array.clone());
-        }
-        added
     }
 }
 
@@ -425,4 +301,28 @@ fn usual_peft(name: &str) -> (String, bool) {
         Some((name.strip_suffix(theirs)?.to_string() + ours, *is_turned))
     };
     SUFFIXES.iter().find_map(theirs).unwrap_or((name.clone(), false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_compared_as_tools_agree_on_them() {
+        for (one, other) in [
+            ("model.layers.0.mlp.up_proj", "language_model.model.layers.0.mlp.up_proj"),
+            ("model.layers.0.mlp.up_proj", "model.language_model.layers.0.mlp.up_proj"),
+            ("transformer.h.0.attn.c_attn", "model.h.0.attn.c_attn"),
+            ("model.layers.0.mlp.switch_mlp.up_proj", "model.layers.0.mlp.experts.up_proj"),
+            ("layers.0.experts.switch_glu.up_proj", "layers.0.experts.up_proj"),
+        ] {
+            assert_eq!(usual(one), usual(other));
+        }
+        assert_ne!(usual("mlp.experts.0.up_proj"), usual("mlp.switch_mlp.up_proj"));
+        assert_ne!(usual("mlp.up_proj"), usual("mlp.experts.up_proj"));
+        let factor = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+        assert_eq!(usual_peft(factor), ("layers.0.self_attn.q_proj.lora_a".into(), true));
+        let whole = "base_model.model.lm_head.weight";
+        assert_eq!(usual_peft(whole), ("lm_head.weight".into(), false));
+    }
 }

@@ -31,6 +31,7 @@
 //! - Unsafe code is in [`mlx`] alone.
 
 mod adapter;
+mod added;
 mod checkpoint;
 pub mod config;
 pub mod decoder;
