@@ -66,6 +66,30 @@ impl Scope {
         Ok(Some(matrix))
     }
 
+    /// A stack of matrices that is stored as `[stack, input, output]`, turned to
+    /// `[stack, output, input]`.
+    ///
+    /// # Errors
+    /// As [`Scope::matrix`].
+    pub(crate) fn turned(&self, [count, output, input]: [i32; 3]) -> Result<Matrix> {
+        let pairs = [count, input / 2, output];
+        if self.dtype("weight") == Some(Dtype::Uint8)
+            && self.shape("weight").is_some_and(|shape| shape == pairs)
+        {
+            let m = &Shape { stack: &[count], output, input };
+            let groups = self.groups(m, ("weight_scale", 1), 16)?;
+            let weight = self.take_bytes("weight", &pairs)?;
+            let scales = self.take_bytes("weight_scale", &[count, groups, output])?;
+            return self.pairs(m, turned(&weight)?, turned(&scales)?, "weight_scale");
+        }
+        match self.matrix(&[count, input, output])? {
+            Matrix::Dense(weight) => Ok(Matrix::Dense(weight.swap_axes(1, 2)?)),
+            Matrix::Quantized(_) => {
+                Err(self.refuse("weight", "groups of outputs, where MLX has groups of inputs"))
+            }
+        }
+    }
+
     fn refuse(&self, name: &str, reason: impl Into<String>) -> Error {
         Error::Quantization { path: self.full_name(name), reason: reason.into() }
     }
@@ -223,14 +247,6 @@ impl Scope {
     /// Pairs of 4-bit floats with 8-bit scales; those of 16 with a factor of the whole matrix.
     fn four_bit_floats(&self, m: &Shape, name: &str, scale: &str) -> Result<Matrix> {
         let groups = self.groups(m, (scale, 0), 16)?;
-        let format = match m.input / groups {
-            16 => Format { mode: Mode::Nvfp4, bits: 4, group: 16 },
-            32 => Format { mode: Mode::Mxfp4, bits: 4, group: 32 },
-            group => {
-                let reason = format!("4-bit floats in groups of {group} are no format of MLX");
-                return Err(self.refuse(scale, reason));
-            }
-        };
         let shape = m.of(&[m.output, m.input / 2]);
         let bytes = match name {
             "blocks" => {
@@ -244,31 +260,49 @@ impl Scope {
             _ => self.take_bytes(name, &shape)?,
         };
         let scales = self.take_bytes(scale, &m.of(&[m.output, groups]))?;
-        let global_scale = match (format.mode, name) {
-            (Mode::Mxfp4, _) => None,
-            // compressed-tensors divides by it, ModelOpt multiplies.
-            (_, "weight_packed") => {
-                let inverse = self.factor("weight_global_scale", m.stack)?;
-                Some(Array::from_f32(1.0).divide(inverse)?)
+        self.pairs(m, bytes, scales, scale)
+    }
+
+    /// Those pairs `[…, output, input / 2]` with their scales `[…, output, groups]`.
+    fn pairs(&self, m: &Shape, bytes: Array, scales: Array, name: &str) -> Result<Matrix> {
+        let format = match m.input / scales.dim(-1) {
+            16 => Format { mode: Mode::Nvfp4, bits: 4, group: 16 },
+            32 => Format { mode: Mode::Mxfp4, bits: 4, group: 32 },
+            group => {
+                let reason = format!("4-bit floats in groups of {group} are no format of MLX");
+                return Err(self.refuse(name, reason));
             }
-            _ => Some(self.factor("weight_scale_2", m.stack)?),
+        };
+        let global_scale = if format.mode == Mode::Mxfp4 {
+            None
+        } else if self.has("weight_global_scale") {
+            // compressed-tensors divides by it, ModelOpt multiplies.
+            let inverse = self.factor("weight_global_scale", m.stack)?;
+            Some(Array::from_f32(1.0).divide(inverse)?)
+        } else {
+            Some(self.factor("weight_scale_2", m.stack)?)
         };
         let weight = bytes.view_dtype(Dtype::Uint32)?;
         Ok(Matrix::Quantized(Quantized { weight, scales, biases: None, global_scale, format }))
     }
 
-    /// A factor of a matrix as `[]`, or of each matrix of a stack as `[stack]`, in float32.
+    /// A factor of a matrix as `[]`, or of each matrix of a stack as `[stack]`, in float32; one may
+    /// stand for all.
     pub(crate) fn factor(&self, name: &str, stack: &[i32]) -> Result<Array> {
         let tensor = self.take_any(name)?;
         let ones = tensor.shape().len().saturating_sub(stack.len());
-        if tensor.shape() != [stack, &vec![1; ones]].concat() {
+        if tensor.size() != 1 && tensor.shape() != [stack, &vec![1; ones]].concat() {
             return Err(self.misshaped(name, &tensor, stack));
         }
         if !is_floating(&tensor) {
             let reason = format!("holds {:?}, no factor", tensor.dtype());
             return Err(self.refuse(name, reason));
         }
-        Ok(tensor.as_dtype(Dtype::Float32)?.reshape(stack)?)
+        let tensor = tensor.as_dtype(Dtype::Float32)?;
+        if tensor.size() == 1 {
+            return Ok(ops::broadcast_to(tensor.reshape(&[])?, stack)?);
+        }
+        Ok(tensor.reshape(stack)?)
     }
 
     /// 8-bit floats with scales of whole matrices, of rows, of blocks, or of 32 elements.
@@ -292,7 +326,9 @@ impl Scope {
         }
         let weight = weight.from_fp8(Dtype::Bfloat16)?;
         let stack: i32 = m.stack.iter().product();
-        let dense = if scales.size() == stack as usize {
+        let dense = if scales.size() == 1 {
+            weight.multiply(scales.reshape(&[])?)?
+        } else if scales.size() == stack as usize {
             weight.multiply(scales.reshape(&m.of(&[1, 1]))?)?
         } else if scales.shape() == m.of(&[m.output, 1]) {
             weight.multiply(scales)?

@@ -72,11 +72,8 @@ fn experts(w: &Scope, [count, width, inner]: [i32; 3]) -> Result<GatedExperts> {
     if !e.has("gate_up_proj") {
         return GatedExperts::read(w, "experts", [count, width, inner], swiglu);
     }
-    let turned = |name, input, output| -> Result<Matrix> {
-        Ok(Matrix::Dense(e.take(name, &[count, input, output])?.swap_axes(1, 2)?))
-    };
-    let both = turned("gate_up_proj", width, 2 * inner)?;
-    let down = turned("down_proj", inner, width)?;
+    let both = e.parameter("gate_up_proj").turned([count, 2 * inner, width])?;
+    let down = e.parameter("down_proj").turned([count, width, inner])?;
     GatedExperts::of(w, [both.rows(1, 0, inner)?, both.rows(1, inner, 2 * inner)?, down], swiglu)
 }
 
