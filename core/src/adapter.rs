@@ -9,7 +9,7 @@
 
 use crate::{
     checkpoint,
-    config::{self, Json},
+    config::{self, Json, Positive, Size},
     error::{Error, List, Result},
     files::Files,
     weights::is_floating,
@@ -82,22 +82,16 @@ struct MlxLmConfig {
 
 #[derive(Deserialize)]
 struct MlxLmParameters {
-    #[serde(deserialize_with = "config::size")]
-    rank: i32,
-    #[serde(deserialize_with = "config::positive")]
-    scale: f32,
+    rank: Size,
+    scale: Positive,
 }
 
 #[derive(Deserialize)]
 struct PeftConfig {
-    #[serde(deserialize_with = "config::size")]
-    r: i32,
-    #[serde(deserialize_with = "config::positive")]
-    lora_alpha: f32,
-    #[serde(default, deserialize_with = "config::switch")]
-    use_rslora: bool,
-    #[serde(default, deserialize_with = "config::switch")]
-    use_dora: bool,
+    r: Size,
+    lora_alpha: Positive<f64>,
+    use_rslora: Option<bool>,
+    use_dora: Option<bool>,
 }
 
 /// What tells an adapter from others.
@@ -224,7 +218,7 @@ fn mlx_lm(config: &Json) -> Result<Option<Product>> {
         _ => return Err(wrong("fine_tune_type", "not `lora`, `dora` or `full`")),
     };
     let MlxLmParameters { rank, scale } = read::<MlxLmConfig>(config)?.lora_parameters;
-    Ok(Some(Product { rank, scale, has_lengths }))
+    Ok(Some(Product { rank: *rank, scale: *scale, has_lengths }))
 }
 
 fn peft(config: &Json) -> Result<Product> {
@@ -251,9 +245,10 @@ fn peft(config: &Json) -> Result<Product> {
         return Err(wrong("init_lora_weights", &reason));
     }
     let PeftConfig { r, lora_alpha, use_rslora, use_dora } = read(config)?;
-    let divisor = if use_rslora { f64::from(r).sqrt() } else { f64::from(r) };
-    let scale = (f64::from(lora_alpha) / divisor) as f32;
-    Ok(Product { rank: r, scale, has_lengths: use_dora })
+    let rank = f64::from(*r);
+    let divisor = if use_rslora == Some(true) { rank.sqrt() } else { rank };
+    let scale = (*lora_alpha / divisor) as f32;
+    Ok(Product { rank: *r, scale, has_lengths: use_dora == Some(true) })
 }
 
 fn read<T: DeserializeOwned>(config: &Json) -> Result<T> {

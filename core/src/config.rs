@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
 pub use serde_json::Value as Json;
+use std::ops::Deref;
 
 /// Reads the fields of `T` from a config.
 ///
@@ -22,6 +23,36 @@ pub fn read<T: DeserializeOwned>(config: &Json) -> Result<T> {
     })
 }
 
+/// Reads one field of a config; one that is absent is like null.
+///
+/// # Errors
+/// [`Error::Config`] with the path of what is missing or has a wrong type or value.
+pub fn field<T: DeserializeOwned>(config: &Json, name: &str) -> Result<T> {
+    let Some(value) = config.get(name) else {
+        return T::deserialize(Json::Null).map_err(|_| Error::config(name, "missing"));
+    };
+    read(value).map_err(|error| match error {
+        Error::Config { field, reason, .. } => {
+            let dot = if field.is_empty() || field.starts_with('[') { "" } else { "." };
+            Error::config(format!("{name}{dot}{field}"), reason)
+        }
+        error => error,
+    })
+}
+
+/// Refuses a config in which one of these fields has another value; they may be absent or null.
+///
+/// # Errors
+/// [`Error::Config`] with the field at fault.
+pub fn only(config: &Json, supported: Json) -> Result<()> {
+    for (field, only) in supported.as_object().into_iter().flatten() {
+        if let Some(value) = config.get(field).filter(|value| !value.is_null() && *value != only) {
+            return Err(Error::config(field, format!("{value} is not supported, only {only} is")));
+        }
+    }
+    Ok(())
+}
+
 /// `config` with the fields it does not have taken from `defaults`; a null there is no default.
 pub fn with_defaults(config: &Json, defaults: Json) -> Json {
     match (config, defaults) {
@@ -32,6 +63,24 @@ pub fn with_defaults(config: &Json, defaults: Json) -> Json {
         }
         (config, _) => config.clone(),
     }
+}
+
+/// As [`with_defaults`], where a field that is null is like one that is absent.
+pub fn with_defaults_for_null(config: &Json, defaults: Json) -> Json {
+    let mut given = config.clone();
+    if let Json::Object(fields) = &mut given {
+        fields.retain(|_, value| !value.is_null());
+    }
+    with_defaults(&given, defaults)
+}
+
+/// `config` less these fields.
+pub fn without(config: &Json, fields: &[&str]) -> Json {
+    let mut config = config.clone();
+    if let Json::Object(map) = &mut config {
+        map.retain(|field, _| !fields.contains(&field.as_str()));
+    }
+    config
 }
 
 /// Reads a config that has other names for fields: `(theirs, ours)`.
@@ -67,15 +116,60 @@ pub fn text(config: &Json) -> Result<&Json> {
     if text.is_object() { Ok(text) } else { Err(Error::config("text_config", "not an object")) }
 }
 
+/// A number of things: at least 1.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Size(#[serde(deserialize_with = "size")] pub i32);
+
+/// A number of things of which there may be none, for which some write null.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Count(#[serde(deserialize_with = "count")] pub i32);
+
+/// What a norm adds to the mean square: finite and not negative.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Epsilon(#[serde(deserialize_with = "epsilon")] pub f32);
+
+/// A finite number above 0, in single precision too.
+#[derive(Clone, Copy, Debug)]
+pub struct Positive<T = f32>(pub T);
+
+impl<'de, T: Deserialize<'de> + Into<f64> + Copy> Deserialize<'de> for Positive<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let n = T::deserialize(deserializer)?;
+        match n.into() as f32 {
+            single if single > 0.0 && single.is_finite() => Ok(Positive(n)),
+            _ => Err(D::Error::custom(format!("{} is not a positive number", n.into()))),
+        }
+    }
+}
+
+macro_rules! numbers {
+    ($($checked:ty: $number:ty,)*) => {$(
+        impl Deref for $checked {
+            type Target = $number;
+            fn deref(&self) -> &$number {
+                &self.0
+            }
+        }
+
+        impl From<$checked> for $number {
+            fn from(checked: $checked) -> $number {
+                checked.0
+            }
+        }
+    )*};
+}
+
+numbers! { Size: i32, Count: i32, Epsilon: f32, Positive: f32, Positive<f64>: f64, }
+
 /// No size of a model is larger, so that sums and small multiples of sizes fit 32 bits.
 const LARGEST: i64 = 1 << 24;
 
-/// A number of things: at least 1. For `#[serde(deserialize_with = "size")]`.
+/// As [`Size`], for fields of shared structs that are plain numbers.
 pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
     within(i64::deserialize(deserializer)?, 1)
 }
 
-/// A number of things of which there may be none, for which some write null.
+/// As [`Count`].
 pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
     within(Option::deserialize(deserializer)?.unwrap_or(0), 0)
 }
@@ -102,17 +196,17 @@ pub fn product(field: &str, factors: [i32; 2]) -> Result<i32> {
 }
 
 /// Something that is on or off; null is off.
-pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(false))
 }
 
-/// A finite number above 0, in single precision too.
+/// As [`Positive`].
 pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
     Ok(Positive::deserialize(deserializer)?.0)
 }
 
 /// As [`positive`], for a field that may be absent or null.
-pub fn optional_positive<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+fn optional_positive<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Into<f64> + Copy,
@@ -121,7 +215,7 @@ where
 }
 
 /// As [`positive`], for a list that may be absent or null.
-pub fn optional_positives<'de, D>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error>
+fn optional_positives<'de, D>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error>
 where
     D: Deserializer<'de>,
 {
@@ -129,20 +223,8 @@ where
     Ok(list.map(|list| list.into_iter().map(|Positive(n)| n).collect()))
 }
 
-struct Positive<T>(T);
-
-impl<'de, T: Deserialize<'de> + Into<f64> + Copy> Deserialize<'de> for Positive<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let n = T::deserialize(deserializer)?;
-        match n.into() as f32 {
-            single if single > 0.0 && single.is_finite() => Ok(Positive(n)),
-            _ => Err(D::Error::custom(format!("{} is not a positive number", n.into()))),
-        }
-    }
-}
-
-/// What a norm adds to the mean square: finite and not negative.
-pub fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+/// As [`Epsilon`].
+fn epsilon<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
     match f32::deserialize(deserializer)? {
         n if n >= 0.0 && n.is_finite() => Ok(n),
         n => Err(D::Error::custom(format!("{n} cannot be added to a mean square"))),
@@ -167,32 +249,43 @@ pub fn check_entries<T>(field: &str, list: Option<&Vec<T>>, layers: i32) -> Resu
     }
 }
 
-/// As [`size`], for lists.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Size(#[serde(deserialize_with = "size")] pub i32);
-
-/// A size for all layers, or one for each.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-pub enum PerLayer {
-    /// The same for all.
-    All(Size),
-    /// One for each.
-    Each(Vec<Size>),
+/// What a list says of one layer; it may go on after the last.
+///
+/// # Errors
+/// [`Error::Config`] about `field` when it ends before.
+pub fn entry<'a, T>(field: &str, list: &'a [T], layer: i32) -> Result<&'a T> {
+    let missing =
+        || Error::config(field, format!("{} entries, no entry for layer {layer}", list.len()));
+    list.get(layer as usize).ok_or_else(missing)
 }
 
-impl PerLayer {
+/// The same for all layers, or one for each; or another field of which there may be one or several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum PerLayer<T = Size> {
+    /// The same for all.
+    All(T),
+    /// One for each.
+    Each(Vec<T>),
+}
+
+impl<T: Copy> PerLayer<T> {
+    /// All that there are.
+    pub fn entries(&self) -> &[T] {
+        match self {
+            PerLayer::All(one) => std::slice::from_ref(one),
+            PerLayer::Each(entries) => entries,
+        }
+    }
+
     /// That of one layer.
     ///
     /// # Errors
-    /// [`Error::Config`] about `field` when there is none.
-    pub fn of(&self, layer: usize, field: &str) -> Result<i32> {
+    /// As [`entry`].
+    pub fn of(&self, field: &str, layer: i32) -> Result<T> {
         match self {
-            PerLayer::All(size) => Ok(size.0),
-            PerLayer::Each(sizes) => match sizes.get(layer) {
-                Some(size) => Ok(size.0),
-                None => Err(Error::config(field, format!("no entry for layer {layer}"))),
-            },
+            PerLayer::All(value) => Ok(*value),
+            PerLayer::Each(values) => entry(field, values, layer).copied(),
         }
     }
 }
@@ -271,9 +364,9 @@ pub struct Text {
     #[serde(default, deserialize_with = "optional_positive")]
     pub final_logit_softcapping: Option<f32>,
     #[serde(default, deserialize_with = "optional_positive")]
-    rope_theta: Option<f32>,
-    rope_scaling: Option<RopeScaling>,
-    rope_parameters: Option<RopeScaling>,
+    pub(crate) rope_theta: Option<f32>,
+    pub(crate) rope_scaling: Option<RopeScaling>,
+    pub(crate) rope_parameters: Option<RopeScaling>,
     /// Whether rotary pairs are neighbours instead of halves.
     #[serde(default, deserialize_with = "switch")]
     pub rope_traditional: bool,
@@ -337,6 +430,22 @@ impl Text {
     /// How rotary positions are stretched, if they are.
     pub fn rope_scaling(&self) -> Option<&RopeScaling> {
         self.rope_scaling.as_ref().or(self.rope_parameters.as_ref())
+    }
+
+    /// The rotary parameters of layers with this window or none, which `rope_parameters` nests by
+    /// kind of layer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it does not have them.
+    pub fn rope_of(&self, window: Option<i32>) -> Result<&RopeScaling> {
+        let nested = self.rope_parameters.as_ref();
+        let (kind, own) = match window {
+            None => ("full_attention", nested.and_then(|nested| nested.full_attention.as_deref())),
+            Some(_) => {
+                ("sliding_attention", nested.and_then(|nested| nested.sliding_attention.as_deref()))
+            }
+        };
+        own.ok_or_else(|| Error::config(format!("rope_parameters.{kind}"), "missing"))
     }
 
     /// As [`Text::window`]; without `layer_types`, the layers slide for which `slides` is true.
@@ -409,11 +518,64 @@ pub struct RopeScaling {
     /// `proportional`: the share of each head that is rotated.
     #[serde(deserialize_with = "optional_positive")]
     pub partial_rotary_factor: Option<f64>,
+    /// `longrope`: a factor of what is rotated, in families that do not compute it.
+    #[serde(deserialize_with = "optional_positive")]
+    pub long_mscale: Option<f32>,
+    /// Those of full layers, where transformers 5 nests them by kind of layer.
+    pub full_attention: Option<Box<RopeScaling>>,
+    /// Those of sliding layers.
+    pub sliding_attention: Option<Box<RopeScaling>>,
 }
 
 impl RopeScaling {
     /// The kind of scaling.
     pub fn kind(&self) -> &str {
         self.legacy_type.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn refused<T>(result: Result<T>) -> String {
+        result.err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn a_field_is_read_alone_and_named_with_its_path() {
+        let config = json!({"heads": 4, "sizes": [1, 0], "nested": {}, "none": null});
+        assert_eq!(*field::<Size>(&config, "heads").unwrap(), 4);
+        assert!(field::<Option<Size>>(&config, "none").unwrap().is_none());
+        assert!(field::<Option<Size>>(&config, "absent").unwrap().is_none());
+        assert_eq!(refused(field::<Size>(&config, "absent")), "config.json: `absent`: missing");
+        let error = refused(field::<Vec<Size>>(&config, "sizes"));
+        assert!(error.starts_with("config.json: `sizes[1]`: 0 is not a size"), "{error}");
+        #[derive(Deserialize)]
+        struct Nested {
+            #[serde(rename = "width")]
+            _width: Size,
+        }
+        let error = refused(field::<Nested>(&config, "nested"));
+        assert_eq!(error, "config.json: `nested.width`: missing");
+    }
+
+    #[test]
+    fn only_one_value_is_supported() {
+        let supported = json!({"loops": 2, "shares": false});
+        for config in [json!({}), json!({"loops": 2}), json!({"loops": null, "shares": false})] {
+            only(&config, supported.clone()).unwrap();
+        }
+        let error = refused(only(&json!({"loops": 3}), supported));
+        assert_eq!(error, "config.json: `loops`: 3 is not supported, only 2 is");
+    }
+
+    #[test]
+    fn defaults_stand_for_what_is_absent_and_if_asked_for_null() {
+        let config = json!({"a": null, "b": 1});
+        let defaults = json!({"a": 2, "b": 2, "c": 2, "d": null});
+        assert_eq!(with_defaults(&config, defaults.clone()), json!({"a": null, "b": 1, "c": 2}));
+        assert_eq!(with_defaults_for_null(&config, defaults), json!({"a": 2, "b": 1, "c": 2}));
     }
 }

@@ -36,6 +36,14 @@ impl Head {
         Self::named(w, "lm_head", tied, width, vocabulary)
     }
 
+    /// As [`Head::read`], as the config says.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn of(w: &Scope, c: &Text) -> Result<Self> {
+        Self::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)
+    }
+
     /// As [`Head::read`], for checkpoints with another name for it.
     ///
     /// # Errors
@@ -132,7 +140,7 @@ impl Decoder {
         block: impl Fn(i32, &Scope) -> Result<Block>,
     ) -> Result<Self> {
         let (body, head) = body(w);
-        let head = Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+        let head = Head::of(&head, c)?;
         Self::assemble(&body, ["embed_tokens", "layers"], c, (norm(&body)?, head), block)
     }
 
@@ -284,9 +292,9 @@ pub const FOUR_NORMS: [&str; 4] = [
 ///
 /// # Errors
 /// Those of `norm`.
-pub fn sandwich<'n, A: Layer, B: Layer>(
-    norm: impl Fn(&'n str) -> Result<Norm>,
-    [before_mixer, after_mixer, before_ffn, after_ffn]: [&'n str; 4],
+pub fn sandwich<N, A: Layer, B: Layer>(
+    norm: impl Fn(N) -> Result<Norm>,
+    [before_mixer, after_mixer, before_ffn, after_ffn]: [N; 4],
     mixer: A,
     ffn: B,
 ) -> Result<(Residual<A>, Residual<B>)> {

@@ -8,7 +8,7 @@ use crate::{
     parts::{kv::Seen, norm::Norm, ring::Ring},
 };
 use mlx_rs::{Array, ops};
-use std::{any::Any, cell::RefCell};
+use std::{any::Any, cell::RefCell, collections::HashMap};
 
 /// What one forward pass knows of its place in the sequence: facts of the call, never of the model.
 pub struct Step {
@@ -21,8 +21,24 @@ pub struct Step {
     pub offset: Option<i32>,
     masks: RefCell<Vec<(Mask, Array)>>,
     lent: RefCell<Vec<(i32, Seen)>>,
-    choice: RefCell<Option<Array>>,
-    candidates: RefCell<Option<Array>>,
+    notes: RefCell<HashMap<Note, Array>>,
+}
+
+/// What a part of a model leaves in a pass for layers to come.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Note {
+    /// The keys that an indexer has chosen.
+    Choice,
+    /// The keys among which later indexers choose.
+    Candidates,
+    /// Keys of all heads as they were projected, `[batch, length, heads · head_dim]`.
+    Keys,
+    /// Values, in the same way.
+    Values,
+    /// An input of its own for each layer, `[batch, length, layers, width]`.
+    Inputs,
+    /// What the next branch reads of several residual streams, `[batch, length, width]`.
+    Branch,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -47,8 +63,7 @@ impl Step {
             offset: None,
             masks: RefCell::default(),
             lent: RefCell::default(),
-            choice: RefCell::default(),
-            candidates: RefCell::default(),
+            notes: RefCell::default(),
         }
     }
 
@@ -83,24 +98,18 @@ impl Step {
         found.expect("a lender comes before its borrowers").1.clone()
     }
 
-    /// Lets later layers attend to the keys that this one has chosen; none where it sees them all.
-    pub fn lend_choice(&self, choice: Option<Array>) {
-        self.choice.replace(choice);
+    /// Leaves something for later layers, instead of what there was; or nothing.
+    pub fn note(&self, note: Note, value: Option<Array>) {
+        let mut notes = self.notes.borrow_mut();
+        match value {
+            Some(value) => notes.insert(note, value),
+            None => notes.remove(&note),
+        };
     }
 
-    /// The keys that an earlier layer has chosen.
-    pub fn choice(&self) -> Option<Array> {
-        self.choice.borrow().clone()
-    }
-
-    /// Lets later layers choose among the keys that this one has marked; none where it marks all.
-    pub fn lend_candidates(&self, candidates: Option<Array>) {
-        self.candidates.replace(candidates);
-    }
-
-    /// The keys that an earlier layer has marked.
-    pub fn candidates(&self) -> Option<Array> {
-        self.candidates.borrow().clone()
+    /// What there is for later layers.
+    pub fn noted(&self, note: Note) -> Option<Array> {
+        self.notes.borrow().get(&note).cloned()
     }
 
     /// Each mask is built once a pass, not once a layer.
@@ -184,6 +193,14 @@ impl<F: Fn(&Array) -> Result<Array>> Layer for Map<F> {
     }
 }
 
+impl Layer for Norm {
+    type State = ();
+    fn state(&self, _: &CachePlan) {}
+    fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
+        self.forward(x)
+    }
+}
+
 /// How a branch joins the residual stream.
 pub type Join = fn(&Array, &Array) -> Result<Array>;
 
@@ -202,6 +219,11 @@ pub struct Residual<L> {
 }
 
 impl<L: Layer> Residual<L> {
+    /// `x + inner(x)`.
+    pub fn plain(inner: L) -> Self {
+        Residual { pre: None, inner, post: None, scale: 1.0, join: sum }
+    }
+
     /// `x + inner(norm(x))`.
     pub fn pre(norm: Norm, inner: L) -> Self {
         Residual { pre: Some(norm), inner, post: None, scale: 1.0, join: sum }

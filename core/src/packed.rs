@@ -17,6 +17,11 @@ use mlx_rs::{Array, Dtype, ops};
 /// Where a word of AWQ has the first, second … of its eight outputs.
 const AWQ_PLACES: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
+/// What these tools call the factor of a whole matrix of 4-bit floats: by the first one they are
+/// divided, by the second multiplied.
+const COMPRESSED_TENSORS: &str = "weight_global_scale";
+const MODEL_OPT: &str = "weight_scale_2";
+
 /// The blocks of 8-bit floats where the config does not say.
 const BLOCK: (i32, i32) = (128, 128);
 
@@ -66,24 +71,21 @@ impl Scope {
         Ok(Some(matrix))
     }
 
-    /// A stack of matrices that is stored as `[stack, input, output]`, turned to
-    /// `[stack, output, input]`.
-    ///
-    /// # Errors
-    /// As [`Scope::matrix`].
-    pub(crate) fn turned(&self, [count, output, input]: [i32; 3]) -> Result<Matrix> {
-        let pairs = [count, input / 2, output];
+    /// The matrix `weight` here, stored as `[…, input, output]`.
+    pub(crate) fn turned_matrix(&self, shape: &[i32]) -> Result<Matrix> {
+        let [stack @ .., output, input] = shape else { return self.matrix(shape) };
+        let m = &Shape { stack, output: *output, input: *input };
+        let pairs = m.of(&[input / 2, *output]);
         if self.dtype("weight") == Some(Dtype::Uint8)
             && self.shape("weight").is_some_and(|shape| shape == pairs)
         {
-            let m = &Shape { stack: &[count], output, input };
             let groups = self.groups(m, ("weight_scale", 1), 16)?;
             let weight = self.take_bytes("weight", &pairs)?;
-            let scales = self.take_bytes("weight_scale", &[count, groups, output])?;
-            return self.pairs(m, turned(&weight)?, turned(&scales)?, "weight_scale");
+            let scales = self.take_bytes("weight_scale", &m.of(&[groups, *output]))?;
+            return self.pairs(m, turned(&weight)?, turned(&scales)?, ["weight_scale", MODEL_OPT]);
         }
-        match self.matrix(&[count, input, output])? {
-            Matrix::Dense(weight) => Ok(Matrix::Dense(weight.swap_axes(1, 2)?)),
+        match self.matrix(&m.of(&[*input, *output]))? {
+            Matrix::Dense(weight) => Ok(Matrix::Dense(weight.swap_axes(-1, -2)?)),
             Matrix::Quantized(_) => {
                 Err(self.refuse("weight", "groups of outputs, where MLX has groups of inputs"))
             }
@@ -260,11 +262,19 @@ impl Scope {
             _ => self.take_bytes(name, &shape)?,
         };
         let scales = self.take_bytes(scale, &m.of(&[m.output, groups]))?;
-        self.pairs(m, bytes, scales, scale)
+        let factor = if name == "weight_packed" { COMPRESSED_TENSORS } else { MODEL_OPT };
+        self.pairs(m, bytes, scales, [scale, factor])
     }
 
-    /// Those pairs `[…, output, input / 2]` with their scales `[…, output, groups]`.
-    fn pairs(&self, m: &Shape, bytes: Array, scales: Array, name: &str) -> Result<Matrix> {
+    /// Those pairs `[…, output, input / 2]` with their scales `[…, output, groups]`; the names are
+    /// those of the scales and of the factor.
+    fn pairs(
+        &self,
+        m: &Shape,
+        bytes: Array,
+        scales: Array,
+        [name, factor]: [&str; 2],
+    ) -> Result<Matrix> {
         let format = match m.input / scales.dim(-1) {
             16 => Format { mode: Mode::Nvfp4, bits: 4, group: 16 },
             32 => Format { mode: Mode::Mxfp4, bits: 4, group: 32 },
@@ -273,14 +283,12 @@ impl Scope {
                 return Err(self.refuse(name, reason));
             }
         };
-        let global_scale = if format.mode == Mode::Mxfp4 {
-            None
-        } else if self.has("weight_global_scale") {
-            // compressed-tensors divides by it, ModelOpt multiplies.
-            let inverse = self.factor("weight_global_scale", m.stack)?;
-            Some(Array::from_f32(1.0).divide(inverse)?)
-        } else {
-            Some(self.factor("weight_scale_2", m.stack)?)
+        let global_scale = match format.mode {
+            Mode::Mxfp4 => None,
+            _ if factor == COMPRESSED_TENSORS => {
+                Some(Array::from_f32(1.0).divide(self.factor(factor, m.stack)?)?)
+            }
+            _ => Some(self.factor(factor, m.stack)?),
         };
         let weight = bytes.view_dtype(Dtype::Uint32)?;
         Ok(Matrix::Quantized(Quantized { weight, scales, biases: None, global_scale, format }))

@@ -52,6 +52,8 @@ pub struct Scope {
     path: String,
     /// Whether the path is itself a tensor, whose companions are not below but beside it.
     is_parameter: bool,
+    /// Whether matrices are stored the other way round.
+    is_turned: bool,
 }
 
 impl Scope {
@@ -86,8 +88,8 @@ impl Scope {
         let precision = quantization.precision(&tensors);
         let (unread, read) = (RefCell::new(tensors), RefCell::default());
         let (checks, adapter) = (RefCell::default(), None);
-        let store = Store { unread, read, checks, quantization, adapter, precision };
-        Scope { store: Rc::new(store), path: String::new(), is_parameter: false }
+        let store = Rc::new(Store { unread, read, checks, quantization, adapter, precision });
+        Scope { store, path: String::new(), is_parameter: false, is_turned: false }
     }
 
     /// With the adapter in a folder, before anything is read.
@@ -106,13 +108,18 @@ impl Scope {
 
     /// The place `name` below this one.
     pub fn at(&self, name: impl Display) -> Scope {
-        Scope { store: self.store.clone(), path: self.name(name), is_parameter: false }
+        Scope { path: self.name(name), is_parameter: false, ..self.clone() }
     }
 
     /// The place of a matrix that is not called `{name}.weight` but `name`, as stacked experts of
     /// Hugging Face files are; its scales are called `{name}_weight_scale`, `{name}_scale` and so on.
     pub fn parameter(&self, name: impl Display) -> Scope {
         Scope { is_parameter: true, ..self.at(name) }
+    }
+
+    /// The same place, where matrices are stored as `[…, input, output]`.
+    pub fn turned(&self) -> Scope {
+        Scope { is_turned: true, ..self.clone() }
     }
 
     fn name(&self, name: impl Display) -> String {
@@ -444,6 +451,9 @@ impl Scope {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
+        if self.is_turned {
+            return Scope { is_turned: false, ..self.clone() }.turned_matrix(shape);
+        }
         match self.packed(shape)? {
             Some(matrix) => Ok(matrix),
             None => self.own_matrix(shape),

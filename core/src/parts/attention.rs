@@ -31,6 +31,17 @@ pub enum QkNorm {
     Whole(Norm, Norm),
 }
 
+impl QkNorm {
+    /// RMS norms of each head, before it is rotated.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn before_rope(w: &Scope, names: [&str; 2], c: &Text) -> Result<Self> {
+        let [q, k] = names.map(|name| w.rms_norm(name, c.head_dim(), c.rms_norm_eps));
+        Ok(QkNorm::BeforeRope(q?, k?))
+    }
+}
+
 /// What is done to queries `[batch, heads, length, head_dim]` before they attend.
 pub type ChangeQueries = Box<dyn Fn(Array, &Step) -> Result<Array>>;
 
@@ -57,6 +68,35 @@ impl Attention {
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, names: [&str; 4], c: &Text, rope: Rope) -> Result<Self> {
         Ok(Self::new(projections(w, names, c)?, c, rope))
+    }
+
+    /// As [`Attention::read`], for queries, keys and values in one matrix, in this order.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn fused(w: &Scope, names: [&str; 2], c: &Text, rope: Rope) -> Result<Self> {
+        Self::fused_by_group(w, names, 1, c, rope)
+    }
+
+    /// As [`Attention::fused`], where that order repeats for each of `groups` of heads.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`].
+    pub fn fused_by_group(
+        w: &Scope,
+        [qkv, output]: [&str; 2],
+        groups: i32,
+        c: &Text,
+        rope: Rope,
+    ) -> Result<Self> {
+        let [queries, keys] = c.qk_widths();
+        if c.attention_bias {
+            w.at(qkv).require("bias")?;
+            w.at(output).require("bias")?;
+        }
+        let parts = [queries / groups, keys / groups, keys / groups];
+        let [q, k, v] = w.fused_by_group(qkv, c.hidden_size, groups, parts)?;
+        Ok(Self::new([q, k, v, w.linear(output, queries, c.hidden_size)?], c, rope))
     }
 
     /// Composes the projections of queries, keys, values and the output, for checkpoints that store
@@ -89,6 +129,16 @@ impl Attention {
     /// Looks back this far, the token itself included.
     pub fn window(self, window: Option<i32>) -> Self {
         Attention { window, ..self }
+    }
+
+    /// Multiplies scores by another factor than `head_dim^(-1/2)`.
+    pub fn scale(self, scale: f32) -> Self {
+        Attention { scores: Scores { scale, ..self.scores }, ..self }
+    }
+
+    /// Lets logits, one a head, take part in the softmax.
+    pub fn sinks(self, sinks: Option<Array>) -> Self {
+        Attention { scores: Scores { sinks, ..self.scores }, ..self }
     }
 
     /// Weighs keys in another way than by `head_dim^(-1/2)`.
@@ -153,11 +203,14 @@ impl Attention {
     }
 
     /// Runs in another way, for families that change what heads see or gather.
-    pub fn run_by<F>(self, run: F) -> RunBy<F>
+    pub fn run_by<F>(self, run: F) -> impl Layer<State = Kv>
     where
         F: Fn(&Attention, &Array, &mut Kv, &Step) -> Result<Array>,
     {
-        RunBy { attention: self, run }
+        Mixer {
+            window: self.window,
+            run: move |x: &Array, kv: &mut Kv, step: &Step| run(&self, x, kv, step),
+        }
     }
 
     /// The projection of the output.
@@ -197,26 +250,29 @@ impl Layer for Attention {
     }
 }
 
-/// Attention that a family runs in its own way.
-pub struct RunBy<F> {
-    attention: Attention,
-    run: F,
+/// Attention of a family's own: a function of the residual stream, of its keys and values, which are
+/// those of a window, and of the step.
+pub struct Mixer<F> {
+    /// How far it looks back, the token itself included.
+    pub window: Option<i32>,
+    /// What it does.
+    pub run: F,
 }
 
-impl<F: Fn(&Attention, &Array, &mut Kv, &Step) -> Result<Array>> Layer for RunBy<F> {
+impl<F: Fn(&Array, &mut Kv, &Step) -> Result<Array>> Layer for Mixer<F> {
     type State = Kv;
 
     fn state(&self, plan: &CachePlan) -> Kv {
-        self.attention.state(plan)
+        Kv::new(self.window, plan)
     }
 
     fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        (self.run)(&self.attention, x, kv, step)
+        (self.run)(x, kv, step)
     }
 }
 
 /// `[batch, length, heads · head_dim]` to `[batch, heads, length, head_dim]`.
-pub(crate) fn split_heads(x: &Array, heads: i32) -> Result<Array> {
+pub fn split_heads(x: &Array, heads: i32) -> Result<Array> {
     let (batch, length) = (x.dim(0), x.dim(1));
     if length == 1 {
         return Ok(x.reshape(&[batch, heads, 1, -1])?);
@@ -225,7 +281,7 @@ pub(crate) fn split_heads(x: &Array, heads: i32) -> Result<Array> {
 }
 
 /// `[batch, heads, length, head_dim]` to `[batch, length, heads · head_dim]`.
-pub(crate) fn join_heads(x: &Array) -> Result<Array> {
+pub fn join_heads(x: &Array) -> Result<Array> {
     let (batch, length) = (x.dim(0), x.dim(2));
     if length == 1 {
         return Ok(x.reshape(&[batch, 1, -1])?);

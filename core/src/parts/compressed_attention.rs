@@ -13,31 +13,55 @@ use super::{
     tail_rope::TailRope,
 };
 use crate::{
-    config::{self, Text},
+    config::{self, Json, Size, Text},
     error::{Error, Result},
-    layer::{CachePlan, Layer, Step},
+    layer::{CachePlan, Layer, Note, Step},
     state::Recurrent,
     weights::Scope,
 };
 use mlx_rs::{Array, Dtype, ops};
+use serde::Deserialize;
+use serde_json::json;
 
 /// Of the names that MLX and the authors have for a tensor, that of the checkpoint.
 pub type Name = fn([&'static str; 2]) -> &'static str;
 
 /// What all layers are read with.
 pub struct CompressedSizes<'a> {
-    /// The usual fields.
-    pub text: &'a Text,
-    /// Which layers pool and choose.
-    pub compression: &'a Compression,
-    /// How tensors are called.
-    pub name: Name,
-    /// Width of what queries are made of.
-    pub rank: i32,
+    text: &'a Text,
+    name: Name,
+    own: OwnSizes,
+    compression: Compression,
+    /// Positions in layers without groups, which nothing stretches, and in those with.
+    ropes: [TailRope; 2],
+}
+
+/// The fields of the attention itself, as configs spell them.
+#[derive(Deserialize)]
+struct OwnSizes {
+    q_lora_rank: Size,
+    qk_rope_head_dim: Size,
     /// Into how many groups of heads the output is split, and to which width each is projected.
-    pub output: [i32; 2],
-    /// Positions in layers without groups and in those with.
-    pub ropes: [TailRope; 2],
+    o_groups: Size,
+    o_lora_rank: Size,
+}
+
+impl OwnSizes {
+    fn check(&self, c: &Text, narrowest: i32) -> Result<()> {
+        let (rotated, heads, head_dim) =
+            (*self.qk_rope_head_dim, c.num_attention_heads, c.head_dim());
+        if rotated % 2 != 0 || rotated > narrowest {
+            let reason =
+                format!("{rotated} of {narrowest} elements of a head cannot be rotated in pairs");
+            return Err(Error::config("qk_rope_head_dim", reason));
+        }
+        if heads * head_dim % *self.o_groups != 0 {
+            let reason = format!("does not divide {heads} heads of {head_dim}");
+            return Err(Error::config("o_groups", reason));
+        }
+        config::product("o_lora_rank", [*self.o_groups, *self.o_lora_rank])?;
+        Ok(())
+    }
 }
 
 /// Attention of one layer.
@@ -64,13 +88,33 @@ struct Pool {
     size: i32,
 }
 
-impl CompressedSizes<'_> {
+impl<'a> CompressedSizes<'a> {
+    /// Reads the fields beside the usual ones; `name` says how tensors are called.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field at fault.
+    pub fn read(config: &Json, text: &'a Text, name: Name) -> Result<Self> {
+        let (own, compression): (OwnSizes, _) = (config::read(config)?, Compression::read(config)?);
+        own.check(text, text.head_dim().min(*compression.index_head_dim))?;
+        let original = json!({"original_max_position_embeddings": text.max_position_embeddings});
+        let scaling = match config.get("rope_scaling") {
+            Some(scaling) if scaling.is_object() => config::with_defaults(scaling, original),
+            _ => original,
+        };
+        let (dims, base) = (*own.qk_rope_head_dim, *compression.compress_rope_theta);
+        let ropes = [
+            TailRope::yarn(dims, text.rope_theta(), &Json::Null)?,
+            TailRope::yarn(dims, base, &scaling)?,
+        ];
+        Ok(CompressedSizes { text, name, own, compression, ropes })
+    }
+
     /// Reads the attention of a layer.
     ///
     /// # Errors
     /// As [`Scope::linear`]; [`Error::Config`] when layers do not fit together.
     pub fn attention(&self, w: &Scope, layer: i32) -> Result<CompressedAttention> {
-        let (c, e) = (self.text, self.compression);
+        let (c, e) = (self.text, &self.compression);
         let (width, heads, dims) = (c.hidden_size, c.num_attention_heads, c.head_dim());
         let linear = |names, input, output| w.linear((self.name)(names), input, output);
         let norm = |names, width| w.rms_norm((self.name)(names), width, c.rms_norm_eps);
@@ -81,17 +125,17 @@ impl CompressedSizes<'_> {
             chosen.map(|reads| self.indexer(&w.at("indexer"), layer, reads)).transpose()?;
         let pool = e.pools(layer).then(|| self.pool(w, layer)).transpose()?;
         e.unused(layer, reads).for_each(|unused| w.ignore(unused));
-        let [groups, rank] = self.output;
+        let (rank, inner) = (*self.own.q_lora_rank, *self.own.o_groups * *self.own.o_lora_rank);
         let sinks = w.take((self.name)(["sinks", "attn_sink"]), &[heads])?;
         let sinks = w.keep(sinks.as_dtype(Dtype::Float32)?);
         Ok(CompressedAttention {
             source: (
-                linear(["q_a_proj", "wq_a"], width, self.rank)?,
-                norm(["q_a_norm", "q_norm"], self.rank)?,
+                linear(["q_a_proj", "wq_a"], width, rank)?,
+                norm(["q_a_norm", "q_norm"], rank)?,
             ),
-            q: linear(["q_b_proj", "wq_b"], self.rank, heads * dims)?,
+            q: linear(["q_b_proj", "wq_b"], rank, heads * dims)?,
             key: (linear(["kv_proj", "wkv"], width, dims)?, norm(["kv_norm"; 2], dims)?),
-            output: (self.grouped(w)?, linear(["o_b_proj", "wo_b"], groups * rank, width)?),
+            output: (self.grouped(w)?, linear(["o_b_proj", "wo_b"], inner, width)?),
             scores: Scores { scale: (dims as f32).powf(-0.5), sinks: Some(sinks) },
             rope: self.ropes[usize::from(e.size(layer) > 0)].clone(),
             window,
@@ -104,7 +148,8 @@ impl CompressedSizes<'_> {
 
     /// A matrix for each group of heads; the authors have them in one.
     fn grouped(&self, w: &Scope) -> Result<Experts> {
-        let ([groups, rank], w) = (self.output, w.at((self.name)(["o_a_proj", "wo_a"])));
+        let (groups, rank) = (*self.own.o_groups, *self.own.o_lora_rank);
+        let w = w.at((self.name)(["o_a_proj", "wo_a"]));
         let input = self.text.num_attention_heads * self.text.head_dim() / groups;
         let matrix = if w.shape("weight").is_some_and(|shape| shape.len() == 2) {
             let split = |a: &Array| Ok(a.reshape(&[groups, rank, a.dim(-1)])?);
@@ -117,13 +162,13 @@ impl CompressedSizes<'_> {
     }
 
     fn pool(&self, w: &Scope, layer: i32) -> Result<Pool> {
-        let (c, e, name) = (self.text, self.compression, self.name);
+        let (c, e, name) = (self.text, &self.compression, self.name);
         let (indexer, w, size) = (w.at("indexer"), w.at("compressor"), e.size(layer));
         let linear = |names| w.linear(name(names), c.hidden_size, c.head_dim());
         let gate = (size > 1).then(|| linear(["gate_proj", "wgate"])).transpose()?;
         let norm = w.rms_norm(name(["kv_norm", "norm"]), c.head_dim(), c.rms_norm_eps)?;
         let index = || -> Result<(Linear, Norm)> {
-            let width = e.index_head_dim;
+            let width = *e.index_head_dim;
             let keys = indexer.linear(name(["k_proj", "wk"]), c.head_dim(), width)?;
             Ok((keys, indexer.rms_norm("k_norm", width, c.rms_norm_eps)?))
         };
@@ -133,14 +178,14 @@ impl CompressedSizes<'_> {
     }
 
     fn indexer(&self, w: &Scope, layer: i32, reads: Reads) -> Result<GroupIndexer> {
-        let e = self.compression;
-        let heads = e.index_n_heads;
-        let queries = config::product("index_head_dim", [heads, e.index_head_dim])?;
+        let e = &self.compression;
+        let heads = *e.index_n_heads;
+        let queries = config::product("index_head_dim", [heads, *e.index_head_dim])?;
         Ok(GroupIndexer {
-            q: w.linear((self.name)(["q_b_proj", "wq_b"]), self.rank, queries)?,
+            q: w.linear((self.name)(["q_b_proj", "wq_b"]), *self.own.q_lora_rank, queries)?,
             weights: w.linear("weights_proj", self.text.hidden_size, heads)?,
             heads,
-            top_k: e.index_topk,
+            top_k: *e.index_topk,
             candidates: e.candidates(layer),
             reads,
         })
@@ -194,10 +239,10 @@ impl Layer for CompressedAttention {
             pool.lend(x, groups, rope, step)?;
         }
         if let Some(indexer) = &self.indexer {
-            step.lend_choice(indexer.choose([x, &source], rope, step)?);
+            step.note(Note::Choice, indexer.choose([x, &source], rope, step)?);
         }
         let far = self.reads.map(|reads| Groups::lent(reads.pooled, reads.size, step));
-        let far = far.as_ref().map(|far| (far, step.choice()));
+        let far = far.as_ref().map(|far| (far, step.noted(Note::Choice)));
         let y = join_heads(&rope.back(&attend(&q, &window, far, &self.scores, step)?, at)?)?;
         let (each, whole) = &self.output;
         let (groups, batch, length) = (each.count(), x.dim(0), x.dim(1));

@@ -2,7 +2,7 @@
 //! to.
 
 use crate::{
-    config::{Json, count, positive, read, size},
+    config::{Count, Json, Positive, Size, read},
     error::{Error, Result},
 };
 use serde::Deserialize;
@@ -14,22 +14,16 @@ pub struct Compression {
     kv_source_layer_ids: Vec<i32>,
     index_source_layer_ids: Vec<i32>,
     /// The base of the positions in layers with groups.
-    #[serde(deserialize_with = "positive")]
-    pub compress_rope_theta: f32,
+    pub compress_rope_theta: Positive,
     candidate_source_layer_id: i64,
-    #[serde(deserialize_with = "count")]
-    candidate_topk_blocks: i32,
-    #[serde(deserialize_with = "size")]
-    candidate_block_size: i32,
+    candidate_topk_blocks: Count,
+    candidate_block_size: Size,
     /// Heads of an indexer.
-    #[serde(deserialize_with = "size")]
-    pub index_n_heads: i32,
+    pub index_n_heads: Size,
     /// Width of a head of an indexer.
-    #[serde(deserialize_with = "size")]
-    pub index_head_dim: i32,
+    pub index_head_dim: Size,
     /// How many groups a token attends to.
-    #[serde(deserialize_with = "size")]
-    pub index_topk: i32,
+    pub index_topk: Size,
 }
 
 /// Whose groups a layer attends to.
@@ -89,8 +83,8 @@ impl Compression {
     /// make a block.
     pub fn candidates(&self, layer: i32) -> Option<[i32; 2]> {
         let is_source = self.candidate_source_layer_id == i64::from(layer);
-        let restricts = is_source && self.candidate_topk_blocks > 0;
-        restricts.then_some([self.candidate_topk_blocks, self.candidate_block_size])
+        let restricts = is_source && *self.candidate_topk_blocks > 0;
+        restricts.then_some([*self.candidate_topk_blocks, *self.candidate_block_size])
     }
 
     /// Whose groups a layer attends to, if any: those of the last layer that pools, as the last one

@@ -20,6 +20,14 @@ pub fn sum(a: impl Layer<State = ()> + 'static, b: impl Layer<State = ()> + 'sta
     Box::new(Sum(a, b))
 }
 
+/// The network of a layer without experts: SwiGLU with the usual names and the widths of the config.
+///
+/// # Errors
+/// As [`Scope::linear`].
+pub fn dense(w: &Scope, c: &Text) -> Result<Ffn> {
+    Ok(Box::new(Mlp::read(w, GATE_UP_DOWN, c, swiglu)?))
+}
+
 struct Sum<A, B>(A, B);
 
 impl<A: Layer<State = ()>, B: Layer<State = ()>> Layer for Sum<A, B> {
@@ -146,6 +154,11 @@ impl Mlp {
     pub fn new([gate, up, down]: [Linear; 3], activation: impl Gate) -> Self {
         Mlp { gate, up, down, activation: Box::new(activation) }
     }
+
+    /// `[…, width]` to the same.
+    pub fn apply(&self, x: &Array) -> Result<Array> {
+        self.down.forward(&(self.activation)(&self.gate.forward(x)?, &self.up.forward(x)?)?)
+    }
 }
 
 impl Layer for Mlp {
@@ -154,6 +167,6 @@ impl Layer for Mlp {
     fn state(&self, _: &CachePlan) {}
 
     fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
-        self.down.forward(&(self.activation)(&self.gate.forward(x)?, &self.up.forward(x)?)?)
+        self.apply(x)
     }
 }

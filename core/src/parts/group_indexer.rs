@@ -2,11 +2,20 @@
 //! blocks of them later ones may choose.
 
 use super::{
-    attention::split_heads, compressed::Groups, compression::Reads, linear::Linear,
-    rounding::mxfp4, router::first_top_k, tail_rope::TailRope,
+    attention::split_heads,
+    compressed::Groups,
+    compression::Reads,
+    indexer::{best_of_blocks, keys_of_best, sum_over_heads},
+    linear::Linear,
+    rounding::mxfp4,
+    router::first_top_k,
+    tail_rope::TailRope,
 };
-use crate::{error::Result, layer::Step, mlx};
-use mlx_rs::{Array, Dtype, ops, ops::indexing::take_along_axis};
+use crate::{
+    error::Result,
+    layer::{Note, Step},
+};
+use mlx_rs::{Array, Dtype, ops};
 
 /// Scores groups by a weighted sum over heads of what is positive in their products with queries.
 pub struct GroupIndexer {
@@ -45,26 +54,17 @@ impl GroupIndexer {
         let q = single(&mxfp4(&rope.forward(&q, &step.position, 1)?)?)?;
         let weights = single(&self.weights.forward(x)?)?;
         let weights = weights.multiply(constant((self.heads as f32).powf(-0.5)))?;
-        let weights = weights.swap_axes(1, 2)?.expand_dims(-1)?;
         let scale = constant((q.dim(3) as f32).powf(-0.5));
-        let weigh = |q: &Array, weights: &Array| -> Result<Array> {
-            let scores = ops::maximum(q.matmul(&keys)?, constant(0.0))?.multiply(&scale)?;
-            Ok(scores.multiply(weights)?.sum_axis(1, false)?)
-        };
-        let scores = if step.length == 1 {
-            weigh(&q, &weights)?
-        } else {
-            // The scores of all heads together would take too much memory.
-            let head =
-                |i| weigh(&mlx::slice(&q, 1, i, i + 1)?, &mlx::slice(&weights, 1, i, i + 1)?);
-            let add = |sum: Array, i| -> Result<Array> { Ok(sum.add(head(i)?)?) };
-            (1..self.heads).try_fold(head(0)?, add)?
-        };
+        let scores = sum_over_heads(&q, &weights, |q, weights| {
+            let positive = ops::maximum(q.matmul(&keys)?, constant(0.0))?;
+            Ok(positive.multiply(&scale)?.multiply(weights)?)
+        })?;
+        let scores = scores.squeeze_axes(&[1])?;
         let (never, (closed, last)) = (constant(f32::NEG_INFINITY), groups.closed(step)?);
         let mut scores = ops::select(closed, scores, &never)?;
         if let Some(blocks) = self.candidates {
-            step.lend_candidates(candidates(&scores, &last, blocks)?);
-        } else if let Some(candidates) = step.candidates() {
+            step.note(Note::Candidates, candidates(&scores, &last, blocks)?);
+        } else if let Some(candidates) = step.noted(Note::Candidates) {
             scores = ops::select(candidates, scores, never)?;
         }
         Ok(Some(first_top_k(&scores, self.top_k)?))
@@ -76,21 +76,9 @@ impl GroupIndexer {
 /// last group the best, because it may not be full.
 fn candidates(scores: &Array, last: &Array, [most, size]: [i32; 2]) -> Result<Option<Array>> {
     let count = scores.dim(2);
-    let size = size.min(count);
-    let blocks = (count - 1) / size + 1;
-    if blocks <= most {
+    if (count - 1) / size < most {
         return Ok(None);
     }
-    let never = Array::from_f32(f32::NEG_INFINITY);
     let scores = ops::select(last, Array::from_f32(f32::INFINITY), scores)?;
-    let padding = [(0, 0), (0, 0), (0, blocks * size - count)];
-    let scores = ops::pad(&scores, padding.as_slice(), never.clone(), None)?;
-    let scores = ops::unflatten(scores, 2, &[blocks, size])?.max_axis(-1, false)?;
-    let ids = first_top_k(&scores, most)?;
-    let there = take_along_axis(&scores, &ids, -1)?.gt(never)?;
-    let none = ops::zeros_dtype(scores.shape(), Dtype::Bool)?;
-    let chosen = none.put_along_axis(&ids, there, -1)?.expand_dims(-1)?;
-    let wide = [scores.dim(0), scores.dim(1), blocks, size];
-    let chosen = ops::broadcast_to(&chosen, &wide)?.flatten(-2, -1)?;
-    Ok(Some(mlx::slice(&chosen, 2, 0, count)?))
+    Ok(Some(keys_of_best(&best_of_blocks(&scores, size)?, most, [size, count])?))
 }

@@ -7,8 +7,9 @@ use super::{
     norm::Norm,
 };
 use crate::{
-    config::{self, epsilon, size},
+    config::{self, Epsilon, Size},
     error::{Error, Result},
+    layer::{CachePlan, Layer, Note, Step},
     mlx,
     weights::Scope,
 };
@@ -19,14 +20,74 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Deserialize)]
 pub struct HyperSizes {
     /// How many streams.
-    #[serde(deserialize_with = "size")]
-    pub hc_mult: i32,
+    pub hc_mult: Size,
     /// How often the mixture of the streams is normalised.
-    #[serde(deserialize_with = "size")]
-    pub hc_sinkhorn_iters: i32,
+    pub hc_sinkhorn_iters: Size,
     /// Added to what is normalised.
-    #[serde(deserialize_with = "epsilon")]
-    pub hc_eps: f32,
+    pub hc_eps: Epsilon,
+}
+
+/// `[batch, length, width]` as the first of so many streams `[batch, length, streams, width]`, which
+/// are all the same, and as what the first branch reads.
+pub struct Spread(pub i32);
+
+impl Layer for Spread {
+    type State = ();
+
+    fn state(&self, _: &CachePlan) {}
+
+    fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
+        step.note(Note::Branch, Some(x.clone()));
+        let shape = [x.dim(0), x.dim(1), self.0, x.dim(2)];
+        Ok(ops::broadcast_to(x.expand_dims(2)?, &shape)?)
+    }
+}
+
+/// What a branch after the last one would read, `[batch, length, width]`.
+pub struct Gather;
+
+impl Layer for Gather {
+    type State = ();
+
+    fn state(&self, _: &CachePlan) {}
+
+    fn forward(&self, _: &Array, (): &mut (), step: &Step) -> Result<Array> {
+        Ok(input(step))
+    }
+}
+
+fn input(step: &Step) -> Array {
+    step.noted(Note::Branch).expect("streams are spread before branches read them")
+}
+
+/// A branch of the streams, between [`Spread`] and [`Gather`].
+pub struct Connected<L> {
+    /// How it joins them.
+    pub connection: HyperConnection,
+    /// The norm of what it reads.
+    pub norm: Norm,
+    /// What it makes of that.
+    pub inner: L,
+}
+
+impl<L: Layer> Layer for Connected<L> {
+    type State = L::State;
+
+    fn state(&self, plan: &CachePlan) -> L::State {
+        self.inner.state(plan)
+    }
+
+    fn forward(&self, streams: &Array, state: &mut L::State, step: &Step) -> Result<Array> {
+        let [next, write, moved] = self.connection.mixtures(streams)?;
+        let y = self.inner.forward(&self.norm.forward(&input(step))?, state, step)?;
+        let y = y.expand_dims(-2)?.multiply(write.expand_dims(-1)?)?;
+        let kept = moved.expand_dims(-1)?.multiply(streams.expand_dims(-2)?)?.sum_axis(2, false)?;
+        let streams = y.add(kept)?.as_dtype(streams.dtype())?;
+        let next = streams.as_dtype(Dtype::Float32)?.multiply(next.expand_dims(-1)?)?;
+        let next = next.sum_axis(2, false)?.as_dtype(streams.dtype())?;
+        step.note(Note::Branch, Some(next));
+        Ok(streams)
+    }
 }
 
 /// How one branch joins the streams.
@@ -47,7 +108,7 @@ impl HyperConnection {
     pub fn read(w: &Scope, prefix: &str, width: i32, sizes: HyperSizes, eps: f32) -> Result<Self> {
         // The iterations are unrolled, and have long converged.
         const MOST_ITERATIONS: i32 = 256;
-        let HyperSizes { hc_mult: streams, hc_sinkhorn_iters: iterations, .. } = sizes;
+        let (streams, iterations) = (*sizes.hc_mult, *sizes.hc_sinkhorn_iters);
         if iterations > MOST_ITERATIONS {
             let reason = format!("{iterations} iterations, more than {MOST_ITERATIONS}");
             return Err(Error::config("hc_sinkhorn_iters", reason));
@@ -69,26 +130,10 @@ impl HyperConnection {
         })
     }
 
-    /// Lets `branch` read `x` `[batch, length, width]` and write to the streams
-    /// `[batch, length, streams, width]`; gives the streams and what the next branch reads.
-    pub fn forward(
-        &self,
-        [streams, x]: [&Array; 2],
-        branch: impl FnOnce(&Array) -> Result<Array>,
-    ) -> Result<[Array; 2]> {
-        let [read, write, moved] = self.mixtures(streams)?;
-        let y = branch(x)?.expand_dims(-2)?.multiply(write.expand_dims(-1)?)?;
-        let kept = moved.expand_dims(-1)?.multiply(streams.expand_dims(-2)?)?.sum_axis(2, false)?;
-        let streams = y.add(kept)?.as_dtype(streams.dtype())?;
-        let next = streams.as_dtype(Dtype::Float32)?.multiply(read.expand_dims(-1)?)?;
-        let next = next.sum_axis(2, false)?.as_dtype(streams.dtype())?;
-        Ok([streams, next])
-    }
-
     /// What the next branch reads of each stream and this one writes to each `[batch, length,
     /// streams]`, and what moves from each to each, `[…, from, to]`; in single precision.
     fn mixtures(&self, streams: &Array) -> Result<[Array; 3]> {
-        let (count, eps) = (self.sizes.hc_mult, Array::from_f32(self.sizes.hc_eps));
+        let (count, eps) = (*self.sizes.hc_mult, Array::from_f32(*self.sizes.hc_eps));
         let flat = self.norm.forward(&streams.flatten(-2, -1)?.as_dtype(Dtype::Float32)?)?;
         let all = self.mixtures.forward(&flat)?.multiply(&self.factors)?.add(&self.base)?;
         let part = |from, to| mlx::slice(&all, 2, from, to);
@@ -100,7 +145,7 @@ impl HyperConnection {
             Ok(x.divide(x.sum_axis(axis, true)?.add(&eps)?)?)
         };
         let mut moved = normalized(&moved, -2)?;
-        for _ in 1..self.sizes.hc_sinkhorn_iters {
+        for _ in 1..*self.sizes.hc_sinkhorn_iters {
             moved = normalized(&normalized(&moved, -1)?, -2)?;
         }
         Ok([read, write, moved])

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     config::{self, Text},
     error::Result,
+    layer::{Note, Step},
     mlx,
     model::Embedded,
     weights::Scope,
@@ -41,8 +42,8 @@ impl LayerInputs {
         })
     }
 
-    /// Those of all layers, `[batch, length, layers, width]`.
-    pub fn forward(&self, x: &Embedded) -> Result<Array> {
+    /// Leaves those of all layers in the step.
+    pub fn leave(&self, x: &Embedded, step: &Step) -> Result<()> {
         let constant = |value: f32| mlx::scalar(value, x.hidden.dtype());
         let shape = [x.ids.dim(0), x.ids.dim(1), self.layers, self.width];
         let token = self.table.lookup(&x.ids)?.multiply(constant((self.width as f32).sqrt())?)?;
@@ -50,7 +51,9 @@ impl LayerInputs {
         let context = context.multiply(constant((x.hidden.dim(-1) as f32).powf(-0.5))?)?;
         let context = self.norm.forward(&context.reshape(&shape)?)?;
         let sum = context.add(token.reshape(&shape)?)?;
-        Ok(sum.multiply(constant(std::f32::consts::FRAC_1_SQRT_2)?)?)
+        let inputs = sum.multiply(constant(std::f32::consts::FRAC_1_SQRT_2)?)?;
+        step.note(Note::Inputs, Some(inputs));
+        Ok(())
     }
 }
 
@@ -59,25 +62,31 @@ pub struct InputGate {
     gate: Linear,
     projection: Linear,
     norm: Norm,
+    layer: i32,
 }
 
 impl InputGate {
-    /// Reads the two projections and the norm; `width` is that of the input.
+    /// Reads the two projections and the norm of this layer; `width` is that of the input.
     ///
     /// # Errors
     /// As [`Scope::linear`].
-    pub fn read(w: &Scope, c: &Text, width: i32) -> Result<Self> {
+    pub fn read(w: &Scope, c: &Text, width: i32, layer: i32) -> Result<Self> {
         Ok(InputGate {
             gate: w.linear("per_layer_input_gate", c.hidden_size, width)?,
             projection: w.linear("per_layer_projection", width, c.hidden_size)?,
             norm: w.rms_norm("post_per_layer_input_norm", c.hidden_size, c.rms_norm_eps)?,
+            layer,
         })
     }
 
-    /// The residual stream `[batch, length, hidden]` and the layer's input `[batch, length, width]`
-    /// to what joins the stream.
-    pub fn forward(&self, h: &Array, input: &Array) -> Result<Array> {
-        let gated = geglu_tanh(&self.gate.forward(h)?, input)?;
+    /// The residual stream `[batch, length, hidden]` to what joins it of the inputs of the step.
+    ///
+    /// # Panics
+    /// Without [`LayerInputs::leave`] before: a family's mistake, not its checkpoint's.
+    pub fn forward(&self, h: &Array, step: &Step) -> Result<Array> {
+        let inputs = step.noted(Note::Inputs).expect("inputs come before layers");
+        let input = mlx::slice(&inputs, 2, self.layer, self.layer + 1)?.squeeze_axes(&[2])?;
+        let gated = geglu_tanh(&self.gate.forward(h)?, &input)?;
         self.norm.forward(&self.projection.forward(&gated)?)
     }
 }

@@ -1,7 +1,9 @@
 //! Mechanisms that families compose, one file each.
 
 pub mod activation;
+pub mod altup;
 pub mod attention;
+pub mod block_attention;
 pub mod compressed;
 pub mod compressed_attention;
 pub mod compression;
@@ -10,6 +12,7 @@ pub mod ffn;
 pub mod gated_attention;
 pub mod group_indexer;
 pub mod hyper_connection;
+mod indexer;
 pub mod kv;
 pub mod latent;
 pub mod layer_inputs;
@@ -26,4 +29,6 @@ pub mod rounding;
 pub mod router;
 pub mod seen;
 pub mod shared_keys;
+pub mod sparse_mla;
 pub mod tail_rope;
+mod wavelengths;

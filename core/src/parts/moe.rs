@@ -141,6 +141,12 @@ impl Moe {
     pub fn new(router: impl Router + 'static, experts: GatedExperts) -> Self {
         Moe { router: Box::new(router), experts }
     }
+
+    /// `[batch, length, width]` to the same.
+    pub fn apply(&self, x: &Array) -> Result<Array> {
+        let (ids, weights) = self.router.route(x)?;
+        mix(&self.experts.forward(x, &ids)?, &weights)
+    }
 }
 
 impl Layer for Moe {
@@ -149,7 +155,6 @@ impl Layer for Moe {
     fn state(&self, _: &CachePlan) {}
 
     fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
-        let (ids, weights) = self.router.route(x)?;
-        mix(&self.experts.forward(x, &ids)?, &weights)
+        self.apply(x)
     }
 }

@@ -1,14 +1,14 @@
 //! Rotary position embedding ([Su et al. 2021](https://arxiv.org/abs/2104.09864)) and the ways to
 //! stretch it to longer contexts. Follows `rope_utils` of mlx-lm.
 
+use super::wavelengths::{exponents, llama3, longrope, missing, proportional, required, yarn};
 use crate::{
-    config::{RopeScaling, Text},
+    config::{RopeScaling, Size, Text},
     error::{Error, Result},
     layer::Step,
     mlx,
 };
 use mlx_rs::{Array, fast, ops};
-use std::f64::consts::PI;
 
 /// How queries and keys `[batch, heads, length, head_dim]` are rotated.
 #[derive(Clone)]
@@ -71,11 +71,12 @@ impl Rope {
         Self::scaled(dims, c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
     }
 
-    /// As [`Rope::partial`], with the `rotary_dim` of a config.
+    /// As [`Rope::partial`], with the `rotary_dim` of a config; without, its share or the whole.
     ///
     /// # Errors
     /// As [`Rope::of`], and when a head has fewer elements.
-    pub fn rotary_dim(c: &Text, dims: i32) -> Result<Self> {
+    pub fn rotary_dim(c: &Text, dims: Option<Size>) -> Result<Self> {
+        let Some(Size(dims)) = dims else { return Self::share(c, 1.0) };
         if dims > c.head_dim() {
             let reason = format!("{dims} of the {} elements of a head", c.head_dim());
             return Err(Error::config("rotary_dim", reason));
@@ -91,6 +92,17 @@ impl Rope {
         let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
         let share = c.partial_rotary_factor.or(nested).unwrap_or(default);
         Self::partial(c, share_of_head(c, share, "partial_rotary_factor")?)
+    }
+
+    /// What the parameters of one kind of layer ask for; `base` is that of those who name none.
+    ///
+    /// # Errors
+    /// As [`Rope::of`], and for more than the whole of each head.
+    pub fn of_kind(c: &Text, own: &RopeScaling, base: f32) -> Result<Self> {
+        let share = own.partial_rotary_factor.unwrap_or(1.0);
+        let (dims, base) =
+            (share_of_head(c, share, "partial_rotary_factor")?, own.rope_theta.unwrap_or(base));
+        Self::scaled(dims, base, c.rope_traditional, Some(own), c.max_position_embeddings)
     }
 
     /// Frequencies from a base alone.
@@ -120,8 +132,7 @@ impl Rope {
         let plain = Rope::Base { dims, traditional, base, scale: 1.0 };
         let Some(s) = scaling else { return Ok(plain) };
         let context = || context.map(f64::from).ok_or_else(|| missing("max_position_embeddings"));
-        let frequencies = |wavelengths, magnitude: f64| {
-            let magnitude = magnitude as f32;
+        let frequencies = |(wavelengths, magnitude)| {
             Ok(Rope::Frequencies { dims, traditional, wavelengths, magnitude })
         };
         match s.kind() {
@@ -134,36 +145,14 @@ impl Rope {
                 let factor = required(s.factor, "factor")? as f32;
                 Ok(Rope::Dynamic { dims, traditional, base, factor, trained: context()? as f32 })
             }
-            "llama3" => frequencies(llama3(wavelengths(dims, base)?, s)?, 1.0),
-            "yarn" | "deepseek_yarn" | "telechat3-yarn" => yarn(dims, base, s)
-                .and_then(|(wavelengths, magnitude)| frequencies(wavelengths, magnitude)),
+            "llama3" => frequencies((llama3(dims, base, s)?, 1.0)),
+            "yarn" | "deepseek_yarn" | "telechat3-yarn" => frequencies(yarn(dims, base, s)?),
             "longrope" | "su" => {
-                let original = required(s.original_max_position_embeddings, ORIGINAL)?;
-                let factors = s.long_factor.as_ref().ok_or_else(|| missing("long_factor"))?;
-                if factors.len() as i32 != dims / 2 {
-                    let reason = format!("{} factors for {} frequencies", factors.len(), dims / 2);
-                    return Err(Error::config("rope_scaling.long_factor", reason));
-                }
-                let stretch = context()? / original;
-                let magnitude =
-                    if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / original.ln()).sqrt() };
-                let factors = Array::from_slice(factors, &[dims / 2]);
-                let wavelengths = factors.multiply(wavelengths(dims, base)?)?;
+                let (wavelengths, magnitude) = longrope(dims, base, s, context()?)?;
                 // Pairs are halves here, whatever the config says.
-                let magnitude = magnitude as f32;
                 Ok(Rope::Frequencies { dims, traditional: false, wavelengths, magnitude })
             }
-            "proportional" => {
-                let share = s.partial_rotary_factor.unwrap_or(1.0).clamp(0.0, 1.0);
-                let rotated = (f64::from(dims) * share) as i32 / 2;
-                let factor = mlx::scalar(s.factor.unwrap_or(1.0) as f32, mlx_rs::Dtype::Float32)?;
-                let all = wavelengths(dims, base)?.multiply(factor)?;
-                // An infinite wavelength leaves its pair where it is.
-                let still = vec![f32::INFINITY; (dims / 2 - rotated) as usize];
-                let still = Array::from_slice(&still, &[dims / 2 - rotated]);
-                let moving = mlx::slice(&all, 0, 0, rotated)?;
-                frequencies(ops::concatenate(&[moving, still], 0)?, 1.0)
-            }
+            "proportional" => frequencies((proportional(dims, base, s)?, 1.0)),
             kind => Err(Error::config("rope_scaling.rope_type", format!("`{kind}` is not known"))),
         }
     }
@@ -204,72 +193,6 @@ pub fn share_of_head(c: &Text, share: f64, field: &str) -> Result<i32> {
         return Ok((f64::from(c.head_dim()) * share) as i32);
     }
     Err(Error::config(field, format!("{share} is no share of a head")))
-}
-
-const ORIGINAL: &str = "original_max_position_embeddings";
-
-fn missing(field: &str) -> Error {
-    Error::config(format!("rope_scaling.{field}"), "missing for this kind of scaling")
-}
-
-fn required(value: Option<f64>, field: &str) -> Result<f64> {
-    match value {
-        Some(value) if value > 0.0 && value.is_finite() => Ok(value),
-        Some(value) => {
-            Err(Error::config(format!("rope_scaling.{field}"), format!("{value} is not positive")))
-        }
-        None => Err(missing(field)),
-    }
-}
-
-/// `2i / dims` for each pair.
-fn exponents(dims: i32) -> Result<Array> {
-    Ok(ops::arange::<_, f32>(0, dims, 2)?.divide(Array::from_f32(dims as f32))?)
-}
-
-/// `base^(2i / dims)`: wavelengths over 2π.
-pub(crate) fn wavelengths(dims: i32, base: f32) -> Result<Array> {
-    Ok(Array::from_f32(base).power(exponents(dims)?)?)
-}
-
-/// Llama 3.1: long wavelengths are stretched, short ones stay, with a smooth passage between.
-fn llama3(wavelengths: Array, s: &RopeScaling) -> Result<Array> {
-    let constant = |value: f64| Array::from_f32(value as f32);
-    let factor = required(s.factor, "factor")?;
-    let (low, high) = (s.low_freq_factor.unwrap_or(1.0), s.high_freq_factor.unwrap_or(4.0));
-    let original = s.original_max_position_embeddings.unwrap_or(8192.0);
-    let (longest, shortest) = (constant(original / low), constant(original / high));
-    let cycle = wavelengths.multiply(constant(2.0 * PI))?;
-    let stretched =
-        ops::select(&cycle.gt(&longest)?, wavelengths.multiply(constant(factor))?, &wavelengths)?;
-    let smooth = constant(original).divide(&cycle)?.subtract(constant(low))?;
-    let smooth = smooth.divide(constant(high - low))?;
-    let blend = constant(1.0).subtract(&smooth)?.divide(constant(factor))?.add(&smooth)?;
-    let between = cycle.gt(&shortest)?.logical_and(cycle.lt(&longest)?)?;
-    Ok(ops::select(&between, stretched.divide(&blend)?, &stretched)?)
-}
-
-/// YaRN ([Peng et al. 2023](https://arxiv.org/abs/2309.00071)): wavelengths and magnitude.
-fn yarn(dims: i32, base: f32, s: &RopeScaling) -> Result<(Array, f64)> {
-    let constant = |value: f64| Array::from_f32(value as f32);
-    let factor = required(s.factor, "factor")?;
-    let original = required(s.original_max_position_embeddings.or(Some(4096.0)), ORIGINAL)?;
-    let (d, log_base) = (f64::from(dims), f64::from(base).ln());
-    let pair = |rotations: f64| d * (original / (rotations * 2.0 * PI)).ln() / (2.0 * log_base);
-    let low = pair(s.beta_fast.unwrap_or(32.0)).floor().max(0.0);
-    let high = pair(s.beta_slow.unwrap_or(1.0)).ceil().min(d - 1.0);
-    let high = if low == high { high + 0.001 } else { high };
-    let magnitude = |strength: f64| {
-        if factor <= 1.0 { 1.0 } else { 0.1 * strength * factor.ln() + 1.0 }
-    };
-    let magnitude = magnitude(s.mscale.unwrap_or(1.0)) / magnitude(s.mscale_all_dim.unwrap_or(0.0));
-    let own = wavelengths(dims, base)?;
-    let stretched = own.multiply(constant(factor))?;
-    let pairs = ops::arange::<_, f32>(0, dims / 2, None)?;
-    let ramp = pairs.subtract(constant(low))?.divide(constant(high - low))?;
-    let keep = constant(1.0).subtract(ops::clip(&ramp, (constant(0.0), constant(1.0)))?)?;
-    let mixed = stretched.multiply(&keep)?.add(own.multiply(constant(1.0).subtract(&keep)?)?)?;
-    Ok((stretched.multiply(&own)?.divide(&mixed)?, magnitude))
 }
 
 /// Multiplies the first `dims` elements of the last axis.

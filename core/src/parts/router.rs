@@ -1,8 +1,8 @@
 //! Which experts a token goes to, and how much each of them counts.
 
-use super::linear::Linear;
+use super::{activation::softplus, linear::Linear};
 use crate::{
-    config,
+    config::{self, Json},
     error::{Error, Result},
     mlx,
 };
@@ -13,6 +13,13 @@ use serde::Deserialize;
 pub trait Router {
     /// Tokens `[…, width]` to the ids of their experts and to weights, both `[…, k]`.
     fn route(&self, x: &Array) -> Result<(Array, Array)>;
+}
+
+/// A family may bring its own as a function.
+impl<R: Fn(&Array) -> Result<(Array, Array)>> Router for R {
+    fn route(&self, x: &Array) -> Result<(Array, Array)> {
+        self(x)
+    }
 }
 
 /// The ids `[…, k]` of the largest of scores `[…, experts]`, in no order.
@@ -125,6 +132,16 @@ pub struct LossFreeRouting {
 }
 
 /// From logits to scores `[…, experts]`, both in single precision.
+impl LossFreeRouting {
+    /// Reads the fields, of which some may have other names: `(theirs, ours)`.
+    ///
+    /// # Errors
+    /// As [`config::read`], with their names.
+    pub fn read(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
+        config::read_renamed(config, names, config::read)
+    }
+}
+
 type Score = Box<dyn Fn(&Array) -> Result<Array>>;
 
 /// A router that was balanced without an auxiliary loss
@@ -150,12 +167,11 @@ impl LossFreeRouter {
     pub fn new(logits: Linear, correction: Option<Array>, c: &LossFreeRouting) -> Result<Self> {
         let (count, groups) = (c.n_routed_experts, c.n_group.unwrap_or(1));
         check_choice("num_experts_per_tok", (count, c.num_experts_per_tok))?;
-        if groups > 1 && (count % groups != 0 || count / groups < 2) {
-            let reason = format!("{count} experts are not {groups} equal groups of two or more");
-            return Err(Error::config("n_group", reason));
-        }
-        if groups > 1 && c.topk_group.unwrap_or(1) > groups {
-            return Err(Error::config("topk_group", format!("there are only {groups} groups")));
+        if groups > 1 {
+            check_groups(count, [groups, c.topk_group.unwrap_or(1)])?;
+            if count / groups < 2 {
+                return Err(Error::config("n_group", format!("{groups} groups of one expert")));
+            }
         }
         let normalize = c.norm_topk_prob && c.num_experts_per_tok > 1;
         let (c, score, top_k) = (c.clone(), Box::new(sigmoid), first_top_k);
@@ -221,6 +237,34 @@ impl Router for LossFreeRouter {
 /// Scores that do not compete.
 pub fn sigmoid(logits: &Array) -> Result<Array> {
     Ok(ops::sigmoid(logits)?)
+}
+
+/// The function from logits to scores that a field of the config names.
+///
+/// # Errors
+/// [`Error::Config`] about the field.
+pub fn score(config: &Json, field: &str) -> Result<fn(&Array) -> Result<Array>> {
+    Ok(match config::field::<String>(config, field)?.as_str() {
+        "sigmoid" => sigmoid,
+        "softmax" => softmax,
+        "sqrtsoftplus" => |logits| Ok(softplus(logits)?.sqrt()?),
+        name => return Err(Error::config(field, format!("`{name}` is not known"))),
+    })
+}
+
+/// Checks that experts make equal groups, of which a token takes no more than there are.
+///
+/// # Errors
+/// [`Error::Config`] about `n_group` or `topk_group`.
+pub fn check_groups(count: i32, [groups, taken]: [i32; 2]) -> Result<()> {
+    if count % groups != 0 {
+        let reason = format!("{count} experts are not {groups} equal groups");
+        return Err(Error::config("n_group", reason));
+    }
+    if taken > groups {
+        return Err(Error::config("topk_group", format!("there are only {groups} groups")));
+    }
+    Ok(())
 }
 
 /// Scores that sum to one.

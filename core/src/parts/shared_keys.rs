@@ -4,7 +4,7 @@
 
 use super::{
     attention::{join_heads, split_heads},
-    kv::{Kv, Scores, Seen},
+    kv::{Kv, Scores},
     linear::Linear,
     norm::Norm,
     rope::Rope,
@@ -41,123 +41,96 @@ pub fn lender(
     }
 }
 
-/// The half of attention that every layer has for itself.
-pub struct Queries {
+/// What one layer's attention has for itself, beside the sizes.
+pub struct Place {
+    /// Which layer it is.
+    pub layer: i32,
+    /// Whose keys and values it attends over; its own when absent.
+    pub lender: Option<i32>,
+    /// How far it looks back, the token itself included.
+    pub window: Option<i32>,
+    /// How queries and keys are rotated.
+    pub rope: Rope,
+    /// Whether values are the keys before their norm.
+    pub keys_are_values: bool,
+}
+
+/// Attention of one layer.
+pub struct SharedKeys {
     q: Linear,
-    norm: Norm,
-    rope: Rope,
+    q_norm: Norm,
     output: Linear,
     heads: i32,
-    head_dim: i32,
+    own: Option<OwnKeys>,
+    place: Place,
 }
 
-impl Queries {
-    /// Reads the projections of queries and of the output, and the norm between.
-    ///
-    /// # Errors
-    /// As [`Scope::linear`]; [`Error::Config`] when all heads together are too wide.
-    pub fn read(w: &Scope, c: &Text, head_dim: i32, rope: Rope) -> Result<Self> {
-        let (width, heads) = (c.hidden_size, c.num_attention_heads);
-        let all = config::product("head_dim", [heads, head_dim])?;
-        Ok(Queries {
-            q: w.linear("q_proj", width, all)?,
-            norm: w.rms_norm("q_norm", head_dim, c.rms_norm_eps)?,
-            rope,
-            output: w.linear("o_proj", all, width)?,
-            heads,
-            head_dim,
-        })
-    }
-
-    fn attend(&self, x: &Array, seen: &Seen, step: &Step) -> Result<Array> {
-        let q = self.norm.forward(&split_heads(&self.q.forward(x)?, self.heads)?)?;
-        let scores = Scores { scale: 1.0, sinks: None };
-        let y = seen.attend(&self.rope.forward(&q, step)?, &scores, step)?;
-        self.output.forward(&join_heads(&y)?)
-    }
-}
-
-/// Attention over keys and values of its own, which it lends.
-pub struct OwnKeys {
-    queries: Queries,
+/// What a layer has that lends.
+struct OwnKeys {
     k: Linear,
-    /// Values are the keys before their norm where there is none.
     v: Option<Linear>,
     k_norm: Norm,
     v_norm: Norm,
     heads: i32,
-    window: Option<i32>,
-    layer: i32,
 }
 
-impl OwnKeys {
-    /// Reads the projections of keys and, unless they are one, values.
+impl SharedKeys {
+    /// Reads the projections, and the norms between; checkpoints carry keys and values that nobody
+    /// uses.
     ///
     /// # Errors
-    /// As [`Scope::linear`].
-    pub fn read(w: &Scope, c: &Text, queries: Queries, has_values: bool) -> Result<Self> {
-        let (heads, head_dim) = (c.kv_heads(), queries.head_dim);
-        let read = |name| w.linear(name, c.hidden_size, heads * head_dim);
-        Ok(OwnKeys {
-            k: read("k_proj")?,
-            v: has_values.then(|| read("v_proj")).transpose()?,
-            k_norm: w.rms_norm("k_norm", head_dim, c.rms_norm_eps)?,
-            v_norm: Norm::Rms { weight: None, eps: c.rms_norm_eps },
-            queries,
+    /// As [`Scope::linear`]; [`Error::Config`] when all heads together are too wide.
+    pub fn read(w: &Scope, c: &Text, place: Place) -> Result<Self> {
+        let (width, heads, head_dim) = (c.hidden_size, c.num_attention_heads, c.head_dim());
+        let all = config::product("head_dim", [heads, head_dim])?;
+        let own = || -> Result<OwnKeys> {
+            let read = |name| w.linear(name, width, c.kv_heads() * head_dim);
+            Ok(OwnKeys {
+                k: read("k_proj")?,
+                v: (!place.keys_are_values).then(|| read("v_proj")).transpose()?,
+                k_norm: w.rms_norm("k_norm", head_dim, c.rms_norm_eps)?,
+                v_norm: Norm::Rms { weight: None, eps: c.rms_norm_eps },
+                heads: c.kv_heads(),
+            })
+        };
+        let own = place.lender.is_none().then(own).transpose()?;
+        if own.is_none() {
+            for unused in ["k_proj", "v_proj", "k_norm"] {
+                w.ignore(unused);
+            }
+        }
+        Ok(SharedKeys {
+            q: w.linear("q_proj", width, all)?,
+            q_norm: w.rms_norm("q_norm", head_dim, c.rms_norm_eps)?,
+            output: w.linear("o_proj", all, width)?,
             heads,
-            window: None,
-            layer: 0,
+            own,
+            place,
         })
     }
-
-    /// The layer that it is, by which others borrow from it, and how far it looks back.
-    pub fn place(self, layer: i32, window: Option<i32>) -> Self {
-        OwnKeys { layer, window, ..self }
-    }
 }
 
-impl Layer for OwnKeys {
-    type State = Kv;
+impl Layer for SharedKeys {
+    type State = Option<Kv>;
 
-    fn state(&self, plan: &CachePlan) -> Kv {
-        Kv::new(self.window, plan)
+    fn state(&self, plan: &CachePlan) -> Option<Kv> {
+        self.own.as_ref().map(|_| Kv::new(self.place.window, plan))
     }
 
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
-        let keys = split_heads(&self.k.forward(x)?, self.heads)?;
-        let values = match &self.v {
-            Some(v) => split_heads(&v.forward(x)?, self.heads)?,
-            None => keys.clone(),
-        };
-        let keys = self.queries.rope.forward(&self.k_norm.forward(&keys)?, step)?;
-        let seen = kv.update(keys, self.v_norm.forward(&values)?, step)?;
-        step.lend(self.layer, seen.clone());
-        self.queries.attend(x, &seen, step)
-    }
-}
-
-/// Attention over the keys and values of an earlier layer.
-pub struct BorrowedKeys {
-    queries: Queries,
-    lender: i32,
-}
-
-impl BorrowedKeys {
-    /// Composes it; checkpoints carry keys and values that nobody uses.
-    pub fn read(w: &Scope, queries: Queries, lender: i32) -> Self {
-        for unused in ["k_proj", "v_proj", "k_norm"] {
-            w.ignore(unused);
+    fn forward(&self, x: &Array, kv: &mut Option<Kv>, step: &Step) -> Result<Array> {
+        let Place { layer, lender, rope, .. } = &self.place;
+        if let (Some(own), Some(kv)) = (&self.own, kv) {
+            let keys = split_heads(&own.k.forward(x)?, own.heads)?;
+            let values = match &own.v {
+                Some(v) => split_heads(&v.forward(x)?, own.heads)?,
+                None => keys.clone(),
+            };
+            let keys = rope.forward(&own.k_norm.forward(&keys)?, step)?;
+            step.lend(*layer, kv.update(keys, own.v_norm.forward(&values)?, step)?);
         }
-        BorrowedKeys { queries, lender }
-    }
-}
-
-impl Layer for BorrowedKeys {
-    type State = ();
-
-    fn state(&self, _: &CachePlan) {}
-
-    fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
-        self.queries.attend(x, &step.lent(self.lender), step)
+        let q = self.q_norm.forward(&split_heads(&self.q.forward(x)?, self.heads)?)?;
+        let (q, seen) = (rope.forward(&q, step)?, step.lent(lender.unwrap_or(*layer)));
+        let y = seen.attend(&q, &Scores { scale: 1.0, sinks: None }, step)?;
+        self.output.forward(&join_heads(&y)?)
     }
 }

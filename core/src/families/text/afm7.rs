@@ -2,21 +2,14 @@
 //! neighbouring pairs are rotated; the upper layers attend over the keys of the last lower one.
 //! Follows `afm7` of mlx-lm.
 
-use super::phi3;
-use crate::{
-    parts::attention::{join_heads, split_heads},
-    prelude::*,
-};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["afm7"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::count")]
-    num_kv_reuse_layers: i32,
-    #[serde(deserialize_with = "config::positive")]
-    hidden_dim_scale_factor: f32,
+    num_kv_reuse_layers: Count,
+    hidden_dim_scale_factor: Positive<f64>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -28,32 +21,26 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     (c.rope_traditional, c.head_dim) = (true, None);
-    let width = c.hidden_size;
-    let inner = (f64::from(width) * f64::from(e.hidden_dim_scale_factor)) as i32;
+    let inner = (f64::from(c.hidden_size) * *e.hidden_dim_scale_factor) as i32;
     c.intermediate_size = config::product("hidden_dim_scale_factor", [inner, 1])?;
-    let own = c.num_hidden_layers - e.num_kv_reuse_layers;
+    let own = c.num_hidden_layers - *e.num_kv_reuse_layers;
     if own < 1 {
-        let reason = format!("{} of {} layers", e.num_kv_reuse_layers, c.num_hidden_layers);
+        let reason = format!("{} of {} layers", *e.num_kv_reuse_layers, c.num_hidden_layers);
         return Err(Error::config("num_kv_reuse_layers", reason));
     }
     let body = w.at("model");
-    let mlp = |w: &Scope| Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu);
-    let lower = (0..own).map(|i| {
-        let w = body.at("layers").at(i);
-        let lends = i == own - 1;
-        pre_norm(&w, &c, own_keys(&w.at("self_attn"), &c, lends)?, mlp(&w)?)
-    });
-    let upper = (0..e.num_kv_reuse_layers).map(|i| {
-        let w = body.at("kv_reuse_layers").at(i);
-        pre_norm(&w, &c, BorrowedKeys::read(&w.at("self_attn"), &c)?, mlp(&w)?)
-    });
-    Ok(Box::new(Decoder {
-        embedding: body.embedding("embedding", c.vocab_size, width)?,
-        embedding_scale: None,
-        blocks: lower.chain(upper).collect::<Result<_>>()?,
-        norm: body.rms_norm("output_norm", width, c.rms_norm_eps)?,
-        head: Head::read(w, Some(true), width, c.vocab_size)?,
-    }))
+    let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
+    let names = ["embedding", "layers", "output_norm"];
+    Ok(Box::new(Decoder::named(&body, names, &c, head, |i, lower| {
+        let upper = body.at("kv_reuse_layers").at(i - own);
+        let w = if i < own { lower } else { &upper };
+        let (a, mlp) = (w.at("self_attn"), dense(&w.at("mlp"), &c)?);
+        if i < own {
+            pre_norm(w, &c, own_keys(&a, &c, i == own - 1)?, mlp)
+        } else {
+            pre_norm(w, &c, BorrowedKeys::read(&a, &c)?, mlp)
+        }
+    })?))
 }
 
 /// The norms of heads have this one, whatever the config says.
@@ -61,25 +48,20 @@ const HEAD_EPS: f32 = 1e-5;
 /// The one layer that lends.
 const LENDER: i32 = 0;
 
-fn scores(c: &Text) -> Scores {
-    Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None }
-}
-
 /// Attention over keys and values of its own.
 fn own_keys(w: &Scope, c: &Text, lends: bool) -> Result<impl Layer + 'static> {
     let norm = |name| w.rms_norm(name, c.head_dim(), HEAD_EPS);
-    let attention = phi3::attention(w, ["qkv_proj", "out_proj"], c, Rope::of(c)?)?
+    let attention = Attention::fused(w, ["qkv_proj", "out_proj"], c, Rope::of(c)?)?
         .qk_norm(QkNorm::AfterRope(norm("q_norm")?, norm("k_norm")?));
     let k_scale = w.tensor("quant_key_scale", &[])?;
     let v_scale = w.tensor("quant_value_scale", &[])?;
-    let scores = scores(c);
     Ok(attention.run_by(move |attention, x, kv, step| {
         let [q, k, v] = attention.heads(x, step)?;
         let seen = kv.update(round(&k, &k_scale)?, round(&v, &v_scale)?, step)?;
         if lends {
             step.lend(LENDER, seen.clone());
         }
-        attention.project(&join_heads(&seen.attend(&q, &scores, step)?)?)
+        attention.project(&join_heads(&seen.attend(&q, &attention.scores, step)?)?)
     }))
 }
 
@@ -108,7 +90,7 @@ impl BorrowedKeys {
             norm: w.rms_norm("q_norm", c.head_dim(), HEAD_EPS)?,
             output: w.linear("out_proj", c.hidden_size, c.hidden_size)?,
             heads: c.num_attention_heads,
-            scores: scores(c),
+            scores: Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None },
         })
     }
 }

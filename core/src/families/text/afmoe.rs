@@ -6,25 +6,15 @@ use super::{
     glm4_moe::{beside_shared, stacked},
     qwen3,
 };
-use crate::{
-    parts::{
-        gated_attention::{gated_attention, sigmoid},
-        router,
-    },
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["afmoe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(deserialize_with = "config::count")]
-    num_shared_experts: i32,
-    #[serde(deserialize_with = "config::count")]
-    num_dense_layers: i32,
-    score_func: String,
+    moe_intermediate_size: Size,
+    num_shared_experts: Count,
+    num_dense_layers: Count,
     mup_enabled: bool,
 }
 
@@ -33,6 +23,9 @@ const NAMES: &[(&str, &str)] = &[
     ("route_norm", "norm_topk_prob"),
     ("route_scale", "routed_scaling_factor"),
 ];
+
+const NORMS: [&str; 4] =
+    ["input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
@@ -45,43 +38,33 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "mup_enabled": true,
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let routing: LossFreeRouting = config::read_renamed(config, NAMES, config::read)?;
     if c.layer_types.is_none() {
         return Err(Error::config("layer_types", "missing"));
     }
     let rope = Rope::of(&c)?;
     let decoder = Decoder::stack(w, &c, |i, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let window = c.window(i)?;
+        let (a, mlp, window) = (w.at("self_attn"), w.at("mlp"), c.window(i)?);
         let rope = if window.is_some() { rope.clone() } else { Rope::None };
-        let mlp = w.at("mlp");
-        let ffn = if i < e.num_dense_layers {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
-        } else {
-            experts(&mlp, &c, &e, &routing)?
-        };
-        let (a, [queries, _]) = (w.at("self_attn"), c.qk_widths());
-        let attention = gated_attention(
-            qwen3::attention(&a, &c, rope)?.window(window),
-            (a.linear("gate_proj", c.hidden_size, queries)?, queries),
-            sigmoid,
-        );
-        let (before, after) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
-        Ok(Block::new((
-            Residual::sandwich(before, attention, after),
-            Residual::sandwich(norm("pre_mlp_layernorm")?, ffn, norm("post_mlp_layernorm")?),
-        )))
+        let [queries, _] = c.qk_widths();
+        let gate = (a.linear("gate_proj", c.hidden_size, queries)?, queries);
+        let attention = qwen3::attention(&a, &c, rope)?.window(window);
+        let attention = gated_attention(attention, gate, router::sigmoid);
+        let is_dense = i < *e.num_dense_layers;
+        let ffn = if is_dense { dense(&mlp, &c)? } else { experts(&mlp, &c, &e, config)? };
+        Ok(Block::new(sandwich(norm, NORMS, attention, ffn)?))
     })?;
     let embedding_scale = e.mup_enabled.then(|| (c.hidden_size as f32).sqrt());
     Ok(Box::new(Decoder { embedding_scale, ..decoder }))
 }
 
-fn experts(w: &Scope, c: &Text, e: &Config, routing: &LossFreeRouting) -> Result<Ffn> {
-    let count = routing.n_routed_experts;
+fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
+    let routing = LossFreeRouting::read(config, NAMES)?;
+    let (count, inner) = (routing.n_routed_experts, *e.moe_intermediate_size);
     let logits = w.at("router").linear("gate", c.hidden_size, count)?;
     let bias = w.tensor("expert_bias", &[count])?;
-    let score = if e.score_func == "sigmoid" { router::sigmoid } else { router::softmax };
-    let router = LossFreeRouter::new(logits, Some(bias), routing)?.scores(score);
-    let moe = Moe::new(router, stacked(w, [count, c.hidden_size, e.moe_intermediate_size])?);
-    beside_shared(w, c, moe, [e.moe_intermediate_size, e.num_shared_experts])
+    let router = LossFreeRouter::new(logits, Some(bias), &routing)?;
+    let router = router.scores(router::score(config, "score_func")?);
+    let moe = Moe::new(router, stacked(w, [count, c.hidden_size, inner])?);
+    beside_shared(w, c, moe, [inner, *e.num_shared_experts])
 }

@@ -2,7 +2,7 @@
 //! curvature in each layer. Follows `apertus` of mlx-lm.
 
 use super::qwen3;
-use crate::{parts::activation::softplus, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["apertus"], build };
 
@@ -32,8 +32,8 @@ fn curved_mlp(w: &Scope, c: &Text) -> Result<impl Layer + 'static> {
     let down = read(w, "down_proj", c.intermediate_size, c.hidden_size)?;
     // Curvature above and below zero, slope at zero, and the largest argument of the exponential.
     let beta = w.keep(scalar("beta")?);
-    let alpha_p = w.keep(softplus(&scalar("alpha_p")?)?);
-    let alpha_n = w.keep(beta.add(softplus(&scalar("alpha_n")?)?)?);
+    let alpha_p = w.keep(activation::softplus(&scalar("alpha_p")?)?);
+    let alpha_n = w.keep(beta.add(activation::softplus(&scalar("alpha_n")?)?)?);
     let eps = w.keep(scalar("eps")?);
     Ok(Map(move |x: &Array| {
         let x = up.forward(x)?;

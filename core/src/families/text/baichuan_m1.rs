@@ -1,58 +1,65 @@
 //! Baichuan M1: Llama whose keys and values pass a convolution of two steps before they are rotated;
 //! sliding layers have heads of their own number. Follows `baichuan_m1` of mlx-lm.
 
-use crate::{
-    parts::{
-        attention::{join_heads, split_heads},
-        kv::Kv,
-    },
-    prelude::*,
-};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["baichuan_m1"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default)]
     sliding_window_layers: Vec<i32>,
-    #[serde(deserialize_with = "config::size")]
-    conv_window: i32,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    num_swa_attention_heads: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    num_swa_key_value_heads: Option<i32>,
+    num_swa_attention_heads: Option<Size>,
+    num_swa_key_value_heads: Option<Size>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let defaults = json!({"tie_word_embeddings": false});
-    let (c, e): (Text, Config) =
-        (Text::read(&config::with_defaults(config, defaults))?, config::read(config)?);
-    let mut sizes = c.clone();
-    sizes.tie_word_embeddings = Some(true);
-    let head = match c.tie_word_embeddings {
-        Some(true) => Head::read(w, Some(true), c.hidden_size, c.vocab_size)?,
-        _ => Head::new(Some(unit_rows(w, &c)?)),
-    };
-    let decoder = Decoder::stack(w, &sizes, |i, w| {
-        let slides = e.sliding_window_layers.contains(&i);
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
-        pre_norm(w, &c, ConvAttention::read(&w.at("self_attn"), &c, &e, slides)?, mlp)
+    config::only(config, json!({"conv_window": 2}))?;
+    let config = &config::with_defaults(config, json!({
+        "tie_word_embeddings": false, "sliding_window_layers": [],
+    }));
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let head = unit_head(w, &c, -1)?;
+    c.tie_word_embeddings = Some(true);
+    let decoder = Decoder::stack(w, &c, |i, w| {
+        let sizes = e.sizes(&c, e.sliding_window_layers.contains(&i))?;
+        pre_norm(w, &c, ConvAttention::read(&w.at("self_attn"), &sizes)?, dense(&w.at("mlp"), &c)?)
     })?;
     Ok(Box::new(Decoder { head, ..decoder }))
 }
 
-/// The head, whose rows are to have length 1; those of quantized checkpoints do.
-fn unit_rows(w: &Scope, c: &Text) -> Result<Linear> {
-    let head = w.at("lm_head");
-    if head.has("scales") {
-        return w.linear("lm_head", c.hidden_size, c.vocab_size);
+/// The head, whose rows or columns are to have length 1; those of quantized checkpoints do.
+pub fn unit_head(w: &Scope, c: &Text, axis: i32) -> Result<Head> {
+    if c.tie_word_embeddings == Some(true) || w.has("lm_head.scales") {
+        return Head::of(w, c);
     }
-    let weight = head.take("weight", &[c.vocab_size, c.hidden_size])?;
+    let weight = w.at("lm_head").take("weight", &[c.vocab_size, c.hidden_size])?;
     let wide = weight.as_dtype(Dtype::Float32)?;
-    let length = wide.square()?.sum_axis(-1, true)?.sqrt()?.add(Array::from_f32(1e-7))?;
-    let weight = head.keep(wide.divide(length)?.as_dtype(weight.dtype())?);
-    Ok(Linear::new(Matrix::Dense(weight), None))
+    let length = wide.square()?.sum_axis(axis, true)?.sqrt()?.add(Array::from_f32(1e-7))?;
+    let unit = Matrix::Dense(wide.divide(length)?.as_dtype(weight.dtype())?);
+    Ok(Head::new(Some(Linear::new(w.keep_matrix(unit), None))))
+}
+
+impl Config {
+    /// The sizes of a layer's heads, with a window if it slides.
+    fn sizes(&self, c: &Text, slides: bool) -> Result<Text> {
+        let mut c = Text { head_dim: None, ..c.clone() };
+        if !slides {
+            c.sliding_window = None;
+        } else if c.sliding_window.is_none() {
+            return Err(Error::config("sliding_window", "missing"));
+        } else {
+            let own = |heads: Option<Size>| heads.map(i32::from);
+            c.num_attention_heads =
+                own(self.num_swa_attention_heads).unwrap_or(c.num_attention_heads);
+            c.num_key_value_heads = own(self.num_swa_key_value_heads).or(c.num_key_value_heads);
+        }
+        c.check_heads("num_attention_heads")?;
+        if c.qk_widths()[0] != c.hidden_size {
+            let reason = format!("{} heads in a width of {}", c.num_attention_heads, c.hidden_size);
+            return Err(Error::config("num_attention_heads", reason));
+        }
+        Ok(c)
+    }
 }
 
 /// `before · x[i - 1] + own · x[i]`, rounded after each operation, as the reference does.
@@ -85,21 +92,10 @@ struct ConvAttention {
 }
 
 impl ConvAttention {
-    fn read(w: &Scope, c: &Text, e: &Config, slides: bool) -> Result<Self> {
-        let own = |heads: Option<i32>| heads.filter(|_| slides);
-        let heads = own(e.num_swa_attention_heads).unwrap_or(c.num_attention_heads);
-        let kv_heads = own(e.num_swa_key_value_heads).unwrap_or(c.kv_heads());
-        let (width, dims) = (c.hidden_size, c.hidden_size / heads);
-        if dims * heads != width || heads % kv_heads != 0 {
-            let reason = format!("{heads} heads with {kv_heads} of keys in a width of {width}");
-            return Err(Error::config("num_attention_heads", reason));
-        }
+    fn read(w: &Scope, c: &Text) -> Result<Self> {
+        let (width, dims, kv_heads) = (c.hidden_size, c.head_dim(), c.kv_heads());
         let keys = kv_heads * dims;
         let [q, k, v] = w.fused("W_pack", width, [width, keys, keys])?;
-        if e.conv_window != 2 {
-            let reason = format!("{} steps, and only 2 are supported", e.conv_window);
-            return Err(Error::config("conv_window", reason));
-        }
         // All elements of a head share its two steps.
         let conv = |name| -> Result<Conv> {
             let kernel = w.take(name, &[1, 1, kv_heads, 1, 2])?.reshape(&[kv_heads, 1, 2])?;
@@ -109,17 +105,13 @@ impl ConvAttention {
             };
             Ok(Conv { before: step(0)?, own: step(1)? })
         };
-        let window = match c.sliding_window {
-            None if slides => return Err(Error::config("sliding_window", "missing")),
-            window => window.filter(|_| slides),
-        };
         Ok(ConvAttention {
             projections: [q, k, v, w.linear("o_proj", width, width)?],
             convs: [conv("conv_k")?, conv("conv_v")?],
-            heads: [heads, kv_heads],
-            rope: Rope::partial(c, dims)?,
+            heads: [c.num_attention_heads, kv_heads],
+            rope: Rope::of(c)?,
             scores: Scores { scale: (dims as f32).powf(-0.5), sinks: None },
-            window,
+            window: c.sliding_window,
         })
     }
 }
@@ -133,11 +125,11 @@ impl Layer for ConvAttention {
 
     fn forward(&self, x: &Array, state: &mut Self::State, step: &Step) -> Result<Array> {
         let ([q, k, v, output], [heads, kv_heads]) = (&self.projections, self.heads);
-        let (kv, (k_tail, v_tail)) = state;
-        let k = self.convs[0].forward(&k.forward(x)?, k_tail)?;
-        let v = split_heads(&self.convs[1].forward(&v.forward(x)?, v_tail)?, kv_heads)?;
+        let ([k_conv, v_conv], (kv, (k_tail, v_tail))) = (&self.convs, state);
+        let k = split_heads(&k_conv.forward(&k.forward(x)?, k_tail)?, kv_heads)?;
+        let v = split_heads(&v_conv.forward(&v.forward(x)?, v_tail)?, kv_heads)?;
         let q = self.rope.forward(&split_heads(&q.forward(x)?, heads)?, step)?;
-        let k = self.rope.forward(&split_heads(&k, kv_heads)?, step)?;
+        let k = self.rope.forward(&k, step)?;
         output.forward(&join_heads(&kv.attend(&q, k, v, &self.scores, step)?)?)
     }
 }

@@ -7,11 +7,8 @@ pub const FAMILY: Family = Family { model_types: &["cohere"], build };
 
 #[derive(Deserialize)]
 pub struct Config {
-    #[serde(deserialize_with = "config::positive")]
-    logit_scale: f32,
-    #[serde(default)]
+    logit_scale: Positive,
     layer_norm_bias: bool,
-    #[serde(default)]
     use_qk_norm: bool,
 }
 
@@ -41,7 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
     let config = config::with_defaults(config, defaults);
     let config = config::with_defaults(&config, json!({
-        "layer_norm_eps": 1e-5,
+        "layer_norm_eps": 1e-5, "layer_norm_bias": false, "use_qk_norm": false,
         "logit_scale": 0.0625, "tie_word_embeddings": true, "rope_traditional": true,
     }));
     Ok((Text::read_renamed(&config, &[("layer_norm_eps", "rms_norm_eps")])?, config::read(&config)?))
@@ -61,5 +58,5 @@ pub fn stack(
         let branches = Parallel(attention(i, &w.at("self_attn"))?, mlp);
         Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, branches)))
     })?;
-    Ok(Box::new(Decoder { head: decoder.head.scaled(e.logit_scale), ..decoder }))
+    Ok(Box::new(Decoder { head: decoder.head.scaled(*e.logit_scale), ..decoder }))
 }

@@ -3,15 +3,8 @@
 
 use super::cohere;
 use crate::prelude::*;
-use mlx_rs::Dtype;
 
 pub const FAMILY: Family = Family { model_types: &["cohere2"], build };
-
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    sliding_window_pattern: Option<i32>,
-}
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, shared) = cohere::read(config, json!({
@@ -19,7 +12,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "num_attention_heads": 32, "vocab_size": 256_000, "sliding_window": 4096,
         "rope_parameters": {"rope_theta": 50_000.0},
     }))?;
-    let pattern = config::read::<Config>(config)?.sliding_window_pattern.unwrap_or(4);
+    let pattern: Option<Size> = config::field(config, "sliding_window_pattern")?;
+    let pattern = pattern.map_or(4, i32::from);
     let rope = Rope::of(&c)?;
     cohere::stack(w, &c, &shared, |i, w| {
         let window = c.window_where(i, |i| (i + 1) % pattern != 0)?;

@@ -1,11 +1,7 @@
 //! DBRX: Mixtral with layer norms without biases, fused and bounded queries, keys and values, and
 //! names of its own. Follows `dbrx` of mlx-lm.
 
-use crate::{
-    parts::router::{TopK, check_choice, first_top_k, softmax_then_top_k_normalized},
-    prelude::*,
-};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["dbrx"], build };
 
@@ -17,18 +13,14 @@ struct Config {
 
 #[derive(Deserialize)]
 struct FfnConfig {
-    #[serde(deserialize_with = "config::size")]
-    ffn_hidden_size: i32,
-    #[serde(deserialize_with = "config::size")]
-    moe_num_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    moe_top_k: i32,
+    ffn_hidden_size: Size,
+    moe_num_experts: Size,
+    moe_top_k: Size,
 }
 
 #[derive(Deserialize)]
 struct AttentionConfig {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    clip_qkv: Option<f32>,
+    clip_qkv: Option<Positive>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -36,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let nested = |name: &str| config.get("attn_config").and_then(|nested| nested.get(name));
     let config = config::with_defaults(config, json!({
         "kv_n_heads": nested("kv_n_heads"), "rope_theta": nested("rope_theta"),
-        "intermediate_size": e.ffn_config.ffn_hidden_size, "rms_norm_eps": 1e-5,
+        "intermediate_size": *e.ffn_config.ffn_hidden_size, "rms_norm_eps": 1e-5,
     }));
     let c = Text::read_renamed(&config, &[
         ("d_model", "hidden_size"),
@@ -45,37 +37,25 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         ("kv_n_heads", "num_key_value_heads"),
         ("max_seq_len", "max_position_embeddings"),
     ])?;
-    let (rope, body) = (Rope::of(&c)?, w.at("transformer"));
-    let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
-    let norm = |w: &Scope, name| w.layer_norm(name, width, c.rms_norm_eps);
-    let block = |i| {
-        let w = body.at("blocks").at(i);
+    let rope = Rope::of(&c)?;
+    let norm = |w: &Scope, name| w.layer_norm(name, c.hidden_size, c.rms_norm_eps);
+    let body = w.at("transformer");
+    let ends = (norm(&body, "norm_f")?, Head::of(w, &c)?);
+    Ok(Box::new(Decoder::assemble(&body, ["wte", "blocks"], &c, ends, |_, w| {
         let outer = w.at("norm_attn_norm");
-        let a = outer.at("attn");
-        let [q, k, v] = a.fused("Wqkv", width, [queries, keys, keys])?;
-        let projections = [q, k, v, a.linear("out_proj", queries, width)?];
         let attention =
-            Attention::new(projections, &c, rope.clone()).bounded(e.attn_config.clip_qkv);
+            Attention::fused(&outer.at("attn"), ["Wqkv", "out_proj"], &c, rope.clone())?
+                .bounded(e.attn_config.clip_qkv.map(f32::from));
         let ffn = moe(&w.at("ffn"), &c, &e.ffn_config)?;
-        Ok(Block::new((
-            Residual::pre(norm(&outer, "norm_1")?, attention),
-            Residual::pre(norm(&outer, "norm_2")?, ffn),
-        )))
-    };
-    Ok(Box::new(Decoder {
-        embedding: body.embedding("wte", c.vocab_size, width)?,
-        embedding_scale: None,
-        blocks: (0..c.num_hidden_layers).map(block).collect::<Result<_>>()?,
-        norm: norm(&body, "norm_f")?,
-        head: Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?,
-    }))
+        pre_norm_under(|name| norm(&outer, name), ["norm_1", "norm_2"], attention, ffn)
+    })?))
 }
 
 fn moe(w: &Scope, c: &Text, e: &FfnConfig) -> Result<Moe> {
-    let (count, width, inner) = (e.moe_num_experts, c.hidden_size, e.ffn_hidden_size);
-    check_choice("ffn_config.moe_top_k", (count, e.moe_top_k))?;
+    let (count, width, inner) = (*e.moe_num_experts, c.hidden_size, *e.ffn_hidden_size);
+    check_choice("ffn_config.moe_top_k", (count, *e.moe_top_k))?;
     let logits = w.at("router").linear("layer", width, count)?;
-    let router = LinearRouter::new(logits, route, (count, e.moe_top_k))?.choosing(first_top_k);
+    let router = LinearRouter::new(logits, route, (count, *e.moe_top_k))?.choosing(first_top_k);
     let published = w.at("experts.mlp");
     let experts = if w.has_below("experts.mlp") {
         let rows = config::product("ffn_config.moe_num_experts", [count, inner])?;

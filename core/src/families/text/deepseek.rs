@@ -3,17 +3,13 @@
 //! scales positions or lets weights sum to one.
 
 use super::deepseek_v3::Sparsity;
-use crate::{
-    parts::router::{first_top_k, softmax_then_top_k, softmax_then_top_k_normalized},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["deepseek"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    num_experts_per_tok: Option<i32>,
+    num_experts_per_tok: Option<Size>,
     norm_topk_prob: bool,
 }
 
@@ -36,7 +32,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 impl Config {
     fn router(&self, w: &Scope, c: &Text, count: i32) -> Result<LinearRouter> {
-        let Some(k) = self.num_experts_per_tok else {
+        let Some(Size(k)) = self.num_experts_per_tok else {
             return Err(Error::config("num_experts_per_tok", "missing, but there are experts"));
         };
         let route =

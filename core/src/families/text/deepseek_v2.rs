@@ -2,27 +2,16 @@
 //! groups with the best one. Follows `deepseek_v2` of mlx-lm, which insists on `rope_scaling`.
 
 use super::deepseek_v3::Config;
-use crate::{
-    parts::router::{check_choice, first_top_k},
-    prelude::*,
-};
-use mlx_rs::ops::indexing::take_along_axis;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["deepseek_v2"], build };
 
-#[derive(Clone, Deserialize)]
+#[derive(Deserialize)]
 struct Routing {
-    #[serde(deserialize_with = "config::size")]
-    n_routed_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
-    #[serde(deserialize_with = "config::positive")]
-    routed_scaling_factor: f32,
+    n_routed_experts: Size,
+    num_experts_per_tok: Size,
+    routed_scaling_factor: Positive,
     topk_method: String,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    n_group: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    topk_group: Option<i32>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -36,52 +25,31 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = c.latent.rope(&c.text)?;
     // The norms of low ranks have an epsilon of their own.
     let attention = |_, w: &Scope| ExpandedMla::read(w, &c.text, &c.latent, 1e-6, rope.clone());
-    let router = |w: &Scope| GroupLimited::read(w, &c.text, config::read(config)?);
-    Ok(Box::new(c.decoder(w, attention, router)?))
+    Ok(Box::new(c.decoder(w, attention, |w| router(w, &c.text, config))?))
 }
 
 /// Softmax over all experts, then the best of those in the best groups.
-struct GroupLimited {
-    logits: Linear,
-    c: Routing,
-    /// How many groups there are, and how many of them a token does without.
-    groups: Option<(i32, i32)>,
-}
-
-impl GroupLimited {
-    fn read(w: &Scope, text: &Text, c: Routing) -> Result<Self> {
-        let count = c.n_routed_experts;
-        let logits = w.linear("gate", text.hidden_size, count)?;
-        check_choice("num_experts_per_tok", (count, c.num_experts_per_tok))?;
-        let missing = |field| Error::config(field, "missing for group_limited_greedy");
-        let groups = match c.topk_method.as_str() {
-            "group_limited_greedy" => {
-                let groups = c.n_group.ok_or_else(|| missing("n_group"))?;
-                let taken = c.topk_group.ok_or_else(|| missing("topk_group"))?;
-                if count % groups != 0 {
-                    let reason = format!("{count} experts are not {groups} equal groups");
-                    return Err(Error::config("n_group", reason));
-                }
-                if taken > groups {
-                    let reason = format!("there are only {groups} groups");
-                    return Err(Error::config("topk_group", reason));
-                }
-                Some((groups, groups - taken)).filter(|(_, dropped)| *dropped > 0)
-            }
-            // The first is how mlx-lm spells its default.
-            "gready" | "greedy" => None,
-            method => {
-                return Err(Error::config("topk_method", format!("`{method}` is not known")));
-            }
-        };
-        Ok(GroupLimited { logits, c, groups })
-    }
-}
-
-impl Router for GroupLimited {
-    fn route(&self, x: &Array) -> Result<(Array, Array)> {
-        let mut scores = ops::softmax_axis(self.logits.forward(x)?, -1, true)?;
-        if let Some((groups, dropped)) = self.groups {
+fn router(w: &Scope, text: &Text, config: &Json) -> Result<impl Router + use<>> {
+    let c: Routing = config::read(config)?;
+    let (Size(count), Size(k), Positive(factor)) =
+        (c.n_routed_experts, c.num_experts_per_tok, c.routed_scaling_factor);
+    let logits = w.linear("gate", text.hidden_size, count)?;
+    check_choice("num_experts_per_tok", (count, k))?;
+    // How many groups there are, and how many of them a token does without.
+    let groups = match c.topk_method.as_str() {
+        "group_limited_greedy" => {
+            let Size(groups) = config::field(config, "n_group")?;
+            let Size(taken) = config::field(config, "topk_group")?;
+            router::check_groups(count, [groups, taken])?;
+            Some((groups, groups - taken)).filter(|(_, dropped)| *dropped > 0)
+        }
+        // The first is how mlx-lm spells its default.
+        "gready" | "greedy" => None,
+        method => return Err(Error::config("topk_method", format!("`{method}` is not known"))),
+    };
+    Ok(move |x: &Array| {
+        let mut scores = ops::softmax_axis(logits.forward(x)?, -1, true)?;
+        if let Some((groups, dropped)) = groups {
             let split = ops::unflatten(&scores, -1, &[groups, -1])?;
             let axis = split.ndim() - 2;
             let ids = ops::argpartition_axis(split.max_axis(-1, true)?, dropped - 1, -2)?;
@@ -89,9 +57,9 @@ impl Router for GroupLimited {
             let zero = mlx::scalar(0.0, split.dtype())?;
             scores = split.put_along_axis(&ids, zero, -2)?.flatten(-2, -1)?;
         }
-        let ids = first_top_k(&scores, self.c.num_experts_per_tok)?;
+        let ids = first_top_k(&scores, k)?;
         let weights = take_along_axis(&scores, &ids, -1)?;
-        let factor = mlx::scalar(self.c.routed_scaling_factor, weights.dtype())?;
+        let factor = mlx::scalar(factor, weights.dtype())?;
         Ok((ids, weights.multiply(factor)?))
-    }
+    })
 }

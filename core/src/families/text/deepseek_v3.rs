@@ -13,17 +13,22 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
-    let config = &config::with_defaults(config, json!({
-        "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
-        "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
-        "norm_topk_prob": true, "routed_scaling_factor": 1.0, "num_experts_per_tok": 1,
-        "tie_word_embeddings": false,
-    }));
+    let config = &complete(config);
     let c = Config::read(config)?;
     let rope = c.latent.rope(&c.text)?;
     // The norms of low ranks have an epsilon of their own.
     let attention = |_, w: &Scope| Mla::read(w, &c.text, &c.latent, 1e-6, rope.clone());
     c.decoder(w, attention, |w| router(w, &c.text, config))
+}
+
+/// The config with what published ones leave out.
+pub fn complete(config: &Json) -> Json {
+    config::with_defaults(config, json!({
+        "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
+        "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
+        "norm_topk_prob": true, "routed_scaling_factor": 1.0, "num_experts_per_tok": 1,
+        "tie_word_embeddings": false,
+    }))
 }
 
 /// The fields that DeepSeek's models and their relatives share.
@@ -36,16 +41,13 @@ pub struct Config {
 /// Which layers have experts, and how large these are.
 #[derive(Deserialize)]
 pub struct Sparsity {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    n_routed_experts: Option<i32>,
-    #[serde(default, deserialize_with = "config::count")]
-    n_shared_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(default, deserialize_with = "config::count")]
-    first_k_dense_replace: i32,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    moe_layer_freq: Option<i32>,
+    n_routed_experts: Option<Size>,
+    #[serde(default)]
+    n_shared_experts: Count,
+    moe_intermediate_size: Size,
+    #[serde(default)]
+    first_k_dense_replace: Count,
+    moe_layer_freq: Option<Size>,
     mlp_layer_types: Option<Vec<String>>,
 }
 
@@ -96,10 +98,10 @@ impl Sparsity {
         layer: i32,
         router: impl Fn(&Scope, i32) -> Result<R>,
     ) -> Result<Ffn> {
-        let Some(count) = self.n_routed_experts.filter(|_| self.has_experts(layer)) else {
-            return Ok(Box::new(Mlp::read(w, GATE_UP_DOWN, c, swiglu)?));
+        let Some(Size(count)) = self.n_routed_experts.filter(|_| self.has_experts(layer)) else {
+            return dense(w, c);
         };
-        let (inner, shared) = (self.moe_intermediate_size, self.n_shared_experts);
+        let (inner, shared) = (*self.moe_intermediate_size, *self.n_shared_experts);
         let experts = glm4_moe::stacked(w, [count, c.hidden_size, inner])?;
         glm4_moe::beside_shared(w, c, Moe::new(router(w, count)?, experts), [inner, shared])
     }
@@ -108,7 +110,8 @@ impl Sparsity {
         match &self.mlp_layer_types {
             Some(kinds) => kinds[layer as usize] == "sparse",
             None => {
-                layer >= self.first_k_dense_replace && layer % self.moe_layer_freq.unwrap_or(1) == 0
+                let every = self.moe_layer_freq.map_or(1, i32::from);
+                layer >= *self.first_k_dense_replace && layer % every == 0
             }
         }
     }
@@ -141,11 +144,6 @@ pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {
 
 /// The fields of the router, of which only one kind is known.
 pub fn routing(config: &Json) -> Result<LossFreeRouting> {
-    for (field, only) in [("topk_method", "noaux_tc"), ("scoring_func", "sigmoid")] {
-        let value = config.get(field).filter(|value| !value.is_null());
-        if let Some(value) = value.filter(|value| *value != only) {
-            return Err(Error::config(field, format!("{value} is not supported, only {only} is")));
-        }
-    }
+    config::only(config, json!({"topk_method": "noaux_tc", "scoring_func": "sigmoid"}))?;
     config::read(config)
 }

@@ -6,25 +6,17 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["dots1"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    max_window_layers: Option<i32>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let c = Text::read(config)?;
     let sparsity = Sparsity::read(config, c.num_hidden_layers)?;
     let routing: LossFreeRouting = config::read(config)?;
-    let window = |i| match (&c.layer_types, e.max_window_layers) {
-        (None, Some(full)) if i >= full => Ok(c.sliding_window),
-        _ => c.window(i),
-    };
+    let first: Option<Size> = config::field(config, "max_window_layers")?;
+    let slides = |i| first.is_some_and(|Size(first)| i >= first);
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
         let router = |w: &Scope, _| glm4_moe::router(w, &c, &routing);
         let network = sparsity.network(&w.at("mlp"), &c, i, router)?;
-        pre_norm(w, &c, attention.window(window(i)?), network)
+        pre_norm(w, &c, attention.window(c.window_where(i, slides)?), network)
     })?))
 }

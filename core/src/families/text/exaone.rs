@@ -14,7 +14,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read_renamed(config, &names)?;
     let rope = Rope::of(&c)?;
     let names = ["wte", "h", "ln_f"];
-    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let head = Head::of(w, &c)?;
     Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
         let attention = Attention::read(&w.at("attn.attention"), names, &c, rope.clone())?;

@@ -1,34 +1,31 @@
 //! K-EXAONE: EXAONE 4's attention, with norms before each branch, and DeepSeek V3's mixture of
 //! experts. Follows `exaone_moe` of mlx-lm.
 
-use super::{glm4_moe, qwen3};
+use super::{deepseek_v3::Sparsity, glm4_moe, qwen3};
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["exaone_moe"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(default, deserialize_with = "config::count")]
-    num_shared_experts: i32,
-    is_moe_layer: Option<Vec<bool>>,
-    mlp_layer_types: Option<Vec<String>>,
-    #[serde(deserialize_with = "config::count")]
-    first_k_dense_replace: i32,
-}
+const NAMES: &[(&str, &str)] =
+    &[("num_experts", "n_routed_experts"), ("num_shared_experts", "n_shared_experts")];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": true,
         "first_k_dense_replace": 1, "rope_parameters": {"rope_theta": 1e6},
     }));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let names = [("num_experts", "n_routed_experts")];
-    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
-    let sparse = e.sparse(c.num_hidden_layers)?;
-    let windows: Vec<_> =
-        (0..c.num_hidden_layers).map(|i| c.window(i)).collect::<Result<_>>()?;
+    let c = Text::read(config)?;
+    let layers = c.num_hidden_layers;
+    let routing = LossFreeRouting::read(config, NAMES)?;
+    let mut listed = config.clone();
+    if let Some(sparse) = config::field::<Option<Vec<bool>>>(config, "is_moe_layer")? {
+        config::check_entries("is_moe_layer", Some(&sparse), layers)?;
+        let kind = |sparse: &bool| if *sparse { "sparse" } else { "dense" };
+        let kinds: Vec<_> = sparse.iter().map(kind).collect();
+        listed = config::with_defaults(&json!({"mlp_layer_types": kinds}), listed);
+    }
+    let sparsity = config::read_renamed(&listed, NAMES, |config| Sparsity::read(config, layers))?;
+    let windows: Vec<_> = (0..layers).map(|i| c.window(i)).collect::<Result<_>>()?;
     let slides = windows.iter().any(Option::is_some);
     let rope = Rope::of(&c)?;
     // It predicts further tokens: ready for drafters.
@@ -37,29 +34,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let window = windows[i as usize];
         let rope = if slides && window.is_none() { Rope::None } else { rope.clone() };
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope)?;
-        let mlp = w.at("mlp");
-        let ffn = if sparse[i as usize] {
-            glm4_moe::experts(&mlp, &c, &routing, [e.moe_intermediate_size, e.num_shared_experts])?
-        } else {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
-        };
-        pre_norm(w, &c, attention.window(window), ffn)
+        let router = |w: &Scope, _| glm4_moe::router(w, &c, &routing);
+        let network = sparsity.network(&w.at("mlp"), &c, i, router)?;
+        pre_norm(w, &c, attention.window(window), network)
     })?))
-}
-
-impl Config {
-    /// Which layers have experts.
-    fn sparse(&self, layers: i32) -> Result<Vec<bool>> {
-        let (field, sparse) = match (&self.is_moe_layer, &self.mlp_layer_types) {
-            (Some(sparse), _) => ("is_moe_layer", sparse.clone()),
-            (None, Some(kinds)) => {
-                ("mlp_layer_types", kinds.iter().map(|kind| kind == "sparse").collect())
-            }
-            (None, None) => {
-                return Ok((0..layers).map(|i| i >= self.first_k_dense_replace).collect());
-            }
-        };
-        config::check_entries(field, Some(&sparse), layers)?;
-        Ok(sparse)
-    }
 }

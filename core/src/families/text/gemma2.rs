@@ -3,16 +3,14 @@
 //! it slides.
 
 use super::gemma;
-use crate::{parts::attention::join_heads, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gemma2", "gemma2_text"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::positive")]
-    query_pre_attn_scalar: f32,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    attn_logit_softcapping: Option<f32>,
+    query_pre_attn_scalar: Positive,
+    attn_logit_softcapping: Option<Positive>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -22,7 +20,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
-    let (scale, softcap) = (e.query_pre_attn_scalar.powf(-0.5), e.attn_logit_softcapping);
+    let (scale, softcap) = (e.query_pre_attn_scalar.powf(-0.5), e.attn_logit_softcapping.map(f32::from));
     let decoder = Decoder::stack(w, &c, |i, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
         // mlx-lm lets no layer slide, which is the same as long as the window is not full.

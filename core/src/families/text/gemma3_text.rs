@@ -2,75 +2,46 @@
 //! sliding layers for each full one, with their own rotary bases. Follows `gemma3_text` of mlx-lm.
 
 use crate::prelude::*;
-use mlx_rs::Dtype;
 
 pub const FAMILY: Family = Family { model_types: &["gemma3_text", "gemma3"], build };
 
 #[derive(Deserialize)]
-struct Bases {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    rope_theta: Option<f32>,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    rope_local_base_freq: Option<f32>,
-    rope_scaling: Option<config::RopeScaling>,
-    rope_parameters: Option<RopeParameters>,
-}
-
-#[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::positive")]
-    query_pre_attn_scalar: f32,
-    #[serde(default, deserialize_with = "config::optional_size")]
-    sliding_window_pattern: Option<i32>,
+    query_pre_attn_scalar: Positive,
+    sliding_window_pattern: Option<Size>,
     use_bidirectional_attention: bool,
 }
 
-/// Transformers 5 nests the rotary bases by kind of layer.
-#[derive(Deserialize)]
-struct RopeParameters {
-    full_attention: Option<config::RopeScaling>,
-    sliding_attention: Option<config::RopeScaling>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = text_config(config, json!({
+    let config = &text_config(config, json!({
         "hidden_size": 1152, "num_hidden_layers": 26, "intermediate_size": 6912,
         "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
         "rms_norm_eps": 1e-6, "vocab_size": 262144, "query_pre_attn_scalar": 256.0,
         "sliding_window": 512, "max_position_embeddings": 32768, "use_bidirectional_attention": false,
     }), json!({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}))?;
-    let config = &config;
-    let e: Config = config::read(config)?;
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     if e.use_bidirectional_attention {
         let reason = "a model of embeddings, which writes no text";
         return Err(Error::config("use_bidirectional_attention", reason));
     }
-    let mut c = Text::read(&without(config, &["rope_parameters", "rope_theta", "rope_scaling"]))?;
     ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     // Published checkpoints leave the head to the embedding without saying so.
     c.tie_word_embeddings = None;
-    let kinds = c.layer_types.is_some() && e.sliding_window_pattern.is_none();
-    let pattern = e.sliding_window_pattern.unwrap_or(6);
-    let is_full = |i| -> Result<bool> {
-        if kinds { Ok(c.window(i)?.is_none()) } else { Ok((i + 1) % pattern == 0) }
-    };
+    c.layer_types = c.layer_types.filter(|_| e.sliding_window_pattern.is_none());
+    let pattern = e.sliding_window_pattern.map_or(6, i32::from);
     let (local, global) = ropes(&c, config)?;
-    let scores = Scores { scale: e.query_pre_attn_scalar.powf(-0.5), sinks: None };
     let decoder = Decoder::stack(w, &c, |i, w| {
         let norm = |w: &Scope, name, width| w.rms_norm(name, width, c.rms_norm_eps)?.plus_one();
-        let block_norm = |name| norm(w, name, c.hidden_size);
-        let (rope, window) =
-            if is_full(i)? { (&global, None) } else { (&local, c.sliding_window) };
-        let a = w.at("self_attn");
+        let (a, window) = (w.at("self_attn"), c.window_where(i, |i| (i + 1) % pattern != 0)?);
+        let head_norm = |name| norm(&a, name, c.head_dim());
+        let rope = if window.is_some() { &local } else { &global };
         let attention = Attention::read(&a, QKVO, &c, rope.clone())?
-            .qk_norm(QkNorm::BeforeRope(
-                norm(&a, "q_norm", c.head_dim())?,
-                norm(&a, "k_norm", c.head_dim())?,
-            ))
-            .scores(scores.clone())
+            .qk_norm(QkNorm::BeforeRope(head_norm("q_norm")?, head_norm("k_norm")?))
+            .scale(e.query_pre_attn_scalar.powf(-0.5))
             .window(window);
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
-        let (attention, mlp) = sandwich(block_norm, FOUR_NORMS, attention, mlp)?;
+        let norm = |name| norm(w, name, c.hidden_size);
+        let (attention, mlp) = sandwich(norm, FOUR_NORMS, attention, mlp)?;
         Ok(Block::new((attention.joined_by(saturating_sum), mlp.joined_by(saturating_sum))))
     })?;
     Ok(Box::new(Decoder {
@@ -95,31 +66,22 @@ pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Resu
     Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults)))
 }
 
-pub fn without(config: &Json, fields: &[&str]) -> Json {
-    let mut config = config.clone();
-    if let Json::Object(map) = &mut config {
-        map.retain(|field, _| !fields.contains(&field.as_str()));
-    }
-    config
-}
-
 /// The rotary embeddings of sliding and of full layers.
 pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
-    let e: Bases = config::read(config)?;
-    let nested = e.rope_parameters.as_ref();
-    let (local, global) = (
-        nested.and_then(|p| p.sliding_attention.as_ref()),
-        nested.and_then(|p| p.full_attention.as_ref()),
-    );
-    let base = |own: Option<f32>, nested: Option<&config::RopeScaling>, default| {
-        own.or(nested.and_then(|scaling| scaling.rope_theta)).unwrap_or(default)
+    let scaling: Option<RopeScaling> = config::field(config, "rope_scaling")?;
+    let nested: Option<RopeScaling> = config::field(config, "rope_parameters")?;
+    let RopeScaling { sliding_attention, full_attention, .. } = nested.unwrap_or_default();
+    let rope = |field, own: Option<Box<RopeScaling>>, scaling: Option<RopeScaling>, base| {
+        let given: Option<Positive> = config::field(config, field)?;
+        let nested = own.as_ref().and_then(|own| own.rope_theta);
+        let base = given.map(f32::from).or(nested).unwrap_or(base);
+        let scaling = scaling.as_ref().or(own.as_deref());
+        Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)
     };
-    let (dims, context) = (c.head_dim(), c.max_position_embeddings);
-    let scaling = e.rope_scaling.as_ref().or(global);
-    let local_base = base(e.rope_local_base_freq, local, 10_000.0);
-    let global_base = base(e.rope_theta, global, 1_000_000.0);
-    let full = Rope::scaled(dims, global_base, false, scaling, context)?;
-    Ok((Rope::scaled(dims, local_base, false, local, context)?, full))
+    Ok((
+        rope("rope_local_base_freq", sliding_attention, None, 10_000.0)?,
+        rope("rope_theta", full_attention, scaling, 1_000_000.0)?,
+    ))
 }
 
 /// The models were trained in bfloat16 and expect its rounding of this factor.

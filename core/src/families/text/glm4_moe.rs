@@ -10,13 +10,9 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["glm4_moe"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    use_qk_norm: bool,
-}
-
 pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let c = Text::read(config)?;
+    let use_qk_norm: bool = config::field(config, "use_qk_norm")?;
     let sparsity = Sparsity::read(config, c.num_hidden_layers)?;
     let routing: LossFreeRouting = config::read(config)?;
     let rope = Rope::share(&c, 0.5)?;
@@ -24,9 +20,8 @@ pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let a = w.at("self_attn");
         let mut attention = qwen2::attention(&a, &c, rope.clone())?;
-        if e.use_qk_norm {
-            let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
-            attention = attention.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?));
+        if use_qk_norm {
+            attention = attention.qk_norm(QkNorm::before_rope(&a, ["q_norm", "k_norm"], &c)?);
         }
         let network = sparsity.network(&w.at("mlp"), &c, i, |w, _| router(w, &c, &routing))?;
         pre_norm(w, &c, attention, network)

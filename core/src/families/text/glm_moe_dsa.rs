@@ -9,26 +9,17 @@ pub const FAMILY: Family = Family { model_types: &["glm_moe_dsa"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    num_hidden_layers: i32,
+    num_hidden_layers: Size,
     indexer_types: Option<Vec<String>>,
-    index_topk_pattern: Option<Pattern>,
-    #[serde(default, deserialize_with = "config::count")]
-    index_topk_freq: i32,
-    #[serde(default, deserialize_with = "config::count")]
-    index_skip_topk_offset: i32,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Pattern {
-    Letters(String),
-    Names(Vec<String>),
+    /// Names, or letters in one word.
+    index_topk_pattern: Option<PerLayer<String>>,
+    index_topk_freq: Count,
+    index_skip_topk_offset: Count,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(&nested_rope(config, 10_000.0), json!({
-        "indexer_rope_interleave": true, "index_skip_topk_offset": 2,
+        "indexer_rope_interleave": true, "index_topk_freq": 0, "index_skip_topk_offset": 2,
     }));
     let chooses = choosing(config::read(config)?)?;
     Ok(Box::new(deepseek_v32::decoder(config, w, |layer| chooses[layer as usize])?))
@@ -36,15 +27,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// Which layers choose for themselves.
 fn choosing(e: Config) -> Result<Vec<bool>> {
-    let layers = e.num_hidden_layers;
+    let Size(layers) = e.num_hidden_layers;
     let (field, kinds) = match (e.indexer_types, e.index_topk_pattern) {
         (Some(kinds), _) => ("indexer_types", kinds),
-        (None, Some(Pattern::Names(kinds))) => ("index_topk_pattern", kinds),
-        (None, Some(Pattern::Letters(letters))) => {
+        (None, Some(PerLayer::Each(kinds))) => ("index_topk_pattern", kinds),
+        (None, Some(PerLayer::All(letters))) => {
             ("index_topk_pattern", letters.chars().map(String::from).collect())
         }
         (None, None) => {
-            let (every, first) = (e.index_topk_freq.max(1), e.index_skip_topk_offset);
+            let (every, first) = (e.index_topk_freq.max(1), *e.index_skip_topk_offset);
             let kind = |i: i32| if (i - first + 1).max(0) % every == 0 { "full" } else { "shared" };
             ("index_skip_topk_offset", (0..layers).map(|i| kind(i).to_string()).collect())
         }

@@ -2,18 +2,9 @@
 //! biases everywhere. Follows `gpt2` of mlx-lm, and transformers in how layers weigh keys and in their
 //! activation.
 
-use crate::{
-    model::{Cache, Embedded},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gpt2"], build };
-
-#[derive(Deserialize)]
-struct Positions {
-    #[serde(deserialize_with = "config::size")]
-    n_positions: i32,
-}
 
 #[derive(Deserialize)]
 struct Config {
@@ -34,33 +25,25 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": true, "scale_attn_weights": true,
         "scale_attn_by_inverse_layer_idx": false, "activation_function": "gelu_new",
+        "attention_bias": true, "mlp_bias": true,
     }));
     let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
     let act = activation::named("activation_function", &e.activation_function)?;
-    // Published files hold projections transposed, those of mlx-lm do not.
-    let (body, transposed) = if w.has("model.wte.weight") {
-        (w.at("model"), false)
-    } else if w.has("transformer.wte.weight") {
-        (w.at("transformer"), true)
-    } else {
-        (w.clone(), true)
-    };
-    let (width, inner) = (c.hidden_size, c.intermediate_size);
-    let heads = c.num_attention_heads * c.head_dim();
+    let has_table = |place: &&str| w.at(place).has("wte.weight");
+    let place = ["model", "transformer"].into_iter().find(has_table);
+    let body = place.map_or(w.clone(), |place| w.at(place));
     let decoder = decoder(w, &body, &c, |i, w| {
-        let (a, m) = (w.at("attn"), w.at("mlp"));
+        // Published files hold projections turned, those of mlx-lm do not.
+        let w = if place == Some("model") { w.clone() } else { w.turned() };
+        let a = w.at("attn");
         // The masks of old exporters.
         a.ignore("bias");
         a.ignore("masked_bias");
-        let [q, k, v] = fused(&a, "c_attn", [width, heads], transposed)?;
-        let [output] = fused(&a, "c_proj", [heads, width], transposed)?;
-        let [up] = fused(&m, "c_fc", [width, inner], transposed)?;
-        let [down] = fused(&m, "c_proj", [inner, width], transposed)?;
-        let scores = Scores { scale: e.scale(&c, i), sinks: None };
-        let attention = Attention::new([q, k, v, output], &c, Rope::None).scores(scores);
-        Ok((attention, PlainMlp::new([up, down], act)))
+        let attention = Attention::fused(&a, ["c_attn", "c_proj"], &c, Rope::None)?;
+        let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, act)?;
+        Ok((attention.scale(e.scale(&c, i)), mlp))
     })?;
-    Ok(Box::new(Positioned::read(&body, config, width, decoder)?))
+    Ok(Box::new(Positioned::read(&body, config, c.hidden_size, decoder)?))
 }
 
 /// A stack under the names of OpenAI's first models; `layer` reads attention and the network.
@@ -71,7 +54,7 @@ pub fn decoder(
     layer: impl Fn(i32, &Scope) -> Result<(Attention, PlainMlp)>,
 ) -> Result<Decoder> {
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let head = Head::of(w, c)?;
     Decoder::assemble(body, ["wte", "h"], c, (norm(body, "ln_f")?, head), |i, w| {
         let (attention, mlp) = layer(i, w)?;
         pre_norm_under(|name| norm(w, name), ["ln_1", "ln_2"], attention, mlp)
@@ -80,42 +63,18 @@ pub fn decoder(
 
 /// The fields under the names of OpenAI's first models.
 pub fn read(config: &Json) -> Result<Text> {
-    let mut config = config::with_defaults(config, json!({"layer_norm_epsilon": 1e-5}));
-    let mut names = vec![
+    let config = config::with_defaults(config, json!({"layer_norm_epsilon": 1e-5}));
+    let width = config.get("n_embd").and_then(Json::as_i64);
+    let inner = json!({"n_inner": width.map(|width| width.saturating_mul(4))});
+    Text::read_renamed(&config::with_defaults_for_null(&config, inner), &[
         ("n_embd", "hidden_size"),
         ("n_layer", "num_hidden_layers"),
         ("n_head", "num_attention_heads"),
+        ("n_head_kv", "num_key_value_heads"),
+        ("n_inner", "intermediate_size"),
+        ("n_positions", "max_position_embeddings"),
         ("layer_norm_epsilon", "rms_norm_eps"),
-    ];
-    if config.get("n_inner").is_some_and(|inner| !inner.is_null()) {
-        names.push(("n_inner", "intermediate_size"));
-    } else if let Some(width) = config.get("n_embd").and_then(Json::as_i64) {
-        config = config::with_defaults(
-            &config,
-            json!({"intermediate_size": width.saturating_mul(4)}),
-        );
-        names.push(("n_embd", "intermediate_size"));
-    }
-    Text::read_renamed(&config, &names)
-}
-
-/// Equal parts of a matrix that may be transposed, with biases.
-fn fused<const N: usize>(
-    w: &Scope,
-    name: &str,
-    [input, output]: [i32; 2],
-    transposed: bool,
-) -> Result<[Linear; N]> {
-    w.at(name).require("bias")?;
-    if !transposed {
-        return w.fused(name, input, [output; N]);
-    }
-    let (w, parts) = (w.at(name), N as i32);
-    let weight = w.tensor("weight", &[input, parts * output])?.split_equal(parts, 1)?;
-    let bias = w.tensor("bias", &[parts * output])?.split_equal(parts, 0)?;
-    let part = |(weight, bias): (Array, Array)| Linear::new(Matrix::Dense(weight.t()), Some(bias));
-    let parts: Vec<Linear> = weight.into_iter().zip(bias).map(part).collect();
-    parts.try_into().map_err(|_| Error::Internal("as many parts as were asked for".into()))
+    ])
 }
 
 /// A decoder that adds a learned vector for each position.
@@ -127,9 +86,8 @@ pub struct Positioned {
 
 impl Positioned {
     pub fn read(w: &Scope, config: &Json, width: i32, decoder: Decoder) -> Result<Self> {
-        let Positions { n_positions } = config::read(config)?;
-        let table = w.embedding("wpe", n_positions, width)?;
-        Ok(Positioned { decoder, table, positions: n_positions })
+        let Size(positions) = config::field(config, "n_positions")?;
+        Ok(Positioned { decoder, table: w.embedding("wpe", positions, width)?, positions })
     }
 }
 

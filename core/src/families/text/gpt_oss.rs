@@ -3,11 +3,7 @@
 //! Follows `gpt_oss` of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
 
 use super::mixtral::Config;
-use crate::{
-    mlx::Quantized,
-    parts::{ffn::Gate, router::top_k_then_softmax},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gpt_oss"], build };
 
@@ -25,15 +21,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let a = w.at("self_attn");
         let sinks = Some(a.tensor("sinks", &[c.num_attention_heads])?);
-        let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks };
-        let attention =
-            Attention::read(&a, QKVO, &c, rope.clone())?.scores(scores).window(window(i)?);
-        pre_norm(w, &c, attention, moe(&w.at("mlp"), &c, &e)?)
+        let attention = Attention::read(&a, QKVO, &c, rope.clone())?.sinks(sinks);
+        pre_norm(w, &c, attention.window(window(i)?), moe(&w.at("mlp"), &c, &e)?)
     })?))
 }
 
 fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
-    let (count, width, inner) = (e.num_local_experts, c.hidden_size, c.intermediate_size);
+    let (count, width, inner) = (*e.num_local_experts, c.hidden_size, c.intermediate_size);
     let router = w.linear_with_bias("router", width, count)?;
     let experts = if w.has_below("experts.gate_proj") {
         let read = |name, input, output| {
@@ -47,60 +41,37 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
         ]
     } else {
         let w = w.at("experts");
-        let [gate, up] = halves(&published(&w, "gate_up_proj", count, width, 2 * inner)?)?;
-        let bias = w.take("gate_up_proj_bias", &[count, 2 * inner])?;
-        let bias = bias.reshape(&[count, inner, 2])?;
-        let half = |i| -> Result<Array> {
-            Ok(w.keep(mlx::slice(&bias, 2, i, i + 1)?.reshape(&[count, inner])?.contiguous()?))
+        let both = published(&w, "gate_up_proj", count, width, 2 * inner)?;
+        let bias = w.take("gate_up_proj_bias", &[count, 2 * inner])?.reshape(&[count, inner, 2])?;
+        let half = |i| -> Result<Experts> {
+            let matrix = both.map(|a| every_other_row(a, i))?;
+            let bias = mlx::slice(&bias, 2, i, i + 1)?.reshape(&[count, inner])?.contiguous()?;
+            Ok(Experts::new(w.keep_matrix(matrix), Some(w.keep(bias))))
         };
-        let down = published(&w, "down_proj", count, inner, width)?;
+        let down = w.keep_matrix(published(&w, "down_proj", count, inner, width)?);
         let down_bias = w.tensor("down_proj_bias", &[count, width])?;
-        let stack = |name, matrix: Matrix, bias| {
-            let sizes = matrix.sizes();
-            w.adapted_experts(Experts::new(w.keep_matrix(matrix), Some(bias)), name, sizes)
-        };
+        let down = Experts::new(down, Some(down_bias));
         [
-            stack("gate_proj", gate, half(0)?)?,
-            stack("up_proj", up, half(1)?)?,
-            stack("down_proj", down, down_bias)?,
+            w.adapted_experts(half(0)?, "gate_proj", [count, width, inner])?,
+            w.adapted_experts(half(1)?, "up_proj", [count, width, inner])?,
+            w.adapted_experts(down, "down_proj", [count, inner, width])?,
         ]
     };
-    let router = LinearRouter::new(router, top_k_then_softmax, (count, e.num_experts_per_tok))?;
+    let router = LinearRouter::new(router, top_k_then_softmax, (count, *e.num_experts_per_tok))?;
     Ok(Moe::new(router, GatedExperts::new(experts, clamped_swiglu(1.702, 7.0))))
 }
 
 /// The experts of one projection as they were published: MXFP4 in blocks of 16 bytes, or dense.
 fn published(w: &Scope, name: &str, count: i32, input: i32, output: i32) -> Result<Matrix> {
-    if !w.has(name) {
-        return w.parameter(name).matrix(&[count, output, input]);
-    }
     // Transformers multiplies from the left and stores the transpose.
-    let transposed = [count, input, output];
-    if input != output && w.shape(name).is_some_and(|shape| shape == transposed) {
-        return Matrix::Dense(w.take(name, &transposed)?.swap_axes(1, 2)?).for_experts();
-    }
-    Matrix::Dense(w.take(name, &[count, output, input])?).for_experts()
+    let is_turned = w.shape(name).is_some_and(|shape| shape == [count, input, output]);
+    let w = if is_turned && input != output { &w.turned() } else { w };
+    w.parameter(name).matrix(&[count, output, input])?.for_experts()
 }
 
-/// The even and the odd rows.
-fn halves(matrix: &Matrix) -> Result<[Matrix; 2]> {
-    let rows = |a: &Array, i| -> Result<Array> {
-        let pairs = a.reshape(&[a.dim(0), a.dim(1) / 2, 2, a.dim(2)])?;
-        Ok(mlx::slice(&pairs, 2, i, i + 1)?.squeeze_axes(&[2])?.contiguous()?)
-    };
-    let half = |i| -> Result<Matrix> {
-        Ok(match matrix {
-            Matrix::Dense(weight) => Matrix::Dense(rows(weight, i)?),
-            Matrix::Quantized(m) => Matrix::Quantized(Quantized {
-                weight: rows(&m.weight, i)?,
-                scales: rows(&m.scales, i)?,
-                biases: None,
-                global_scale: None,
-                format: m.format,
-            }),
-        })
-    };
-    Ok([half(0)?, half(1)?])
+fn every_other_row(a: &Array, first: i32) -> Result<Array> {
+    let pairs = a.reshape(&[a.dim(0), a.dim(1) / 2, 2, a.dim(2)])?;
+    Ok(mlx::slice(&pairs, 2, first, first + 1)?.squeeze_axes(&[2])?.contiguous()?)
 }
 
 /// `(up + 1) · gate · sigmoid(alpha · gate)`, with the gate cut above a limit and `up` on both sides.

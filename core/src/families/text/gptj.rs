@@ -6,24 +6,14 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gptj"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    rotary_dim: Option<i32>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64, "vocab_size": 50400,
         "mlp_bias": true,
     }));
-    let (c, e): (Text, Config) = (gpt2::read(config)?, config::read(config)?);
-    let dims = e.rotary_dim.unwrap_or(c.head_dim());
-    if dims > c.head_dim() || dims % 2 != 0 {
-        let reason = format!("{dims} of the {} elements of a head", c.head_dim());
-        return Err(Error::config("rotary_dim", reason + " cannot be rotated in pairs"));
-    }
-    let rope = Rope::scaled(dims, 10_000.0, true, None, None)?;
+    let mut c = gpt2::read(config)?;
+    c.rope_traditional = true;
+    let rope = Rope::rotary_dim(&c, config::field(config, "rotary_dim")?)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     // As published, then as mlx-lm writes it.
     let body = w.at(if w.has_below("transformer") { "transformer" } else { "model" });

@@ -7,14 +7,10 @@ pub const FAMILY: Family = Family { model_types: &["granite"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::positive")]
-    embedding_multiplier: f32,
-    #[serde(deserialize_with = "config::positive")]
-    residual_multiplier: f32,
-    #[serde(deserialize_with = "config::positive")]
-    attention_multiplier: f32,
-    #[serde(deserialize_with = "config::positive")]
-    logits_scaling: f32,
+    embedding_multiplier: Positive,
+    residual_multiplier: Positive,
+    attention_multiplier: Positive,
+    logits_scaling: Positive,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -30,15 +26,15 @@ pub fn build_with<F: Layer + 'static>(
     let config = &config::with_defaults(config, json!({"tie_word_embeddings": true}));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
-    let scores = Scores { scale: e.attention_multiplier, sinks: None };
+    let scores = Scores { scale: *e.attention_multiplier, sinks: None };
     let decoder = Decoder::stack(w, &c, |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let attention = attention.scores(scores.clone());
-        scaled_pre_norm(w, &c, e.residual_multiplier, attention, ffn(w, &c)?)
+        scaled_pre_norm(w, &c, *e.residual_multiplier, attention, ffn(w, &c)?)
     })?;
     Ok(Box::new(Decoder {
-        embedding_scale: Some(e.embedding_multiplier),
-        head: decoder.head.divided(e.logits_scaling),
+        embedding_scale: Some(*e.embedding_multiplier),
+        head: decoder.head.divided(*e.logits_scaling),
         ..decoder
     }))
 }

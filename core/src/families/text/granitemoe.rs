@@ -2,20 +2,14 @@
 //! Follows `granitemoe` of mlx-lm.
 
 use super::granite;
-use crate::{
-    parts::router::{TopK, top_k_then_softmax},
-    prelude::*,
-};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["granitemoe"], build };
 
 #[derive(Deserialize)]
 pub struct Config {
-    #[serde(deserialize_with = "config::size")]
-    num_local_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
+    num_local_experts: Size,
+    num_experts_per_tok: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -24,9 +18,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 pub fn experts(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
-    let sizes = [e.num_local_experts, c.hidden_size, c.intermediate_size];
-    let logits = w.at("router").linear("layer", c.hidden_size, e.num_local_experts)?;
-    let router = LinearRouter::new(logits, route, (e.num_local_experts, e.num_experts_per_tok))?;
+    let (count, width) = (*e.num_local_experts, c.hidden_size);
+    let sizes = [count, width, c.intermediate_size];
+    let logits = w.at("router").linear("layer", width, count)?;
+    let router = LinearRouter::new(logits, route, (count, *e.num_experts_per_tok))?;
     let experts = if ["input_linear", "output_linear"].iter().any(|name| w.has_below(name)) {
         GatedExperts::read_fused(w, ["input_linear.weight", "output_linear.weight"], sizes, swiglu)?
     } else {

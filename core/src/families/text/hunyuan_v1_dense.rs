@@ -7,11 +7,6 @@ pub const FAMILY: Family =
     Family { model_types: &["hunyuan_v1_dense", "hunyuan_dense"], build };
 
 #[derive(Deserialize)]
-struct Config {
-    use_qk_norm: bool,
-}
-
-#[derive(Deserialize)]
 struct Positions {
     rope_scaling: Option<Stretch>,
     rope_parameters: Option<Stretch>,
@@ -19,21 +14,21 @@ struct Positions {
 
 #[derive(Deserialize)]
 struct Stretch {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    alpha: Option<f64>,
+    alpha: Option<Positive<f64>>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": false, "use_qk_norm": true,
     }));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let c = Text::read(config)?;
+    let use_qk_norm: bool = config::field(config, "use_qk_norm")?;
     let rope = rope(config, &c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let a = w.at("self_attn");
-        let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
         let mut attention = Attention::read(&a, QKVO, &c, rope.clone())?;
-        if e.use_qk_norm {
+        if use_qk_norm {
+            let norm = |name| a.rms_norm(name, c.head_dim(), c.rms_norm_eps);
             let norms = QkNorm::AfterRope(norm("query_layernorm")?, norm("key_layernorm")?);
             attention = attention.qk_norm(norms);
         }

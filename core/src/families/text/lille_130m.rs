@@ -1,7 +1,6 @@
 //! Lille 130M: Llama under other names, with rotary pairs that are neighbours, and queries, keys
 //! and values in one matrix. Follows `lille-130m` of mlx-lm.
 
-use super::phi3;
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["lille_130m", "lille-130m"], build };
@@ -24,7 +23,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
     Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let (a, f) = (w.at("attention"), w.at("feed_forward"));
-        let attention = phi3::attention(&a, ["qkv_proj", "out_proj"], &c, rope.clone())?;
+        let attention = Attention::fused(&a, ["qkv_proj", "out_proj"], &c, rope.clone())?;
         let mlp = Mlp::read(&f, GATE_UP_DOWN, &c, swiglu)?;
         pre_norm_named(w, ["attention.norm", "feed_forward.norm"], &c, attention, mlp)
     })?))

@@ -3,41 +3,42 @@
 //! positions and see everything. Follows `llama4_text` of mlx-lm; chunks and layers without positions
 //! follow Meta's code instead.
 
-use crate::{
-    parts::{attention::join_heads, kv::Kv},
-    prelude::*,
-};
+use super::smollm3::Positions;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["llama4_text"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e) = read(config)?;
+    let (config, mut c) = read(config)?;
     // Exports of MLX call the head `output`.
     let output = w.has_below("output").then(|| w.linear("output", c.hidden_size, c.vocab_size));
-    let mut sizes = c.clone();
-    sizes.tie_word_embeddings = Some(output.is_some() || c.tie_word_embeddings == Some(true));
-    let mlp = |_, w: &Scope| -> Result<Ffn> { Ok(Box::new(dense(w, &c, &e)?)) };
-    let decoder = decoder(w, &sizes, &e, c.rms_norm_eps, mlp)?;
+    c.tie_word_embeddings = Some(output.is_some() || c.tie_word_embeddings == Some(true));
+    let decoder = decoder(&config, w, &c, c.rms_norm_eps, |_, w| dense(w, &c, &config))?;
     Ok(Box::new(match output {
         Some(head) => Decoder { head: Head::new(Some(head?)), ..decoder },
         None => decoder,
     }))
 }
 
+/// The config of Llama 4's text models, with the defaults that transformers leaves out.
+pub fn read(config: &Json) -> Result<(Json, Text)> {
+    let config = config::with_defaults(config, json!({
+        "use_qk_norm": true, "attn_temperature_tuning": true, "floor_scale": 8192.0,
+        "attn_scale": 0.1, "rope_theta": 500_000.0, "head_dim": 128,
+        "tie_word_embeddings": false, "attention_chunk_size": 8192,
+    }));
+    let mut c = Text::read(&config)?;
+    c.rope_traditional = true;
+    Ok((config, c))
+}
+
 #[derive(Deserialize)]
-pub struct Config {
-    #[serde(deserialize_with = "config::size")]
-    intermediate_size_mlp: i32,
-    no_rope_layers: Option<Vec<i32>>,
-    #[serde(deserialize_with = "config::size")]
-    no_rope_layer_interval: i32,
+struct Config {
     use_qk_norm: bool,
     attn_temperature_tuning: Switch,
-    #[serde(deserialize_with = "config::positive")]
-    floor_scale: f32,
+    floor_scale: Positive,
     attn_scale: f32,
-    #[serde(deserialize_with = "config::optional_size")]
-    attention_chunk_size: Option<i32>,
+    attention_chunk_size: Option<Size>,
 }
 
 /// The first configs have a number where later ones have a truth.
@@ -48,80 +49,41 @@ enum Switch {
     Number(i32),
 }
 
-/// The fields of Llama 4's text models, with the defaults that transformers leaves out.
-pub fn read(config: &Json) -> Result<(Text, Config)> {
-    let config = &config::with_defaults(config, json!({
-        "no_rope_layer_interval": 4, "use_qk_norm": true, "attn_temperature_tuning": true,
-        "floor_scale": 8192.0, "attn_scale": 0.1, "rope_theta": 500_000.0, "head_dim": 128,
-        "tie_word_embeddings": false, "attention_chunk_size": 8192,
-    }));
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    c.rope_traditional = true;
-    config::check_entries("no_rope_layers", e.listed(), c.num_hidden_layers)?;
-    Ok((c, e))
-}
-
-impl Switch {
-    fn is_on(&self) -> bool {
-        match self {
-            Switch::Bool(is_on) => *is_on,
-            Switch::Number(number) => *number != 0,
-        }
-    }
-}
-
-impl Config {
-    fn listed(&self) -> Option<&Vec<i32>> {
-        self.no_rope_layers.as_ref().filter(|layers| !layers.is_empty())
-    }
-
-    /// The list names, against what it is called, the layers that rotate.
-    fn rotates(&self, i: i32) -> bool {
-        match self.listed() {
-            Some(layers) => layers[i as usize] != 0,
-            None => (i + 1) % self.no_rope_layer_interval != 0,
-        }
-    }
-
-    /// How many positions share a chunk, in layers that see only theirs.
-    fn chunk(&self, c: &Text, i: i32) -> Result<Option<i32>> {
-        let chunked = match &c.layer_types {
-            None => self.rotates(i),
-            Some(kinds) => match &*kinds[i as usize] {
-                "chunked_attention" => true,
-                "full_attention" => false,
-                kind => {
-                    let reason = format!("`{kind}` is neither full_attention nor chunked_attention");
-                    return Err(Error::config(format!("layer_types[{i}]"), reason));
-                }
-            },
-        };
-        Ok(self.attention_chunk_size.filter(|_| chunked))
-    }
-}
-
 /// The stack; `eps` is that of the norms of queries and keys.
 pub fn decoder(
+    config: &Json,
     w: &Scope,
     c: &Text,
-    e: &Config,
     eps: f32,
     ffn: impl Fn(i32, &Scope) -> Result<Ffn>,
 ) -> Result<Decoder> {
+    let e: Config = config::read(config)?;
+    let positions = Positions::read(config, c.num_hidden_layers)?;
+    let is_tuned = !matches!(e.attn_temperature_tuning, Switch::Bool(false) | Switch::Number(0));
     let rope = Rope::of(c)?;
     Decoder::stack(w, c, |i, w| {
-        let rotates = e.rotates(i);
+        let rotates = positions.are_in(i);
         let rope = if rotates { rope.clone() } else { Rope::None };
         let mut attention = Attention::read(&w.at("self_attn"), QKVO, c, rope)?;
         if rotates && e.use_qk_norm {
             let norm = || Norm::Rms { weight: None, eps };
             attention = attention.qk_norm(QkNorm::AfterRope(norm(), norm()));
         }
-        if !rotates && e.attn_temperature_tuning.is_on() {
-            let (positions, strength) = (e.floor_scale, e.attn_scale);
+        if !rotates && is_tuned {
+            let (Positive(positions), strength) = (e.floor_scale, e.attn_scale);
             attention = attention.queries(move |q, step| grow(q, positions, strength, step));
         }
-        pre_norm(w, c, in_chunks(attention, e.chunk(c, i)?), ffn(i, &w.at("feed_forward"))?)
+        let is_chunked = match c.layer_types.as_ref().map(|kinds| &*kinds[i as usize]) {
+            None => rotates,
+            Some("chunked_attention") => true,
+            Some("full_attention") => false,
+            Some(kind) => {
+                let reason = format!("`{kind}` is neither full_attention nor chunked_attention");
+                return Err(Error::config(format!("layer_types[{i}]"), reason));
+            }
+        };
+        let chunk = e.attention_chunk_size.filter(|_| is_chunked).map(i32::from);
+        pre_norm(w, c, in_chunks(attention, chunk), ffn(i, &w.at("feed_forward"))?)
     })
 }
 
@@ -155,6 +117,7 @@ fn in_chunks(attention: Attention, chunk: Option<i32>) -> impl Layer<State = Kv>
 }
 
 /// The network of layers without experts.
-pub fn dense(w: &Scope, c: &Text, e: &Config) -> Result<Mlp> {
-    Mlp::sized(w, c, e.intermediate_size_mlp, swiglu)
+pub fn dense(w: &Scope, c: &Text, config: &Json) -> Result<Ffn> {
+    let Size(inner) = config::field(config, "intermediate_size_mlp")?;
+    Ok(Box::new(Mlp::sized(w, c, inner, swiglu)?))
 }

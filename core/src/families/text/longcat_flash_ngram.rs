@@ -2,31 +2,23 @@
 //! hashed n-grams. Follows `longcat_flash_ngram` of mlx-lm.
 
 use super::longcat_flash;
-use crate::{
-    model::{Cache, Embedded},
-    prelude::*,
-};
-use mlx_rs::Dtype;
+use crate::prelude::*;
 use std::any::Any;
 
 pub const FAMILY: Family = Family { model_types: &["longcat_flash_ngram"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    ngram_vocab_size_ratio: i32,
+    ngram_vocab_size_ratio: Size,
     /// The longest n-gram, in tokens.
-    #[serde(deserialize_with = "config::size")]
-    emb_neighbor_num: i32,
+    emb_neighbor_num: Size,
     /// Tables for each length.
-    #[serde(deserialize_with = "config::size")]
-    emb_split_num: i32,
+    emb_split_num: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "ngram_vocab_size_ratio": 78, "emb_neighbor_num": 4, "emb_split_num": 4,
-    }));
+    let defaults = json!({"ngram_vocab_size_ratio": 78, "emb_neighbor_num": 4, "emb_split_num": 4});
+    let config = &config::with_defaults(config, defaults);
     let (c, e): (_, Config) = (longcat_flash::Config::read(config)?, config::read(config)?);
     let (text, body) = (&c.text, w.at("model"));
     // It predicts further tokens, which nobody needs but a drafter.
@@ -38,7 +30,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "ngram_embeddings.word_embeddings"
     };
     let grams = Grams::read(&body.at("ngram_embeddings"), text, &e)?;
-    let head = Head::read(w, text.tie_word_embeddings, text.hidden_size, text.vocab_size)?;
+    let head = Head::of(w, text)?;
     let decoder = Decoder::named(&body, [words, "layers", "norm"], text, head, |_, w| c.block(w))?;
     Ok(Box::new(NgramDecoder { decoder, grams }))
 }
@@ -48,9 +40,9 @@ struct NgramDecoder {
     grams: Grams,
 }
 
-impl LanguageModel for NgramDecoder {
-    fn vocabulary(&self) -> u32 {
-        self.decoder.vocabulary()
+impl Wrapper for NgramDecoder {
+    fn inner(&self) -> &dyn LanguageModel {
+        &self.decoder
     }
 
     fn cache(&self, plan: &CachePlan) -> Cache {
@@ -59,20 +51,12 @@ impl LanguageModel for NgramDecoder {
         cache
     }
 
-    fn embed(&self, ids: &Array) -> Result<Embedded> {
-        self.decoder.embed(ids)
-    }
-
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
         let last = cache.states.last_mut().expect("the last state is that of the tokens before");
         let past = (&mut **last as &mut dyn Any).downcast_mut();
         let past = past.expect("a state stays with the model that made it");
         let hidden = self.grams.add_to(x, past)?;
         self.decoder.forward(&Embedded { ids: x.ids.clone(), hidden }, cache, step)
-    }
-
-    fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.decoder.logits(hidden)
     }
 }
 
@@ -93,8 +77,9 @@ struct Gram {
 
 impl Grams {
     fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        let smallest = config::product("ngram_vocab_size_ratio", [e.ngram_vocab_size_ratio, c.vocab_size])?;
-        let (splits, before) = (e.emb_split_num, e.emb_neighbor_num - 1);
+        let smallest =
+            config::product("ngram_vocab_size_ratio", [*e.ngram_vocab_size_ratio, c.vocab_size])?;
+        let (splits, before) = (*e.emb_split_num, *e.emb_neighbor_num - 1);
         let count = config::product("emb_split_num", [splits, before])?;
         if count == 0 || c.hidden_size < count {
             let reason = format!("{} elements are not {count} embeddings", c.hidden_size);

@@ -2,54 +2,30 @@
 //! Follows `mellum` of mlx-lm, and transformers where that has dense layers.
 
 use super::{qwen3, qwen3_moe};
-use crate::{parts::router::top_k, prelude::*};
-use std::collections::HashMap;
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mellum"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    rope_parameters: HashMap<String, config::RopeScaling>,
-    mlp_layer_types: Option<Vec<String>>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = config::with_defaults(config, json!({
+    let config = &config::with_defaults(config, json!({
         "decoder_sparse_step": 1, "rope_parameters": {
             "full_attention": {"rope_theta": 5e5}, "sliding_attention": {"rope_theta": 1e4},
         },
     }));
-    let e: Config = config::read(&config)?;
-    let experts: qwen3_moe::Config = config::read(&config)?;
-    let mut plain = config.clone();
-    if let Json::Object(fields) = &mut plain {
-        fields.remove("rope_parameters");
-    }
-    let c = qwen3::read(&plain)?;
-    config::check_entries("mlp_layer_types", e.mlp_layer_types.as_ref(), c.num_hidden_layers)?;
+    let (c, e): (Text, qwen3_moe::Config) = (qwen3::read(config)?, config::read(config)?);
+    let kinds: Option<Vec<String>> = config::field(config, "mlp_layer_types")?;
+    config::check_entries("mlp_layer_types", kinds.as_ref(), c.num_hidden_layers)?;
     // It predicts further tokens: ready for drafters.
     w.ignore("mtp");
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
-        let window = c.window(i)?;
-        let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
-        let attention = qwen3::attention(&w.at("self_attn"), &c, e.rope(&c, kind)?)?.window(window);
-        let mlp = w.at("mlp");
-        let dense = e.mlp_layer_types.as_ref().is_some_and(|kinds| kinds[i as usize] == "dense");
-        let ffn: Ffn = if dense {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
-        } else {
-            Box::new(qwen3_moe::experts(&mlp, &c, &experts, top_k)?)
+        let (mlp, window) = (w.at("mlp"), c.window(i)?);
+        let base = if window.is_some() { 1e4 } else { 5e5 };
+        let rope = Rope::of_kind(&c, c.rope_of(window)?, base)?;
+        let attention = qwen3::attention(&w.at("self_attn"), &c, rope)?.window(window);
+        let ffn = match &kinds {
+            Some(kinds) if kinds[i as usize] == "dense" => dense(&mlp, &c)?,
+            _ => Box::new(qwen3_moe::experts(&mlp, &c, &e, top_k)?),
         };
         pre_norm(w, &c, attention, ffn)
     })?))
-}
-
-impl Config {
-    fn rope(&self, c: &Text, kind: &str) -> Result<Rope> {
-        let field = format!("rope_parameters.{kind}");
-        let scaling = self.rope_parameters.get(kind);
-        let scaling = scaling.ok_or_else(|| Error::config(&field, "missing for such layers"))?;
-        let base = scaling.rope_theta.ok_or_else(|| Error::config(field, "has no rope_theta"))?;
-        Rope::scaled(c.head_dim(), base, false, Some(scaling), c.max_position_embeddings)
-    }
 }

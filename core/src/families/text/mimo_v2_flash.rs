@@ -2,8 +2,8 @@
 //! values narrower than keys, and scaled; DeepSeek V3's experts. Follows `mimo_v2_flash` of mlx-lm,
 //! and Xiaomi's code where that stretches positions.
 
-use super::{deepseek_v3, gemma3_text::without, glm4_moe};
-use crate::{parts::kv::Kv, prelude::*};
+use super::{deepseek_v3, glm4_moe};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mimo_v2_flash"], build };
 
@@ -11,14 +11,10 @@ pub const FAMILY: Family = Family { model_types: &["mimo_v2_flash"], build };
 struct Config {
     hybrid_layer_pattern: Vec<i32>,
     moe_layer_freq: Vec<i32>,
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(default, deserialize_with = "config::count")]
-    n_shared_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    v_head_dim: i32,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    attention_value_scale: Option<f32>,
+    moe_intermediate_size: Size,
+    n_shared_experts: Count,
+    v_head_dim: Size,
+    attention_value_scale: Option<Positive>,
     add_swa_attention_sink_bias: bool,
     add_full_attention_sink_bias: bool,
 }
@@ -34,37 +30,31 @@ const SLIDING: [(&str, &str); 6] = [
 ];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &match config.get("routed_scaling_factor") {
-        Some(Json::Null) => without(config, &["routed_scaling_factor"]),
-        _ => config.clone(),
-    };
-    let config = &config::with_defaults(config, json!({"routed_scaling_factor": 1.0}));
-    let full = Kind::read(config, &[])?;
-    let own = without(config, &SLIDING.map(|(_, ours)| ours));
-    let sliding = Kind::read(&own, &SLIDING)?;
+    let config = &config::with_defaults_for_null(config, json!({
+        "routed_scaling_factor": 1.0, "n_shared_experts": 0,
+    }));
+    let mut full = Kind::read(config, &[])?;
+    full.text.sliding_window = None;
+    let sliding = Kind::read(&config::without(config, &SLIDING.map(|(_, ours)| ours)), &SLIDING)?;
     let (c, e) = (&full.text, &full.config);
     let layers = c.num_hidden_layers;
     config::check_entries("hybrid_layer_pattern", Some(&e.hybrid_layer_pattern), layers)?;
     config::check_entries("moe_layer_freq", Some(&e.moe_layer_freq), layers)?;
     let routing = deepseek_v3::routing(config)?;
+    let experts = [*e.moe_intermediate_size, *e.n_shared_experts];
     // It predicts further tokens: ready for drafters.
     w.at("model").ignore("mtp");
-    let decoder = Decoder::stack(w, c, |i, w| {
-        let (a, mlp) = (w.at("self_attn"), w.at("mlp"));
-        let attention = if e.hybrid_layer_pattern[i as usize] == 1 {
-            let window = sliding.text.sliding_window;
-            sliding.attention(&a, e.add_swa_attention_sink_bias, window)?
-        } else {
-            full.attention(&a, e.add_full_attention_sink_bias, None)?
+    Ok(Box::new(Decoder::stack(w, c, |i, w| {
+        let (kind, has_sinks) = match e.hybrid_layer_pattern[i as usize] {
+            1 => (&sliding, e.add_swa_attention_sink_bias),
+            _ => (&full, e.add_full_attention_sink_bias),
         };
-        let ffn = if e.moe_layer_freq[i as usize] == 1 {
-            glm4_moe::experts(&mlp, c, &routing, [e.moe_intermediate_size, e.n_shared_experts])?
-        } else {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, c, swiglu)?)
+        let ffn = match e.moe_layer_freq[i as usize] {
+            1 => glm4_moe::experts(&w.at("mlp"), c, &routing, experts)?,
+            _ => dense(&w.at("mlp"), c)?,
         };
-        pre_norm(w, c, attention, ffn)
-    })?;
-    Ok(Box::new(decoder))
+        pre_norm(w, c, kind.attention(&w.at("self_attn"), has_sinks)?, ffn)
+    })?))
 }
 
 /// The sizes of one kind of layer.
@@ -79,37 +69,30 @@ impl Kind {
         let names = &[names, &[("layernorm_epsilon", "rms_norm_eps")]].concat();
         config::read_renamed(config, names, |config| {
             let (text, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-            config::product("v_head_dim", [text.num_attention_heads, e.v_head_dim])?;
+            config::product("v_head_dim", [text.num_attention_heads, *e.v_head_dim])?;
             let rope = Rope::share(&text, 1.0)?;
             Ok(Kind { text, config: e, rope })
         })
     }
 
     /// Attention whose values are narrower than keys, and scaled.
-    fn attention(
-        &self,
-        w: &Scope,
-        has_sinks: bool,
-        window: Option<i32>,
-    ) -> Result<impl Layer<State = Kv> + use<>> {
+    fn attention(&self, w: &Scope, has_sinks: bool) -> Result<impl Layer + use<>> {
         let Kind { text: c, config: e, rope } = self;
-        let (width, heads, kv_heads) = (c.hidden_size, c.num_attention_heads, c.kv_heads());
-        let [queries, keys] = c.qk_widths();
+        let (width, heads, [queries, keys]) = (c.hidden_size, c.num_attention_heads, c.qk_widths());
         let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
         let projections = [
             read(w, "q_proj", width, queries)?,
             read(w, "k_proj", width, keys)?,
-            read(w, "v_proj", width, kv_heads * e.v_head_dim)?,
-            w.linear("o_proj", heads * e.v_head_dim, width)?,
+            read(w, "v_proj", width, c.kv_heads() * *e.v_head_dim)?,
+            w.linear("o_proj", heads * *e.v_head_dim, width)?,
         ];
         let sinks = has_sinks.then(|| w.tensor("attention_sink_bias", &[heads])).transpose()?;
-        let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks };
-        let attention =
-            Attention::new(projections, c, rope.clone()).scores(scores).window(window);
-        let value_scale = e.attention_value_scale;
+        let attention = Attention::new(projections, c, rope.clone());
+        let attention = attention.sinks(sinks).window(c.sliding_window);
+        let scale = e.attention_value_scale;
         Ok(attention.run_by(move |attention, x, kv, step| {
             let [q, k, mut v] = attention.heads(x, step)?;
-            if let Some(scale) = value_scale {
+            if let Some(Positive(scale)) = scale {
                 v = v.multiply(mlx::scalar(scale, v.dtype())?)?;
             }
             attention.project(&attention.attend([q, k, v], kv, step)?)

@@ -9,26 +9,33 @@ pub const FAMILY: Family = Family { model_types: &["minicpm"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::positive")]
-    scale_emb: f32,
-    #[serde(deserialize_with = "config::positive")]
-    scale_depth: f32,
-    #[serde(deserialize_with = "config::size")]
-    dim_model_base: i32,
+    scale_emb: Positive,
+    scale_depth: Positive,
+    dim_model_base: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let c = Text::read(config)?;
     let rope = Rope::of(&c)?;
-    let branch = e.scale_depth / (c.num_hidden_layers as f32).sqrt();
-    let decoder = Decoder::stack(w, &c, |_, w| {
-        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
-        scaled_pre_norm(w, &c, branch, attention, mlp)
+    stack(config, w, &c, |w| Attention::read(w, QKVO, &c, rope.clone()))
+}
+
+/// The stack with its factors, and `attention` in each block.
+pub fn stack<A: Layer + 'static>(
+    config: &Json,
+    w: &Scope,
+    c: &Text,
+    attention: impl Fn(&Scope) -> Result<A>,
+) -> Result<Box<dyn LanguageModel>> {
+    let e: Config = config::read(config)?;
+    let branch = *e.scale_depth / (c.num_hidden_layers as f32).sqrt();
+    let decoder = Decoder::stack(w, c, |_, w| {
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, c)?;
+        scaled_pre_norm(w, c, branch, attention(&w.at("self_attn"))?, mlp)
     })?;
     Ok(Box::new(Decoder {
-        embedding_scale: Some(e.scale_emb),
-        head: decoder.head.divided(c.hidden_size as f32 / e.dim_model_base as f32),
+        embedding_scale: Some(*e.scale_emb),
+        head: decoder.head.divided(c.hidden_size as f32 / *e.dim_model_base as f32),
         ..decoder
     }))
 }

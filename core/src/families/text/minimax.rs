@@ -3,14 +3,12 @@
 
 use super::{glm4_moe, mixtral, olmo2};
 use crate::prelude::*;
-use mlx_rs::Dtype;
 
 pub const FAMILY: Family = Family { model_types: &["minimax", "minimax_m2"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    rotary_dim: Option<i32>,
+    rotary_dim: Option<Size>,
     use_qk_norm: bool,
 }
 
@@ -20,12 +18,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "norm_topk_prob": true, "routed_scaling_factor": 1.0,
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let names = [("num_local_experts", "n_routed_experts")];
-    let routing: LossFreeRouting = config::read_renamed(config, &names, config::read)?;
-    let rope = match e.rotary_dim {
-        Some(dims) => Rope::rotary_dim(&c, dims)?,
-        None => Rope::share(&c, 1.0)?,
-    };
+    let routing = LossFreeRouting::read(config, &[("num_local_experts", "n_routed_experts")])?;
+    let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let a = w.at("self_attn");
         let attention = if e.use_qk_norm {

@@ -16,8 +16,7 @@ struct Config {
 pub struct Growth {
     #[serde(rename = "llama_4_scaling_beta")]
     beta: f32,
-    #[serde(deserialize_with = "config::positive")]
-    original_max_position_embeddings: f32,
+    original_max_position_embeddings: Positive,
 }
 
 impl Growth {
@@ -28,7 +27,7 @@ impl Growth {
     /// `1 + beta · ln(1 + ⌊position / context⌋)`, `[length, 1]`.
     pub fn factor(&self, step: &Step) -> Result<Array> {
         let one = Array::from_f32(1.0);
-        let context = Array::from_f32(self.original_max_position_embeddings);
+        let context = Array::from_f32(*self.original_max_position_embeddings);
         let steps = step.positions()?.divide(context)?.floor()?;
         let growth = steps.add(&one)?.log()?.multiply(Array::from_f32(self.beta))?;
         Ok(growth.add(one)?.expand_dims(-1)?)

@@ -6,10 +6,7 @@ use super::{
     deepseek_v3::{Config, nested_rope},
     ministral3::Growth,
 };
-use crate::{
-    parts::{kv::Kv, router::softmax},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mistral4"], build };
 
@@ -35,7 +32,7 @@ pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
     let routing: LossFreeRouting = config::read(config)?;
     c.decoder(w, attention, |w| {
         let logits = w.linear("gate", c.text.hidden_size, routing.n_routed_experts)?;
-        let router = LossFreeRouter::new(logits, None, &routing)?.scores(softmax);
+        let router = LossFreeRouter::new(logits, None, &routing)?.scores(router::softmax);
         Ok(if routing.norm_topk_prob { router.normalized() } else { router })
     })
 }

@@ -1,19 +1,14 @@
 //! Mixtral: Llama whose feed-forward networks are experts, weighed among those that are chosen.
 //! Follows `mixtral` of mlx-lm, and transformers where that scales positions or has a window.
 
-use crate::{
-    parts::router::{first_top_k, top_k_then_softmax},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mixtral"], build };
 
 #[derive(Deserialize)]
 pub struct Config {
-    #[serde(deserialize_with = "config::size")]
-    pub num_local_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    pub num_experts_per_tok: i32,
+    pub num_local_experts: Size,
+    pub num_experts_per_tok: Size,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -28,10 +23,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let moe = w.at("block_sparse_moe");
-        let logits = moe.linear("gate", c.hidden_size, e.num_local_experts)?;
-        let choice = (e.num_local_experts, e.num_experts_per_tok);
+        let count = *e.num_local_experts;
+        let logits = moe.linear("gate", c.hidden_size, count)?;
+        let choice = (count, *e.num_experts_per_tok);
         let router = LinearRouter::new(logits, top_k_then_softmax, choice)?.choosing(first_top_k);
-        let ffn = Moe::new(router, experts(&moe, &c, e.num_local_experts)?);
+        let ffn = Moe::new(router, experts(&moe, &c, count)?);
         pre_norm(w, &c, attention.window(c.sliding_window), ffn)
     })?))
 }

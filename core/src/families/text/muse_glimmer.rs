@@ -3,25 +3,17 @@
 //! `muse_glimmer` of mlx-lm.
 
 use super::nanochat::Normed;
-use crate::{
-    parts::gated_attention::{gated_attention, sigmoid},
-    prelude::*,
-};
+use crate::{parts::gated_attention::sigmoid, prelude::*};
 
 pub const FAMILY: Family = Family { model_types: &["muse_glimmer", "muse_glimmer_text"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::epsilon")]
-    post_norm_eps: f32,
-    #[serde(deserialize_with = "config::positive")]
-    qk_scale_factor: f32,
+    post_norm_eps: Epsilon,
+    qk_scale_factor: Positive,
     layer_rope_theta: Option<Vec<f32>>,
-    #[serde(deserialize_with = "config::positive")]
-    final_logit_softcapping: f32,
-    #[serde(deserialize_with = "config::positive")]
-    output_multiplier: f32,
-    hidden_activation: String,
+    final_logit_softcapping: Positive,
+    output_multiplier: Positive,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -32,52 +24,39 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(&config, json!({
         "hidden_size": 6656, "num_hidden_layers": 52, "intermediate_size": 19968,
         "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 202_048,
-        "rms_norm_eps": 1e-5, "post_norm_eps": 1e-8, "sliding_window": 2048, "qk_scale_factor": 3.87,
-        "max_position_embeddings": 131_072, "rope_theta": 500_000.0, "tie_word_embeddings": false,
-        "final_logit_softcapping": 20.0, "output_multiplier": 0.196_116_135_138_184_04,
-        "hidden_activation": "silu",
+        "rms_norm_eps": 1e-5, "post_norm_eps": 1e-8, "sliding_window": 2048,
+        "qk_scale_factor": 3.87, "max_position_embeddings": 131_072, "rope_theta": 500_000.0,
+        "tie_word_embeddings": false, "final_logit_softcapping": 20.0,
+        "output_multiplier": 0.196_116_135_138_184_04,
     }));
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    if e.hidden_activation != "silu" {
-        return Err(Error::config("hidden_activation", format!("`{}`, not silu", e.hidden_activation)));
-    }
-    let kind = |i| if i % 4 == 3 { "full_attention" } else { "sliding_attention" };
-    c.layer_types.get_or_insert_with(|| (0..c.num_hidden_layers).map(|i| kind(i).into()).collect());
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    config::only(config, json!({"hidden_activation": "silu"}))?;
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), c.num_hidden_layers)?;
     let towers = ["vision_tower", "vision_adapter", "vision_projection", "perception_emb_norm"];
     ignore_parts(w, &towers);
     let scaling = c.rope_scaling();
     let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(c.rope_theta());
     let rope = Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)?;
-    let scale = e.qk_scale_factor * (c.head_dim() as f32).powf(-0.5);
+    let plain = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
     let decoder = Decoder::stack(w, &c, |i, w| {
-        let norm = |name, eps| w.rms_norm(name, c.hidden_size, eps)?.plus_one();
-        let head_norm = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
-        let (a, window) = (w.at("self_attn"), c.window(i)?);
-        let rotates =
-            e.layer_rope_theta.as_ref().map_or(window.is_some(), |bases| bases[i as usize] != 0.0);
-        let rope = if rotates { rope.clone() } else { Rope::None };
-        let attention = Attention::read(&a, QKVO, &c, rope)?
-            .qk_norm(QkNorm::BeforeRope(head_norm(), head_norm()))
-            .scores(Scores { scale, sinks: None })
-            .window(window);
+        let (a, window) = (w.at("self_attn"), c.window_where(i, |i| i % 4 != 3)?);
+        let bases = e.layer_rope_theta.as_ref();
+        let rotates = bases.map_or(window.is_some(), |bases| bases[i as usize] != 0.0);
+        let attention =
+            Attention::read(&a, QKVO, &c, if rotates { rope.clone() } else { Rope::None })?
+                .qk_norm(QkNorm::BeforeRope(plain(), plain()))
+                .scale(*e.qk_scale_factor * (c.head_dim() as f32).powf(-0.5))
+                .window(window);
         let [queries, _] = c.qk_widths();
         let gate = (a.linear("gate_proj", c.hidden_size, queries)?, queries);
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
         let attention = gated_attention(attention, gate, sigmoid);
-        Ok(Block::new((
-            Residual::sandwich(
-                norm("input_layernorm", c.rms_norm_eps)?,
-                attention,
-                norm("post_attention_layernorm", e.post_norm_eps)?,
-            ),
-            Residual::sandwich(
-                norm("pre_feedforward_layernorm", c.rms_norm_eps)?,
-                Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?,
-                norm("post_feedforward_layernorm", e.post_norm_eps)?,
-            ),
-        )))
+        let [before, after, before_mlp, after_mlp] = FOUR_NORMS;
+        let (eps, post) = (c.rms_norm_eps, *e.post_norm_eps);
+        let norm = |(name, eps)| w.rms_norm(name, c.hidden_size, eps)?.plus_one();
+        let names = [(before, eps), (after, post), (before_mlp, eps), (after_mlp, post)];
+        Ok(Block::new(sandwich(norm, names, attention, mlp)?))
     })?;
-    let head = decoder.head.scaled(e.output_multiplier).softcap(Some(e.final_logit_softcapping));
-    let norm = Norm::Rms { weight: None, eps: c.rms_norm_eps };
-    Ok(Box::new(Normed { norm, decoder: Decoder { head, ..decoder } }))
+    let head = decoder.head.scaled(*e.output_multiplier).softcap(Some(*e.final_logit_softcapping));
+    Ok(Box::new(Normed { norm: plain(), decoder: Decoder { head, ..decoder } }))
 }

@@ -2,43 +2,29 @@
 //! Follows `nanbeige` of mlx-lm.
 
 use super::llama;
-use crate::{
-    model::{Cache, Embedded},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nanbeige"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    num_loops: i32,
+    num_loops: Size,
     loop_loss_weights: Option<Vec<f32>>,
     skip_loop_final_norm: bool,
-    enable_double_loop_split: bool,
-    loop_share_kv: bool,
-    enable_depth_attention: bool,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": false, "num_loops": 1, "skip_loop_final_norm": false,
-        "enable_double_loop_split": false, "loop_share_kv": false, "enable_depth_attention": false,
     }));
+    config::only(config, json!({
+        "enable_double_loop_split": false, "loop_share_kv": false, "enable_depth_attention": false,
+    }))?;
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    for (field, asked) in [
-        ("enable_double_loop_split", e.enable_double_loop_split),
-        ("loop_share_kv", e.loop_share_kv),
-        ("enable_depth_attention", e.enable_depth_attention),
-    ] {
-        if asked {
-            return Err(Error::config(field, "not supported yet"));
-        }
-    }
     // The training has a weight for the loss of each loop after the first.
     let loops = match &e.loop_loss_weights {
         Some(weights) if !weights.is_empty() => weights.len() + 1,
-        _ => e.num_loops as usize,
+        _ => *e.num_loops as usize,
     };
     if loops > MOST_LOOPS {
         return Err(Error::config("num_loops", format!("{loops} are more than {MOST_LOOPS}")));

@@ -1,10 +1,7 @@
 //! nanochat: norms without weights, also after the embedding and of queries and keys, positions that
 //! turn the other way, a network without a gate, bounded logits. Follows `nanochat` of mlx-lm.
 
-use crate::{
-    model::Embedded,
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nanochat"], build };
 
@@ -25,7 +22,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         if hugging { ["embed_tokens", "layers", "self_attn"] } else { ["wte", "h", "attn"] };
     let names = if hugging { QKVO } else { ["c_q", "c_k", "c_v", "c_proj"] };
     let up_down = if hugging { ["fc1", "fc2"] } else { ["c_fc", "c_proj"] };
-    let head = Head::read(w, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
+    let head = Head::of(w, &c)?;
     let ends = (norm(), head.softcap(c.final_logit_softcapping));
     let decoder = Decoder::assemble(&body, [table, layers], &c, ends, |_, w| {
         let attention = Attention::read(&w.at(mixer), names, &c, rope.clone())?

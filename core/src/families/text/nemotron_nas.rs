@@ -6,12 +6,6 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nemotron_nas", "nemotron-nas"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    block_configs: Vec<BlockConfig>,
-    hidden_act: String,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct BlockConfig {
@@ -24,10 +18,8 @@ struct BlockConfig {
 struct AttentionConfig {
     no_op: bool,
     replace_with_linear: bool,
-    #[serde(deserialize_with = "config::optional_size")]
-    n_heads_in_group: Option<i32>,
-    #[serde(deserialize_with = "config::optional_size")]
-    window_length: Option<i32>,
+    n_heads_in_group: Option<Size>,
+    window_length: Option<Size>,
     num_sink_tokens: Option<i32>,
 }
 
@@ -36,50 +28,40 @@ struct AttentionConfig {
 struct FfnConfig {
     no_op: bool,
     replace_with_linear: bool,
-    #[serde(deserialize_with = "config::optional_positive")]
-    ffn_mult: Option<f64>,
+    ffn_mult: Option<Positive<f64>>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Configs write null for what each layer has its own of.
     let own = json!({"intermediate_size": 1, "num_key_value_heads": null, "head_dim": null});
     let defaults = json!({
-        "hidden_act": "silu", "rope_theta": 500_000.0, "max_position_embeddings": 131_072,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": false,
+        "rope_theta": 500_000.0, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": false,
     });
     let config = &config::with_defaults(&own, config::with_defaults(config, defaults));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    if e.block_configs.len() != c.num_hidden_layers as usize {
-        let reason = format!("{} entries for {} layers", e.block_configs.len(), c.num_hidden_layers);
-        return Err(Error::config("block_configs", reason));
-    }
-    let (act, rope) = (activation::named("hidden_act", &e.hidden_act)?, Rope::of(&c)?);
-    let (body, head) = body(w);
+    let c = Text::read(config)?;
+    let configs: Vec<BlockConfig> = config::field(config, "block_configs")?;
+    config::check_entries("block_configs", Some(&configs), c.num_hidden_layers)?;
+    let ((body, head), rope) = (body(w), Rope::of(&c)?);
     let mut blocks = Vec::new();
-    for (i, BlockConfig { attention, ffn }) in e.block_configs.iter().enumerate() {
+    for (i, BlockConfig { attention, ffn }) in configs.iter().enumerate() {
         let w = body.at("layers").at(i);
         let at = |field: &str| format!("block_configs[{i}].{field}");
-        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        if !attention.no_op {
-            let (norm, a) = (norm("input_layernorm")?, w.at("self_attn"));
-            blocks.push(if attention.replace_with_linear {
-                Block::new(Residual::pre(norm, matrix(&a, &c, "linear_attn")?))
-            } else {
-                let sizes = attention.sizes(&c, at)?;
-                let layer = Attention::read(&a, QKVO, &sizes, rope.clone())?;
-                Block::new(Residual::pre(norm, layer.window(attention.window_length)))
-            });
+        let ([before, after], a, m) = (TWO_NORMS, w.at("self_attn"), w.at("mlp"));
+        if attention.replace_with_linear && !attention.no_op {
+            blocks.push(branch(&w, &c, before, matrix(&a, &c, "linear_attn")?)?);
+        } else if !attention.no_op {
+            let layer = Attention::read(&a, QKVO, &attention.sizes(&c, at)?, rope.clone())?;
+            let layer = layer.window(attention.window_length.map(i32::from));
+            blocks.push(branch(&w, &c, before, layer)?);
         }
-        if !ffn.no_op {
-            let (norm, m) = (norm("post_attention_layernorm")?, w.at("mlp"));
-            blocks.push(if ffn.replace_with_linear {
-                Block::new(Residual::pre(norm, matrix(&m, &c, "linear_mlp")?))
-            } else {
-                let multiplier =
-                    ffn.ffn_mult.ok_or_else(|| Error::config(at("ffn.ffn_mult"), "missing"))?;
-                let inner = width(multiplier, c.hidden_size)?;
-                Block::new(Residual::pre(norm, Mlp::sized(&m, &c, inner, gated(act))?))
-            });
+        if ffn.replace_with_linear && !ffn.no_op {
+            blocks.push(branch(&w, &c, after, matrix(&m, &c, "linear_mlp")?)?);
+        } else if !ffn.no_op {
+            let missing = || Error::config(at("ffn.ffn_mult"), "missing");
+            let inner = width(*ffn.ffn_mult.ok_or_else(missing)?, c.hidden_size)?;
+            let sizes = Text { intermediate_size: inner, ..c.clone() };
+            blocks.push(branch(&w, &c, after, Mlp::of(&m, GATE_UP_DOWN, &sizes)?)?);
         }
     }
     Ok(Box::new(Decoder {
@@ -87,8 +69,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         embedding_scale: None,
         blocks,
         norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
-        head: Head::read(&head, c.tie_word_embeddings, c.hidden_size, c.vocab_size)?,
+        head: Head::of(&head, &c)?,
     }))
+}
+
+fn branch(w: &Scope, c: &Text, norm: &str, inner: impl Layer + 'static) -> Result<Block> {
+    Ok(Block::new(Residual::pre(w.rms_norm(norm, c.hidden_size, c.rms_norm_eps)?, inner)))
 }
 
 impl AttentionConfig {
@@ -98,14 +84,12 @@ impl AttentionConfig {
             let reason = "windows that keep the first tokens are not supported";
             return Err(Error::config(at("attention.num_sink_tokens"), reason));
         }
-        let group = self.n_heads_in_group.filter(|group| c.num_attention_heads % group == 0);
-        let Some(group) = group else {
+        let group = self.n_heads_in_group.filter(|group| c.num_attention_heads % **group == 0);
+        let Some(Size(group)) = group else {
             let reason = format!("missing, or does not divide the {} heads", c.num_attention_heads);
             return Err(Error::config(at("attention.n_heads_in_group"), reason));
         };
-        let mut sizes = c.clone();
-        sizes.num_key_value_heads = Some(c.num_attention_heads / group);
-        Ok(sizes)
+        Ok(Text { num_key_value_heads: Some(c.num_attention_heads / group), ..c.clone() })
     }
 }
 

@@ -1,7 +1,7 @@
 //! OLMo: Llama with layer norms that have no weights and, in some, bounded queries, keys and values.
 //! Follows `olmo` of mlx-lm for the first exports, and transformers for the later ones and the bound.
 
-use crate::{parts::attention::projections, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmo"], build };
 
@@ -10,10 +10,8 @@ const EPS: f32 = 1e-5;
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default, deserialize_with = "config::optional_size")]
-    embedding_size: Option<i32>,
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    clip_qkv: Option<f32>,
+    embedding_size: Option<Size>,
+    clip_qkv: Option<Positive>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -33,23 +31,21 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     };
     let body = w.at(body);
     let (width, inner) = (c.hidden_size, c.intermediate_size);
-    let heads = c.num_attention_heads * c.head_dim();
-    let mut sizes = c.clone();
-    sizes.vocab_size = e.embedding_size.unwrap_or(c.vocab_size);
+    let rows = e.embedding_size.map_or(c.vocab_size, i32::from);
+    let sizes = Text { vocab_size: rows, ..c.clone() };
     let tied = Some(c.tie_word_embeddings == Some(true));
     let (place, name) = if first { (&body, "ff_out") } else { (w, "lm_head") };
-    let head = Head::named(place, name, tied, width, sizes.vocab_size)?;
+    let head = Head::named(place, name, tied, width, rows)?;
     Ok(Box::new(Decoder::assemble(&body, [table, layers], &sizes, (norm(), head), |_, w| {
-        let (projections, mlp) = if first {
-            let [q, k, v] = w.fused("att_proj", width, [heads; 3])?;
+        let (attention, mlp) = if first {
             let [up, gate] = w.fused("ff_proj", width, [inner; 2])?;
             let mlp = Mlp::new([gate, up, w.linear("ff_out", inner, width)?], swiglu);
-            ([q, k, v, w.linear("attn_out", heads, width)?], mlp)
+            (Attention::fused(w, ["att_proj", "attn_out"], &c, rope.clone())?, mlp)
         } else {
             let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
-            (projections(&w.at("self_attn"), QKVO, &c)?, mlp)
+            (Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?, mlp)
         };
-        let attention = Attention::new(projections, &c, rope.clone()).bounded(e.clip_qkv);
+        let attention = attention.bounded(e.clip_qkv.map(f32::from));
         Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
     })?))
 }

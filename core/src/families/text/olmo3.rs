@@ -2,35 +2,21 @@
 //! positions. Follows `olmo3` of mlx-lm.
 
 use super::olmo2;
-use crate::{config::RopeScaling, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmo3"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    rope_parameters: Option<RopeParameters>,
-}
-
-/// Transformers 5 nests them by kind of layer.
-#[derive(Default, Deserialize)]
-struct RopeParameters {
-    full_attention: Option<RopeScaling>,
-    sliding_attention: Option<RopeScaling>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let nested = e.rope_parameters.unwrap_or_default();
-    let rope = |nested: Option<&RopeScaling>, scaling| {
-        let base = nested.and_then(|own| own.rope_theta).unwrap_or(c.rope_theta());
-        Rope::scaled(c.head_dim(), base, false, nested.or(scaling), c.max_position_embeddings)
-    };
-    let full = rope(nested.full_attention.as_ref(), c.rope_scaling())?;
-    let sliding = rope(nested.sliding_attention.as_ref(), None)?;
+    let c = Text::read(config)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let window = c.window_where(i, |i| (i + 1) % 4 != 0)?;
-        let rope = if window.is_some() { &sliding } else { &full };
-        let attention = olmo2::attention(&w.at("self_attn"), &c, rope.clone())?;
+        let scaling = c.rope_scaling().filter(|_| window.is_none());
+        // Transformers 5 nests them by kind of layer.
+        let own = c.rope_of(window).ok();
+        let base = own.and_then(|own| own.rope_theta).unwrap_or(c.rope_theta());
+        let (dims, context) = (c.head_dim(), c.max_position_embeddings);
+        let rope = Rope::scaled(dims, base, false, own.or(scaling), context)?;
+        let attention = olmo2::attention(&w.at("self_attn"), &c, rope)?;
         olmo2::post_norm(w, &c, attention.window(window))
     })?))
 }

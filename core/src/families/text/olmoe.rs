@@ -2,27 +2,22 @@
 //! mlx-lm, and transformers where that bounds queries, keys and values.
 
 use super::{olmo2, qwen3_moe};
-use crate::{parts::router::first_top_k, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmoe"], build };
-
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    clip_qkv: Option<f32>,
-}
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": true, "norm_topk_prob": false, "decoder_sparse_step": 1,
     }));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let c = Text::read(config)?;
+    let bound: Option<Positive> = config::field(config, "clip_qkv")?;
     let names = [("intermediate_size", "moe_intermediate_size")];
     let experts: qwen3_moe::Config = config::read_renamed(config, &names, config::read)?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = olmo2::attention(&w.at("self_attn"), &c, rope.clone())?;
         let ffn = qwen3_moe::experts(&w.at("mlp"), &c, &experts, first_top_k)?;
-        pre_norm(w, &c, attention.bounded(e.clip_qkv), ffn)
+        pre_norm(w, &c, attention.bounded(bound.map(f32::from)), ffn)
     })?))
 }

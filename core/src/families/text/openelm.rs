@@ -2,20 +2,16 @@
 //! keys, and fused projections. Follows `openelm` of mlx-lm, and Apple's own code for networks
 //! without a gate and other activations.
 
-use super::phi3;
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["openelm"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    head_dim: i32,
     num_query_heads: Vec<config::Size>,
     num_kv_heads: Vec<config::Size>,
     ffn_multipliers: Vec<f64>,
-    #[serde(deserialize_with = "config::size")]
-    ffn_dim_divisor: i32,
+    ffn_dim_divisor: Size,
     ffn_with_glu: bool,
     activation_fn_name: String,
     normalize_qk_projections: bool,
@@ -31,19 +27,19 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         // Each layer has its own.
         "num_attention_heads": 1, "intermediate_size": 1,
     }));
-    let e: Config = config::read(config)?;
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let act = activation::named("activation_fn_name", &e.activation_fn_name)?;
-    let c = Text::read(config)?;
+    config::check_entries("num_query_heads", Some(&e.num_query_heads), c.num_hidden_layers)?;
+    config::check_entries("num_kv_heads", Some(&e.num_kv_heads), c.num_hidden_layers)?;
+    config::check_entries("ffn_multipliers", Some(&e.ffn_multipliers), c.num_hidden_layers)?;
     let (width, rope) = (c.hidden_size, Rope::of(&c)?);
-    let names = ["token_embeddings", "layers", "norm"];
-    let head = Head::read(w, c.tie_word_embeddings, width, c.vocab_size)?;
+    let (names, head) = (["token_embeddings", "layers", "norm"], Head::of(w, &c)?);
     Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |i, w| {
-        let sizes = e.layer(&c, i as usize)?;
-        let (a, f, inner) = (w.at("attn"), w.at("ffn"), sizes.intermediate_size);
-        let mut attention = phi3::attention(&a, ["qkv_proj", "out_proj"], &sizes, rope.clone())?;
+        let c = e.layer(&c, i as usize)?;
+        let (a, f, inner) = (w.at("attn"), w.at("ffn"), c.intermediate_size);
+        let mut attention = Attention::fused(&a, ["qkv_proj", "out_proj"], &c, rope.clone())?;
         if e.normalize_qk_projections {
-            let norm = |name| a.rms_norm(name, e.head_dim, c.rms_norm_eps);
-            attention = attention.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?));
+            attention = attention.qk_norm(QkNorm::before_rope(&a, ["q_norm", "k_norm"], &c)?);
         }
         let down = f.linear("proj_2", inner, width)?;
         let mlp: Ffn = if e.ffn_with_glu {
@@ -59,27 +55,24 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 impl Config {
     /// The sizes of one layer.
     fn layer(&self, c: &Text, i: usize) -> Result<Text> {
-        let short = |field: &str| Error::config(field, format!("no entry for layer {i}"));
-        let heads = self.num_query_heads.get(i).ok_or_else(|| short("num_query_heads"))?.0;
-        let kv_heads = self.num_kv_heads.get(i).ok_or_else(|| short("num_kv_heads"))?.0;
-        let multiplier = *self.ffn_multipliers.get(i).ok_or_else(|| short("ffn_multipliers"))?;
-        if heads % kv_heads != 0 {
-            let reason = format!("{kv_heads} do not divide the {heads} query heads");
-            return Err(Error::config(format!("num_kv_heads[{i}]"), reason));
-        }
-        config::product("num_query_heads", [heads + 2 * kv_heads, self.head_dim])?;
-        let mut sizes = c.clone();
-        (sizes.num_attention_heads, sizes.num_key_value_heads) = (heads, Some(kv_heads));
-        sizes.intermediate_size = self.inner(multiplier * f64::from(c.hidden_size))?;
+        let (Size(heads), Size(kv_heads)) = (self.num_query_heads[i], self.num_kv_heads[i]);
+        let inner = self.inner(self.ffn_multipliers[i] * f64::from(c.hidden_size))?;
+        let sizes = Text {
+            num_attention_heads: heads,
+            num_key_value_heads: Some(kv_heads),
+            intermediate_size: inner,
+            ..c.clone()
+        };
+        sizes.check_heads(&format!("num_kv_heads[{i}]"))?;
         Ok(sizes)
     }
 
     /// The nearest multiple of the divisor that is at most a tenth smaller.
     fn inner(&self, wanted: f64) -> Result<i32> {
-        let divisor = f64::from(self.ffn_dim_divisor);
+        let divisor = f64::from(*self.ffn_dim_divisor);
         let nearest = (((wanted + divisor / 2.0) / divisor).floor() * divisor).max(divisor);
         let inner = if nearest < 0.9 * wanted { nearest + divisor } else { nearest };
         // One that is no number becomes 0.
-        config::product("ffn_multipliers", [(inner / divisor) as i32, self.ffn_dim_divisor])
+        config::product("ffn_multipliers", [(inner / divisor) as i32, *self.ffn_dim_divisor])
     }
 }

@@ -3,7 +3,6 @@
 //! transformers where heads have norms.
 
 use crate::prelude::*;
-use mlx_rs::Dtype;
 
 pub const FAMILY: Family = Family { model_types: &["phi"], build };
 

@@ -6,30 +6,29 @@ use crate::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["phi3"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let c = Text::read(&complete(config, json!({
+        "tie_word_embeddings": false, "max_position_embeddings": 131072,
+    })))?;
+    let rope = Rope::share(&c, 1.0)?;
+    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
+        let attention = Attention::fused(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
+        pre_norm(w, &c, attention.window(c.sliding_window), mlp(&w.at("mlp"), &c)?)
+    })?))
+}
+
+/// The config with the context of the first training, which stands outside of the scaling that needs
+/// it.
+pub fn complete(config: &Json, defaults: Json) -> Json {
     const ORIGINAL: &str = "original_max_position_embeddings";
-    let mut config = config::with_defaults(config, json!({
-        "tie_word_embeddings": false, "max_position_embeddings": 131072, ORIGINAL: 4096,
-    }));
-    // The context of the first training stands outside of the scaling that needs it.
+    let config = config::with_defaults(config, json!({ORIGINAL: 4096}));
+    let mut config = config::with_defaults(&config, defaults);
     let original = config[ORIGINAL].clone();
     for field in ["rope_scaling", "rope_parameters"] {
         if let Some(Json::Object(scaling)) = config.get_mut(field) {
             scaling.entry(ORIGINAL).or_insert_with(|| original.clone());
         }
     }
-    let c = Text::read(&config)?;
-    let rope = Rope::share(&c, 1.0)?;
-    Ok(Box::new(Decoder::stack(w, &c, |_, w| {
-        let attention = attention(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
-        pre_norm(w, &c, attention.window(c.sliding_window), mlp(&w.at("mlp"), &c)?)
-    })?))
-}
-
-/// Attention whose queries, keys and values are one matrix.
-pub fn attention(w: &Scope, [qkv, output]: [&str; 2], c: &Text, rope: Rope) -> Result<Attention> {
-    let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
-    let [q, k, v] = w.fused(qkv, width, [queries, keys, keys])?;
-    Ok(Attention::new([q, k, v, w.linear(output, queries, width)?], c, rope))
+    config
 }
 
 /// SwiGLU whose gate and values are one matrix.

@@ -2,52 +2,32 @@
 //! what is far below each choice. Follows `phimoe` of mlx-lm, and transformers where that has a
 //! window.
 
-use super::mixtral;
-use crate::{parts::router::check_choice, prelude::*};
-use mlx_rs::ops::indexing::{argmax_axis, take_along_axis};
+use super::{mixtral, phi3};
+use crate::prelude::*;
+use mlx_rs::ops::indexing::argmax_axis;
 
 pub const FAMILY: Family = Family { model_types: &["phimoe"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    num_local_experts: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_experts_per_tok: i32,
-    #[serde(deserialize_with = "config::epsilon")]
-    router_jitter_noise: f32,
+    num_local_experts: Size,
+    num_experts_per_tok: Size,
+    router_jitter_noise: Epsilon,
     lm_head_bias: bool,
-    rope_scaling: Option<Magnitude>,
-    rope_parameters: Option<Magnitude>,
-}
-
-#[derive(Deserialize)]
-struct Magnitude {
-    #[serde(default, deserialize_with = "config::optional_positive")]
-    long_mscale: Option<f32>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    const ORIGINAL: &str = "original_max_position_embeddings";
-    let mut config = config::with_defaults(config, json!({
+    let config = &phi3::complete(config, json!({
         "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 6400,
         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-        "max_position_embeddings": 131072, ORIGINAL: 4096, "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
         "num_local_experts": 16, "num_experts_per_tok": 2, "router_jitter_noise": 0.01,
         "attention_bias": true, "lm_head_bias": true, "tie_word_embeddings": false,
     }));
-    // The context of the first training stands outside of the scaling that needs it.
-    let original = config[ORIGINAL].clone();
-    for field in ["rope_scaling", "rope_parameters"] {
-        if let Some(Json::Object(scaling)) = config.get_mut(field) {
-            scaling.entry(ORIGINAL).or_insert_with(|| original.clone());
-        }
-    }
-    let (c, e): (Text, Config) = (Text::read(&config)?, config::read(&config)?);
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let mut rope = Rope::of(&c)?;
-    let scaling = e.rope_scaling.as_ref().or(e.rope_parameters.as_ref());
     if let Rope::Frequencies { magnitude, .. } = &mut rope
-        && let Some(own) = scaling.and_then(|scaling| scaling.long_mscale)
+        && let Some(own) = c.rope_scaling().and_then(|scaling| scaling.long_mscale)
     {
         *magnitude = own;
     }
@@ -58,40 +38,27 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let moe = w.at("block_sparse_moe");
-        let experts = mixtral::experts(&moe, &c, e.num_local_experts)?;
-        let ffn = Moe::new(SparseMixer::read(&moe, &c, &e)?, experts);
-        let (before, after) = (norm(w, "input_layernorm")?, norm(w, "post_attention_layernorm")?);
-        Ok(Block::new((
-            Residual::pre(before, attention.window(c.sliding_window)),
-            Residual::pre(after, ffn),
-        )))
+        let experts = mixtral::experts(&moe, &c, *e.num_local_experts)?;
+        let ffn = Moe::new(sparse_mixer(&moe, &c, &e)?, experts);
+        let attention = attention.window(c.sliding_window);
+        pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, ffn)
     })?))
 }
 
 /// Chooses one expert after the other. The weight of each is its softmax among what is neither
 /// chosen already nor far below it ([Liu et al. 2023](https://arxiv.org/abs/2310.00811)).
-struct SparseMixer {
-    logits: Linear,
-    k: i32,
-    /// How far below the choice an expert may be, as a share of the larger magnitude.
-    band: f32,
-}
-
-impl SparseMixer {
-    fn read(w: &Scope, c: &Text, e: &Config) -> Result<Self> {
-        check_choice("num_experts_per_tok", (e.num_local_experts, e.num_experts_per_tok))?;
-        let logits = w.linear("gate", c.hidden_size, e.num_local_experts)?;
-        Ok(SparseMixer { logits, k: e.num_experts_per_tok, band: 2.0 * e.router_jitter_noise })
-    }
-}
-
-impl Router for SparseMixer {
-    fn route(&self, x: &Array) -> Result<(Array, Array)> {
-        let logits = self.logits.forward(x)?;
+fn sparse_mixer(w: &Scope, c: &Text, e: &Config) -> Result<impl Router + use<>> {
+    let (count, Size(k)) = (*e.num_local_experts, e.num_experts_per_tok);
+    check_choice("num_experts_per_tok", (count, k))?;
+    let logits = w.linear("gate", c.hidden_size, count)?;
+    // How far below the choice an expert may be, as a share of the larger magnitude.
+    let band = 2.0 * *e.router_jitter_noise;
+    Ok(move |x: &Array| {
+        let logits = logits.forward(x)?;
         let constant = |value| mlx::scalar(value, logits.dtype());
-        let (nothing, band) = (constant(f32::NEG_INFINITY)?, constant(self.band)?);
+        let (nothing, band) = (constant(f32::NEG_INFINITY)?, constant(band)?);
         let (mut ids, mut weights, mut left) = (Vec::new(), Vec::new(), logits.clone());
-        for _ in 0..self.k {
+        for _ in 0..k {
             let (best, id) = (left.max_axis(-1, true)?, argmax_axis(&left, -1, true)?);
             let distance = best.subtract(&logits)?.divide(ops::maximum(logits.abs()?, &best)?)?;
             let near = ops::select(&distance.gt(&band)?, &nothing, &left)?;
@@ -100,5 +67,5 @@ impl Router for SparseMixer {
             ids.push(id);
         }
         Ok((ops::concatenate(&ids, -1)?, ops::concatenate(&weights, -1)?))
-    }
+    })
 }

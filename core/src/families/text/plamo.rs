@@ -1,38 +1,32 @@
 //! PLaMo: attention and feed-forward side by side after one norm; head `h` uses the key and value
 //! `h mod n`, where grouped-query attention counts in blocks. Follows `plamo` of mlx-lm.
 
-use crate::{parts::attention::join_heads, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["plamo"], build };
-
-#[derive(Deserialize)]
-struct Config {
-    #[serde(deserialize_with = "config::size")]
-    n_shared_head: i32,
-}
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "n_shared_head": 8, "tie_word_embeddings": false,
     }));
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    if c.num_attention_heads % e.n_shared_head != 0 {
+    let mut c = Text::read(config)?;
+    let Size(shared) = config::field(config, "n_shared_head")?;
+    if c.num_attention_heads % shared != 0 {
         let reason = format!("does not divide the {} query heads", c.num_attention_heads);
         return Err(Error::config("n_shared_head", reason));
     }
-    c.num_key_value_heads = Some(c.num_attention_heads / e.n_shared_head);
+    c.num_key_value_heads = Some(c.num_attention_heads / shared);
     let rope = Rope::of(&c)?;
-    let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None };
     let layers = w.at("model.layers.layers");
     Ok(Box::new(Decoder::stack(w, &c, |i, _| {
         let w = layers.at(i);
         let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let (scores, kv_heads, shared) = (scores.clone(), c.kv_heads(), e.n_shared_head);
+        let kv_heads = c.kv_heads();
         let attention = attention.run_by(move |attention, x, kv, step| {
             let [q, k, v] = attention.heads(x, step)?;
             let q = turned(&q, shared, kv_heads)?;
-            let mixed = kv.attend(&q, k, v, &scores, step)?;
+            let mixed = kv.attend(&q, k, v, &attention.scores, step)?;
             attention.project(&join_heads(&turned(&mixed, kv_heads, shared)?)?)
         });
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;

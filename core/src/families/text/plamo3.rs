@@ -9,12 +9,9 @@ pub const FAMILY: Family = Family { model_types: &["plamo3"], build };
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(deserialize_with = "config::size")]
-    window_size: i32,
-    #[serde(deserialize_with = "config::size")]
-    sliding_window_pattern: i32,
-    #[serde(deserialize_with = "config::positive")]
-    rope_local_theta: f32,
+    window_size: Size,
+    sliding_window_pattern: Size,
+    rope_local_theta: Positive,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -25,7 +22,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "sliding_window_pattern": 8, "rope_theta": 1_000_000.0, "rope_local_theta": 10_000.0,
     }));
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let (full, local) = (Rope::of(&c)?, Rope::base(c.head_dim(), e.rope_local_theta)?);
+    let (full, local) = (Rope::of(&c)?, Rope::base(c.head_dim(), *e.rope_local_theta)?);
     let (width, head_dim) = (c.hidden_size, c.head_dim());
     let norm = |w: &Scope, name, width, offset| {
         w.rms_norm(name, width, c.rms_norm_eps)?.plus(offset)
@@ -34,29 +31,21 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm", width, 1.0), |i, _| {
         let w = layers.at(i);
         // A window is what comes before a token, which mlx-lm cuts by one when it decodes.
-        let back = c.sliding_window.unwrap_or(e.window_size) + 1;
-        let is_full = (i + 1) % e.sliding_window_pattern == 0;
+        let back = c.sliding_window.unwrap_or(*e.window_size) + 1;
+        let is_full = (i + 1) % *e.sliding_window_pattern == 0;
         let (rope, window) = if is_full { (&full, None) } else { (&local, Some(back)) };
         let a = w.at("mixer");
-        let attention = phi3::attention(&a, ["qkv_proj", "o_proj"], &c, rope.clone())?
+        let head_norm = |name| norm(&a, name, head_dim, 1.0);
+        let attention = Attention::fused(&a, ["qkv_proj", "o_proj"], &c, rope.clone())?
             .window(window)
-            .qk_norm(QkNorm::BeforeRope(
-                norm(&a, "q_norm", head_dim, 1.0)?,
-                norm(&a, "k_norm", head_dim, 1.0)?,
-            ));
-        let mlp = phi3::mlp(&w.at("mlp"), &c)?;
-        let branch_norm = |name, offset| norm(&w, name, width, offset);
-        Ok(Block::new((
-            Residual::sandwich(
-                branch_norm("pre_mixer_norm", 1.0)?,
-                attention,
-                branch_norm("post_mixer_norm", 0.2)?,
-            ),
-            Residual::sandwich(
-                branch_norm("pre_mlp_norm", 1.0)?,
-                mlp,
-                branch_norm("post_mlp_norm", 5.0_f32.powf(-1.5))?,
-            ),
-        )))
+            .qk_norm(QkNorm::BeforeRope(head_norm("q_norm")?, head_norm("k_norm")?));
+        let norm = |(name, offset)| norm(&w, name, width, offset);
+        let norms = [
+            ("pre_mixer_norm", 1.0),
+            ("post_mixer_norm", 0.2),
+            ("pre_mlp_norm", 1.0),
+            ("post_mlp_norm", 5.0_f32.powf(-1.5)),
+        ];
+        Ok(Block::new(sandwich(norm, norms, attention, phi3::mlp(&w.at("mlp"), &c)?)?))
     })?))
 }

@@ -3,7 +3,6 @@
 //! own code where queries grow beyond the context of the training (`use_logn_attn`), but not where
 //! positions are stretched by the length of the whole prompt (`use_dynamic_ntk`).
 
-use super::phi3;
 use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen"], build };
@@ -12,10 +11,8 @@ pub const FAMILY: Family = Family { model_types: &["qwen"], build };
 struct Config {
     no_bias: bool,
     use_logn_attn: bool,
-    #[serde(deserialize_with = "config::size")]
-    seq_length: i32,
-    #[serde(deserialize_with = "config::positive")]
-    rotary_emb_base: f32,
+    seq_length: Size,
+    rotary_emb_base: Positive,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -30,13 +27,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if c.intermediate_size < 2 {
         return Err(Error::config("intermediate_size", "is less than one gate and one value"));
     }
-    if e.use_logn_attn && e.seq_length < 2 {
+    if e.use_logn_attn && *e.seq_length < 2 {
         return Err(Error::config("seq_length", "has no logarithm to divide by"));
     }
     c.intermediate_size /= 2;
     c.num_key_value_heads = None;
     c.mlp_bias = !e.no_bias;
-    let rope = Rope::base(c.head_dim(), e.rotary_emb_base)?;
+    let rope = Rope::base(c.head_dim(), *e.rotary_emb_base)?;
     let require = |w: &Scope| if e.no_bias { Ok(()) } else { w.require("bias") };
     require(&w.at("lm_head"))?;
     let names = ["wte", "h", "ln_f"];
@@ -45,9 +42,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let a = w.at("attn");
         a.at("c_attn").require("bias")?;
         require(&a.at("c_proj"))?;
-        let mut attention = phi3::attention(&a, ["c_attn", "c_proj"], &c, rope.clone())?;
+        let mut attention = Attention::fused(&a, ["c_attn", "c_proj"], &c, rope.clone())?;
         if e.use_logn_attn {
-            attention = attention.queries(move |q, step| grow(q, step, e.seq_length));
+            attention = attention.queries(move |q, step| grow(q, step, *e.seq_length));
         }
         let mlp = Mlp::read(&w.at("mlp"), ["w2", "w1", "c_proj"], &c, swiglu)?;
         pre_norm_named(w, ["ln_1", "ln_2"], &c, attention, mlp)

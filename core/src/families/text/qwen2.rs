@@ -5,34 +5,27 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen2", "acereason"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    use_sliding_window: bool,
-    #[serde(deserialize_with = "config::count")]
-    max_window_layers: i32,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": true, "rope_parameters": {"rope_theta": 1e6},
     }));
-    let mut c = switch_windows(Text::read(config)?, config)?;
+    let mut c = switch_windows(Text::read(config)?, config, |i, first| i >= first)?;
     c.attention_bias = true;
     Ok(Box::new(decoder(w, &c)?))
 }
 
-/// Windows only where the config switches them on, then in the layers after the first few.
-pub fn switch_windows(mut c: Text, config: &Json) -> Result<Text> {
-    let e: Config = config::read(&config::with_defaults(config, json!({
+/// Windows only where the config switches them on; without a list, the layers slide for which
+/// `slides` is true, which gets `max_window_layers` too.
+pub fn switch_windows(c: Text, config: &Json, slides: fn(i32, i32) -> bool) -> Result<Text> {
+    let config = config::with_defaults(config, json!({
         "use_sliding_window": false, "max_window_layers": 28,
-    })))?;
-    if !e.use_sliding_window {
-        c.layer_types = None;
-    } else if c.layer_types.is_none() {
-        let kind = |i| if i < e.max_window_layers { "full_attention" } else { "sliding_attention" };
-        c.layer_types = Some((0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect());
-    }
-    Ok(c)
+    }));
+    let Count(first) = config::field(&config, "max_window_layers")?;
+    let kind = |i| if slides(i, first) { "sliding_attention" } else { "full_attention" };
+    let usual = || (0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect();
+    let is_on: bool = config::field(&config, "use_sliding_window")?;
+    let layer_types = is_on.then(|| c.layer_types.clone().unwrap_or_else(usual));
+    Ok(Text { layer_types, ..c })
 }
 
 pub fn decoder(w: &Scope, c: &Text) -> Result<Decoder> {

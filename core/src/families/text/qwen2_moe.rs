@@ -3,73 +3,36 @@
 //! windows, weights that sum to one, or scales positions.
 
 use super::{qwen2, qwen3_moe};
-use crate::{parts::router::first_top_k, prelude::*};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen2_moe"], build };
-
-#[derive(Deserialize)]
-struct Config {
-    #[serde(deserialize_with = "config::size")]
-    shared_expert_intermediate_size: i32,
-    use_sliding_window: bool,
-    #[serde(deserialize_with = "config::count")]
-    max_window_layers: i32,
-}
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "rope_parameters": {"rope_theta": 1e6}, "decoder_sparse_step": 1, "norm_topk_prob": false,
-        "use_sliding_window": false, "max_window_layers": 28,
+        "qkv_bias": true,
     }));
-    let e: Config = config::read(config)?;
+    let c = Text::read_renamed(config, &[("qkv_bias", "attention_bias")])?;
+    let c = qwen2::switch_windows(c, config, |i, first| i % 2 == 0 && i < first)?;
     let experts: qwen3_moe::Config = config::read(config)?;
-    let mut c = Text::read_renamed(
-        &config::with_defaults(config, json!({"qkv_bias": true})),
-        &[("qkv_bias", "attention_bias")],
-    )?;
-    if !e.use_sliding_window {
-        c.layer_types = None;
-    } else if c.layer_types.is_none() {
-        let slides = |i| i % 2 == 0 && i < e.max_window_layers;
-        let kind = |i| if slides(i) { "sliding_attention" } else { "full_attention" };
-        c.layer_types = Some((0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect());
-    }
+    let Size(inner) = config::field(config, "shared_expert_intermediate_size")?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
         let mlp = w.at("mlp");
         let ffn = if experts.is_sparse(i) {
-            let shared = SharedExpert::read(&mlp, &c, e.shared_expert_intermediate_size)?;
+            let shared = shared_expert(&mlp, &c, inner)?;
             sum(qwen3_moe::experts(&mlp, &c, &experts, first_top_k)?, shared)
         } else {
-            Box::new(Mlp::read(&mlp, GATE_UP_DOWN, &c, swiglu)?)
+            dense(&mlp, &c)?
         };
         pre_norm(w, &c, attention.window(c.window(i)?), ffn)
     })?))
 }
 
 /// `sigmoid(gate(x)) · mlp(x)`.
-pub struct SharedExpert {
-    gate: Linear,
-    mlp: Mlp,
-}
-
-impl SharedExpert {
-    pub fn read(w: &Scope, c: &Text, inner: i32) -> Result<Self> {
-        Ok(SharedExpert {
-            gate: w.linear("shared_expert_gate", c.hidden_size, 1)?,
-            mlp: Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?,
-        })
-    }
-}
-
-impl Layer for SharedExpert {
-    type State = ();
-
-    fn state(&self, _: &CachePlan) {}
-
-    fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
-        let open = ops::sigmoid(self.gate.forward(x)?)?;
-        Ok(open.multiply(self.mlp.forward(x, &mut (), step)?)?)
-    }
+fn shared_expert(w: &Scope, c: &Text, inner: i32) -> Result<impl Layer<State = ()> + 'static> {
+    let gate = w.linear("shared_expert_gate", c.hidden_size, 1)?;
+    let mlp = Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?;
+    Ok(Map(move |x: &Array| Ok(ops::sigmoid(gate.forward(x)?)?.multiply(mlp.apply(x)?)?)))
 }

@@ -7,7 +7,7 @@ use crate::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["qwen3"], build };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = qwen2::switch_windows(read(config)?, config)?;
+    let c = qwen2::switch_windows(read(config)?, config, |i, first| i >= first)?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
@@ -22,6 +22,6 @@ pub fn read(config: &Json) -> Result<Text> {
 }
 
 pub fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {
-    let norm = |name| w.rms_norm(name, c.head_dim(), c.rms_norm_eps);
-    Ok(Attention::read(w, QKVO, c, rope)?.qk_norm(QkNorm::BeforeRope(norm("q_norm")?, norm("k_norm")?)))
+    let norms = QkNorm::before_rope(w, ["q_norm", "k_norm"], c)?;
+    Ok(Attention::read(w, QKVO, c, rope)?.qk_norm(norms))
 }

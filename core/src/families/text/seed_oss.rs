@@ -6,17 +6,12 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["seed_oss"], build };
 
-#[derive(Deserialize)]
-struct Config {
-    attention_out_bias: bool,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({
         "tie_word_embeddings": true, "attention_out_bias": false,
     }));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    if e.attention_out_bias {
+    let c = Text::read(config)?;
+    if config::field(config, "attention_out_bias")? {
         let layers = body(w).0.at("layers");
         for i in 0..c.num_hidden_layers {
             layers.at(i).at("self_attn.o_proj").require("bias")?;

@@ -5,30 +5,35 @@ use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["smollm3"], build };
 
+/// Which layers have positions.
 #[derive(Deserialize)]
-struct Config {
-    /// 0 where a layer has none, else 1.
+pub struct Positions {
+    /// Against what it is called, 0 where a layer has none, else 1.
     no_rope_layers: Option<Vec<i32>>,
-    #[serde(deserialize_with = "config::size")]
-    no_rope_layer_interval: i32,
+    no_rope_layer_interval: Size,
+}
+
+impl Positions {
+    pub fn read(config: &Json, layers: i32) -> Result<Self> {
+        let defaults = json!({"no_rope_layer_interval": 4});
+        let mut e: Positions = config::read(&config::with_defaults(config, defaults))?;
+        e.no_rope_layers = e.no_rope_layers.filter(|listed| !listed.is_empty());
+        config::check_entries("no_rope_layers", e.no_rope_layers.as_ref(), layers)?;
+        Ok(e)
+    }
+
+    pub fn are_in(&self, layer: i32) -> bool {
+        match &self.no_rope_layers {
+            Some(layers) => layers[layer as usize] != 0,
+            None => (layer + 1) % *self.no_rope_layer_interval != 0,
+        }
+    }
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": true, "no_rope_layer_interval": 4,
-    }));
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    if let Some(layers) = &e.no_rope_layers
-        && layers.len() != c.num_hidden_layers as usize
-    {
-        let reason = format!("{} entries for {} layers", layers.len(), c.num_hidden_layers);
-        return Err(Error::config("no_rope_layers", reason));
-    }
-    let has_rope = |i: i32| match &e.no_rope_layers {
-        Some(layers) => layers[i as usize] != 0,
-        None => (i + 1) % e.no_rope_layer_interval != 0,
-    };
+    let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": true})))?;
+    let positions = Positions::read(config, c.num_hidden_layers)?;
     let rope = Rope::of(&c)?;
-    let rope = |i| if has_rope(i) { rope.clone() } else { Rope::None };
+    let rope = |i| if positions.are_in(i) { rope.clone() } else { Rope::None };
     Ok(Box::new(Decoder::stack(w, &c, |i, w| llama::block(w, &c, i, rope(i)))?))
 }

@@ -1,14 +1,9 @@
 //! Step 3.5 Flash: a gate on what each head gathers, sliding layers with heads of their own, a rotary
 //! embedding for each layer, clamped networks, and DeepSeek V3's router. Follows `step3p5` of mlx-lm.
 
-use super::{deepseek_v3, gemma3_text::without};
+use super::deepseek_v3;
 use crate::{
-    parts::{
-        ffn::Gate,
-        gated_attention::{gated_attention, sigmoid},
-        rope::share_of_head,
-        router::check_choice,
-    },
+    parts::{gated_attention::sigmoid, rope::share_of_head},
     prelude::*,
 };
 
@@ -18,33 +13,21 @@ pub const FAMILY: Family = Family { model_types: &["step3p5"], build };
 struct Config {
     layer_types: Option<Vec<String>>,
     yarn_only_types: Option<Vec<String>>,
-    rope_theta: Option<Theta>,
+    rope_theta: Option<PerLayer<f32>>,
     partial_rotary_factors: Option<Vec<f64>>,
     attention_other_setting: Option<Heads>,
     use_head_wise_attn_gate: bool,
-    #[serde(deserialize_with = "config::size")]
-    moe_intermediate_size: i32,
-    #[serde(deserialize_with = "config::size")]
-    share_expert_dim: i32,
+    moe_intermediate_size: Size,
+    share_expert_dim: Size,
     moe_layers_enum: Option<String>,
     swiglu_limits: Option<Vec<Option<f32>>>,
     swiglu_limits_shared: Option<Vec<Option<f32>>>,
 }
 
-/// One base, or one for each layer.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Theta {
-    One(f32),
-    Each(Vec<f32>),
-}
-
 #[derive(Deserialize)]
 struct Heads {
-    #[serde(deserialize_with = "config::size")]
-    num_attention_heads: i32,
-    #[serde(deserialize_with = "config::size")]
-    num_attention_groups: i32,
+    num_attention_heads: Size,
+    num_attention_groups: Size,
 }
 
 const NAMES: &[(&str, &str)] = &[("num_attention_groups", "num_key_value_heads")];
@@ -64,76 +47,68 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }));
     let e: Config = config::read(config)?;
     // Their lists go on for the layers that predict further tokens.
-    let c = Text::read_renamed(&without(config, &["layer_types", "rope_theta"]), NAMES)?;
-    let routing: LossFreeRouting = config::read_renamed(config, ROUTING, config::read)?;
+    let c = Text::read_renamed(&config::without(config, &["layer_types", "rope_theta"]), NAMES)?;
+    let routing = LossFreeRouting::read(config, ROUTING)?;
     check_choice("moe_top_k", (routing.n_routed_experts, routing.num_experts_per_tok))?;
-    let layers = e.sparse_layers(&c)?;
+    let sparse = e.sparse_layers(&c)?;
     deepseek_v3::ignore_predictions(w, &c);
     // Published files, whose tensors MLX's rename, store norms less one.
     let (body, _) = body(w);
-    let is_published =
-        (0..c.num_hidden_layers).any(|i| body.at("layers").at(i).has_below("moe"));
-    let norm = |w: &Scope, name, width| {
+    let is_published = (0..c.num_hidden_layers).any(|i| body.at("layers").at(i).has_below("moe"));
+    let norm = |w: &Scope, name: &str, width| {
         let norm = w.rms_norm(name, width, c.rms_norm_eps)?;
         if is_published { norm.plus_one() } else { Ok(norm) }
     };
     let last = |w: &Scope| norm(w, "norm", c.hidden_size);
-    let decoder = Decoder::stack_under(w, &c, last, |i, w| {
-        let a = w.at("self_attn");
+    Ok(Box::new(Decoder::stack_under(w, &c, last, |i, w| {
+        let (a, block_norm) = (w.at("self_attn"), |name| norm(w, name, c.hidden_size));
         let (c, rope, window) = e.attention(&c, i)?;
         let own = |name| norm(&a, name, c.head_dim());
         let attention = Attention::read(&a, QKVO, &c, rope)?
             .qk_norm(QkNorm::BeforeRope(own("q_norm")?, own("k_norm")?))
             .window(window);
-        let before = norm(w, "input_layernorm", c.hidden_size)?;
-        let after = norm(w, "post_attention_layernorm", c.hidden_size)?;
-        let ffn = if layers.contains(&i) {
+        let ffn = if sparse.contains(&i) {
             e.experts(w, &c, i, &routing)?
         } else {
-            let limit = limit(&e.swiglu_limits_shared, i);
-            Box::new(Mlp::sized(&w.at("mlp"), &c, c.intermediate_size, clamped_swiglu(limit))?)
+            let gate = clamped_swiglu(limit(&e.swiglu_limits_shared, i));
+            Box::new(Mlp::sized(&w.at("mlp"), &c, c.intermediate_size, gate)?)
         };
-        let ffn = Residual::pre(after, ffn);
         if !e.use_head_wise_attn_gate {
-            return Ok(Block::new((Residual::pre(before, attention), ffn)));
+            return pre_norm_under(block_norm, TWO_NORMS, attention, ffn);
         }
         let heads = c.num_attention_heads;
         let gate = (a.linear("g_proj", c.hidden_size, heads)?, heads);
         let attention = gated_attention(attention, gate, sigmoid);
-        Ok(Block::new((Residual::pre(before, attention), ffn)))
-    })?;
-    Ok(Box::new(decoder))
+        pre_norm_under(block_norm, TWO_NORMS, attention, ffn)
+    })?))
 }
 
 impl Config {
     /// The sizes, the positions and the window of one layer.
     fn attention(&self, c: &Text, i: i32) -> Result<(Text, Rope, Option<i32>)> {
-        let (mut c, layer) = (c.clone(), i as usize);
-        let kind = match &self.layer_types {
-            Some(kinds) => Some(&**entry("layer_types", kinds, i)?),
-            None => None,
-        };
+        let mut c = c.clone();
+        let kinds = self.layer_types.as_ref();
+        let kind = kinds.map(|kinds| config::entry("layer_types", kinds, i)).transpose()?;
         let slides = kind.map_or(i % 2 == 0, |kind| kind == "sliding_attention");
         if let Some(own) = self.attention_other_setting.as_ref().filter(|_| slides) {
-            c.num_attention_heads = own.num_attention_heads;
-            c.num_key_value_heads = Some(own.num_attention_groups);
+            c.num_attention_heads = *own.num_attention_heads;
+            c.num_key_value_heads = Some(*own.num_attention_groups);
             c.check_heads("attention_other_setting.num_attention_groups")?;
         }
         let base = match &self.rope_theta {
-            Some(Theta::Each(bases)) => *entry("rope_theta", bases, i)?,
-            Some(Theta::One(base)) => *base,
+            Some(bases) => bases.of("rope_theta", i)?,
             None => c.rope_theta(),
         };
         if !(base > 0.0 && base.is_finite()) {
             return Err(Error::config("rope_theta", format!("{base} is not a positive number")));
         }
         let shares = self.partial_rotary_factors.as_ref();
-        let share = shares.and_then(|shares| shares.get(layer)).copied().unwrap_or(1.0);
+        let share = shares.and_then(|shares| shares.get(i as usize)).copied().unwrap_or(1.0);
         let dims = share_of_head(&c, share, &format!("partial_rotary_factors[{i}]"))?;
-        let stretched = self.yarn_only_types.as_ref().filter(|kinds| !kinds.is_empty());
-        let kind = kind.unwrap_or("full_attention");
-        let stretched = stretched.is_none_or(|kinds| kinds.iter().any(|other| other == kind));
-        let scaling = c.rope_scaling().filter(|_| stretched);
+        let kind = kind.map_or("full_attention", String::as_str);
+        let stretched = self.yarn_only_types.as_deref().unwrap_or_default();
+        let is_stretched = stretched.is_empty() || stretched.iter().any(|other| other == kind);
+        let scaling = c.rope_scaling().filter(|_| is_stretched);
         let rope = Rope::scaled(dims, base, false, scaling, c.max_position_embeddings)?;
         let window = c.sliding_window.filter(|_| slides);
         Ok((c, rope, window))
@@ -154,28 +129,21 @@ impl Config {
 
     fn experts(&self, w: &Scope, c: &Text, i: i32, routing: &LossFreeRouting) -> Result<Ffn> {
         let count = routing.n_routed_experts;
-        let (router, owner, name, shared) = if w.has_below("moe") {
-            (w.at("moe"), w.clone(), "moe", w.at("share_expert"))
+        let (w, router, name) = if w.has_below("moe") {
+            (w.clone(), w.at("moe"), "moe")
         } else {
-            let mlp = w.at("mlp");
-            (mlp.at("gate"), mlp.clone(), "switch_mlp", mlp.at("share_expert"))
+            (w.at("mlp"), w.at("mlp.gate"), "switch_mlp")
         };
         let logits = router.linear("gate", c.hidden_size, count)?;
         let bias = router.tensor("router_bias", &[count])?;
         let router = LossFreeRouter::new(logits, Some(bias), routing)?;
         let router = if routing.norm_topk_prob { router.normalized() } else { router };
-        let sizes = [count, c.hidden_size, self.moe_intermediate_size];
+        let sizes = [count, c.hidden_size, *self.moe_intermediate_size];
         let gate = clamped_swiglu(limit(&self.swiglu_limits, i));
-        let experts = GatedExperts::read(&owner, name, sizes, gate)?;
+        let moe = Moe::new(router, GatedExperts::read(&w, name, sizes, gate)?);
         let gate = clamped_swiglu(limit(&self.swiglu_limits_shared, i));
-        Ok(sum(Moe::new(router, experts), Mlp::sized(&shared, c, self.share_expert_dim, gate)?))
+        Ok(sum(moe, Mlp::sized(&w.at("share_expert"), c, *self.share_expert_dim, gate)?))
     }
-}
-
-/// What a list that must go as far says of one layer.
-fn entry<'a, T>(field: &str, list: &'a [T], i: i32) -> Result<&'a T> {
-    let missing = || Error::config(field, format!("{} entries, none for layer {i}", list.len()));
-    list.get(i as usize).ok_or_else(missing)
 }
 
 fn limit(limits: &Option<Vec<Option<f32>>>, i: i32) -> Option<f32> {

@@ -3,10 +3,7 @@
 //! of mlx-lm.
 
 use super::nanochat::{Normed, backwards};
-use crate::{
-    model::{Cache, Embedded},
-    prelude::*,
-};
+use crate::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["talkie"], build };
 
