@@ -109,7 +109,7 @@ impl Files {
     /// A JSON file; `None` when there is no such file.
     ///
     /// Python writes numbers that JSON does not have as `Infinity` and `NaN`; they are read as
-    /// `{"__float__": "Infinity"}`, the spelling of transformers, which [`crate::config::float`]
+    /// `{"__float__": "Infinity"}`, the spelling of transformers, which [`crate::config::Float`]
     /// understands.
     ///
     /// # Errors

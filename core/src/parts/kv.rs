@@ -58,7 +58,7 @@ impl Kv {
     }
 
     /// As [`Kv::new`], for entries of `stride` positions each: whoever runs a step says where it
-    /// stands among them, as [`Step::grouped`] does.
+    /// stands among them, as `Step::grouped` does.
     pub fn strided(stride: i32, plan: &CachePlan) -> Self {
         let ring = plan.bound.map(|bound| {
             let slots = (bound.positions / stride).max(1);

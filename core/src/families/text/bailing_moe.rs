@@ -24,7 +24,8 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
+    // Biases have fields of their own.
+    let config = &config::with_defaults(&config::without(config, &["attention_bias"]), json!({
         "use_bias": false, "use_qkv_bias": false, "norm_head": false, "use_qk_norm": false,
         "moe_router_enable_expert_bias": false, "moe_router_enable_shared_expert": true,
         "routed_scaling_factor": 1.0, "score_function": "softmax", "n_group": 1, "topk_group": 4,

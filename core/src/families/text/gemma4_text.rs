@@ -56,14 +56,18 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "num_kv_shared_layers": 20, "sliding_window": 512, "sliding_window_pattern": 5,
         "max_position_embeddings": 131072, "attention_k_eq_v": false,
         "final_logit_softcapping": 30.0, "use_double_wide_mlp": true, "enable_moe_block": false,
-        "tie_word_embeddings": true, "rope_parameters": {
+        "tie_word_embeddings": true,
+    });
+    let mut config = text_config(config, defaults, json!({"vocab_size": 262144}))?;
+    if config["rope_parameters"].is_null() {
+        config["rope_parameters"] = json!({
             "full_attention": {
                 "rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25,
             },
             "sliding_attention": {"rope_theta": 1e4},
-        },
-    });
-    let config = &text_config(config, defaults, json!({"vocab_size": 262144}))?;
+        });
+    }
+    let config = &config;
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let experts = e.enable_moe_block.then(|| config::read(config)).transpose()?;
     let layers = c.num_hidden_layers;
