@@ -41,11 +41,22 @@ fn json(arguments: &[&str]) -> Json {
     serde_json::from_str(&out).unwrap()
 }
 
+/// The checkpoint, and its adapter, if it has one, in the same folder.
 fn write(case: &Case) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let (case, path) = (case.clone(), folder.path().to_owned());
-    on_engine(move || case.write(&path)).unwrap();
+    on_engine(move || {
+        case.write(&path)?;
+        if case.has_adapter() { case.write_adapter(&path) } else { Ok(()) }
+    })
+    .unwrap();
     folder
+}
+
+/// What a command calls a model that has been written.
+fn model<'a>(case: &Case, folder: &'a TempDir) -> Vec<&'a str> {
+    let folder = path(folder);
+    if case.has_adapter() { vec![folder, "--adapter", folder] } else { vec![folder] }
 }
 
 fn path(folder: &TempDir) -> &str {
@@ -77,7 +88,9 @@ fn scores_are_those_of_the_reference() {
         let case = &fixture.cases[0];
         let folder = write(case);
         let tokens = list(&case.tokens);
-        let score = json(&["score", path(&folder), "--tokens", &tokens, "--top", "1000"]);
+        let model = model(case, &folder);
+        let score =
+            json(&[&["score"], &model[..], &["--tokens", &tokens, "--top", "1000"]].concat());
         assert_eq!(ids(&score["tokens"]), case.tokens, "{family}");
         let logprobs: Vec<Option<f32>> = serde_json::from_value(score["logprobs"].clone()).unwrap();
         assert_eq!((logprobs.len(), logprobs[0]), (case.tokens.len(), None), "{family}");
@@ -107,10 +120,12 @@ fn greedy_tokens_are_the_likeliest_after_their_prefix() {
     for (family, fixture) in Fixture::all() {
         let case = &fixture.cases[0];
         let folder = write(case);
-        let prompt = &case.tokens[..7];
+        let (prompt, model) = (&case.tokens[..7], model(case, &folder));
         let answer = json(
             &[
-                &["generate", path(&folder), "--tokens", &list(prompt), "--max-tokens", "12"][..],
+                &["generate"],
+                &model[..],
+                &["--tokens", &list(prompt), "--max-tokens", "12"],
                 &["--temperature", "0", "--repetition-penalty", "1", "--ignore-eos"],
             ]
             .concat(),
@@ -124,7 +139,8 @@ fn greedy_tokens_are_the_likeliest_after_their_prefix() {
             assert!(answer[rate].as_f64().unwrap() > 0.0, "{family}: {rate}");
         }
         let sequence = list(&[prompt, &tokens].concat());
-        let score = json(&["score", path(&folder), "--tokens", &sequence, "--top", "1"]);
+        let score =
+            json(&[&["score"], &model[..], &["--tokens", &sequence, "--top", "1"]].concat());
         for (i, token) in tokens.iter().enumerate() {
             let (best, logprob) = row(&score["top"], prompt.len() - 1 + i)[0];
             assert_eq!(best, *token, "{family}, token {i}");

@@ -97,7 +97,7 @@ fn check(case: &Case) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     case.write(folder.path()).map_err(text)?;
     let scope = Scope::open(&Files::from(folder.path()), &case.config).map_err(text)?;
-    let model = build(case, &scope).map_err(text)?;
+    let model = build(case, &case.adapted(scope).map_err(text)?).map_err(text)?;
     let length = case.tokens.len();
     let stepwise = case.steps.as_ref().unwrap_or(&case.logprobs);
     let mut schedules =
@@ -313,7 +313,7 @@ fn every_tensor_matters() {
         let dull = on_engine(move || {
             let tensors = case.checkpoint()?;
             let forward = |tensors: HashMap<String, Array>| {
-                let model = build(&case, &Scope::new(tensors, &case.config)?)?;
+                let model = build(&case, &case.scope(tensors)?)?;
                 run(&case, &model, &mut empty(&model), &case.tokens, &[case.tokens.len()])
             };
             let whole = forward(tensors.clone())?;

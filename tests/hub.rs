@@ -879,6 +879,48 @@ fn a_tokenizer_may_come_from_another_repository() {
 }
 
 #[test]
+fn an_adapter_may_come_from_a_repository() {
+    let Files::Embedded(files) = DEMO else { unreachable!("the demo model is embedded") };
+    let config = files.iter().find(|(name, _)| *name == "config.json").unwrap().1;
+    let config: serde_json::Value = serde_json::from_slice(config).unwrap();
+    let size = |field: &str| config[field].as_u64().unwrap();
+    let (inner, width) = (size("intermediate_size"), size("hidden_size"));
+    let factors: [(&str, &str, &[u64]); 2] = [
+        ("model.layers.0.mlp.down_proj.lora_a", "F32", &[inner, 2]),
+        ("model.layers.0.mlp.down_proj.lora_b", "F32", &[2, width]),
+    ];
+    let mut tensors = Content::safetensors(&factors, 1).to_vec();
+    let header = tensors.len() - (4 * 2 * (inner + width)) as usize;
+    tensors[header..].fill(0);
+    let adapter = |rank| {
+        let config = format!(r#"{{"lora_parameters": {{"rank": {rank}, "scale": 2.0}}}}"#);
+        Repository::default()
+            .with("README.md", "what nobody needs")
+            .with("adapter_config.json", config)
+            .with_large("adapters.safetensors", Content::bytes(&*tensors))
+    };
+    let hub = Hub::new(adapter(2));
+    let load = |options| block_on(Model::load_with(DEMO, options, |_| ()));
+    let online = LoadOptions { adapter: Some(hub.source().into()), ..LoadOptions::default() };
+    let offline = LoadOptions { offline: true, ..online.clone() };
+    assert!(matches!(load(offline.clone()), Err(Error::Offline { .. })));
+    for (options, requests) in [(online.clone(), None), (online, Some(1)), (offline, Some(0))] {
+        hub.server.forget();
+        load(options).unwrap();
+        let seen = hub.server.requests();
+        assert!(!seen.iter().any(|request| request.path.contains("README")));
+        assert_eq!(seen.len(), requests.unwrap_or(seen.len()));
+    }
+    let other = Hub::new(adapter(3));
+    let options = LoadOptions { adapter: Some(other.source().into()), ..LoadOptions::default() };
+    assert!(matches!(load(options), Err(Error::TensorShape { .. })));
+    let nothing = Hub::new(Repository::default().with("config.json", "{}"));
+    let options = LoadOptions { adapter: Some(nothing.source().into()), ..LoadOptions::default() };
+    let missing = load(options).err();
+    assert!(missing.unwrap().to_string().contains("adapter_config.json"));
+}
+
+#[test]
 fn a_killed_download_goes_on_where_it_was() {
     const KILLS: usize = 100;
     // Two files at once, four connections each.

@@ -43,6 +43,7 @@ pub struct Case {
     #[serde(default)]
     quantized: BTreeMap<String, (i32, i32, String)>,
     dtype: Option<String>,
+    adapter: Option<Adapter>,
     /// Tensors that move the result of the reference by nothing, with the reason in the script.
     #[serde(default)]
     pub insensitive: Vec<String>,
@@ -89,6 +90,14 @@ impl Kept {
         }
         plan
     }
+}
+
+/// What is added to the model of a case, or changed in it.
+#[derive(Clone, Deserialize)]
+struct Adapter {
+    config: Json,
+    tensors: BTreeMap<String, Vec<i32>>,
+    dtype: Option<String>,
 }
 
 fn one() -> usize {
@@ -199,9 +208,46 @@ impl Case {
         Ok(tensors)
     }
 
+    /// Whether something is added to the model or changed in it.
+    pub fn has_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
+    /// Tensors as if they were its checkpoint, with its adapter, if it has one. On the engine's thread.
+    pub fn scope(&self, tensors: HashMap<String, Array>) -> Result<Scope> {
+        self.adapted(Scope::new(tensors, &self.config)?)
+    }
+
+    /// A scope over its checkpoint with its adapter, if it has one. On the engine's thread.
+    pub fn adapted(&self, scope: Scope) -> Result<Scope> {
+        if !self.has_adapter() {
+            return Ok(scope);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        self.write_adapter(folder.path())?;
+        scope.with_adapter(&folder.path().into())
+    }
+
+    /// Writes its adapter as the tool that trained it would. On the engine's thread.
+    pub fn write_adapter(&self, folder: &Path) -> Result<()> {
+        let Adapter { config, tensors, dtype } = self.adapter.as_ref().expect("it has an adapter");
+        let dtype = precision(dtype.as_deref().unwrap_or("F32"));
+        let value = |(name, shape): (String, Vec<i32>)| {
+            let values = floats(&format!("adapter.{name}"), &shape).as_dtype(dtype)?;
+            Ok((name, values))
+        };
+        let tensors: Result<HashMap<String, Array>> =
+            self.expand(tensors).into_iter().map(value).collect();
+        let is_peft = config.get("peft_type").is_some();
+        let file = if is_peft { "adapter_model.safetensors" } else { "adapters.safetensors" };
+        fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+        Array::save_safetensors(tensors?, None, folder.join(file)).unwrap();
+        Ok(())
+    }
+
     /// The model, with nothing left unread. On the engine's thread.
     pub fn model(&self) -> Result<Rc<dyn LanguageModel>> {
-        let scope = Scope::new(self.checkpoint()?, &self.config)?;
+        let scope = self.scope(self.checkpoint()?)?;
         let family = families::find(self.config["model_type"].as_str().unwrap())?;
         let model = (family.build)(&self.config, &scope)?;
         scope.finish(|_| {})?;
@@ -280,7 +326,7 @@ fn floats(name: &str, shape: &[i32]) -> Array {
         unit.map(|u| u * scale).collect()
     } else if name.contains("norm")
         || name.contains(".ln_")
-        || ["D", "layer_scalar", "scale", "per_expert_scale", "a_g", "head_g", "w_g"]
+        || ["D", "m", "layer_scalar", "scale", "per_expert_scale", "a_g", "head_g", "w_g"]
             .contains(&last)
     {
         unit.map(|u| 1.0 + 0.25 * u).collect()

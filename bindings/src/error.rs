@@ -132,6 +132,7 @@ impl From<Error> for MynahError {
             | Error::MissingTensor(_)
             | Error::TensorShape { .. }
             | Error::UnusedTensors(_)
+            | Error::Adapter { .. }
             | Error::SavedCache { .. }
             | Error::HashMismatch { .. }
             | Error::NotANumber { .. } => MynahError::Damaged { reason },

@@ -31,6 +31,9 @@ pub struct LoadOptions {
     /// Further tokens that end the text.
     #[uniffi(default = [])]
     pub end_tokens: Vec<String>,
+    /// What fine-tuning added to the model, as mlx-lm or PEFT writes it.
+    #[uniffi(default = None)]
+    pub adapter: Option<ModelSource>,
     /// Where the tokenizer and the chat template are, if not beside the weights.
     #[uniffi(default = None)]
     pub tokenizer: Option<ModelSource>,
@@ -73,6 +76,7 @@ impl LoadOptions {
             session,
             memory,
             end_tokens: self.end_tokens,
+            adapter: self.adapter.map(Location::try_from).transpose()?,
             tokenizer: self.tokenizer.map(Location::try_from).transpose()?,
             chat_template: self.chat_template,
             offline: self.offline,

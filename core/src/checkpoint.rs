@@ -8,7 +8,7 @@ use crate::{
 use mlx_rs::Array;
 use safetensors::{
     SafeTensors,
-    tensor::{Dtype, Metadata, TensorInfo},
+    tensor::{Dtype, Metadata, TensorInfo, TensorView},
 };
 use serde::Deserialize;
 use std::{
@@ -36,15 +36,26 @@ pub(crate) fn tensors(files: &Files) -> Result<HashMap<String, Array>> {
                 }
             }
         }
-        Files::Embedded(_) => {
-            let bytes = files.read(EMBEDDED)?.ok_or_else(|| damaged_embedded("missing"))?;
-            let whole = SafeTensors::deserialize(&bytes).map_err(damaged_embedded)?;
-            for (name, view) in whole.tensors() {
-                tensors.insert(name, Array::try_from(view).map_err(damaged_embedded)?);
-            }
-        }
+        Files::Embedded(_) => tensors = file(files, EMBEDDED)?,
     }
     Ok(tensors)
+}
+
+/// The tensors of one file, unread.
+pub(crate) fn file(files: &Files, name: &str) -> Result<HashMap<String, Array>> {
+    match files {
+        Files::Directory(directory) => load_shard(&directory.join(name)),
+        Files::Embedded(_) => {
+            let damaged = |reason: String| Error::Checkpoint { file: name.into(), reason };
+            let bytes = files.read(name)?.ok_or_else(|| damaged("missing".into()))?;
+            let whole = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+            let array = |(name, view): (String, TensorView)| match Array::try_from(view) {
+                Ok(array) => Ok((name, array)),
+                Err(error) => Err(damaged(error.to_string())),
+            };
+            whole.tensors().into_iter().map(array).collect()
+        }
+    }
 }
 
 /// The headers of all files.

@@ -66,6 +66,14 @@ pub enum Error {
     /// The checkpoint holds tensors that the model does not use: it is not this model.
     #[error("the checkpoint holds {} that the model does not use: {}", Count(.0.len(), "tensor"), List(.0))]
     UnusedTensors(Vec<String>),
+    /// An adapter does not belong to the model, or is incomplete.
+    #[error("{}: {reason}", file.display())]
+    Adapter {
+        /// Its file of tensors.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A tensor is quantized in a way that is not supported, or that contradicts the config.
     #[error("quantization of `{path}`: {reason}")]
     Quantization {
@@ -347,7 +355,7 @@ impl fmt::Display for Count {
     }
 }
 
-struct List<'a>(&'a [String]);
+pub(crate) struct List<'a>(pub &'a [String]);
 impl fmt::Display for List<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let shown = self.0.len().min(5);

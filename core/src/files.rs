@@ -7,6 +7,7 @@ use crate::{
 use serde_json::Value as Json;
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Cursor, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -39,27 +40,41 @@ impl Files {
         }
     }
 
+    /// What errors call one file.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        match self {
+            Files::Directory(directory) => directory.join(name),
+            Files::Embedded(_) => name.into(),
+        }
+    }
+
     /// What tells this checkpoint from others: a hash of its config, of the names and sizes of its
     /// weights, and of samples from all over them, since fine-tuned models differ in nothing else.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Checkpoint`] when there are no weights.
     pub fn fingerprint(&self) -> Result<String> {
+        let weights = match self {
+            Files::Directory(directory) => shards(directory, self)?,
+            Files::Embedded(_) => [EMBEDDED.to_string()].into(),
+        };
+        self.hash("config.json", &weights)
+    }
+
+    /// A hash of a config, and of files of weights with their names.
+    pub(crate) fn hash(&self, config: &str, weights: &BTreeSet<String>) -> Result<String> {
         let mut hash = Fnv::new();
-        hash.add(&self.read("config.json")?.unwrap_or_default());
-        match self {
-            Files::Embedded(_) => {
-                let weights = self.read(EMBEDDED)?.unwrap_or_default();
-                sample(Cursor::new(weights), &mut hash).map_err(Error::io(Path::new(EMBEDDED)))?;
-            }
-            Files::Directory(directory) => {
-                for shard in shards(directory, self)? {
-                    hash.add(shard.as_bytes());
-                    let path = directory.join(shard);
-                    let file = File::open(&path).map_err(Error::io(&path))?;
-                    sample(file, &mut hash).map_err(Error::io(&path))?;
+        hash.add(&self.read(config)?.unwrap_or_default());
+        for name in weights {
+            hash.add(name.as_bytes());
+            let path = self.path(name);
+            let sampled = match self {
+                Files::Embedded(_) => {
+                    sample(Cursor::new(self.read(name)?.unwrap_or_default()), &mut hash)
                 }
-            }
+                Files::Directory(_) => File::open(&path).and_then(|file| sample(file, &mut hash)),
+            };
+            sampled.map_err(Error::io(&path))?;
         }
         Ok(format!("{:016x}", hash.0))
     }

@@ -98,20 +98,49 @@ pub struct Packing {
 /// [`Error::Option`] for a context that no model has.
 /// What is merely not supported is no error but a [`Inspection::problem`].
 pub async fn inspect(location: impl Into<Location>, context: Option<usize>) -> Result<Inspection> {
+    inspect_with(location.into(), None, context).await
+}
+
+/// As [`inspect`], of a model that shall be loaded with an adapter. That counts for the memory, and
+/// that it does not fit is a problem.
+///
+/// # Errors
+/// Those of [`inspect`], and of [`hub::fetch_adapter`].
+pub async fn inspect_with_adapter(
+    location: impl Into<Location>,
+    adapter: impl Into<Location>,
+    context: Option<usize>,
+) -> Result<Inspection> {
+    let adapter = match adapter.into().resolve()? {
+        Found::Here(files) => files,
+        Found::Hub(source) => hub::fetch_adapter(&source).await?.into(),
+    };
+    inspect_with(location.into(), Some(adapter), context).await
+}
+
+async fn inspect_with(
+    location: Location,
+    adapter: Option<Files>,
+    context: Option<usize>,
+) -> Result<Inspection> {
     if context.is_some_and(|tokens| tokens > LONGEST) {
         return Err(Error::option("context", format!("more than {LONGEST} tokens")));
     }
-    match location.into().resolve()? {
-        Found::Here(files) => inspect_files(files, context).await,
+    match location.resolve()? {
+        Found::Here(files) => inspect_files(files, adapter, context).await,
         Found::Hub(source) => {
             let outline = hub::outline(&source).await?;
-            let inspection = inspect_files(outline.files.clone(), context).await?;
+            let inspection = inspect_files(outline.files.clone(), adapter, context).await?;
             Ok(Inspection { gated: outline.gated, ..inspection })
         }
     }
 }
 
-async fn inspect_files(files: Files, context: Option<usize>) -> Result<Inspection> {
+async fn inspect_files(
+    files: Files,
+    adapter: Option<Files>,
+    context: Option<usize>,
+) -> Result<Inspection> {
     let config =
         files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))?;
     let model_type = model_type(&config)?.to_string();
@@ -141,7 +170,9 @@ async fn inspect_files(files: Files, context: Option<usize>) -> Result<Inspectio
     let length = context.unwrap_or(usual);
     let memory = match problem(&config, &files) {
         Err(error) => Err(error),
-        Ok(()) => Engine::get()?.run(move || rehearse(&files, &config, length)).await,
+        Ok(()) => {
+            Engine::get()?.run(move || rehearse(&files, adapter.as_ref(), &config, length)).await
+        }
     };
     match memory {
         Ok(memory) => {
@@ -160,8 +191,13 @@ const LONGEST: usize = 1 << 24;
 
 /// Builds the model and passes a token through it without computing anything: what is wrong with
 /// names and shapes shows, and how large everything would be. On the engine's thread.
-fn rehearse(files: &Files, config: &Json, context: usize) -> Result<Memory> {
-    let scope = Scope::open(files, config)?;
+fn rehearse(
+    files: &Files,
+    adapter: Option<&Files>,
+    config: &Json,
+    context: usize,
+) -> Result<Memory> {
+    let scope = Scope::open_with(files, adapter, config)?;
     let network = (family(config)?.build)(config, &scope)?;
     let weights = scope.reading()?.total() as u64;
     let mut cache = network.cache(&CachePlan::new(context));

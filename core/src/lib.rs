@@ -30,6 +30,8 @@
 //! - Nothing that a user gives (a file, a prompt, an option) panics or ends the process.
 //! - Unsafe code is in [`mlx`] alone.
 
+mod adapter;
+mod added;
 mod checkpoint;
 pub mod config;
 pub mod decoder;
@@ -66,7 +68,7 @@ pub use generate::{
 };
 pub use handle::{Model, ModelInfo};
 pub use hub::Source;
-pub use inspect::{Inspection, Memory, Packing, inspect};
+pub use inspect::{Inspection, Memory, Packing, inspect, inspect_with_adapter};
 pub use load::{LoadEvent, LoadOptions, MemoryPolicy};
 pub use location::Location;
 pub use memory::{MemoryUse, ModelMemory, memory_use, set_memory_limit, shrink_caches};

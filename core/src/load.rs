@@ -36,6 +36,10 @@ pub struct LoadOptions {
     pub memory: MemoryPolicy,
     /// Further tokens that end the text.
     pub end_tokens: Vec<String>,
+    /// What fine-tuning added to the model or changed in it, in a folder as mlx-lm writes it
+    /// (`adapter_config.json` and `adapters.safetensors`; LoRA, DoRA, or layers as a whole) or PEFT
+    /// (`adapter_model.safetensors`; LoRA and DoRA). The model's own weights may be quantized.
+    pub adapter: Option<Location>,
     /// Where the tokenizer and the chat template are, if not beside the weights.
     pub tokenizer: Option<Location>,
     /// A chat template instead of those of the files.
@@ -126,12 +130,19 @@ impl Model {
             Some(Found::Here(files)) => files,
             Some(Found::Hub(source)) => hub::fetch_text(&options.source(*source)).await?.into(),
         };
+        let adapter = match options.adapter.clone().map(Location::resolve).transpose()? {
+            None => None,
+            Some(Found::Here(files)) => Some(files),
+            Some(Found::Hub(source)) => {
+                Some(hub::fetch_adapter(&options.source(*source)).await?.into())
+            }
+        };
 
         let weights = {
             let config = config.clone();
             engine.run_in_turns(Turn::Ready, move || {
-                let mut reading =
-                    Loaded::read(&files, &config, move |share| tell(LoadEvent::Weights(share)))?;
+                let tell = move |share| tell(LoadEvent::Weights(share));
+                let mut reading = Loaded::read(&files, adapter.as_ref(), &config, tell)?;
                 Ok(move || {
                     Ok(reading()?.map(|loaded| {
                         let vocabulary = loaded.network.vocabulary();

@@ -1,6 +1,7 @@
 //! A model on the engine's thread.
 
 use crate::{
+    adapter,
     config::Json,
     error::{Error, Result},
     families::{self, Family},
@@ -36,15 +37,19 @@ impl Loaded {
     /// and reads a batch of tensors each time.
     pub(crate) fn read<P: FnMut(f32)>(
         files: &Files,
+        adapter: Option<&Files>,
         config: &Json,
         mut progress: P,
     ) -> Result<impl FnMut() -> Result<Option<Self>> + use<P>> {
         let family = family(config)?;
-        let weights = Scope::open(files, config)?;
+        let weights = Scope::open_with(files, adapter, config)?;
         let mut network = Some((family.build)(config, &weights)?);
         let mut reading = weights.reading()?;
         let weights = reading.total();
         let mut fingerprint = files.fingerprint()?;
+        if let Some(adapter) = adapter {
+            fingerprint += &adapter::fingerprint(adapter)?;
+        }
         Ok(move || {
             if let Some(share) = reading.next()? {
                 progress(share);

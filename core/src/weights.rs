@@ -4,6 +4,7 @@
 //! was read, each byte once.
 
 use crate::{
+    adapter::Adapter,
     checkpoint,
     config::Json,
     error::{Error, Result},
@@ -39,6 +40,7 @@ struct Store {
     /// They wait until tensors are read in earnest: an inspection has names and shapes only.
     checks: RefCell<Vec<Check>>,
     quantization: Quantization,
+    adapter: Option<Adapter>,
     /// What all floating-point tensors become, where the file says so.
     precision: Option<Dtype>,
 }
@@ -65,6 +67,15 @@ impl Scope {
         Ok(Scope::over(checkpoint::tensors(files)?, quantization))
     }
 
+    /// As [`Scope::open`], with an adapter, if there is one.
+    pub(crate) fn open_with(files: &Files, adapter: Option<&Files>, config: &Json) -> Result<Self> {
+        let scope = Scope::open(files, config)?;
+        match adapter {
+            Some(adapter) => scope.with_adapter(adapter),
+            None => Ok(scope),
+        }
+    }
+
     /// A scope over tensors that are already at hand.
     ///
     /// # Errors
@@ -76,9 +87,23 @@ impl Scope {
     fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Self {
         let precision = quantization.precision(&tensors);
         let (unread, read) = (RefCell::new(tensors), RefCell::default());
-        let store =
-            Rc::new(Store { unread, read, checks: RefCell::default(), quantization, precision });
+        let (checks, adapter) = (RefCell::default(), None);
+        let store = Rc::new(Store { unread, read, checks, quantization, adapter, precision });
         Scope { store, path: String::new(), is_parameter: false, is_turned: false }
+    }
+
+    /// With the adapter in a folder, before anything is read.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a kind of adapter that is not supported; [`Error::Checkpoint`] for a
+    /// damaged file; [`Error::TensorShape`] and [`Error::Adapter`] where it does not fit.
+    pub fn with_adapter(mut self, files: &Files) -> Result<Self> {
+        let adapter = Adapter::open(files)?;
+        let store = Rc::get_mut(&mut self.store);
+        let store = store.ok_or_else(|| Error::Internal("reading has begun".into()))?;
+        adapter.replace(store.unread.get_mut())?;
+        store.adapter = Some(adapter);
+        Ok(self)
     }
 
     /// The place `name` below this one.
@@ -149,6 +174,11 @@ impl Scope {
     /// The full name of a tensor here.
     pub(crate) fn full_name(&self, name: &str) -> String {
         self.name(name)
+    }
+
+    /// What is added to the matrices, if anything.
+    pub(crate) fn adapter(&self) -> Option<&Adapter> {
+        self.store.adapter.as_ref()
     }
 
     /// What the checkpoint says about quantized tensors.
@@ -266,8 +296,9 @@ impl Scope {
     /// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::Quantization`].
     pub fn linear(&self, name: &str, input: i32, output: i32) -> Result<Linear> {
         let w = self.at(name);
-        let weight = w.matrix(&[output, input])?;
-        Ok(Linear::new(w.keep_matrix(weight), w.optional("bias", &[output])?))
+        let weight = w.keep_matrix(w.matrix(&[output, input])?);
+        let added = w.added(&weight, [output, input])?;
+        Ok(Linear::new(weight, w.optional("bias", &[output])?).adapted(added))
     }
 
     /// As [`Scope::linear`], for a projection that cannot do without its bias.
@@ -307,15 +338,16 @@ impl Scope {
         let total = groups * outputs.iter().sum::<i32>();
         let weight = w.matrix(&[total, input])?;
         let bias = w.has("bias").then(|| w.take("bias", &[total])).transpose()?;
+        let added = w.added_to_parts(&weight, input, groups, outputs)?;
         let mut start = 0;
-        let parts = outputs.map(|output| -> Result<Linear> {
+        let parts = outputs.into_iter().zip(added).map(|(output, added)| -> Result<Linear> {
             let (from, to) = (start, start + output);
             start = to;
             let bias = bias.as_ref().map(|bias| cut(bias, 0, groups, from, to)).transpose()?;
             let weight = w.keep_matrix(weight.rows(groups, from, to)?);
-            Ok(Linear::new(weight, bias.map(|bias| w.keep(bias))))
+            Ok(Linear::new(weight, bias.map(|bias| w.keep(bias))).adapted(added))
         });
-        let parts: Vec<Linear> = parts.into_iter().collect::<Result<_>>()?;
+        let parts: Vec<Linear> = parts.collect::<Result<_>>()?;
         parts.try_into().map_err(|_| Error::Internal("as many parts as outputs".into()))
     }
 
@@ -325,8 +357,9 @@ impl Scope {
     /// As [`Scope::linear`].
     pub fn embedding(&self, name: &str, vocabulary: i32, width: i32) -> Result<Embedding> {
         let w = self.at(name);
-        let table = w.matrix(&[vocabulary, width])?;
-        Ok(Embedding::new(w.keep_matrix(table)))
+        let table = w.keep_matrix(w.matrix(&[vocabulary, width])?);
+        let added = w.added_to_table(&table, [vocabulary, width])?;
+        Ok(Embedding::new(table).adapted(added))
     }
 
     /// Reads the matrices of `count` experts: `{stacked}.{name}` in one tensor, or
@@ -357,11 +390,13 @@ impl Scope {
     ) -> Result<Experts> {
         let (w, split) = (self.at(stacked).at(name), self.at(split));
         let is_split = ["0", "1"].iter().any(|expert| split.has_below(expert));
-        if !is_split || self.at(stacked).has_below(name) {
-            let weight = w.matrix(&[count, output, input])?.for_experts()?;
-            return Ok(Experts::new(w.keep_matrix(weight), w.optional("bias", &[count, output])?));
-        }
         let expert = |i| split.at(i).at(name);
+        let added = w.added_to_experts(expert, [count, input, output])?;
+        if !is_split || self.at(stacked).has_below(name) {
+            let weight = w.keep_matrix(w.matrix(&[count, output, input])?.for_experts()?);
+            let bias = w.optional("bias", &[count, output])?;
+            return Ok(Experts::new(weight, bias).adapted(added));
+        }
         let weights =
             (0..count).map(|i| expert(i).matrix(&[output, input])).collect::<Result<_>>()?;
         let weight = self.keep_matrix(self.stack(weights)?.for_experts()?);
@@ -371,7 +406,7 @@ impl Scope {
         } else {
             None
         };
-        Ok(Experts::new(weight, bias))
+        Ok(Experts::new(weight, bias).adapted(added))
     }
 
     fn stack(&self, matrices: Vec<Matrix>) -> Result<Matrix> {
@@ -621,6 +656,7 @@ impl Scope {
         if !unused.is_empty() {
             return Err(Error::UnusedTensors(unused.into_iter().collect()));
         }
+        self.adapter().map_or(Ok(()), Adapter::finish)?;
         let arrays = self.store.read.take();
         let total = arrays.iter().map(Array::nbytes).sum();
         Ok(Reading { checks: self.store.checks.take(), arrays: arrays.into_iter(), done: 0, total })

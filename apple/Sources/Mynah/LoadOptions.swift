@@ -10,6 +10,8 @@ public struct LoadOptions: Sendable {
     public var memory: MemoryPolicy
     /// Whether the network may be used.
     public var network: NetworkPolicy
+    /// What fine-tuning added to the model: a LoRA or DoRA adapter of mlx-lm or PEFT, or mlx-lm's layers as a whole.
+    public var adapter: (any ModelLocator)?
     /// What its files do not say, or say wrongly.
     public var overrides: ModelOverrides
     /// Computes a first token before the model is there, so that nobody waits later for what is compiled at first use.
@@ -19,13 +21,14 @@ public struct LoadOptions: Sendable {
 
     public init(
         maxContextLength: Int? = nil, kvCache: KVCacheOptions = .automatic, memory: MemoryPolicy = .automatic,
-        network: NetworkPolicy = .automatic, overrides: ModelOverrides = .init(), prewarm: Bool = false,
-        downloader: (any Downloader)? = nil
+        network: NetworkPolicy = .automatic, adapter: (any ModelLocator)? = nil, overrides: ModelOverrides = .init(),
+        prewarm: Bool = false, downloader: (any Downloader)? = nil
     ) {
         self.maxContextLength = maxContextLength
         self.kvCache = kvCache
         self.memory = memory
         self.network = network
+        self.adapter = adapter
         self.overrides = overrides
         self.prewarm = prewarm
         self.downloader = downloader
@@ -48,7 +51,7 @@ public struct LoadOptions: Sendable {
             }
         return MynahCore.LoadOptions(
             context: try maxContextLength.map { try size($0, "maxContextLength") }, session: session, memory: memory,
-            offline: network == .offline, endTokens: overrides.extraEOSTokens.sorted(),
+            offline: network == .offline, endTokens: overrides.extraEOSTokens.sorted(), adapter: adapter?.source.core,
             tokenizer: overrides.tokenizer?.source.core, chatTemplate: overrides.chatTemplate, prewarm: prewarm)
     }
 }

@@ -168,6 +168,13 @@ extension Everything {
             #expect(try await free.generate(question, greedy).result.text == whole)
             let memory = try Device.memory
             #expect(memory.limit == nil && memory.peak > 0)
+
+            #expect(await fails {
+                try await Model.load(ModelSource.demo, options: LoadOptions(adapter: ModelSource.demo))
+            } with: { error in
+                guard case MynahError.damaged(let reason) = error else { return false }
+                return reason.contains("adapter_config.json")
+            })
         }
 
         @Test func optionsThatMakeNoSenseAreRefused() async throws {

@@ -12,6 +12,7 @@ use super::{
     verify,
 };
 use crate::{
+    adapter,
     error::{Error, Result},
     files::Files,
     loaded::family,
@@ -66,11 +67,21 @@ pub async fn fetch_text(source: &Source) -> Result<PathBuf> {
     on_thread(move |cancel| run(&source, cancel, Box::new(drop), Wanted::Text)).await
 }
 
+/// As [`fetch`], of a repository that holds an adapter for a model.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn fetch_adapter(source: &Source) -> Result<PathBuf> {
+    let source = source.clone();
+    on_thread(move |cancel| run(&source, cancel, Box::new(drop), Wanted::Adapter)).await
+}
+
 /// What of a repository is to be brought here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Model,
     Text,
+    Adapter,
 }
 
 /// Works on a thread of its own; dropping the future cancels.
@@ -103,11 +114,12 @@ fn run(source: &Source, cancel: &Cancel, tell: Tell, wanted: Wanted) -> Result<P
         Wanted::Text => {
             matches!(Tokenizer::file(&cache.snapshot(commit).into()), Ok(Some(_)))
         }
+        Wanted::Adapter => adapter::fingerprint(&cache.snapshot(commit).into()).is_ok(),
     };
     let known = cache.commit(source.revision()).filter(is_there);
     let known = known.map(|commit| cache.snapshot(&commit));
     // One file of a tokenizer does not tell whether the others are there.
-    let is_certain = source.is_pinned() && wanted == Wanted::Model;
+    let is_certain = source.is_pinned() && wanted != Wanted::Text;
     match known {
         Some(snapshot) if is_certain || source.is_offline() => return Ok(snapshot),
         None if source.is_offline() => {
@@ -180,15 +192,15 @@ impl<'a> Attempt<'a> {
     }
 
     fn fetch(&self, listing: &Listing, wanted: Wanted) -> Result<PathBuf> {
-        match wanted {
-            Wanted::Model => self.fetch_model(listing),
-            Wanted::Text => {
-                self.cache.prepare()?;
-                self.bring_all(listing, &select::small(listing), 4, &Tally::silent())?;
-                self.cache.set_commit(self.source.revision(), &listing.commit)?;
-                Ok(self.cache.snapshot(&listing.commit))
-            }
-        }
+        let files = match wanted {
+            Wanted::Model => return self.fetch_model(listing),
+            Wanted::Text => select::small(listing),
+            Wanted::Adapter => select::adapter(listing),
+        };
+        self.cache.prepare()?;
+        self.bring_all(listing, &files, 4, &Tally::silent())?;
+        self.cache.set_commit(self.source.revision(), &listing.commit)?;
+        Ok(self.cache.snapshot(&listing.commit))
     }
 
     fn fetch_model(&self, listing: &Listing) -> Result<PathBuf> {

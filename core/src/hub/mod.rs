@@ -26,7 +26,7 @@ mod store;
 mod transfer;
 mod verify;
 
-pub use fetch::{fetch, fetch_text};
+pub use fetch::{fetch, fetch_adapter, fetch_text};
 pub(crate) use outline::outline;
 pub use progress::Progress;
 pub use source::{Repository, Source, Token, default_cache};

@@ -2,6 +2,7 @@
 
 use super::client::{Listing, RemoteFile};
 use crate::{
+    adapter,
     config::Json,
     error::{Error, Result},
 };
@@ -32,9 +33,9 @@ const SMALL: &[&str] = &[
     "vocab.txt",
 ];
 
-/// Whether some model needs a file of this name.
+/// Whether some model or adapter needs a file of this name.
 pub(super) fn may_need(name: &str) -> bool {
-    is_small(name) || is_weights(name)
+    is_small(name) || is_weights(name) || adapter::FILES.contains(&name)
 }
 
 /// Whether it is none of the weights.
@@ -59,6 +60,11 @@ fn is_weights(name: &str) -> bool {
 /// The files that say what the model is.
 pub(super) fn small(listing: &Listing) -> Vec<&RemoteFile> {
     listing.files.iter().filter(|file| is_small(&file.name)).collect()
+}
+
+/// The files of an adapter.
+pub(super) fn adapter(listing: &Listing) -> Vec<&RemoteFile> {
+    listing.files.iter().filter(|file| adapter::FILES.contains(&&*file.name)).collect()
 }
 
 /// The weights: the shards that the index names; without one `model*.safetensors`.

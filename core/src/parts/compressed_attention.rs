@@ -157,7 +157,8 @@ impl<'a> CompressedSizes<'a> {
         } else {
             w.matrix(&[groups, rank, input])?
         };
-        Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None))
+        let added = w.added_to_experts(|i| w.at(i), matrix.sizes())?;
+        Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None).adapted(added))
     }
 
     fn pool(&self, w: &Scope, layer: i32) -> Result<Pool> {

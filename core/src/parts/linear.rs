@@ -1,6 +1,7 @@
 //! Matrices of a checkpoint, dense or quantized, and what is done with them: projections, token
 //! tables, stacks of experts.
 
+use super::low_rank::LowRank;
 use crate::{
     error::Result,
     mlx::{self, Quantized},
@@ -27,6 +28,16 @@ impl Matrix {
             Matrix::Dense(weight) => Matrix::Dense(change(weight)?),
             Matrix::Quantized(matrix) => Matrix::Quantized(matrix.map(change)?),
         })
+    }
+
+    /// Of a stack, how many matrices there are, their inputs and their outputs.
+    pub(crate) fn sizes(&self) -> [i32; 3] {
+        match self {
+            Matrix::Dense(weight) => [weight.dim(0), weight.dim(-1), weight.dim(-2)],
+            Matrix::Quantized(Quantized { weight, scales, format, .. }) => {
+                [weight.dim(0), scales.dim(-1) * format.group, weight.dim(-2)]
+            }
+        }
     }
 
     /// The matrices of the experts from `start` to `stop`, of a stack.
@@ -73,10 +84,11 @@ pub(crate) fn cut(a: &Array, axis: usize, groups: i32, start: i32, stop: i32) ->
     Ok(mlx::slice(&a.reshape(&split)?, axis + 1, start, stop)?.reshape(&joined)?)
 }
 
-/// `x · weightᵀ + bias`.
+/// `x · weightᵀ + bias`, and what an adapter adds to that.
 pub struct Linear {
     weight: Matrix,
     bias: Option<Array>,
+    added: Option<LowRank>,
 }
 
 impl Linear {
@@ -86,12 +98,27 @@ impl Linear {
             Matrix::Dense(weight) => Matrix::Dense(weight.t()),
             quantized => quantized,
         };
-        Linear { weight, bias }
+        Linear { weight, bias, added: None }
+    }
+
+    pub(crate) fn adapted(self, added: Option<LowRank>) -> Self {
+        Linear { added, ..self }
     }
 
     /// `[…, input]` to `[…, output]`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
-        Ok(match (&self.weight, &self.bias) {
+        match (&self.added, &self.bias) {
+            (None, bias) => self.multiply(x, bias.as_ref()),
+            // Lengths are those of the rows alone.
+            (Some(added), Some(bias)) if added.stretch.is_some() => {
+                Ok(added.add(x, &self.multiply(x, None)?)?.add(bias)?)
+            }
+            (Some(added), bias) => added.add(x, &self.multiply(x, bias.as_ref())?),
+        }
+    }
+
+    fn multiply(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
+        Ok(match (&self.weight, bias) {
             (Matrix::Dense(weight), None) => ops::matmul(x, weight)?,
             (Matrix::Dense(weight), Some(bias)) => ops::addmm(bias, x, weight, None, None)?,
             (Matrix::Quantized(weight), None) => weight.matmul(x)?,
@@ -104,6 +131,7 @@ impl Linear {
 pub struct Embedding {
     table: Matrix,
     head: Linear,
+    added: Option<LowRank>,
 }
 
 impl Embedding {
@@ -115,7 +143,12 @@ impl Embedding {
             },
             None,
         );
-        Embedding { table, head }
+        Embedding { table, head, added: None }
+    }
+
+    /// With what an adapter adds to the table, and to that as a head.
+    pub(crate) fn adapted(self, [added, to_head]: [Option<LowRank>; 2]) -> Self {
+        Embedding { table: self.table, head: self.head.adapted(to_head), added }
     }
 
     pub(crate) fn vocabulary(&self) -> u32 {
@@ -127,6 +160,14 @@ impl Embedding {
 
     /// Token ids `[…]` to rows `[…, width]`.
     pub(crate) fn lookup(&self, ids: &Array) -> Result<Array> {
+        let rows = self.rows(ids)?;
+        match &self.added {
+            Some(added) => added.add_to_rows(ids, &rows),
+            None => Ok(rows),
+        }
+    }
+
+    fn rows(&self, ids: &Array) -> Result<Array> {
         let rows = |table: &Array| table.take_axis(ids, 0);
         match &self.table {
             Matrix::Dense(table) => Ok(rows(table)?),
@@ -158,6 +199,7 @@ impl Embedding {
 pub struct Experts {
     weight: Matrix,
     bias: Option<Array>,
+    added: Option<LowRank>,
 }
 
 impl Experts {
@@ -166,7 +208,11 @@ impl Experts {
             Matrix::Dense(weight) => Matrix::Dense(weight.swap_axes(-1, -2).unwrap_or(weight)),
             quantized => quantized,
         };
-        Experts { weight, bias }
+        Experts { weight, bias, added: None }
+    }
+
+    pub(crate) fn adapted(self, added: Option<LowRank>) -> Self {
+        Experts { added, ..self }
     }
 
     /// How many there are.
@@ -187,9 +233,13 @@ impl Experts {
             }
             Matrix::Quantized(weight) => weight.gather_matmul(x, ids, sorted)?,
         };
-        Ok(match &self.bias {
+        let y = match &self.bias {
             Some(bias) => y.add(bias.take_axis(ids, 0)?.expand_dims(-2)?)?,
             None => y,
-        })
+        };
+        match &self.added {
+            Some(added) => added.add_by_expert(x, &y, ids, sorted),
+            None => Ok(y),
+        }
     }
 }

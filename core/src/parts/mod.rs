@@ -17,6 +17,7 @@ pub mod kv;
 pub mod latent;
 pub mod layer_inputs;
 pub mod linear;
+pub(crate) mod low_rank;
 pub mod mamba;
 pub mod mla;
 pub mod moe;

@@ -55,10 +55,11 @@ impl GatedExperts {
         activation: impl Gate,
     ) -> Result<Self> {
         let names = if w.has_below(stacked) { GATE_UP_DOWN } else { split };
-        let read = |name, input, output| w.experts(stacked, name, count, input, output);
-        let [gate, up, down] = names;
-        let experts =
-            [read(gate, width, inner)?, read(up, width, inner)?, read(down, inner, width)?];
+        let read = |i: usize, input, output| {
+            let experts = w.experts(stacked, names[i], count, input, output)?;
+            w.adapted_experts(experts, GATE_UP_DOWN[i], [count, input, output])
+        };
+        let experts = [read(0, width, inner)?, read(1, width, inner)?, read(2, inner, width)?];
         Ok(Self::new(experts, activation))
     }
 
@@ -83,10 +84,12 @@ impl GatedExperts {
     /// # Errors
     /// [`crate::Error::Mlx`].
     pub fn of(w: &Scope, [gate, up, down]: [Matrix; 3], activation: impl Gate) -> Result<Self> {
-        let stack = |matrix: Matrix| -> Result<Experts> {
-            Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None))
+        let stack = |i: usize, matrix: Matrix| {
+            let sizes = matrix.sizes();
+            let experts = Experts::new(w.keep_matrix(matrix.for_experts()?), None);
+            w.adapted_experts(experts, GATE_UP_DOWN[i], sizes)
         };
-        Ok(Self::new([stack(gate)?, stack(up)?, stack(down)?], activation))
+        Ok(Self::new([stack(0, gate)?, stack(1, up)?, stack(2, down)?], activation))
     }
 
     /// Tokens `[batch, length, width]` through the experts `ids` `[batch, length, k]`, to

@@ -3,7 +3,7 @@
 use crate::{
     Failure, Outcome,
     answer::follow,
-    model::{self, Sampling},
+    model::{self, Adapter, Sampling},
     terminal::{Interrupts, exit_interrupted, one_line, say, say_summary},
 };
 use clap::Args;
@@ -27,11 +27,14 @@ pub struct Arguments {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]
+    adapter: Adapter,
+    #[command(flatten)]
     sampling: Sampling,
 }
 
 pub async fn run(arguments: Arguments) -> Outcome {
-    let model = model::load(model::location(arguments.model.as_deref())).await?;
+    let location = model::location(arguments.model.as_deref());
+    let model = model::load(location, &arguments.adapter).await?;
     let options = arguments.sampling.options(&model);
     options.check(model.info().vocabulary)?;
     let beginning: Vec<_> = arguments.system.as_deref().map(Message::system).into_iter().collect();

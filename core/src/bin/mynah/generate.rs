@@ -3,7 +3,7 @@
 use crate::{
     Failure, INTERRUPTED, Outcome,
     answer::{Answer, follow},
-    model::{self, Sampling},
+    model::{self, Adapter, Sampling},
     terminal::{Interrupts, exit_interrupted, say_summary},
 };
 use clap::Args;
@@ -55,6 +55,8 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    adapter: Adapter,
+    #[command(flatten)]
     sampling: Sampling,
 }
 
@@ -79,7 +81,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     if arguments.tokens.is_none() && arguments.prompt.is_none() {
         return Err(Failure::Usage("there is no prompt; see mynah generate --help"));
     }
-    let model = model::load(location).await?;
+    let model = model::load(location, &arguments.adapter).await?;
     let generation = arguments.start(&model)?;
     let interrupts = Interrupts::listen(exit_interrupted)?;
     let answer = if arguments.json {

@@ -1,6 +1,10 @@
 //! `mynah inspect` and `mynah families`.
 
-use crate::{Outcome, model, terminal::bytes};
+use crate::{
+    Outcome,
+    model::{self, Adapter},
+    terminal::bytes,
+};
 use clap::Args;
 use mynah::{Inspection, Memory, families};
 use std::{
@@ -19,6 +23,8 @@ pub struct Arguments {
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    adapter: Adapter,
 }
 
 #[derive(Args)]
@@ -30,7 +36,10 @@ pub struct FamiliesArguments {
 
 pub async fn run(arguments: Arguments) -> Outcome {
     let location = model::location(arguments.model.as_deref());
-    let inspection = mynah::inspect(location, arguments.context).await?;
+    let inspection = match arguments.adapter.location() {
+        Some(adapter) => mynah::inspect_with_adapter(location, adapter, arguments.context).await?,
+        None => mynah::inspect(location, arguments.context).await?,
+    };
     let text = if arguments.json {
         serde_json::to_string(&inspection).map_err(io::Error::from)? + "\n"
     } else {

@@ -2,7 +2,7 @@
 
 use crate::{Failure, terminal::Progress};
 use clap::Args;
-use mynah::{DEMO, Dry, GenerateOptions, LoadEvent, Location, Model, Xtc};
+use mynah::{DEMO, Dry, GenerateOptions, LoadEvent, LoadOptions, Location, Model, Xtc};
 use std::io::{self, Read};
 
 /// The model of this name; the demo model when none is named.
@@ -10,13 +10,29 @@ pub fn location(name: Option<&str>) -> Location {
     name.map_or(DEMO.into(), Location::from)
 }
 
-pub async fn load(location: Location) -> Result<Model, Failure> {
+/// What is added to a model.
+#[derive(Args)]
+pub struct Adapter {
+    /// Load the model with an adapter: a directory, or org/name[@revision] of a hub
+    #[arg(long)]
+    adapter: Option<String>,
+}
+
+impl Adapter {
+    /// Where it is, if there is one.
+    pub fn location(&self) -> Option<Location> {
+        self.adapter.as_deref().map(Location::from)
+    }
+}
+
+pub async fn load(location: Location, adapter: &Adapter) -> Result<Model, Failure> {
+    let options = LoadOptions { adapter: adapter.location(), ..LoadOptions::default() };
     let (mut downloading, mut loading) = (Progress::default(), Progress::default());
     let show = move |event| match event {
         LoadEvent::Download(download) => downloading.show_download(&download),
         LoadEvent::Weights(share) => loading.show_share("loading", share),
     };
-    Ok(Model::load(location, show).await?)
+    Ok(Model::load_with(location, options, show).await?)
 }
 
 /// A text from the command line, where `-` stands for standard input.

@@ -1,6 +1,9 @@
 //! `mynah score`.
 
-use crate::{Outcome, model};
+use crate::{
+    Outcome,
+    model::{self, Adapter},
+};
 use clap::Args;
 use mynah::{Model, Prompt, Score};
 use serde::Serialize;
@@ -31,6 +34,8 @@ pub struct Arguments {
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    adapter: Adapter,
 }
 
 /// The line that `--json` prints; `top[i]` is the distribution after token `i`.
@@ -47,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
         (Some(tokens), _) => Prompt::Tokens(tokens),
         (None, text) => Prompt::Text(model::text(text.unwrap_or_default())?),
     };
-    let model = model::load(location).await?;
+    let model = model::load(location, &arguments.adapter).await?;
     let (tokens, score) = model.score(prompt, arguments.top).await?;
     let text = if arguments.json {
         let report = Report { tokens: &tokens, logprobs: &score.logprobs, top: &score.top };

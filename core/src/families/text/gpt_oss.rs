@@ -50,7 +50,12 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
         };
         let down = w.keep_matrix(published(&w, "down_proj", count, inner, width)?);
         let down_bias = w.tensor("down_proj_bias", &[count, width])?;
-        [half(0)?, half(1)?, Experts::new(down, Some(down_bias))]
+        let down = Experts::new(down, Some(down_bias));
+        [
+            w.adapted_experts(half(0)?, "gate_proj", [count, width, inner])?,
+            w.adapted_experts(half(1)?, "up_proj", [count, width, inner])?,
+            w.adapted_experts(down, "down_proj", [count, inner, width])?,
+        ]
     };
     let router = LinearRouter::new(router, top_k_then_softmax, (count, *e.num_experts_per_tok))?;
     Ok(Moe::new(router, GatedExperts::new(experts, clamped_swiglu(1.702, 7.0))))

@@ -13,6 +13,8 @@ import mynah.core.MemoryPolicy as CorePolicy
  * @property memory how much memory all models of the process may take together, from now on; by default
  * what [Device.setMemoryLimit] says
  * @property offline makes no request: what is not on the disk is [MynahException.Offline]
+ * @property adapter what fine-tuning added to the model: a LoRA or DoRA adapter of mlx-lm or PEFT, or
+ * mlx-lm's layers as a whole
  * @property overrides what its files do not say, or say wrongly
  * @property prewarm computes a first token before the model is there, so that nobody waits later for
  * what is compiled at first use
@@ -23,6 +25,7 @@ data class LoadOptions(
     val session: SessionOptions? = null,
     val memory: MemoryPolicy? = null,
     val offline: Boolean = false,
+    val adapter: ModelSource? = null,
     val overrides: ModelOverrides = ModelOverrides(),
     val prewarm: Boolean = false,
     val downloader: Downloader? = null,
@@ -64,6 +67,7 @@ internal fun LoadOptions.toCore() = CoreOptions(
     },
     offline = offline,
     endTokens = overrides.extraEndTokens.toList(),
+    adapter = adapter?.toCore(),
     tokenizer = overrides.tokenizer?.toCore(),
     chatTemplate = overrides.chatTemplate,
     prewarm = prewarm,

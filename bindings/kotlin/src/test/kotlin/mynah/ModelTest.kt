@@ -189,6 +189,10 @@ class ModelTest {
         assertNull(Device.memory().limit)
         assertTrue(Device.memory().peak > 0)
 
+        val none = LoadOptions(adapter = ModelSource.Demo)
+        val error = assertFails<MynahException.Damaged> { Model.load(ModelSource.Demo, none) }
+        assertTrue("adapter_config.json" in error.message!!, error.message)
+
         for ((name, options) in mapOf(
             "maxContextLength" to LoadOptions(maxContextLength = -1),
             "context" to LoadOptions(maxContextLength = 0),
@@ -196,8 +200,8 @@ class ModelTest {
             "chat template" to LoadOptions(overrides = ModelOverrides(chatTemplate = "{% if %}")),
             "bits" to LoadOptions(session = SessionOptions(quantization = CacheBits(5))),
         )) {
-            val error = assertFails<MynahException.InvalidRequest> { Model.load(ModelSource.Demo, options) }
-            assertTrue(name in error.message!!, error.message)
+            val refused = assertFails<MynahException.InvalidRequest> { Model.load(ModelSource.Demo, options) }
+            assertTrue(name in refused.message!!, refused.message)
         }
     }
 
