@@ -22,8 +22,10 @@ const NAMES: &[(&str, &str)] =
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
-    // There is no network, whatever the config says of its width.
-    let own = config::with_defaults(&json!({"intermediate_size": 1}), config.clone());
+    // There is no attention and no network, whatever the config says of them.
+    let absent = ["num_attention_heads", "num_key_value_heads", "rms_norm_eps"];
+    let own = config::without(config, &absent);
+    let own = config::with_defaults(&json!({"intermediate_size": 1}), own);
     let c = Text::read_renamed(&own, NAMES)?;
     let (heads, width) = (c.num_attention_heads, c.hidden_size);
     if heads % *e.n_groups != 0 {
