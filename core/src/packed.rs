@@ -20,7 +20,7 @@ const AWQ_PLACES: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 /// What these tools call the factor of a whole matrix of 4-bit floats: by the first one they are
 /// divided, by the second multiplied.
 const COMPRESSED_TENSORS: &str = "weight_global_scale";
-const MODEL_OPT: &str = "weight_scale_2";
+pub(crate) const MODEL_OPT: &str = "weight_scale_2";
 
 /// The blocks of 8-bit floats where the config does not say.
 const BLOCK: (i32, i32) = (128, 128);

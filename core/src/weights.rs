@@ -11,6 +11,7 @@ use crate::{
     files::Files,
     memory,
     mlx::{self, Format, Mode, Quantized},
+    packed::MODEL_OPT,
     parts::{
         linear::{Embedding, Experts, Linear, Matrix, cut},
         norm::Norm,
@@ -466,17 +467,16 @@ impl Scope {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn halves(&self, shape: &[i32]) -> Result<[Matrix; 2]> {
-        const FACTOR: &str = "weight_scale_2";
         let (stack, rows) = (&shape[..shape.len() - 2], shape[shape.len() - 2]);
         let each = [stack, &[2]].concat();
         let column = |factors: &Array, i| -> Result<Array> {
             Ok(mlx::slice(factors, stack.len(), i, i + 1)?.reshape(stack)?)
         };
         let mut factors = None;
-        if self.shape(FACTOR).is_some_and(|shape| shape == each) {
-            let own = self.factor(FACTOR, &each)?;
+        if self.shape(MODEL_OPT).is_some_and(|shape| shape == each) {
+            let own = self.factor(MODEL_OPT, &each)?;
             // One stands for both until the rows are told apart.
-            let (name, first) = (self.name(FACTOR), column(&own, 0)?);
+            let (name, first) = (self.name(MODEL_OPT), column(&own, 0)?);
             self.store.unread.borrow_mut().insert(name, first);
             factors = Some(own);
         }

@@ -35,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 /// A router whose logits are of single precision too, and whose weights have that of the tokens.
-pub struct SinglePrecision(pub LossFreeRouter);
+struct SinglePrecision(LossFreeRouter);
 
 impl Router for SinglePrecision {
     fn route(&self, x: &Array) -> Result<(Array, Array)> {
