@@ -1,33 +1,36 @@
-/// What an app on a phone must do for the system, and does by default from the first model on: it computes nothing in
-/// the background, while the phone is locked or when it is too hot, and gives memory back when that is short. Streams
-/// wait meanwhile, and what was computed is kept.
+/// Suspends the device as the system demands of an app. From the first load on, Mynah computes nothing in the
+/// background, while the phone is locked or when it is critically hot, and frees caches on a memory warning. Streams wait
+/// meanwhile and lose nothing.
 ///
-/// The decisions are here; ``LifeObserver`` brings the news of the system, and whoever else has some calls
-/// ``handle(_:)``.
-public enum Life {
-    /// News from the system.
+/// Mynah observes the notifications of the system itself; see ``isAutomatic``. An application that receives further
+/// signals passes them to ``handle(_:)``.
+public enum AppLifecycle {
+    /// A signal of the system.
     public enum Signal: Sendable, Hashable {
         case background, foreground
-        /// The files of the app cannot be read, or can again.
+        /// Protected files of the app become unavailable, or available again.
         case locked, unlocked
         case memoryWarning
         case thermalState(ThermalState)
     }
 
-    /// How hot the device is.
+    /// The thermal state of the device.
     public enum ThermalState: Int, Sendable, Hashable, Comparable {
         case nominal, fair, serious, critical
 
         public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
     }
 
-    /// Why nothing is computed.
+    /// Why the device is suspended. Later versions add cases: a `switch` needs a `default`.
+    #if hasAttribute(nonexhaustive)
+    @nonexhaustive
+    #endif
     public enum Reason: Sendable, Hashable {
         case application, background, locked, heat
     }
 
-    /// Does what a piece of news asks for. When this returns, it is done: after ``Signal/background`` the device is
-    /// idle and the system may suspend the process.
+    /// Acts on a signal and waits until that is done: when it returns from ``Signal/background``, the device is idle and
+    /// the system may suspend the process.
     public static func handle(_ signal: Signal) async throws {
         switch signal {
         case .background: try await Suspension.shared.begin(.background)
@@ -36,7 +39,7 @@ public enum Life {
         case .unlocked: try await Suspension.shared.end(.locked)
         case .memoryWarning: try await Device.shrinkCaches()
         case .thermalState(.critical): try await Suspension.shared.begin(.heat)
-        // A device that is serious still heats up: going on there would end in critical again at once.
+        // A device in the serious state still heats up: resuming would lead back to critical at once.
         case .thermalState(.serious): break
         case .thermalState: try await Suspension.shared.end(.heat)
         }
@@ -44,7 +47,7 @@ public enum Life {
 
     private static let isObserved = Locked(false)
 
-    /// Whether the news of the system is observed. Set it before the first model is loaded.
+    /// Whether Mynah observes the system. Set it before the first load.
     public static var isAutomatic: Bool {
         get { automatic { $0 } }
         set { automatic { $0 = newValue } }
@@ -52,37 +55,37 @@ public enum Life {
 
     private static let automatic = Locked(true)
 
-    /// Begins to observe the system, once.
+    /// Starts observing the system, once.
     static func observe() {
         let isFirst = isObserved { isObserved in
             defer { isObserved = true }
             return !isObserved
         }
-        if isFirst && isAutomatic { observe(LifeObserver()) }
+        if isFirst && isAutomatic { observe(AppLifecycleObserver()) }
     }
 
-    /// Acts on all that a source has to say, one thing after the other.
-    static func observe(_ source: some LifeSource) {
-        let (news, continuation) = AsyncStream.makeStream(of: News.self)
+    /// Acts on the signals of a source, one after the other.
+    static func observe(_ source: some AppLifecycleSource) {
+        let (deliveries, continuation) = AsyncStream.makeStream(of: Delivery.self)
         source.start { continuation.yield($0) }
         Task(priority: .userInitiated) {
-            for await item in news {
-                // A device that has failed has nobody here to tell; who uses it hears of it.
-                try? await handle(item.signal)
-                item.done()
+            for await delivery in deliveries {
+                // An error of the device reaches the next caller of a model.
+                try? await handle(delivery.signal)
+                delivery.done()
             }
         }
     }
 
-    /// A signal, and whom to tell when it has been acted on.
-    struct News: Sendable {
+    /// A signal, and a callback for when Mynah has acted on it.
+    struct Delivery: Sendable {
         let signal: Signal
         let done: @Sendable () -> Void
     }
 }
 
-/// Whoever hears of the system: the system itself, or a test.
-protocol LifeSource: Sendable {
-    /// Tells of each signal when it comes, in order, on any thread and without waiting.
-    func start(_ tell: @escaping @Sendable (Life.News) -> Void)
+/// A source of signals: the system, or a test.
+protocol AppLifecycleSource: Sendable {
+    /// Starts to call `deliver` for each signal, in order, on any thread.
+    func start(_ deliver: @escaping @Sendable (AppLifecycle.Delivery) -> Void)
 }
