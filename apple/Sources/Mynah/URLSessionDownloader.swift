@@ -170,10 +170,9 @@ final class Transfers: NSObject, URLSessionDownloadDelegate, Sendable {
     private func createDirectory() throws {
         try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
         #if canImport(Darwin)
-        var directory = directory
-        var values = URLResourceValues()
+        var (excluded, values) = (directory, URLResourceValues())
         values.isExcludedFromBackup = true
-        try directory.setResourceValues(values)
+        try excluded.setResourceValues(values)
         #endif
     }
 
