@@ -33,7 +33,7 @@ fn bits(bits: i32, group_size: i32) -> CachePlan {
     plan(quantized(bits, group_size), None)
 }
 
-fn clip_qkv(positions: usize) -> Option<Bound> {
+fn bounded(positions: usize) -> Option<Bound> {
     Some(Bound::new(positions, 4).unwrap())
 }
 

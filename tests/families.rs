@@ -272,7 +272,7 @@ fn a_place_is_found_again_bit_for_bit() {
     );
 }
 
-fn clip_qkv() -> CachePlan {
+fn bounded() -> CachePlan {
     let mut plan = CachePlan::default();
     plan.bound = Some(Bound::new(12, 4).unwrap());
     plan
