@@ -2,7 +2,8 @@
 
 use mynah::{
     CachePlan, CacheQuantization, Dry, Event, Files, GenerateOptions, Generation, Model, Prompt,
-    Result, SessionOptions, Summary, Tokenizer, Xtc, families, model::Cache, weights::Scope,
+    Result, SessionOptions, Summary, Tokenizer, Xtc,
+    internals::{Cache, Scope, families},
 };
 use mynah_tests::{block_on, on_engine};
 use serde_json::{Value as Json, json};

@@ -2,8 +2,8 @@
 
 use mlx_rs::{Array, transforms::eval};
 use mynah::{
-    Bound, CachePlan, CacheQuantization, DEMO, Error, Files, Result, mlx,
-    model::{Cache, LanguageModel, prefill},
+    Bound, CachePlan, CacheQuantization, DEMO, Error, Files, Result,
+    internals::{Cache, LanguageModel, mlx, prefill},
 };
 use mynah_tests::{Case, Fixture, on_engine};
 use std::{collections::HashMap, fs, path::Path, rc::Rc};
@@ -117,7 +117,7 @@ fn a_budget_chooses_what_loses_least() {
     .unwrap();
 }
 
-/// Buffers that have grown since a snapshot take what it kept.
+/// Buffers that have grown since a checkpoint take what it kept.
 #[test]
 fn snapshots_outlive_growth() {
     let families = ["llama", "gemma3_text", "gemma4_text", "gpt_oss", "lfm2", "deepseek_v41"];
@@ -130,7 +130,7 @@ fn snapshots_outlive_growth() {
                 let plan = plan(quantization, bounded(300).filter(|_| bound));
                 let mut cache = model.cache(&plan);
                 fill(&*model, &mut cache, 200)?;
-                let here = cache.snapshot();
+                let here = cache.checkpoint();
                 let expected = fill(&*model, &mut cache.fork(), 40)?;
                 fill(&*model, &mut cache, 250)?;
                 assert!(cache.restore(&here)?);
@@ -177,7 +177,7 @@ fn nobody_goes_forward_by_going_back() {
         let model = first("llama").model()?;
         let mut cache = model.cache(&CachePlan::default());
         fill(&*model, &mut cache, 10)?;
-        let later = cache.snapshot();
+        let later = cache.checkpoint();
         assert!(!cache.rewind(11) && !cache.rewind(-1));
         assert!(cache.rewind(0) && cache.rewind(4));
         assert!(!cache.restore(&later)?);

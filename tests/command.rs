@@ -1,6 +1,6 @@
 //! The command says what the library computes, in the form and with the exit codes that it promises.
 
-use mynah::families;
+use mynah::internals::families;
 use mynah_tests::{Case, Fixture, mynah, on_engine};
 use serde_json::{Map, Value as Json, json};
 use std::{

@@ -2,13 +2,10 @@
 
 use mlx_rs::{Array, memory, random, transforms::eval};
 use mynah::{
-    Canceller, Engine, Error, Event, FinishReason, GenerateOptions, Generation, Model, Prompt,
-    Result, SessionOptions, Summary, families,
-    layer::{CachePlan, Step},
-    mlx,
-    model::{LanguageModel, prefill},
+    CachePlan, Canceller, Engine, Error, Event, FinishReason, GenerateOptions, Generation, Model,
+    Prompt, Result, SessionOptions, Summary,
+    internals::{LanguageModel, Scope, Step, families, mlx, prefill},
     set_memory_limit,
-    weights::Scope,
 };
 use mynah_tests::{Fixture, block_on, on_engine};
 use serde_json::json;
@@ -553,8 +550,8 @@ fn a_session_holds_what_it_may_and_is_freed_with_its_last_handle() {
         let folder = write(family, 8192);
         let model = load(folder.path());
         let (plain, few) = (SessionOptions::default(), 30_000);
-        let nowhere = held(&model, SessionOptions { snapshot_bytes: 0, ..plain });
-        let bounded = held(&model, SessionOptions { snapshot_bytes: few, ..plain });
+        let nowhere = held(&model, SessionOptions { checkpoint_bytes: 0, ..plain });
+        let bounded = held(&model, SessionOptions { checkpoint_bytes: few, ..plain });
         assert!(bounded <= nowhere + few + SLACK, "{family}: {nowhere}, {bounded}");
     }
 }

@@ -3,9 +3,8 @@
 
 use mlx_rs::{Array, Dtype, transforms::eval};
 use mynah::{
-    Bound, CachePlan, Files, Result, families, mlx,
-    model::{Cache, DecodeStep, LanguageModel, prefill},
-    weights::Scope,
+    Bound, CachePlan, Files, Result,
+    internals::{Cache, DecodeStep, LanguageModel, Scope, families, mlx, prefill},
 };
 use mynah_tests::{Case, Fixture, on_engine};
 use std::{collections::HashMap, rc::Rc};
@@ -97,7 +96,7 @@ fn check(case: &Case) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     case.write(folder.path()).map_err(text)?;
     let scope = Scope::open(&Files::from(folder.path()), &case.config).map_err(text)?;
-    let model = build(case, &case.adapted(scope).map_err(text)?).map_err(text)?;
+    let model = build(case, &case.with_lora(scope).map_err(text)?).map_err(text)?;
     let length = case.tokens.len();
     let stepwise = case.steps.as_ref().unwrap_or(&case.logprobs);
     let mut schedules =
@@ -214,10 +213,10 @@ fn check_places(case: &Case, plan: &CachePlan, earliest: usize) -> Result<Option
     for place in [earliest.max(4), 22] {
         let (before, after) = (&case.tokens[..place], &case.tokens[place..place + 6]);
         let mut cache = model.cache(plan);
-        let beginning = cache.snapshot();
+        let beginning = cache.checkpoint();
         prefill(&*model, &ids(&before[..place - 1]), &mut cache)?;
         decode(&mut step, &model, &mut cache, &before[place - 1..])?;
-        let here = cache.snapshot();
+        let here = cache.checkpoint();
         let mut fork = cache.fork();
         cache.save(&file, "this model", &note)?;
         let expected = decode(&mut step, &model, &mut cache.fork(), after)?;

@@ -3,7 +3,8 @@
 
 use mynah::{
     DEMO, Error, Files, GenerateOptions, Inspection, LoadEvent, LoadOptions, Model, Result, Source,
-    hub::{self, Progress, Token},
+    download,
+    hub::{self, AccessToken, Progress},
 };
 use mynah_tests::{
     block_on,
@@ -60,7 +61,7 @@ impl Hub {
     }
 
     fn fetch(&self) -> Result<PathBuf> {
-        block_on(hub::fetch(&self.source(), |_| ()))
+        block_on(download(&self.source(), |_| ()))
     }
 
     /// Fetches until `enough`, and drops the future then.
@@ -68,7 +69,7 @@ impl Hub {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let mut stop = Some(stop);
         let source = self.source();
-        let mut fetch = pin!(hub::fetch(&source, move |progress| {
+        let mut fetch = pin!(download(&source, move |progress| {
             if enough(&progress) {
                 stop.take().map(|stop| stop.send(()));
             }
@@ -232,7 +233,7 @@ fn what_a_model_needs_is_fetched_once_with_true_progress() {
     let hub = Hub::new(sharded(&[40 * MB, 3 * MB, 20 * MB]));
     let events = Arc::new(Mutex::new(Vec::new()));
     let (started, seen) = (Instant::now(), events.clone());
-    let folder = block_on(hub::fetch(&hub.source(), move |event| seen.lock().unwrap().push(event)));
+    let folder = block_on(download(&hub.source(), move |event| seen.lock().unwrap().push(event)));
     let elapsed = started.elapsed();
     assert_eq!(folder.unwrap(), hub.snapshot());
     hub.check();
@@ -292,7 +293,7 @@ fn a_model_is_loaded_by_its_name_on_a_hub() {
 fn a_whole_snapshot_needs_no_request_when_pinned_or_offline() {
     let hub = Hub::new(sharded(&[MB]));
     assert!(matches!(
-        block_on(hub::fetch(&hub.source().offline(), |_| ())),
+        block_on(download(&hub.source().offline(), |_| ())),
         Err(Error::Offline { repository, revision }) if repository == NAME && revision == "main"
     ));
     assert_eq!(hub.server.requests().len(), 0);
@@ -302,7 +303,7 @@ fn a_whole_snapshot_needs_no_request_when_pinned_or_offline() {
     let pinned = hub.source_of(&format!("{NAME}@{}", hub.commit));
     let sources = [pinned.clone(), pinned.offline(), hub.source().offline()];
     for source in sources {
-        assert_eq!(block_on(hub::fetch(&source, |_| ())).unwrap(), hub.snapshot());
+        assert_eq!(block_on(download(&source, |_| ())).unwrap(), hub.snapshot());
     }
     assert_eq!(hub.server.requests().len(), 0);
     assert_eq!(hub.fetch().unwrap(), hub.snapshot());
@@ -310,7 +311,7 @@ fn a_whole_snapshot_needs_no_request_when_pinned_or_offline() {
 
     // Without a network what is there has to do.
     let source = hub.source().with_endpoint("http://127.0.0.1:9").unwrap();
-    assert_eq!(block_on(hub::fetch(&source, |_| ())).unwrap(), hub.snapshot());
+    assert_eq!(block_on(download(&source, |_| ())).unwrap(), hub.snapshot());
 }
 
 #[test]
@@ -390,7 +391,7 @@ fn wrong_bytes_are_refused_by_their_hash_and_fetched_anew() {
             other => panic!("{name}: {other:?}"),
         }
         assert!(!hub.snapshot().join(name).exists());
-        let offline = block_on(hub::fetch(&hub.source().offline(), |_| ()));
+        let offline = block_on(download(&hub.source().offline(), |_| ()));
         assert!(matches!(offline, Err(Error::Offline { .. })), "{offline:?}");
         hub.server.heal();
         hub.fetch().unwrap();
@@ -485,7 +486,7 @@ fn names_that_lead_out_of_the_cache_write_nothing_there() {
         let hub = Hub::new(repository);
         let outer = tempfile::tempdir().unwrap();
         let cache = outer.path().join("home/hub");
-        let fetched = block_on(hub::fetch(&hub.source().with_cache(&cache), |_| ()));
+        let fetched = block_on(download(&hub.source().with_cache(&cache), |_| ()));
         if let Err(error) = fetched {
             assert!(matches!(error, Error::InvalidName { .. }), "{name:?}: {error:?}");
         }
@@ -547,8 +548,8 @@ fn a_model_that_will_not_load_is_refused_before_its_weights() {
 #[test]
 fn what_does_not_exist_is_named() {
     let hub = Hub::new(sharded(&[MB]));
-    let token = || Token::new("hf_secret").unwrap();
-    let fetch = |source: Source| block_on(hub::fetch(&source, |_| ())).unwrap_err();
+    let token = || AccessToken::new("hf_secret").unwrap();
+    let fetch = |source: Source| block_on(download(&source, |_| ())).unwrap_err();
     for source in [hub.source_of("org/other"), hub.source_of("org/other").with_token(token())] {
         let error = fetch(source);
         let Error::RepositoryNotFound { repository, host } = &error else { panic!("{error:?}") };
@@ -566,9 +567,9 @@ fn a_gated_model_says_where_its_licence_is_and_never_the_token() {
     let mut repository = sharded(&[MB]);
     (repository.gated, repository.token) = (true, Some("hf_right".into()));
     let hub = Hub::new(repository);
-    let wrong = hub.source().with_token(Token::new("hf_wrong").unwrap());
+    let wrong = hub.source().with_token(AccessToken::new("hf_wrong").unwrap());
     for source in [hub.source(), wrong] {
-        let error = block_on(hub::fetch(&source, |_| ())).unwrap_err();
+        let error = block_on(download(&source, |_| ())).unwrap_err();
         let Error::Gated { repository, address } = &error else { panic!("{error:?}") };
         assert_eq!(repository, NAME);
         assert_eq!(*address, format!("{}/{NAME}", hub.server.endpoint()));
@@ -578,8 +579,8 @@ fn a_gated_model_says_where_its_licence_is_and_never_the_token() {
     assert_eq!(hub.storage().len(), 0);
 
     hub.server.forget();
-    let right = hub.source().with_token(Token::new("hf_right").unwrap());
-    block_on(hub::fetch(&right, |_| ())).unwrap();
+    let right = hub.source().with_token(AccessToken::new("hf_right").unwrap());
+    block_on(download(&right, |_| ())).unwrap();
     hub.check();
     let (storage, others): (Vec<_>, Vec<_>) =
         hub.server.requests().into_iter().partition(Request::is_storage);
@@ -643,7 +644,7 @@ fn lasting_trouble_ends_with_an_error() {
     assert!(hub.server.requests().len() > 1);
 
     let nobody = hub.source().with_endpoint("http://127.0.0.1:9").unwrap();
-    let error = block_on(hub::fetch(&nobody, |_| ())).unwrap_err();
+    let error = block_on(download(&nobody, |_| ())).unwrap_err();
     assert!(
         matches!(&error, Error::Network { host, .. } if host.contains("127.0.0.1")),
         "{error:?}"
@@ -685,7 +686,7 @@ fn damaged_snapshots_are_healed_with_what_is_missing() {
         let hub = Hub::new(sharded(&[3 * MB, 3 * MB]));
         hub.fetch().unwrap();
         harm(&hub.snapshot().join(shard));
-        let offline = block_on(hub::fetch(&hub.source().offline(), |_| ()));
+        let offline = block_on(download(&hub.source().offline(), |_| ()));
         assert!(matches!(offline, Err(Error::Offline { .. })), "{damage}: {offline:?}");
         hub.server.forget();
         hub.fetch().unwrap();
@@ -705,7 +706,7 @@ fn a_cache_that_cannot_be_written_is_an_error() {
     let places =
         if cfg!(target_os = "linux") { &[&*file, Path::new("/proc")][..] } else { &[&*file] };
     for place in places {
-        let error = block_on(hub::fetch(&hub.source().with_cache(place.join("hub")), |_| ()));
+        let error = block_on(download(&hub.source().with_cache(place.join("hub")), |_| ()));
         let error = error.unwrap_err();
         assert!(matches!(&error, Error::Io { path, .. } if path.starts_with(place)), "{error:?}");
     }
@@ -802,7 +803,7 @@ fn an_application_can_bring_its_own_transport() {
         let repository = hub.repository.clone();
         let transport = Arc::new(Transport { calls: AtomicUsize::new(0), repository, lies });
         let source = hub.source().with_downloader(transport.clone());
-        let fetched = block_on(hub::fetch(&source, |_| ()));
+        let fetched = block_on(download(&source, |_| ()));
         assert!(transport.calls.load(Ordering::SeqCst) > 0);
         assert_eq!(hub.storage().len(), 0);
         if lies {
@@ -834,7 +835,7 @@ fn a_transport_may_count_as_it_likes() {
     let source = hub.source().with_downloader(Arc::new(Boaster(transport)));
     let seen = Arc::new(Mutex::new(Vec::new()));
     let note = seen.clone();
-    block_on(hub::fetch(&source, move |progress| note.lock().unwrap().push(progress))).unwrap();
+    block_on(download(&source, move |progress| note.lock().unwrap().push(progress))).unwrap();
     hub.check();
     let seen = seen.lock().unwrap();
     assert!(seen.is_sorted_by_key(|progress| progress.done));
@@ -1037,7 +1038,7 @@ fn a_model_of_any_size_is_inspected_by_its_headers() {
     let mut repository = seventy_billion();
     (repository.gated, repository.token) = (true, Some("hf_right".into()));
     let hub = Hub::new(repository.clone());
-    let source = hub.source().with_token(Token::new("hf_right").unwrap());
+    let source = hub.source().with_token(AccessToken::new("hf_right").unwrap());
     let found = inspect(source, 8192).unwrap();
     assert_eq!((found.problem, found.family), (None, Some("llama")));
     assert_eq!((found.layers, found.hidden_size), (Some(80), Some(8192)));
@@ -1226,7 +1227,7 @@ fn we_open_what_python_fetched() {
     let endpoint = hub.server.endpoint();
     let part = "snapshot_download('org/model', allow_patterns=['*.json', '*1-of-*.safetensors'])";
     python(&hub, &endpoint, part);
-    let offline = || block_on(hub::fetch(&hub.source().offline(), |_| ()));
+    let offline = || block_on(download(&hub.source().offline(), |_| ()));
     assert!(matches!(offline(), Err(Error::Offline { .. })));
     let [model] = &hub::list(hub.cache.path()).unwrap()[..] else { panic!("one model") };
     assert!(!model.revisions[0].complete);
@@ -1235,7 +1236,7 @@ fn we_open_what_python_fetched() {
     hub.server.forget();
     assert_eq!(offline().unwrap(), hub.snapshot());
     let pinned = hub.source_of(&format!("{NAME}@{}", hub.commit));
-    assert_eq!(block_on(hub::fetch(&pinned, |_| ())).unwrap(), hub.snapshot());
+    assert_eq!(block_on(download(&pinned, |_| ())).unwrap(), hub.snapshot());
     assert_eq!(hub.server.requests().len(), 0);
     let [model] = &hub::list(hub.cache.path()).unwrap()[..] else { panic!("one model") };
     assert!(model.revisions[0].complete);

@@ -9,10 +9,8 @@ pub mod hub {
 
 use mlx_rs::{Array, Dtype};
 use mynah::{
-    Bound, CachePlan, CacheQuantization, Engine, Result, families,
-    mlx::{Format, Mode, Quantized},
-    model::LanguageModel,
-    weights::Scope,
+    Bound, CachePlan, CacheQuantization, Engine, Result,
+    internals::{Format, LanguageModel, Mode, Quantized, Scope, families},
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -215,11 +213,11 @@ impl Case {
 
     /// Tensors as if they were its checkpoint, with its adapter, if it has one. On the engine's thread.
     pub fn scope(&self, tensors: HashMap<String, Array>) -> Result<Scope> {
-        self.adapted(Scope::new(tensors, &self.config)?)
+        self.with_lora(Scope::new(tensors, &self.config)?)
     }
 
     /// A scope over its checkpoint with its adapter, if it has one. On the engine's thread.
-    pub fn adapted(&self, scope: Scope) -> Result<Scope> {
+    pub fn with_lora(&self, scope: Scope) -> Result<Scope> {
         if !self.has_adapter() {
             return Ok(scope);
         }

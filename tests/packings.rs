@@ -4,9 +4,7 @@
 use mlx_rs::{Array, Dtype, memory};
 use mynah::{
     Model, Prompt, Score, inspect,
-    mlx::{self, Mode},
-    parts::linear::Matrix,
-    weights::Scope,
+    internals::{Matrix, Mode, Scope, mlx},
 };
 use mynah_tests::{Case, Fixture, block_on, on_engine};
 use serde_json::{Map, Value as Json, json};

@@ -238,7 +238,7 @@ fn a_long_history_has_places_to_come_back_to() {
         assert_eq!(cached, if rewinds(family) { 650 } else { 512 }, "{family}");
 
         drop(session);
-        let nowhere = SessionOptions { snapshot_bytes: 0, ..SessionOptions::default() };
+        let nowhere = SessionOptions { checkpoint_bytes: 0, ..SessionOptions::default() };
         let session = model.session(nowhere);
         compare(&session, tokens(&[&long]), &chunked);
         let (_, cached) = compare(&session, tokens(&[&long]), &chunked);
@@ -756,7 +756,7 @@ fn options_follow_from_a_budget() {
     let whole = 1024 * 2 * 2 * 2 * 16 * 4;
     let within = |bytes| block_on(model.options_within(1024, bytes));
     let options = within(whole + 1000).unwrap();
-    assert_eq!(options, SessionOptions { snapshot_bytes: 1000, ..SessionOptions::default() });
+    assert_eq!(options, SessionOptions { checkpoint_bytes: 1000, ..SessionOptions::default() });
     let options = within(whole / 3).unwrap();
     assert_eq!(options.overflow, Overflow::Ring(Bound::new(256, 4).unwrap()));
     assert!(matches!(within(10), Err(Error::MemoryLimit { limit: 10, .. })));

@@ -4,7 +4,7 @@
 use mlx_rs::Array;
 use mynah::{
     CachePlan, Engine, Error, Event, GenerateOptions, Message, Model, Prompt, Result, Score,
-    TemplateOptions, Xtc, model::prefill,
+    TemplateOptions, Xtc, internals::prefill,
 };
 use mynah_tests::{Case, Fixture, block_on, on_engine};
 use serde_json::{Map, Value as Json, json};

@@ -205,7 +205,7 @@ pub fn download_model(
     };
     Ok(Arc::new(Downloading(Steps::new(|events| async move {
         let tell = move |progress| drop(events.send_replace(Some(progress)));
-        let folder = hub::fetch(&source, tell).await?;
+        let folder = mynah::download(&source, tell).await?;
         Ok(folder.to_string_lossy().into_owned())
     }))))
 }

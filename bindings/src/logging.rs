@@ -100,9 +100,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Forward {
     fn max_level_hint(&self) -> Option<LevelFilter> {
         Some(match LEVEL.load(Ordering::Acquire) {
             0 => LevelFilter::OFF,
-            1 => LevelFilter::ERROR,
-            2 => LevelFilter::WARN,
-            3 => LevelFilter::INFO,
+            // `is_wanted` enables spans up to this level.
+            1..=3 => LevelFilter::INFO,
             4 => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         })
@@ -141,8 +140,15 @@ fn level(metadata: &Metadata<'_>) -> LogLevel {
     }
 }
 
+/// Whether the handler receives an event, or whether the name of a span belongs to its records: an
+/// error says in which operation it occurred.
 fn is_wanted(metadata: &Metadata<'_>) -> bool {
-    (level(metadata) as u8) < LEVEL.load(Ordering::Acquire)
+    let wanted = match LEVEL.load(Ordering::Acquire) {
+        0 => 0,
+        index if metadata.is_span() => index.max(LogLevel::Info as u8 + 1),
+        index => index,
+    };
+    (level(metadata) as u8) < wanted
 }
 
 /// The message of an event, and its other fields.
@@ -191,11 +197,12 @@ mod tests {
             let _inner = tracing::info_span!("download").entered();
             tracing::info!(file = "a.json", bytes = 7, "fetched {}", 1);
             tracing::debug!("detail");
+            tracing::error!("failed");
         };
         log();
         let records: Vec<_> = first.0.lock().unwrap().drain(..).collect();
-        assert_eq!(records.len(), 1);
-        assert_eq!(records[0].level, LogLevel::Info);
+        assert_eq!(records.len(), 2);
+        assert_eq!((records[0].level, records[1].level), (LogLevel::Info, LogLevel::Error));
         assert_eq!(records[0].target, "mynah_bindings::logging::tests");
         assert_eq!(records[0].message, "fetched 1 file=a.json bytes=7");
         assert_eq!(records[0].spans, ["load", "download"]);
@@ -204,12 +211,15 @@ mod tests {
         assert!(set_log_handler(Some(second.clone()), LogLevel::Debug));
         log();
         assert!(first.0.lock().unwrap().is_empty());
-        assert_eq!(second.0.lock().unwrap().len(), 2);
+        assert_eq!(second.0.lock().unwrap().drain(..).count(), 3);
 
         set_log_handler(Some(second.clone()), LogLevel::Error);
         log();
         set_log_handler(None, LogLevel::Trace);
-        tracing::error!("nobody listens");
-        assert_eq!(second.0.lock().unwrap().len(), 2);
+        log();
+        let records: Vec<_> = second.0.lock().unwrap().drain(..).collect();
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].message, "failed");
+        assert_eq!(records[0].spans, ["load", "download"]);
     }
 }

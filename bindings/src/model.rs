@@ -172,6 +172,6 @@ impl Model {
 /// The supported values of `model_type`.
 #[uniffi::export]
 pub fn supported_model_types() -> Vec<String> {
-    let types = mynah::families::all().flat_map(|family| family.model_types);
+    let types = mynah::model_types().flatten();
     types.map(ToString::to_string).collect()
 }

@@ -49,7 +49,7 @@ pub struct SessionOptions {
     pub quantization: Option<CacheBits>,
     /// The most bytes for checkpoints of recurrent states, which cannot be rewound otherwise.
     #[uniffi(default = None)]
-    pub snapshot_bytes: Option<u64>,
+    pub checkpoint_bytes: Option<u64>,
 }
 
 impl SessionOptions {
@@ -75,7 +75,7 @@ impl SessionOptions {
         Ok(mynah::SessionOptions {
             overflow,
             quantization: quantization.transpose()?.or(options.quantization),
-            snapshot_bytes: self.snapshot_bytes.map_or(options.snapshot_bytes, |bytes| {
+            checkpoint_bytes: self.checkpoint_bytes.map_or(options.checkpoint_bytes, |bytes| {
                 usize::try_from(bytes).unwrap_or(usize::MAX)
             }),
         })

@@ -1,7 +1,7 @@
 //! Where the files of a model are.
 
 use crate::error::MynahError;
-use mynah::{DEMO, Location, Source, hub::Token};
+use mynah::{DEMO, Location, Source, hub::AccessToken};
 use std::path::Path;
 
 /// Where the files of a model are.
@@ -88,7 +88,7 @@ impl TryFrom<HubSource> for Source {
             source = source.with_endpoint(&endpoint)?;
         }
         if let Some(token) = given.token {
-            source = source.with_token(Token::new(&token)?);
+            source = source.with_token(AccessToken::new(&token)?);
         }
         if let Some(cache) = given.cache {
             source = source.with_cache(cache);

@@ -30,47 +30,61 @@
 //! - Nothing that a user gives (a file, a prompt, an option) panics or ends the process.
 //! - Unsafe code is in [`mlx`] alone.
 
-mod adapter;
-mod added;
+mod api;
 mod checkpoint;
-pub mod config;
-pub mod decoder;
-mod demo;
-pub mod error;
-pub mod families;
-pub mod files;
-pub mod generate;
-mod handle;
+mod engine;
+mod error;
+mod families;
+mod generate;
 pub mod hub;
-mod inspect;
-pub mod layer;
-mod load;
-mod loaded;
-mod location;
-mod memory;
-pub mod mlx;
-pub mod model;
-mod packed;
-pub mod parts;
-pub mod prelude;
-mod quantization;
-mod saved;
-pub mod state;
-pub mod text;
-pub mod weights;
+mod layers;
+mod mlx;
+mod models;
+mod text;
 
-pub use demo::DEMO;
-pub use error::{Error, Result};
-pub use files::Files;
-pub use generate::{
-    Canceller, Dry, Engine, Event, FinishReason, GenerateOptions, Generation, Overflow, Prompt,
-    Score, Session, SessionOptions, Summary, Token, Xtc,
+pub use api::{
+    DEMO, Inspection, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model, ModelInfo,
+    ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, download, download_adapter,
+    download_text, inspect, inspect_with_adapter, shrink_caches,
 };
-pub use handle::{Model, ModelInfo};
+pub use checkpoint::files::Files;
+pub use engine::{Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
+pub use error::{Error, Result};
+pub use generate::{Dry, GenerateOptions, Score, Xtc};
 pub use hub::Source;
-pub use inspect::{Inspection, Memory, Packing, inspect, inspect_with_adapter};
-pub use load::{LoadEvent, LoadOptions, MemoryPolicy};
-pub use location::Location;
-pub use memory::{MemoryUse, ModelMemory, memory_use, set_memory_limit, shrink_caches};
-pub use state::{Bound, CachePlan, CacheQuantization};
-pub use text::{Message, TemplateOptions, Tokenizer};
+pub use layers::cache_plan::{Bound, CachePlan, CacheQuantization};
+pub use mlx::memory::{MemoryUse, memory_use, set_memory_limit};
+pub use text::{ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer};
+
+/// The values of `model_type` that are supported, family by family.
+pub fn model_types() -> impl Iterator<Item = &'static [&'static str]> {
+    families::all().map(|family| family.model_types)
+}
+
+/// What the tests and benchmarks of this project reach into. It is no API and changes at any time.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::{
+        checkpoint::scope::Scope,
+        layers::{embedded::Embedded, state::State, step::Step},
+        mlx::{
+            matrix::Matrix,
+            quantized::{Format, Mode, Quantized},
+        },
+        models::{
+            cache::{Cache, CacheCheckpoint},
+            decode_step::{DecodeStep, prefill},
+            language::LanguageModel,
+        },
+    };
+
+    /// The list of families.
+    pub mod families {
+        pub use crate::families::{Family, all, find};
+    }
+
+    /// Operations on arrays.
+    pub mod mlx {
+        pub use crate::mlx::{node_count, slice, to_vec};
+    }
+}

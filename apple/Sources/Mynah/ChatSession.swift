@@ -66,7 +66,7 @@ public final class ChatSession: Observable, Sendable {
     }
 
     public let model: Model
-    /// Or the error of invalid options.
+    /// The session of the core, or the error of invalid options.
     private let core: Result<Session, any Error>
     private let options: ChatOptions
     private let state: Locked<State>
@@ -242,6 +242,8 @@ public final class ChatSession: Observable, Sendable {
             }
             do {
                 self = try JSONDecoder().decode(Saved.self, from: text)
+            } catch let error as MynahError {
+                throw error
             } catch {
                 throw MynahError(.damaged, "\(file.path): not a saved conversation: \(error)")
             }

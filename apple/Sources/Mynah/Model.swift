@@ -127,6 +127,11 @@ public final class Model: Sendable {
         }
     }
 
+    /// Answers a message of the user with a stream.
+    public func generate(_ text: String, _ parameters: GenerationParameters? = nil) -> GenerationStream {
+        generate(Prompt(text), parameters)
+    }
+
     /// Answers a message of the user, and waits for the whole answer.
     public func generate(prompt: String, parameters: GenerationParameters? = nil) async throws -> GenerationResult {
         try await generate(Prompt(prompt), parameters).result

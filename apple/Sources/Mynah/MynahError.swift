@@ -62,7 +62,7 @@ public struct MynahError: Error, Sendable, Hashable {
     /// Length of the prompt, and length of the context, in tokens.
     public internal(set) var tokens, limit: Int?
 
-    /// An error for code that calls Mynah's protocols, such as a ``Downloader``.
+    /// An error without numbers.
     public init(_ code: Code, _ message: String) {
         self.code = code
         self.message = message

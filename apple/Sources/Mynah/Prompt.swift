@@ -144,8 +144,7 @@ extension ChatMessage.Content: Codable, ExpressibleByStringLiteral {
         switch try fields.decode(String.self, forKey: .type) {
         case "text": self = .text(try fields.decode(String.self, forKey: .text))
         case let type:
-            throw DecodingError.dataCorruptedError(
-                forKey: .type, in: fields, debugDescription: "content of type `\(type)` is not supported")
+            throw MynahError(.unsupported, "this version of Mynah does not support content of type `\(type)`; update it")
         }
     }
 

@@ -120,7 +120,10 @@ extension Everything {
             let parts = Data(#"{"role": "user", "content": [{"type": "text", "text": "Hi"}]}"#.utf8)
             #expect(try JSONDecoder().decode(ChatMessage.self, from: parts) == .user("Hi"))
             let picture = Data(#"{"role": "user", "content": [{"type": "image"}]}"#.utf8)
-            #expect(throws: DecodingError.self) { try JSONDecoder().decode(ChatMessage.self, from: picture) }
+            do {
+                _ = try JSONDecoder().decode(ChatMessage.self, from: picture)
+                Issue.record("an image is not supported yet")
+            } catch MynahError.Code.unsupported {}
         }
 
         @Test func partsOfAMessageAreRenderedAsOneText() async throws {

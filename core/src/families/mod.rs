@@ -1,13 +1,12 @@
 //! One file a model family. To add one: the file, and its name in the list of its modality.
 
+pub mod prelude;
 pub mod text;
 
 use crate::{
-    config::Json,
+    checkpoint::{config::Json, scope::Scope},
     error::{Error, Result},
-    generate::GenerateOptions,
-    model::LanguageModel,
-    weights::Scope,
+    models::language::LanguageModel,
 };
 
 /// How a checkpoint becomes a model.
@@ -16,12 +15,57 @@ pub struct Family {
     pub model_types: &'static [&'static str],
     /// Builds the model from `config.json` and the weights.
     pub build: fn(&Json, &Scope) -> Result<Box<dyn LanguageModel>>,
+    /// What the authors recommend where the files of a checkpoint say nothing.
+    pub recommended: Recommended,
+}
+
+/// What a model's authors recommend; it holds where the files of a checkpoint say nothing. The
+/// numbers are those of the model cards.
+#[derive(Clone, Copy, Debug)]
+pub struct Recommended {
+    /// Texts of special tokens that end a turn, beside those that the files name.
+    pub end_tokens: &'static [&'static str],
+    /// Sampling, where `generation_config.json` recommends none.
+    pub sampling: Sampling,
+    /// The chat template of a checkpoint that has none.
+    pub chat_template: Option<&'static str>,
+}
+
+impl Recommended {
+    /// Greedy decoding, no further end tokens, no chat template.
+    pub const NOTHING: Recommended =
+        Recommended { end_tokens: &[], sampling: Sampling::GREEDY, chat_template: None };
+}
+
+/// Recommended sampling.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy decoding.
+    pub temperature: f32,
+    /// Only the `top_k` most probable tokens are sampled; 0 is no limit.
+    pub top_k: usize,
+    /// Only the most probable tokens that make up this probability are sampled.
+    pub top_p: f32,
+    /// Only tokens at least this probable, relative to the most probable one, are sampled.
+    pub min_p: f32,
+    /// Divides the logits of tokens that occurred; 1 leaves them alone.
+    pub repetition_penalty: f32,
+}
+
+impl Sampling {
+    /// The most probable token, always.
+    pub const GREEDY: Sampling =
+        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
+
+    /// Nucleus sampling ([Holtzman et al. 2019](https://arxiv.org/abs/1904.09751)).
+    pub const fn nucleus(temperature: f32, top_p: f32) -> Self {
+        Sampling { temperature, top_p, ..Self::GREEDY }
+    }
 }
 
 macro_rules! families {
     ($($name:ident),* $(,)?) => {
-        $(mod $name;)*
-        /// The families of this modality.
+                /// The families of this modality.
         pub const FAMILIES: &[crate::families::Family] = &[$($name::FAMILY),*];
     };
 }
@@ -49,61 +93,25 @@ pub fn find(model_type: &str) -> Result<&'static Family> {
     })
 }
 
-/// How models of a family are used unless the files of a checkpoint say otherwise.
-#[derive(Default)]
-pub(crate) struct Convention {
-    /// Texts of tokens that end a turn, beside those that files name.
-    pub end_tokens: &'static [&'static str],
-    /// For a checkpoint whose `generation_config.json` recommends no sampling.
-    pub sampling: GenerateOptions,
-    /// The chat template of a checkpoint that has none.
-    pub chat_template: Option<&'static str>,
-}
-
-/// What holds for a `model_type`; numbers are those of the model cards.
-pub(crate) fn convention(model_type: &str) -> Convention {
-    let none = Convention::default();
-    match model_type {
-        "gemma" | "gemma2" => Convention { end_tokens: &["<end_of_turn>"], ..none },
-        "gemma3" | "gemma3_text" | "gemma3n" | "gemma3n_text" => Convention {
-            end_tokens: &["<end_of_turn>"],
-            sampling: GenerateOptions { top_k: 64, ..nucleus(1.0, 0.95) },
-            ..none
-        },
-        "gpt_oss" => Convention { sampling: nucleus(1.0, 1.0), ..none },
-        "lfm2" => {
-            let sampling = GenerateOptions {
-                temperature: 0.3,
-                min_p: 0.15,
-                repetition_penalty: 1.05,
-                ..GenerateOptions::default()
-            };
-            Convention { sampling, ..none }
-        }
-        "minimax" | "minimax_m2" => {
-            let sampling = GenerateOptions { top_k: 40, ..nucleus(1.0, 0.95) };
-            Convention { sampling, ..none }
-        }
-        "phi3" => Convention { end_tokens: &["<|end|>"], ..none },
-        "qwen" => Convention {
-            end_tokens: &["<|im_end|>"],
-            chat_template: Some(include_str!("text/qwen.jinja")),
-            ..none
-        },
-        "qwen3" | "qwen3_moe" => {
-            let sampling = GenerateOptions { top_k: 20, ..nucleus(0.6, 0.95) };
-            Convention { sampling, ..none }
-        }
-        "smollm3" => Convention { sampling: nucleus(0.6, 0.95), ..none },
-        "deepseek_v32" | "deepseek_v3.2" => {
-            Convention { chat_template: Some(include_str!("../text/deepseek_v32.jinja")), ..none }
-        }
-        _ => none,
+/// The family that reads a checkpoint with this config.
+///
+/// # Errors
+/// [`Error::CustomCode`], [`Error::Config`] without a `model_type`, and those of [`find`].
+pub fn family(config: &Json) -> Result<&'static Family> {
+    if let Some(file) = config.get("model_file").and_then(Json::as_str) {
+        return Err(Error::CustomCode(file.into()));
     }
+    find(model_type(config)?)
 }
 
-fn nucleus(temperature: f32, top_p: f32) -> GenerateOptions {
-    GenerateOptions { temperature, top_p, ..GenerateOptions::default() }
+/// The `model_type` of a config.
+///
+/// # Errors
+/// [`Error::Config`] when it is missing or no string.
+pub fn model_type(config: &Json) -> Result<&str> {
+    let model_type =
+        config.get("model_type").ok_or_else(|| Error::config("model_type", "missing"))?;
+    model_type.as_str().ok_or_else(|| Error::config("model_type", "not a string"))
 }
 
 /// Levenshtein's distance in characters.

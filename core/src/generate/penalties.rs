@@ -1,6 +1,6 @@
 //! What is done to the logits before they are probabilities, on the device.
 
-use super::{Dry, GenerateOptions};
+use crate::generate::options::{Dry, GenerateOptions};
 use crate::{error::Result, mlx, text::Tokenizer};
 use mlx_rs::{
     Array, Dtype,
@@ -194,7 +194,7 @@ fn last(tokens: &Array, count: i32) -> Result<Array> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Json;
+    use crate::checkpoint::config::Json;
     use std::collections::HashMap;
 
     fn penalize(options: &GenerateOptions, tokens: &[u32], logits: &[f32]) -> Vec<f32> {

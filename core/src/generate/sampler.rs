@@ -1,6 +1,9 @@
 //! Choosing the next token, on the device, in the order that [`GenerateOptions`] states.
 
-use super::{GenerateOptions, Xtc, penalties::Penalties};
+use crate::generate::{
+    options::{GenerateOptions, Xtc},
+    penalties::Penalties,
+};
 use crate::{error::Result, mlx, text::Tokenizer};
 use mlx_rs::{
     Array, Dtype,
@@ -211,7 +214,7 @@ fn random_seed() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Json;
+    use crate::checkpoint::config::Json;
 
     fn sampler(edit: impl FnOnce(&mut GenerateOptions)) -> Sampler {
         let mut options =

@@ -2,10 +2,9 @@
 
 use crate::{
     error::{Error, Result},
-    layer::CachePlan,
+    layers::{cache_plan::CachePlan, feed_forward::router::top_k},
     mlx,
-    model::{LanguageModel, prefill},
-    parts::router::top_k,
+    models::{decode_step::prefill, language::LanguageModel},
 };
 use mlx_rs::{Array, Dtype, ops::indexing::take_along_axis};
 

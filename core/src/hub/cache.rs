@@ -10,19 +10,21 @@
 //! A blob appears by a rename, whole and verified. Links to weights appear after those to all other
 //! files, so a snapshot that holds all shards of its index is whole.
 
-use super::{
+use crate::hub::{
     Repository, Source,
-    client::RemoteFile,
+    listing::RemoteFile,
     select,
     source::{check_path, is_commit},
     transfer::Cancel,
     verify,
 };
 use crate::{
-    checkpoint::{read_header, shards},
-    config::Json,
+    checkpoint::{
+        config::Json,
+        files::{Files, shards},
+        shards::read_header,
+    },
     error::{Error, Result},
-    files::Files,
 };
 use hf_hub::{CacheRepo, Repo};
 use std::{

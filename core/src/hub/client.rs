@@ -3,11 +3,13 @@
 //!
 //! Redirects are followed here, not by the HTTP library, so that the token stays with its host.
 
-use super::{
-    Cancel, Repository, Source, Token, select,
+use crate::error::{Error, Result};
+use crate::hub::{
+    AccessToken, Cancel, Repository, Source,
+    listing::{Listing, RemoteFile},
+    select,
     source::{check_path, is_commit},
 };
-use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::{fmt, io::Read, ops::Range, time::Duration};
 use ureq::{
@@ -33,34 +35,9 @@ pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
     origin: Origin,
-    token: Option<Token>,
+    token: Option<AccessToken>,
     repository: Repository,
     cancel: Cancel,
-}
-
-/// The files of a commit, those that no model needs left out.
-pub(crate) struct Listing {
-    pub commit: String,
-    /// Whether its licence must be accepted.
-    pub gated: bool,
-    pub files: Vec<RemoteFile>,
-}
-
-/// A file as the hub announces it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RemoteFile {
-    pub name: String,
-    /// In bytes.
-    pub size: u64,
-    /// The SHA-256 of a large file, the SHA-1 that git gives to a small one; in hexadecimal.
-    pub hash: String,
-}
-
-impl Listing {
-    /// The file of this name.
-    pub fn file(&self, name: &str) -> Option<&RemoteFile> {
-        self.files.iter().find(|file| file.name == name)
-    }
 }
 
 /// Why an attempt came to nothing.

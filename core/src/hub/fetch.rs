@@ -1,10 +1,11 @@
 //! Bringing a snapshot into the cache.
 
-use super::{
+use crate::hub::{
     ATTEMPTS, Source,
     arrived::{self, Partial},
     cache::{Cache, create_parent},
-    client::{Client, Listing, RemoteFile},
+    client::Client,
+    listing::{Listing, RemoteFile},
     progress::{Meter, Progress},
     ranges::Ranges,
     select, store,
@@ -12,12 +13,9 @@ use super::{
     verify,
 };
 use crate::{
-    adapter,
+    checkpoint::files::Files,
     error::{Error, Result},
-    files::Files,
-    loaded::family,
-    quantization::Quantization,
-    text::{ChatTemplate, Tokenizer},
+    hub::plan::{Plan, Wanted},
 };
 use std::{
     collections::HashMap,
@@ -44,44 +42,20 @@ use tokio::sync::oneshot;
 /// [`Error::Gated`], [`Error::Unauthorized`], [`Error::RateLimited`], [`Error::Network`],
 /// [`Error::Server`], [`Error::HashMismatch`], [`Error::Changed`], [`Error::DiskFull`],
 /// [`Error::Io`]; and why a model is refused, before its weights are fetched.
-pub async fn fetch(
+pub(crate) async fn fetch(
     source: &Source,
+    plan: Plan,
     progress: impl FnMut(Progress) + Send + 'static,
 ) -> Result<PathBuf> {
     let source = source.clone();
     let work = move |cancel: &Cancel| {
-        let folder = run(&source, cancel, Box::new(progress), Wanted::Model)?;
-        store::mark_used(&folder);
+        let folder = run(&source, cancel, Box::new(progress), plan)?;
+        if plan.wanted == Wanted::Model {
+            store::mark_used(&folder);
+        }
         Ok(folder)
     };
     on_thread(work).await
-}
-
-/// As [`fetch`], of a repository that lends only its tokenizer and its chat template: no weights
-/// are fetched, and there need not be any.
-///
-/// # Errors
-/// As [`fetch`].
-pub async fn fetch_text(source: &Source) -> Result<PathBuf> {
-    let source = source.clone();
-    on_thread(move |cancel| run(&source, cancel, Box::new(drop), Wanted::Text)).await
-}
-
-/// As [`fetch`], of a repository that holds an adapter for a model.
-///
-/// # Errors
-/// As [`fetch`].
-pub async fn fetch_adapter(source: &Source) -> Result<PathBuf> {
-    let source = source.clone();
-    on_thread(move |cancel| run(&source, cancel, Box::new(drop), Wanted::Adapter)).await
-}
-
-/// What of a repository is to be brought here.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Model,
-    Text,
-    Adapter,
 }
 
 /// Works on a thread of its own; dropping the future cancels.
@@ -107,19 +81,16 @@ impl Drop for CancelOnDrop {
 
 type Tell = Box<dyn FnMut(Progress) + Send>;
 
-fn run(source: &Source, cancel: &Cancel, tell: Tell, wanted: Wanted) -> Result<PathBuf> {
+fn run(source: &Source, cancel: &Cancel, tell: Tell, plan: Plan) -> Result<PathBuf> {
     let cache = Cache::of(source);
-    let is_there = |commit: &String| match wanted {
+    let is_there = |commit: &String| match plan.wanted {
         Wanted::Model => cache.is_whole(commit),
-        Wanted::Text => {
-            matches!(Tokenizer::file(&cache.snapshot(commit).into()), Ok(Some(_)))
-        }
-        Wanted::Adapter => adapter::fingerprint(&cache.snapshot(commit).into()).is_ok(),
+        Wanted::Text | Wanted::Adapter => (plan.is_complete)(&cache.snapshot(commit).into()),
     };
     let known = cache.commit(source.revision()).filter(is_there);
     let known = known.map(|commit| cache.snapshot(&commit));
     // One file of a tokenizer does not tell whether the others are there.
-    let is_certain = source.is_pinned() && wanted != Wanted::Text;
+    let is_certain = source.is_pinned() && plan.wanted != Wanted::Text;
     match known {
         Some(snapshot) if is_certain || source.is_offline() => return Ok(snapshot),
         None if source.is_offline() => {
@@ -140,14 +111,14 @@ fn run(source: &Source, cancel: &Cancel, tell: Tell, wanted: Wanted) -> Result<P
         }
         (listing, _) => listing?,
     };
-    match attempt.fetch(&listing, wanted) {
+    match attempt.fetch(&listing, plan) {
         Err(
             error @ (Error::Changed { .. } | Error::HashMismatch { .. } | Error::Server { .. }),
         ) if !source.is_pinned() => {
             // A branch may have moved on meanwhile, and its old files be gone.
             let attempt = Attempt::new(source, cancel, tell)?;
             match attempt.listing(ATTEMPTS) {
-                Ok(newer) if newer.commit != listing.commit => attempt.fetch(&newer, wanted),
+                Ok(newer) if newer.commit != listing.commit => attempt.fetch(&newer, plan),
                 _ => Err(error),
             }
         }
@@ -191,9 +162,9 @@ impl<'a> Attempt<'a> {
         Ok(listing)
     }
 
-    fn fetch(&self, listing: &Listing, wanted: Wanted) -> Result<PathBuf> {
-        let files = match wanted {
-            Wanted::Model => return self.fetch_model(listing),
+    fn fetch(&self, listing: &Listing, plan: Plan) -> Result<PathBuf> {
+        let files = match plan.wanted {
+            Wanted::Model => return self.fetch_model(listing, plan),
             Wanted::Text => select::small(listing),
             Wanted::Adapter => select::adapter(listing),
         };
@@ -203,7 +174,7 @@ impl<'a> Attempt<'a> {
         Ok(self.cache.snapshot(&listing.commit))
     }
 
-    fn fetch_model(&self, listing: &Listing) -> Result<PathBuf> {
+    fn fetch_model(&self, listing: &Listing, plan: Plan) -> Result<PathBuf> {
         let snapshot = self.cache.snapshot(&listing.commit);
         let files = Files::from(snapshot.as_path());
 
@@ -215,9 +186,7 @@ impl<'a> Attempt<'a> {
         for file in [Some(config), index].into_iter().flatten() {
             self.bring(listing, file, &silent)?;
         }
-        let config = files.json("config.json")?.ok_or_else(no_config)?;
-        family(&config)?;
-        Quantization::read(&config)?;
+        (plan.check_config)(&files)?;
 
         let index = index.map(|_| files.json(select::INDEX)).transpose()?.flatten();
         let weights = select::weights(listing, index.as_ref())?;
@@ -236,7 +205,7 @@ impl<'a> Attempt<'a> {
         let total = sizes.fold(0, u64::saturating_add);
         let tally = self.tally(total, missing_small.iter().chain(&missing_weights))?;
         self.bring_all(listing, &missing_small, 4, &tally)?;
-        ChatTemplate::load(&files)?;
+        (plan.check_small)(&files)?;
         self.bring_all(listing, &missing_weights, 2, &tally)?;
         self.cache.set_commit(self.source.revision(), &listing.commit)?;
         tally.finish();

@@ -1,16 +1,17 @@
 //! A checkpoint without its weights: the small files of a repository, and files of weights of which
 //! only the header is there. The rest of them are holes, which take no room on the disk.
 
-use super::{
+use crate::hub::{
     ATTEMPTS, Cancel, Source,
     cache::{Cache, create_parent},
-    client::{Client, Listing, RemoteFile},
+    client::Client,
     fetch::on_thread,
+    listing::{Listing, RemoteFile},
     select,
 };
 use crate::{
+    checkpoint::files::Files,
     error::{Error, Result},
-    files::Files,
 };
 use std::{
     env,

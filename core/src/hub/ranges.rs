@@ -1,11 +1,11 @@
 //! The default transport: several connections of this process, each fetching ranges of the file.
 
-use super::{
+use crate::error::{Error, Result};
+use crate::hub::{
     arrived::Partial,
     client::{Answer, BUFFER, Client, Trouble},
     transfer::{Download, Downloader},
 };
-use crate::error::{Error, Result};
 use std::{
     fs::File,
     io::{self, Read},

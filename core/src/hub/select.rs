@@ -1,9 +1,8 @@
 //! Which files of a repository a model needs.
 
-use super::client::{Listing, RemoteFile};
+use crate::hub::listing::{Listing, RemoteFile};
 use crate::{
-    adapter,
-    config::Json,
+    checkpoint::{adapter, config::Json},
     error::{Error, Result},
 };
 use std::{collections::BTreeSet, path::PathBuf};

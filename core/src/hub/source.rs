@@ -2,8 +2,8 @@
 //!
 //! The environment is read as Python's `huggingface_hub` does (`constants.py`, `utils/_auth.py`).
 
-use super::Downloader;
 use crate::error::{Error, Result};
+use crate::hub::{Downloader, access_token::AccessToken};
 use std::{
     env, fmt, fs, io,
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ pub struct Source {
     repository: Repository,
     revision: String,
     endpoint: String,
-    token: Option<Token>,
+    token: Option<AccessToken>,
     cache: PathBuf,
     offline: bool,
     downloader: Option<Arc<dyn Downloader>>,
@@ -82,7 +82,7 @@ impl Source {
     }
 
     /// The same with another token, which only its hub gets to see.
-    pub fn with_token(self, token: Token) -> Self {
+    pub fn with_token(self, token: AccessToken) -> Self {
         Source { token: Some(token), ..self }
     }
 
@@ -127,7 +127,7 @@ impl Source {
     }
 
     /// The token, if there is one.
-    pub fn token(&self) -> Option<&Token> {
+    pub fn token(&self) -> Option<&AccessToken> {
         self.token.as_ref()
     }
 
@@ -220,42 +220,13 @@ impl fmt::Display for Repository {
     }
 }
 
-/// A secret that a hub admits its user by. It is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// A token; white space around it is dropped.
-    ///
-    /// # Errors
-    /// [`Error::Option`] when it is empty or holds what no token does.
-    pub fn new(secret: &str) -> Result<Self> {
-        let secret = secret.trim();
-        if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::option("token", "is empty or holds characters that no token does"));
-        }
-        Ok(Token(secret.into()))
-    }
-
-    /// The value of the header `Authorization`.
-    pub fn authorization(&self) -> String {
-        format!("Bearer {}", self.0)
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
-}
-
 type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 fn is_true(value: String) -> bool {
     ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str())
 }
 
-fn token(variable: &Variables) -> Result<Option<Token>> {
+fn token(variable: &Variables) -> Result<Option<AccessToken>> {
     if variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(is_true) {
         return Ok(None);
     }
@@ -274,7 +245,7 @@ fn token(variable: &Variables) -> Result<Option<Token>> {
             }
         }
     };
-    if secret.trim().is_empty() { Ok(None) } else { Token::new(&secret).map(Some) }
+    if secret.trim().is_empty() { Ok(None) } else { AccessToken::new(&secret).map(Some) }
 }
 
 /// Where Python keeps its cache, token and more.
@@ -455,7 +426,7 @@ mod tests {
         fs::write(&path, "hf_file\n").unwrap();
         let home = folder.path().to_str().unwrap();
         let token = |variables: &[(&str, &str)]| {
-            source("a/b", variables).unwrap().token().map(Token::authorization)
+            source("a/b", variables).unwrap().token().map(AccessToken::authorization)
         };
         let bearer = |secret: &str| Some(format!("Bearer {secret}"));
         assert_eq!(token(&[("HF_HOME", home)]), bearer("hf_file"));

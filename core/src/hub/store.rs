@@ -3,8 +3,8 @@
 //!
 //! Links are read and never followed further than from a snapshot to the blobs beside it.
 
-use super::{Repository, cache::Cache};
 use crate::error::{Error, Result};
+use crate::hub::{Repository, cache::Cache};
 use serde::Serialize;
 use std::{
     cmp::Reverse,

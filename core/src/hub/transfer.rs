@@ -1,7 +1,7 @@
 //! How the bytes of a file come here.
 
-use super::Token;
 use crate::error::{Error, Result};
+use crate::hub::AccessToken;
 use std::{
     path::Path,
     sync::{
@@ -30,7 +30,7 @@ pub struct Download<'a> {
     /// The address, which may redirect to another host.
     pub url: &'a str,
     /// Goes to the host of `url` in `Authorization`, and to no other.
-    pub token: Option<&'a Token>,
+    pub token: Option<&'a AccessToken>,
     /// The repository, such as `org/name`.
     pub repository: &'a str,
     /// The commit of the snapshot.

@@ -1,7 +1,7 @@
 //! Token ids to text, one at a time, whole characters only.
 
-use super::Tokenizer;
 use crate::error::Result;
+use crate::text::Tokenizer;
 
 /// Malformed text or tokens without text can keep the end of the text from ever being whole; the
 /// window is cut when it has this many ids, far more than a character has.
@@ -90,10 +90,17 @@ fn whole_characters(text: &str) -> usize {
     text.len() - replaced.count() * char::REPLACEMENT_CHARACTER.len_utf8()
 }
 
+impl Tokenizer {
+    /// Decodes one id after the other.
+    pub fn detokenizer(&self, skip_special_tokens: bool) -> Detokenizer {
+        Detokenizer::new(self.clone(), skip_special_tokens)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::tokenizer::tests::{byte_fallback, byte_level, metaspace, tokenizer};
     use super::*;
+    use crate::text::tokenizer::tests::{byte_fallback, byte_level, metaspace, tokenizer};
     use serde_json::json;
 
     /// All pieces of a stream, the last one from `finish`.

@@ -2,10 +2,10 @@
 //!
 //! The reference is `apply_chat_template` of transformers 5.
 
-use super::tokenizer::Config;
-use super::{Tokenizer, python};
+use crate::checkpoint::files::Files;
 use crate::error::{Error, Result};
-use crate::files::Files;
+use crate::text::tokenizer::Config;
+use crate::text::{Tokenizer, python};
 use jiff::Zoned;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value};
@@ -25,7 +25,10 @@ const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// Templates that configs ask for by name (`chat_template_type`), as mlx-lm has them in Python.
-const TYPES: [(&str, &str); 1] = [("deepseek_v32", include_str!("deepseek_v32.jinja"))];
+const TYPES: [(&str, &str); 1] = [("deepseek_v32", DEEPSEEK_V32)];
+
+/// The template of DeepSeek V3.2, whose checkpoints have none.
+pub(crate) const DEEPSEEK_V32: &str = include_str!("deepseek_v32.jinja");
 
 /// One message of a conversation, in the shape of the OpenAI API.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use crate::{
 use clap::Args;
 use mynah::{
     Source,
-    hub::{self, CachedModel, CachedRevision, default_cache, fetch},
+    hub::{self, CachedModel, CachedRevision, default_cache},
 };
 use std::{
     io::{self, Write},
@@ -51,7 +51,7 @@ pub struct RemoveArguments {
 pub async fn download(arguments: DownloadArguments) -> Outcome {
     let source = Source::new(&arguments.name)?;
     let mut progress = Progress::default();
-    let folder = fetch(&source, move |event| progress.show_download(&event)).await?;
+    let folder = mynah::download(&source, move |event| progress.show_download(&event)).await?;
     writeln!(io::stdout(), "{}", folder.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use crate::{
     terminal::bytes,
 };
 use clap::Args;
-use mynah::{Inspection, Memory, families};
+use mynah::{Inspection, Memory, internals::families};
 use std::{
     collections::BTreeMap,
     io::{self, Write},

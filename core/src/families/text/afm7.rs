@@ -2,9 +2,10 @@
 //! neighbouring pairs are rotated; the upper layers attend over the keys of the last lower one.
 //! Follows `afm7` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["afm7"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["afm7"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -13,12 +14,15 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "hidden_size": config.get("hidden_dim"), "num_hidden_layers": config.get("num_layers"),
-        "num_attention_heads": config.get("num_heads"),
-        "num_key_value_heads": config.get("num_kv_heads"), "rms_norm_eps": 1e-5,
-        "rope_theta": 50_000.0, "hidden_dim_scale_factor": 3.25, "intermediate_size": 1,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "hidden_size": config.get("hidden_dim"), "num_hidden_layers": config.get("num_layers"),
+            "num_attention_heads": config.get("num_heads"),
+            "num_key_value_heads": config.get("num_kv_heads"), "rms_norm_eps": 1e-5,
+            "rope_theta": 50_000.0, "hidden_dim_scale_factor": 3.25, "intermediate_size": 1,
+        }),
+    );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     (c.rope_traditional, c.head_dim) = (true, None);
     let inner = (f64::from(c.hidden_size) * *e.hidden_dim_scale_factor) as i32;
@@ -102,7 +106,11 @@ impl Layer for BorrowedKeys {
 
     fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
         let q = self.rope.forward(&split_heads(&self.q.forward(x)?, self.heads)?, step)?;
-        let y = step.lent(LENDER).attend(&self.norm.forward(&q)?, &self.scores, step)?;
+        let y = step.lent::<AttentionView>(LENDER)?.attend(
+            &self.norm.forward(&q)?,
+            &self.scores,
+            step,
+        )?;
         self.output.forward(&join_heads(&y)?)
     }
 }

@@ -2,13 +2,11 @@
 //! a gate, only sliding layers have positions, and experts as in DeepSeek V3. Follows `afmoe` of
 //! mlx-lm.
 
-use super::{
-    glm4_moe::{beside_shared, stacked},
-    qwen3,
-};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen3;
 
-pub const FAMILY: Family = Family { model_types: &["afmoe"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["afmoe"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -28,15 +26,18 @@ const NORMS: [&str; 4] =
     ["input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "vocab_size": 200192, "hidden_size": 2048, "intermediate_size": 6144,
-        "moe_intermediate_size": 1024, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 4, "head_dim": 64, "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5, "num_experts": 128, "num_experts_per_tok": 8,
-        "num_shared_experts": 1, "num_dense_layers": 2, "route_norm": true, "route_scale": 2.826,
-        "score_func": "sigmoid", "n_group": 1, "topk_group": 1, "sliding_window": 2048,
-        "mup_enabled": true,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "vocab_size": 200192, "hidden_size": 2048, "intermediate_size": 6144,
+            "moe_intermediate_size": 1024, "num_hidden_layers": 32, "num_attention_heads": 32,
+            "num_key_value_heads": 4, "head_dim": 64, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5, "num_experts": 128, "num_experts_per_tok": 8,
+            "num_shared_experts": 1, "num_dense_layers": 2, "route_norm": true, "route_scale": 2.826,
+            "score_func": "sigmoid", "n_group": 1, "topk_group": 1, "sliding_window": 2048,
+            "mup_enabled": true,
+        }),
+    );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     if c.layer_types.is_none() {
         return Err(Error::config("layer_types", "missing"));
@@ -65,6 +66,6 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
     let bias = w.tensor("expert_bias", &[count])?;
     let router = LossFreeRouter::new(logits, Some(bias), &routing)?;
     let router = router.scores(router::score(config, "score_func")?);
-    let moe = Moe::new(router, stacked(w, [count, c.hidden_size, inner])?);
-    beside_shared(w, c, moe, [inner, *e.num_shared_experts])
+    let moe = Moe::new(router, stacked_experts(w, [count, c.hidden_size, inner])?);
+    with_shared_expert(w, c, moe, [inner, *e.num_shared_experts])
 }

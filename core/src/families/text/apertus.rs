@@ -1,15 +1,19 @@
 //! Apertus: Qwen 3's attention and a network without a gate, whose activation, xIELU, learns its
 //! curvature in each layer. Follows `apertus` of mlx-lm.
 
-use super::qwen3;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen3;
 
-pub const FAMILY: Family = Family { model_types: &["apertus"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["apertus"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = Text::read(&config::with_defaults(config, json!({
-        "rope_parameters": {"rope_theta": 12_000_000.0},
-    })))?;
+    let c = Text::read(&config::with_defaults(
+        config,
+        json!({
+            "rope_parameters": {"rope_theta": 12_000_000.0},
+        }),
+    ))?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;

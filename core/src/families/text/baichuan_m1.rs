@@ -1,9 +1,10 @@
 //! Baichuan M1: Llama whose keys and values pass a convolution of two steps before they are rotated;
 //! sliding layers have heads of their own number. Follows `baichuan_m1` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["baichuan_m1"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["baichuan_m1"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -14,9 +15,12 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     config::only(config, json!({"conv_window": 2}))?;
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": false, "sliding_window_layers": [],
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "tie_word_embeddings": false, "sliding_window_layers": [],
+        }),
+    );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let head = unit_head(w, &c, -1)?;
     c.tie_word_embeddings = Some(true);
@@ -117,10 +121,10 @@ impl ConvAttention {
 }
 
 impl Layer for ConvAttention {
-    type State = (Kv, (Recurrent, Recurrent));
+    type State = (KvCache, (Recurrent, Recurrent));
 
     fn state(&self, plan: &CachePlan) -> Self::State {
-        (Kv::new(self.window, plan), Default::default())
+        (KvCache::new(self.window, plan), Default::default())
     }
 
     fn forward(&self, x: &Array, state: &mut Self::State, step: &Step) -> Result<Array> {

@@ -1,13 +1,11 @@
 //! Ling and Ring: fused projections, queries and keys normalised in some, and DeepSeek V3's mixture
 //! of experts with other scores in some. Follows `bailing_moe` of mlx-lm.
 
-use super::{
-    baichuan_m1,
-    glm4_moe::{beside_shared, stacked},
-};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::baichuan_m1;
 
-pub const FAMILY: Family = Family { model_types: &["bailing_moe"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["bailing_moe"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -24,12 +22,15 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "use_bias": false, "use_qkv_bias": false, "norm_head": false, "use_qk_norm": false,
-        "moe_router_enable_expert_bias": false, "moe_router_enable_shared_expert": true,
-        "routed_scaling_factor": 1.0, "score_function": "softmax", "n_group": 1, "topk_group": 4,
-        "num_shared_experts": 0,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "use_bias": false, "use_qkv_bias": false, "norm_head": false, "use_qk_norm": false,
+            "moe_router_enable_expert_bias": false, "moe_router_enable_shared_expert": true,
+            "routed_scaling_factor": 1.0, "score_function": "softmax", "n_group": 1, "topk_group": 4,
+            "num_shared_experts": 0,
+        }),
+    );
     let (c, e): (Text, Config) =
         (Text::read_renamed(config, &[("use_bias", "mlp_bias")])?, config::read(config)?);
     let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
@@ -59,8 +60,7 @@ fn attention(w: &Scope, c: &Text, e: &Config, rope: Rope) -> Result<Attention> {
 
 fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
     let routing = LossFreeRouting::read(config, &[("num_experts", "n_routed_experts")])?;
-    let (count, width, inner) =
-        (routing.n_routed_experts, c.hidden_size, *e.moe_intermediate_size);
+    let (count, width, inner) = (routing.n_routed_experts, c.hidden_size, *e.moe_intermediate_size);
     let gate = w.at("gate");
     let bias = e.moe_router_enable_expert_bias.then(|| gate.tensor("expert_bias", &[count]));
     let logits = if gate.has("weight") {
@@ -72,8 +72,8 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
         .scores(router::score(config, "score_function")?)
         .choosing(top_k)
         .rounded();
-    let moe = Moe::new(router, stacked(w, [count, width, inner])?);
+    let moe = Moe::new(router, stacked_experts(w, [count, width, inner])?);
     let inner = e.moe_shared_expert_intermediate_size.map_or(inner, i32::from);
     let shared = if e.moe_router_enable_shared_expert { *e.num_shared_experts } else { 0 };
-    beside_shared(w, c, moe, [inner, shared])
+    with_shared_expert(w, c, moe, [inner, shared])
 }

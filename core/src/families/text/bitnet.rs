@@ -1,9 +1,10 @@
 //! BitNet b1.58: Llama with ternary weights, a squared ReLU as its gate, and norms before the last
 //! projection of attention and network. Follows `bitnet` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["bitnet"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["bitnet"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": true})))?;

@@ -1,9 +1,10 @@
 //! Command R: attention and feed-forward side by side after one layer norm, rotary pairs that are
 //! neighbours, scaled logits. Follows `cohere` of mlx-lm, and Cohere where positions are stretched.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["cohere"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["cohere"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 pub struct Config {
@@ -13,11 +14,14 @@ pub struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e) = read(config, json!({
-        "hidden_size": 8192, "num_hidden_layers": 40, "intermediate_size": 22528,
-        "num_attention_heads": 64, "vocab_size": 256_000,
-        "rope_parameters": {"rope_theta": 8_000_000.0},
-    }))?;
+    let (c, e) = read(
+        config,
+        json!({
+            "hidden_size": 8192, "num_hidden_layers": 40, "intermediate_size": 22528,
+            "num_attention_heads": 64, "vocab_size": 256_000,
+            "rope_parameters": {"rope_theta": 8_000_000.0},
+        }),
+    )?;
     let rope = Rope::of(&c)?;
     stack(w, &c, &e, |_, w| {
         let attention = Attention::read(w, QKVO, &c, rope.clone())?;
@@ -37,11 +41,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// The fields of both Cohere families.
 pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
     let config = config::with_defaults(config, defaults);
-    let config = config::with_defaults(&config, json!({
-        "layer_norm_eps": 1e-5, "layer_norm_bias": false, "use_qk_norm": false,
-        "logit_scale": 0.0625, "tie_word_embeddings": true, "rope_traditional": true,
-    }));
-    Ok((Text::read_renamed(&config, &[("layer_norm_eps", "rms_norm_eps")])?, config::read(&config)?))
+    let config = config::with_defaults(
+        &config,
+        json!({
+            "layer_norm_eps": 1e-5, "layer_norm_bias": false, "use_qk_norm": false,
+            "logit_scale": 0.0625, "tie_word_embeddings": true, "rope_traditional": true,
+        }),
+    );
+    Ok((
+        Text::read_renamed(&config, &[("layer_norm_eps", "rms_norm_eps")])?,
+        config::read(&config)?,
+    ))
 }
 
 /// Blocks of two branches side by side.
@@ -53,10 +63,15 @@ pub fn stack(
 ) -> Result<Box<dyn LanguageModel>> {
     let read = if e.layer_norm_bias { Scope::layer_norm_with_bias } else { Scope::layer_norm };
     let norm = |w: &Scope, name| read(w, name, c.hidden_size, c.rms_norm_eps);
-    let decoder = Decoder::stack_under(w, c, |w| norm(w, "norm"), |i, w| {
-        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, c)?;
-        let branches = Parallel(attention(i, &w.at("self_attn"))?, mlp);
-        Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, branches)))
-    })?;
+    let decoder = Decoder::stack_under(
+        w,
+        c,
+        |w| norm(w, "norm"),
+        |i, w| {
+            let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, c)?;
+            let branches = Parallel(attention(i, &w.at("self_attn"))?, mlp);
+            Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, branches)))
+        },
+    )?;
     Ok(Box::new(Decoder { head: decoder.head.scaled(*e.logit_scale), ..decoder }))
 }

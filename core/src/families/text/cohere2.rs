@@ -1,17 +1,21 @@
 //! Command R7B and Command A: Command R with three sliding layers for each full one; full layers have
 //! no positions. Follows `cohere2` of mlx-lm.
 
-use super::cohere;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::cohere;
 
-pub const FAMILY: Family = Family { model_types: &["cohere2"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["cohere2"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, shared) = cohere::read(config, json!({
-        "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336,
-        "num_attention_heads": 32, "vocab_size": 256_000, "sliding_window": 4096,
-        "rope_parameters": {"rope_theta": 50_000.0},
-    }))?;
+    let (c, shared) = cohere::read(
+        config,
+        json!({
+            "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336,
+            "num_attention_heads": 32, "vocab_size": 256_000, "sliding_window": 4096,
+            "rope_parameters": {"rope_theta": 50_000.0},
+        }),
+    )?;
     let pattern: Option<Size> = config::field(config, "sliding_window_pattern")?;
     let pattern = pattern.map_or(4, i32::from);
     let rope = Rope::of(&c)?;

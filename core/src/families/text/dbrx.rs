@@ -1,9 +1,10 @@
 //! DBRX: Mixtral with layer norms without biases, fused and bounded queries, keys and values, and
 //! names of its own. Follows `dbrx` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["dbrx"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["dbrx"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -26,17 +27,23 @@ struct AttentionConfig {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
     let nested = |name: &str| config.get("attn_config").and_then(|nested| nested.get(name));
-    let config = config::with_defaults(config, json!({
-        "kv_n_heads": nested("kv_n_heads"), "rope_theta": nested("rope_theta"),
-        "intermediate_size": *e.ffn_config.ffn_hidden_size, "rms_norm_eps": 1e-5,
-    }));
-    let c = Text::read_renamed(&config, &[
-        ("d_model", "hidden_size"),
-        ("n_layers", "num_hidden_layers"),
-        ("n_heads", "num_attention_heads"),
-        ("kv_n_heads", "num_key_value_heads"),
-        ("max_seq_len", "max_position_embeddings"),
-    ])?;
+    let config = config::with_defaults(
+        config,
+        json!({
+            "kv_n_heads": nested("kv_n_heads"), "rope_theta": nested("rope_theta"),
+            "intermediate_size": *e.ffn_config.ffn_hidden_size, "rms_norm_eps": 1e-5,
+        }),
+    );
+    let c = Text::read_renamed(
+        &config,
+        &[
+            ("d_model", "hidden_size"),
+            ("n_layers", "num_hidden_layers"),
+            ("n_heads", "num_attention_heads"),
+            ("kv_n_heads", "num_key_value_heads"),
+            ("max_seq_len", "max_position_embeddings"),
+        ],
+    )?;
     let rope = Rope::of(&c)?;
     let norm = |w: &Scope, name| w.layer_norm(name, c.hidden_size, c.rms_norm_eps);
     let body = w.at("transformer");
@@ -45,7 +52,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let outer = w.at("norm_attn_norm");
         let attention =
             Attention::fused(&outer.at("attn"), ["Wqkv", "out_proj"], &c, rope.clone())?
-                .bounded(e.attn_config.clip_qkv.map(f32::from));
+                .clip_qkv(e.attn_config.clip_qkv.map(f32::from));
         let ffn = moe(&w.at("ffn"), &c, &e.ffn_config)?;
         pre_norm_under(|name| norm(&outer, name), ["norm_1", "norm_2"], attention, ffn)
     })?))
@@ -66,7 +73,13 @@ fn moe(w: &Scope, c: &Text, e: &FfnConfig) -> Result<Moe> {
         let weights = [read("w1")?, read("v1")?, read("w2")?.swap_axes(1, 2)?];
         GatedExperts::of(w, weights.map(Matrix::Dense), swiglu)?
     } else {
-        GatedExperts::read_named(w, "switch_mlp", ["w1", "v1", "w2"], [count, width, inner], swiglu)?
+        GatedExperts::read_named(
+            w,
+            "switch_mlp",
+            ["w1", "v1", "w2"],
+            [count, width, inner],
+            swiglu,
+        )?
     };
     Ok(Moe::new(router, experts))
 }

@@ -2,10 +2,10 @@
 //! share, after a few dense layers. Follows `deepseek` of mlx-lm, and DeepSeek's own code where that
 //! scales positions or lets weights sum to one.
 
-use super::deepseek_v3::Sparsity;
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["deepseek"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["deepseek"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -14,12 +14,15 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008,
-        "moe_intermediate_size": 1407, "num_hidden_layers": 30, "num_attention_heads": 32,
-        "num_key_value_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
-        "norm_topk_prob": false,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008,
+            "moe_intermediate_size": 1407, "num_hidden_layers": 30, "num_attention_heads": 32,
+            "num_key_value_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+            "norm_topk_prob": false,
+        }),
+    );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let sparsity = Sparsity::read(config, c.num_hidden_layers)?;
     let rope = Rope::of(&c)?;

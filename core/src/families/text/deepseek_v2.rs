@@ -1,10 +1,11 @@
 //! DeepSeek V2 and Coder V2: as V3, but keys and values are remembered, and experts come from the
 //! groups with the best one. Follows `deepseek_v2` of mlx-lm, which insists on `rope_scaling`.
 
-use super::deepseek_v3::Config;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::deepseek_v3::Config;
 
-pub const FAMILY: Family = Family { model_types: &["deepseek_v2"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["deepseek_v2"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Routing {
@@ -15,12 +16,15 @@ struct Routing {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
-        "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
-        "tie_word_embeddings": false,
-        "routed_scaling_factor": 1.0, "topk_method": "greedy",
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
+            "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
+            "tie_word_embeddings": false,
+            "routed_scaling_factor": 1.0, "topk_method": "greedy",
+        }),
+    );
     let c = Config::read(config)?;
     let rope = c.latent.rope(&c.text)?;
     // The norms of low ranks have an epsilon of their own.

@@ -2,11 +2,13 @@
 //! routed experts beside a shared one. Follows `deepseek_v3` of mlx-lm, and DeepSeek's own code, as
 //! transformers has it, for `rope_interleave` and `rope_parameters`.
 
-use super::glm4_moe;
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family =
-    Family { model_types: &["deepseek_v3", "kimi_k2", "joyai_llm_flash"], build };
+pub const FAMILY: Family = Family {
+    model_types: &["deepseek_v3", "kimi_k2", "joyai_llm_flash"],
+    build,
+    recommended: Recommended::NOTHING,
+};
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder(config, w)?))
@@ -23,12 +25,15 @@ pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
 
 /// The config with what published ones leave out.
 pub fn complete(config: &Json) -> Json {
-    config::with_defaults(config, json!({
-        "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
-        "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
-        "norm_topk_prob": true, "routed_scaling_factor": 1.0, "num_experts_per_tok": 1,
-        "tie_word_embeddings": false,
-    }))
+    config::with_defaults(
+        config,
+        json!({
+            "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
+            "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
+            "norm_topk_prob": true, "routed_scaling_factor": 1.0, "num_experts_per_tok": 1,
+            "tie_word_embeddings": false,
+        }),
+    )
 }
 
 /// The fields that DeepSeek's models and their relatives share.
@@ -36,19 +41,6 @@ pub struct Config {
     pub text: Text,
     pub latent: LatentSizes,
     pub sparsity: Sparsity,
-}
-
-/// Which layers have experts, and how large these are.
-#[derive(Deserialize)]
-pub struct Sparsity {
-    n_routed_experts: Option<Size>,
-    #[serde(default)]
-    n_shared_experts: Count,
-    moe_intermediate_size: Size,
-    #[serde(default)]
-    first_k_dense_replace: Count,
-    moe_layer_freq: Option<Size>,
-    mlp_layer_types: Option<Vec<String>>,
 }
 
 impl Config {
@@ -68,52 +60,11 @@ impl Config {
         router: impl Fn(&Scope) -> Result<R>,
     ) -> Result<Decoder> {
         let Config { text: c, sparsity, .. } = self;
-        ignore_predictions(w, c);
+        ignore_prediction_layers(w, c);
         Decoder::stack(w, c, |i, w| {
             let network = sparsity.network(&w.at("mlp"), c, i, |w, _| router(w))?;
             pre_norm(w, c, attention(i, &w.at("self_attn"))?, network)
         })
-    }
-}
-
-impl Sparsity {
-    pub fn read(config: &Json, layers: i32) -> Result<Self> {
-        let sparsity: Sparsity = config::read(config)?;
-        let kinds = sparsity.mlp_layer_types.as_ref();
-        config::check_entries("mlp_layer_types", kinds, layers)?;
-        let is_unknown = |kind: &&String| !["dense", "sparse"].contains(&&***kind);
-        if let Some(kind) = kinds.into_iter().flatten().find(is_unknown) {
-            let reason = format!("`{kind}` is neither dense nor sparse");
-            return Err(Error::config("mlp_layer_types", reason));
-        }
-        Ok(sparsity)
-    }
-
-    /// The network of one layer: dense, or experts to which `router`, told how many there are, sends
-    /// tokens, beside those that all share.
-    pub fn network<R: Router + 'static>(
-        &self,
-        w: &Scope,
-        c: &Text,
-        layer: i32,
-        router: impl Fn(&Scope, i32) -> Result<R>,
-    ) -> Result<Ffn> {
-        let Some(Size(count)) = self.n_routed_experts.filter(|_| self.has_experts(layer)) else {
-            return dense(w, c);
-        };
-        let (inner, shared) = (*self.moe_intermediate_size, *self.n_shared_experts);
-        let experts = glm4_moe::stacked(w, [count, c.hidden_size, inner])?;
-        glm4_moe::beside_shared(w, c, Moe::new(router(w, count)?, experts), [inner, shared])
-    }
-
-    fn has_experts(&self, layer: i32) -> bool {
-        match &self.mlp_layer_types {
-            Some(kinds) => kinds[layer as usize] == "sparse",
-            None => {
-                let every = self.moe_layer_freq.map_or(1, i32::from);
-                layer >= *self.first_k_dense_replace && layer % every == 0
-            }
-        }
     }
 }
 
@@ -130,16 +81,8 @@ pub fn nested_rope(config: &Json, default_theta: f32) -> Json {
     config
 }
 
-/// Layers after the last predict further tokens: nobody needs them but a drafter.
-pub fn ignore_predictions(w: &Scope, c: &Text) {
-    let layers = crate::decoder::body(w).0.at("layers");
-    for layer in (c.num_hidden_layers..).take_while(|layer| layers.has_below(&layer.to_string())) {
-        layers.ignore(&layer.to_string());
-    }
-}
-
 pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {
-    glm4_moe::router(w, c, &routing(config)?)
+    loss_free_router(w, c, &routing(config)?)
 }
 
 /// The fields of the router, of which only one kind is known.

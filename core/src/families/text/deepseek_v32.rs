@@ -1,13 +1,17 @@
 //! DeepSeek V3.2: V3 whose tokens attend to a limited number of tokens, which an indexer, a small
 //! attention of its own, chooses. Follows `deepseek_v32` of mlx-lm.
 
-use super::deepseek_v3::{Config, complete, router};
+use crate::families::text::deepseek_v3::{Config, complete, router};
 use crate::{
-    parts::sparse_mla::{SparseMla, TokenIndexer, TokenIndexerSizes},
-    prelude::*,
+    families::prelude::*,
+    layers::attention::sparse_mla::{SparseMla, TokenIndexer, TokenIndexerSizes},
 };
 
-pub const FAMILY: Family = Family { model_types: &["deepseek_v32", "deepseek_v3.2"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["deepseek_v32", "deepseek_v3.2"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended =
+    Recommended { chat_template: Some(crate::text::DEEPSEEK_V32), ..Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder(config, w, |_| true)?))

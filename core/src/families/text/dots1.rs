@@ -1,10 +1,11 @@
 //! dots.llm1: Qwen 3's attention and DeepSeek V3's mixture of experts. Follows `dots1` of mlx-lm,
 //! and transformers where that has windows or biases.
 
-use super::{deepseek_v3::Sparsity, glm4_moe, qwen3};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen3;
 
-pub const FAMILY: Family = Family { model_types: &["dots1"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["dots1"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(config)?;
@@ -15,7 +16,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
-        let router = |w: &Scope, _| glm4_moe::router(w, &c, &routing);
+        let router = |w: &Scope, _| loss_free_router(w, &c, &routing);
         let network = sparsity.network(&w.at("mlp"), &c, i, router)?;
         pre_norm(w, &c, attention.window(c.window_where(i, slides)?), network)
     })?))

@@ -1,10 +1,11 @@
 //! ERNIE 4.5 (dense): Llama whose rotary pairs are neighbours, with one switch for all biases.
 //! Follows `ernie4_5` of mlx-lm.
 
-use super::llama;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::llama;
 
-pub const FAMILY: Family = Family { model_types: &["ernie4_5", "ernie4.5"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["ernie4_5", "ernie4.5"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({"tie_word_embeddings": true}));

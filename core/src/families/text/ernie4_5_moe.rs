@@ -2,10 +2,10 @@
 //! beside shared ones. Follows `ernie4_5_moe` of mlx-lm, and transformers where a bias corrects the
 //! choice.
 
-use super::glm4_moe::{beside_shared, stacked};
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["ernie4_5_moe"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["ernie4_5_moe"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -18,11 +18,14 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "moe_k": 1, "moe_layer_interval": 1, "moe_layer_start_index": 0, "moe_gate_act": "softmax",
-        "moe_intermediate_size": 0, "moe_num_shared_experts": 0, "norm_topk_prob": true,
-        "routed_scaling_factor": 1.0, "rope_traditional": true, "tie_word_embeddings": true,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "moe_k": 1, "moe_layer_interval": 1, "moe_layer_start_index": 0, "moe_gate_act": "softmax",
+            "moe_intermediate_size": 0, "moe_num_shared_experts": 0, "norm_topk_prob": true,
+            "routed_scaling_factor": 1.0, "rope_traditional": true, "tie_word_embeddings": true,
+        }),
+    );
     let names = [("use_bias", "attention_bias"), ("use_bias", "mlp_bias")];
     let (c, e): (Text, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
     let sparse = e.sparse()?;
@@ -68,6 +71,6 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
     check_choice("moe_k", (count, routing.num_experts_per_tok))?;
     let router = LossFreeRouter::new(logits, correction, &routing)?.normalized();
     let router = router.scores(router::score(config, "moe_gate_act")?);
-    let moe = Moe::new(router, stacked(w, [count, c.hidden_size, inner])?);
-    beside_shared(w, c, moe, [inner, *e.moe_num_shared_experts])
+    let moe = Moe::new(router, stacked_experts(w, [count, c.hidden_size, inner])?);
+    with_shared_expert(w, c, moe, [inner, *e.moe_num_shared_experts])
 }

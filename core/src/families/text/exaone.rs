@@ -1,8 +1,9 @@
 //! EXAONE 3 and 3.5: Llama under the names of GPT-2. Follows `exaone` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["exaone"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["exaone"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({"tie_word_embeddings": true}));

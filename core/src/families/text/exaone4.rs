@@ -1,10 +1,11 @@
 //! EXAONE 4: norms after each branch as in OLMo 2, queries and keys normalised as in Qwen 3. Where
 //! some layers slide, the others have no positions. Follows `exaone4` of mlx-lm.
 
-use super::{olmo2, qwen3};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{olmo2, qwen3};
 
-pub const FAMILY: Family = Family { model_types: &["exaone4"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["exaone4"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {

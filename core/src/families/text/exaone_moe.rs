@@ -1,19 +1,23 @@
 //! K-EXAONE: EXAONE 4's attention, with norms before each branch, and DeepSeek V3's mixture of
 //! experts. Follows `exaone_moe` of mlx-lm.
 
-use super::{deepseek_v3::Sparsity, glm4_moe, qwen3};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen3;
 
-pub const FAMILY: Family = Family { model_types: &["exaone_moe"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["exaone_moe"], build, recommended: Recommended::NOTHING };
 
 const NAMES: &[(&str, &str)] =
     &[("num_experts", "n_routed_experts"), ("num_shared_experts", "n_shared_experts")];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": true,
-        "first_k_dense_replace": 1, "rope_parameters": {"rope_theta": 1e6},
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": true,
+            "first_k_dense_replace": 1, "rope_parameters": {"rope_theta": 1e6},
+        }),
+    );
     let c = Text::read(config)?;
     let layers = c.num_hidden_layers;
     let routing = LossFreeRouting::read(config, NAMES)?;
@@ -34,7 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let window = windows[i as usize];
         let rope = if slides && window.is_none() { Rope::None } else { rope.clone() };
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope)?;
-        let router = |w: &Scope, _| glm4_moe::router(w, &c, &routing);
+        let router = |w: &Scope, _| loss_free_router(w, &c, &routing);
         let network = sparsity.network(&w.at("mlp"), &c, i, router)?;
         pre_norm(w, &c, attention.window(window), network)
     })?))

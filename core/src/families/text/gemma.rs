@@ -1,14 +1,20 @@
 //! Gemma: Llama with GeGLU, norms that store `w` and mean `1 + w`, and embeddings times the root of
 //! their width. Follows `gemma` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["gemma"], build };
+pub const FAMILY: Family = Family { model_types: &["gemma"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended =
+    Recommended { end_tokens: &["<end_of_turn>"], ..Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = Text::read(&config::with_defaults(config, json!({
-        "head_dim": 256, "tie_word_embeddings": true,
-    })))?;
+    let c = Text::read(&config::with_defaults(
+        config,
+        json!({
+            "head_dim": 256, "tie_word_embeddings": true,
+        }),
+    ))?;
     let rope = Rope::of(&c)?;
     let decoder = Decoder::stack(w, &c, |_, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();

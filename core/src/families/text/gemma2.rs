@@ -2,10 +2,14 @@
 //! for the logits; every second layer slides. Follows `gemma2` of mlx-lm, and Gemma's authors where
 //! it slides.
 
-use super::gemma;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::gemma;
 
-pub const FAMILY: Family = Family { model_types: &["gemma2", "gemma2_text"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["gemma2", "gemma2_text"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended =
+    Recommended { end_tokens: &["<end_of_turn>"], ..Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -14,13 +18,17 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "head_dim": 256, "tie_word_embeddings": true, "query_pre_attn_scalar": 144.0,
-        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "head_dim": 256, "tie_word_embeddings": true, "query_pre_attn_scalar": 144.0,
+            "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+        }),
+    );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
-    let (scale, softcap) = (e.query_pre_attn_scalar.powf(-0.5), e.attn_logit_softcapping.map(f32::from));
+    let (scale, softcap) =
+        (e.query_pre_attn_scalar.powf(-0.5), e.attn_logit_softcapping.map(f32::from));
     let decoder = Decoder::stack(w, &c, |i, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
         // mlx-lm lets no layer slide, which is the same as long as the window is not full.

@@ -1,9 +1,16 @@
 //! Gemma 3: four norms a block that store `w` and mean `1 + w`, normalised queries and keys, five
 //! sliding layers for each full one, with their own rotary bases. Follows `gemma3_text` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["gemma3_text", "gemma3"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["gemma3_text", "gemma3"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended = Recommended {
+    end_tokens: &["<end_of_turn>"],
+    sampling: Sampling { top_k: 64, ..Sampling::nucleus(1.0, 0.95) },
+    ..Recommended::NOTHING
+};
 
 #[derive(Deserialize)]
 struct Config {
@@ -13,12 +20,16 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &text_config(config, json!({
-        "hidden_size": 1152, "num_hidden_layers": 26, "intermediate_size": 6912,
-        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
-        "rms_norm_eps": 1e-6, "vocab_size": 262144, "query_pre_attn_scalar": 256.0,
-        "sliding_window": 512, "max_position_embeddings": 32768, "use_bidirectional_attention": false,
-    }), json!({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}))?;
+    let config = &text_config(
+        config,
+        json!({
+            "hidden_size": 1152, "num_hidden_layers": 26, "intermediate_size": 6912,
+            "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
+            "rms_norm_eps": 1e-6, "vocab_size": 262144, "query_pre_attn_scalar": 256.0,
+            "sliding_window": 512, "max_position_embeddings": 32768, "use_bidirectional_attention": false,
+        }),
+        json!({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}),
+    )?;
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     if e.use_bidirectional_attention {
         let reason = "a model of embeddings, which writes no text";
@@ -61,7 +72,8 @@ pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Resu
     if !text.is_object() {
         return Err(Error::config("text_config", "not an object"));
     }
-    let outer = json!({"vocab_size": config.get("vocab_size").or(nested_defaults.get("vocab_size"))});
+    let outer =
+        json!({"vocab_size": config.get("vocab_size").or(nested_defaults.get("vocab_size"))});
     let text = config::with_defaults(&outer, text.clone());
     Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults)))
 }

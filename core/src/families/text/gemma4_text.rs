@@ -3,19 +3,20 @@
 //! an input of its own for each layer; in some, experts beside each network. Follows `gemma4_text`
 //! of mlx-lm.
 
-use super::gemma3_text::text_config;
+use crate::families::text::gemma3_text::text_config;
 use crate::{
-    parts::{
+    families::prelude::*,
+    layers::{
+        attention::shared_keys::{Place, SharedKeys, lender},
         layer_inputs::{InputGate, LayerInputs},
-        shared_keys::{Place, SharedKeys, lender},
     },
-    prelude::*,
 };
 use std::collections::HashMap;
 
 pub const FAMILY: Family = Family {
     model_types: &["gemma4_text", "gemma4", "gemma4_unified", "gemma4_unified_text"],
     build,
+    recommended: Recommended::NOTHING,
 };
 
 #[derive(Deserialize)]

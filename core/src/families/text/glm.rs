@@ -1,10 +1,11 @@
 //! GLM 4 (9B) and GLM-Edge: GLM 4 without the norms after each branch. Follows `glm` of mlx-lm, and
 //! the authors' code where that rotates only a part of each head.
 
-use super::{glm4, phi3, qwen2};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{glm4, phi3, qwen2};
 
-pub const FAMILY: Family = Family { model_types: &["glm"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["glm"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, rope) = glm4::read(config)?;

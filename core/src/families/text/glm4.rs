@@ -1,10 +1,11 @@
 //! GLM 4 (0414) and Z1: norms before and after each branch, half of each head is rotated, gate and
 //! values are one matrix. Follows `glm4` of mlx-lm.
 
-use super::{phi3, qwen2};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{phi3, qwen2};
 
-pub const FAMILY: Family = Family { model_types: &["glm4"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["glm4"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, rope) = read(config)?;

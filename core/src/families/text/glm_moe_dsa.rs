@@ -2,10 +2,11 @@
 //! mlx-lm, and Z.ai's own code, as transformers has it, for layers that attend to what an earlier one
 //! has chosen.
 
-use super::{deepseek_v3::nested_rope, deepseek_v32};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{deepseek_v3::nested_rope, deepseek_v32};
 
-pub const FAMILY: Family = Family { model_types: &["glm_moe_dsa"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["glm_moe_dsa"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -18,9 +19,12 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(&nested_rope(config, 10_000.0), json!({
-        "indexer_rope_interleave": true, "index_topk_freq": 0, "index_skip_topk_offset": 2,
-    }));
+    let config = &config::with_defaults(
+        &nested_rope(config, 10_000.0),
+        json!({
+            "indexer_rope_interleave": true, "index_topk_freq": 0, "index_skip_topk_offset": 2,
+        }),
+    );
     let chooses = choosing(config::read(config)?)?;
     Ok(Box::new(deepseek_v32::decoder(config, w, |layer| chooses[layer as usize])?))
 }

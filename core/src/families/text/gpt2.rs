@@ -2,9 +2,10 @@
 //! biases everywhere. Follows `gpt2` of mlx-lm, and transformers in how layers weigh keys and in their
 //! activation.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["gpt2"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["gpt2"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -22,11 +23,14 @@ impl Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": true, "scale_attn_weights": true,
-        "scale_attn_by_inverse_layer_idx": false, "activation_function": "gelu_new",
-        "attention_bias": true, "mlp_bias": true,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "tie_word_embeddings": true, "scale_attn_weights": true,
+            "scale_attn_by_inverse_layer_idx": false, "activation_function": "gelu_new",
+            "attention_bias": true, "mlp_bias": true,
+        }),
+    );
     let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
     let act = activation::named("activation_function", &e.activation_function)?;
     let has_table = |place: &&str| w.at(place).has("wte.weight");
@@ -34,12 +38,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let body = place.map_or(w.clone(), |place| w.at(place));
     let decoder = decoder(w, &body, &c, |i, w| {
         // Published files hold projections turned, those of mlx-lm do not.
-        let w = if place == Some("model") { w.clone() } else { w.turned() };
+        let w = if place == Some("model") { w.clone() } else { w.transposed() };
         let a = w.at("attn");
         // The masks of old exporters.
         a.ignore("bias");
         a.ignore("masked_bias");
-        attention::require_biases(&a, ["c_attn", "c_proj"], &c)?;
+        grouped::require_biases(&a, ["c_attn", "c_proj"], &c)?;
         let attention = Attention::fused(&a, ["c_attn", "c_proj"], &c, Rope::None)?;
         let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, act)?;
         Ok((attention.scale(e.scale(&c, i)), mlp))
@@ -67,15 +71,18 @@ pub fn read(config: &Json) -> Result<Text> {
     let config = config::with_defaults(config, json!({"layer_norm_epsilon": 1e-5}));
     let width = config.get("n_embd").and_then(Json::as_i64);
     let inner = json!({"n_inner": width.map(|width| width.saturating_mul(4))});
-    Text::read_renamed(&config::with_defaults_for_null(&config, inner), &[
-        ("n_embd", "hidden_size"),
-        ("n_layer", "num_hidden_layers"),
-        ("n_head", "num_attention_heads"),
-        ("n_head_kv", "num_key_value_heads"),
-        ("n_inner", "intermediate_size"),
-        ("n_positions", "max_position_embeddings"),
-        ("layer_norm_epsilon", "rms_norm_eps"),
-    ])
+    Text::read_renamed(
+        &config::with_defaults_for_null(&config, inner),
+        &[
+            ("n_embd", "hidden_size"),
+            ("n_layer", "num_hidden_layers"),
+            ("n_head", "num_attention_heads"),
+            ("n_head_kv", "num_key_value_heads"),
+            ("n_inner", "intermediate_size"),
+            ("n_positions", "max_position_embeddings"),
+            ("layer_norm_epsilon", "rms_norm_eps"),
+        ],
+    )
 }
 
 /// A decoder that adds a learned vector for each position.

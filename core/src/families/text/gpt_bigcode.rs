@@ -1,10 +1,11 @@
 //! StarCoder 1 and SantaCoder: GPT-2 whose heads share one key and one value. Follows `gpt_bigcode`
 //! of mlx-lm, and BigCode where heads have keys of their own or scores are not scaled.
 
-use super::gpt2;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::gpt2;
 
-pub const FAMILY: Family = Family { model_types: &["gpt_bigcode"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["gpt_bigcode"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -13,16 +14,19 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true,
-        "multi_query": true, "scale_attn_weights": true,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true,
+            "multi_query": true, "scale_attn_weights": true,
+        }),
+    );
     let (mut c, e): (Text, Config) = (gpt2::read(config)?, config::read(config)?);
     c.num_key_value_heads = e.multi_query.then_some(1);
     let body = w.at("transformer");
     let decoder = gpt2::decoder(w, &body, &c, |_, w| {
         let (a, names) = (w.at("attn"), ["c_attn", "c_proj"]);
-        attention::require_biases(&a, names, &c)?;
+        grouped::require_biases(&a, names, &c)?;
         // Head by head, where mlx-lm takes one part after the other.
         let mut attention = Attention::fused_by_group(&a, names, c.kv_heads(), &c, Rope::None)?;
         if !e.scale_attn_weights {

@@ -1,17 +1,21 @@
 //! GPT-NeoX and Pythia: attention and a network without a gate side by side, each after its own layer
 //! norm; queries, keys and values in one matrix, head by head. Follows `gpt_neox` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["gpt_neox"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["gpt_neox"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let parallel: Option<bool> = config::field(config, "use_parallel_residual")?;
     let width = config.get("hidden_size").and_then(Json::as_i64).unwrap_or(0);
-    let config = &config::with_defaults(config, json!({
-        "layer_norm_eps": 1e-5, "tie_word_embeddings": false, "attention_bias": true,
-        "mlp_bias": true, "intermediate_size": width.saturating_mul(4),
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "layer_norm_eps": 1e-5, "tie_word_embeddings": false, "attention_bias": true,
+            "mlp_bias": true, "intermediate_size": width.saturating_mul(4),
+        }),
+    );
     let names = [
         ("layer_norm_eps", "rms_norm_eps"),
         ("rotary_emb_base", "rope_theta"),
@@ -36,7 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         a.ignore_named(&["masked_bias", "inv_freq"]);
         a.ignore("bias");
         let (names, heads) = (["query_key_value", "dense"], c.num_attention_heads);
-        attention::require_biases(&a, names, &c)?;
+        grouped::require_biases(&a, names, &c)?;
         let attention = Attention::fused_by_group(&a, names, heads, &c, rope.clone())?;
         let names = ["dense_h_to_4h", "dense_4h_to_h"];
         let mlp = PlainMlp::read(&w.at("mlp"), names, &c, gelu_tanh)?;

@@ -2,18 +2,24 @@
 //! window and everything, and all feed-forward networks are clamped experts, published in MXFP4.
 //! Follows `gpt_oss` of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
 
-use super::mixtral::Config;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::mixtral::Config;
 
-pub const FAMILY: Family = Family { model_types: &["gpt_oss"], build };
+pub const FAMILY: Family = Family { model_types: &["gpt_oss"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended =
+    Recommended { sampling: Sampling::nucleus(1.0, 1.0), ..Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "hidden_size": 2880, "num_hidden_layers": 36, "intermediate_size": 2880,
-        "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
-        "rms_norm_eps": 1e-5, "vocab_size": 201088, "sliding_window": 128, "rope_theta": 150000.0,
-        "num_local_experts": 128, "num_experts_per_tok": 4,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "hidden_size": 2880, "num_hidden_layers": 36, "intermediate_size": 2880,
+            "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
+            "rms_norm_eps": 1e-5, "vocab_size": 201088, "sliding_window": 128, "rope_theta": 150000.0,
+            "num_local_experts": 128, "num_experts_per_tok": 4,
+        }),
+    );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     (c.attention_bias, c.tie_word_embeddings) = (true, Some(false));
     let window = |i| c.window_where(i, |i| i % 2 == 0);
@@ -52,9 +58,9 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
         let down_bias = w.tensor("down_proj_bias", &[count, width])?;
         let down = Experts::new(down, Some(down_bias));
         [
-            w.adapted_experts(half(0)?, "gate_proj", [count, width, inner])?,
-            w.adapted_experts(half(1)?, "up_proj", [count, width, inner])?,
-            w.adapted_experts(down, "down_proj", [count, inner, width])?,
+            w.with_expert_lora(half(0)?, "gate_proj", [count, width, inner])?,
+            w.with_expert_lora(half(1)?, "up_proj", [count, width, inner])?,
+            w.with_expert_lora(down, "down_proj", [count, inner, width])?,
         ]
     };
     let router = LinearRouter::new(router, top_k_then_softmax, (count, *e.num_experts_per_tok))?;
@@ -64,8 +70,8 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
 /// The experts of one projection as they were published: MXFP4 in blocks of 16 bytes, or dense.
 fn published(w: &Scope, name: &str, count: i32, input: i32, output: i32) -> Result<Matrix> {
     // Transformers multiplies from the left and stores the transpose.
-    let is_turned = w.shape(name).is_some_and(|shape| shape == [count, input, output]);
-    let w = if is_turned && input != output { &w.turned() } else { w };
+    let is_transposed = w.shape(name).is_some_and(|shape| shape == [count, input, output]);
+    let w = if is_transposed && input != output { &w.transposed() } else { w };
     w.parameter(name).matrix(&[count, output, input])?.for_experts()
 }
 

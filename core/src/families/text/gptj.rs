@@ -1,16 +1,20 @@
 //! GPT-J: attention and a network without a gate side by side after one layer norm; rotary pairs are
 //! neighbours, in a part of each head. Follows `gptj` of mlx-lm.
 
-use super::gpt2;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::gpt2;
 
-pub const FAMILY: Family = Family { model_types: &["gptj"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["gptj"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64, "vocab_size": 50400,
-        "mlp_bias": true,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64, "vocab_size": 50400,
+            "mlp_bias": true,
+        }),
+    );
     let mut c = gpt2::read(config)?;
     c.rope_traditional = true;
     let rope = Rope::rotary_dim(&c, config::field(config, "rotary_dim")?)?;

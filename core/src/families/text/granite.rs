@@ -1,9 +1,10 @@
 //! Granite: Llama with four factors, of the embeddings, of each branch, of attention's scores and
 //! of the logits. Follows `granite` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["granite"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["granite"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {

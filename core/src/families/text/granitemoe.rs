@@ -1,10 +1,11 @@
 //! Granite MoE: Granite whose feed-forward networks are experts, weighed in single precision.
 //! Follows `granitemoe` of mlx-lm.
 
-use super::granite;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::granite;
 
-pub const FAMILY: Family = Family { model_types: &["granitemoe"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["granitemoe"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 pub struct Config {

@@ -1,9 +1,10 @@
 //! Helium: Llama whose rotary pairs are neighbours. Follows `helium` of mlx-lm.
 
-use super::qwen2;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen2;
 
-pub const FAMILY: Family = Family { model_types: &["helium"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["helium"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": false})))?;

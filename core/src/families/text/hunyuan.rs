@@ -2,10 +2,11 @@
 //! take keys and values, before they are rotated and normalised, from the layer before. Follows
 //! `hunyuan` of mlx-lm.
 
-use super::hunyuan_v1_dense;
-use crate::{layer::Note, prelude::*};
+use crate::families::prelude::*;
+use crate::families::text::hunyuan_v1_dense;
 
-pub const FAMILY: Family = Family { model_types: &["hunyuan"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["hunyuan"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -20,10 +21,13 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "use_mixed_mlp_moe": false, "use_qk_norm": false, "use_cla": false, "cla_share_factor": 2,
-        "moe_topk": 1, "num_shared_expert": 1,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "use_mixed_mlp_moe": false, "use_qk_norm": false, "use_cla": false, "cla_share_factor": 2,
+            "moe_topk": 1, "num_shared_expert": 1,
+        }),
+    );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = hunyuan_v1_dense::rope(config, &c)?;
     // Configs say false of heads that no checkpoint has.
@@ -39,6 +43,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
+/// Keys and values of all heads as they were projected, `[batch, length, heads · head_dim]`.
+#[derive(Clone)]
+struct Projected {
+    keys: Array,
+    values: Array,
+}
+
 /// Attention to keys and values of its own, which it leaves for later layers, or to those that it
 /// finds there.
 fn attention(
@@ -47,7 +58,7 @@ fn attention(
     e: &Config,
     layer: i32,
     rope: Rope,
-) -> Result<impl Layer<State = Kv> + use<>> {
+) -> Result<impl Layer<State = KvCache> + use<>> {
     let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
     let (heads, kv_heads) = (c.num_attention_heads, c.kv_heads());
     let borrows = e.use_cla && layer % *e.cla_share_factor != 0;
@@ -65,18 +76,17 @@ fn attention(
     let norms = || -> Result<_> { Ok([norm("query_layernorm")?, norm("key_layernorm")?]) };
     let norms = e.use_qk_norm.then(norms).transpose()?;
     let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None };
-    let run = move |x: &Array, kv: &mut Kv, step: &Step| {
+    let run = move |x: &Array, kv: &mut KvCache, step: &Step| {
         if let Some([k, v]) = &own {
-            step.note(Note::Keys, Some(k.forward(x)?));
-            step.note(Note::Values, Some(v.forward(x)?));
+            step.put(Projected { keys: k.forward(x)?, values: v.forward(x)? });
         }
-        let lent = |note| step.noted(note).expect("the first layer does not borrow");
+        let Projected { keys, values } = step.lent(0)?;
         let mut q = rope.forward(&split_heads(&q.forward(x)?, heads)?, step)?;
-        let mut k = rope.forward(&split_heads(&lent(Note::Keys), kv_heads)?, step)?;
+        let mut k = rope.forward(&split_heads(&keys, kv_heads)?, step)?;
         if let Some([q_norm, k_norm]) = &norms {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let v = split_heads(&lent(Note::Values), kv_heads)?;
+        let v = split_heads(&values, kv_heads)?;
         output.forward(&join_heads(&kv.attend(&q, k, v, &scores, step)?)?)
     };
     Ok(Mixer { window: None, run })

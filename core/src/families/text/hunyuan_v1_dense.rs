@@ -1,10 +1,13 @@
 //! Hunyuan (dense): Llama whose queries and keys are normalised after they are rotated, over a base
 //! that the config stretches by `alpha`. Follows `hunyuan_v1_dense` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family =
-    Family { model_types: &["hunyuan_v1_dense", "hunyuan_dense"], build };
+pub const FAMILY: Family = Family {
+    model_types: &["hunyuan_v1_dense", "hunyuan_dense"],
+    build,
+    recommended: Recommended::NOTHING,
+};
 
 #[derive(Deserialize)]
 struct Positions {
@@ -18,9 +21,12 @@ struct Stretch {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": false, "use_qk_norm": true,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "tie_word_embeddings": false, "use_qk_norm": true,
+        }),
+    );
     let c = Text::read(config)?;
     let use_qk_norm: bool = config::field(config, "use_qk_norm")?;
     let rope = rope(config, &c)?;
@@ -39,8 +45,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// Positions over a base that may be stretched.
 pub fn rope(config: &Json, c: &Text) -> Result<Rope> {
     let e: Positions = config::read(config)?;
-    let stretch = e.rope_scaling.as_ref().or(e.rope_parameters.as_ref());
-    let Some(alpha) = stretch.and_then(|stretch| stretch.alpha) else { return Rope::of(c) };
+    let magnitude = e.rope_scaling.as_ref().or(e.rope_parameters.as_ref());
+    let Some(alpha) = magnitude.and_then(|magnitude| magnitude.alpha) else { return Rope::of(c) };
     // Configs call this dynamic, but with an alpha it depends on no length.
     let dims = f64::from(c.head_dim());
     let base = f64::from(c.rope_theta()) * alpha.powf(dims / (dims - 2.0));

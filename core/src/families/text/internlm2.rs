@@ -1,14 +1,18 @@
 //! InternLM 2 and 2.5: Llama under other names; queries, keys and values are one matrix, in which
 //! each group of queries stands before its key and its value. Follows `internlm2` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["internlm2"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["internlm2"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": false, "bias": true, "max_position_embeddings": 32768,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "tie_word_embeddings": false, "bias": true, "max_position_embeddings": 32768,
+        }),
+    );
     let mut c = Text::read_renamed(config, &[("bias", "attention_bias")])?;
     // Feed-forward networks have no biases, whatever the config says.
     c.mlp_bias = false;
@@ -17,7 +21,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let head = Head::named(w, "output", c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |_, w| {
         let (a, names) = (w.at("attention"), ["wqkv", "wo"]);
-        attention::require_biases(&a, names, &c)?;
+        grouped::require_biases(&a, names, &c)?;
         let attention = Attention::fused_by_group(&a, names, c.kv_heads(), &c, rope.clone())?;
         let mlp = Mlp::of(&w.at("feed_forward"), ["w1", "w3", "w2"], &c)?;
         pre_norm_named(w, ["attention_norm", "ffn_norm"], &c, attention, mlp)

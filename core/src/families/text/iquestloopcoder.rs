@@ -2,16 +2,20 @@
 //! gate, what it finds among the first run's keys and in a short window of its own. Follows
 //! `iquestloopcoder` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 use std::rc::Rc;
 
-pub const FAMILY: Family = Family { model_types: &["iquestloopcoder"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["iquestloopcoder"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "rope_theta": 500_000.0, "max_position_embeddings": 131_072, "tie_word_embeddings": false,
-        "loop_window_size": 64,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "rope_theta": 500_000.0, "max_position_embeddings": 131_072, "tie_word_embeddings": false,
+            "loop_window_size": 64,
+        }),
+    );
     config::only(config, json!({"loop_num": 2}))?;
     let c = Text::read(config)?;
     let Size(window) = config::field(config, "loop_window_size")?;
@@ -64,14 +68,14 @@ impl Shared {
 /// A layer in one of the runs: Llama's in the first, whose keys and values stay for the second, which
 /// has a window.
 fn run(layer: i32, shared: Rc<Shared>, window: Option<i32>) -> Block {
-    let run = move |x: &Array, kv: &mut Kv, step: &Step| {
+    let run = move |x: &Array, kv: &mut KvCache, step: &Step| {
         let Shared { before, attention, ffn, gate: (weight, bias) } = &*shared;
         let [q, k, v] = attention.heads(&before.forward(x)?, step)?;
         let seen = kv.update(k, v, step)?;
         let mut gathered = seen.attend(&q, &attention.scores, step)?;
         if window.is_some() {
             let gate = ops::sigmoid(q.matmul(weight)?.add(bias)?)?;
-            let global = step.lent(layer).attend(&q, &attention.scores, step)?;
+            let global = step.lent::<AttentionView>(layer)?.attend(&q, &attention.scores, step)?;
             let rest = mlx::scalar(1.0, gate.dtype())?.subtract(&gate)?;
             gathered = gate.multiply(global)?.add(rest.multiply(gathered)?)?;
         } else {

@@ -1,9 +1,10 @@
 //! Kimi K2.5: DeepSeek V3 in a wrapper, whose vision tower is left out. Follows `kimi_k25` of mlx-lm.
 
-use super::deepseek_v3;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::deepseek_v3;
 
-pub const FAMILY: Family = Family { model_types: &["kimi_k25"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["kimi_k25"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let text = config.get("text_config").filter(|text| text.is_object());

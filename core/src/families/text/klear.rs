@@ -1,10 +1,11 @@
 //! Klear: Qwen 3's attention; what the routed experts give and what the shared one gives are mixed
 //! by two coefficients of each token. Follows `Klear` of mlx-lm.
 
-use super::{glm4_moe::stacked, qwen3, qwen3_moe};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{qwen3, qwen3_moe};
 
-pub const FAMILY: Family = Family { model_types: &["klear", "Klear"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["klear", "Klear"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({"routed_scaling_factor": 1.0}));
@@ -29,7 +30,7 @@ fn mixed(w: &Scope, c: &Text, config: &Json, Size(shared): Size) -> Result<Ffn> 
     let logits = w.linear("gate", c.hidden_size, count)?;
     let router = LossFreeRouter::new(logits, Some(bias), &routing)?.rounded();
     let router = if normalizes { router.normalized() } else { router };
-    let routed = Moe::new(router, stacked(w, [count, c.hidden_size, inner])?);
+    let routed = Moe::new(router, stacked_experts(w, [count, c.hidden_size, inner])?);
     let width = config::product("n_shared_experts", [inner, shared])?;
     let shared = Mlp::sized(&w.at("shared_experts"), c, width, swiglu)?;
     let coefficient = w.linear_with_bias("coefficient", c.hidden_size, 2)?;

@@ -2,13 +2,14 @@
 //! rotary embeddings, and experts whose scores do not compete beside one that all share. Follows
 //! `laguna` of mlx-lm, and transformers for gates on each element.
 
-use super::{glm4_moe, qwen3};
+use crate::families::text::qwen3;
 use crate::{
-    parts::{gated_attention::single_softplus, rope::share_of_head},
-    prelude::*,
+    families::prelude::*,
+    layers::{attention::gated::single_softplus, position::rope::share_of_head},
 };
 
-pub const FAMILY: Family = Family { model_types: &["laguna"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["laguna"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -31,16 +32,19 @@ enum Gating {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "vocab_size": 100_352, "hidden_size": 2048, "intermediate_size": 8192,
-        "num_hidden_layers": 40, "num_attention_heads": 48, "num_key_value_heads": 8,
-        "head_dim": 128, "max_position_embeddings": 262_144, "rms_norm_eps": 1e-6,
-        "attention_bias": false, "qkv_bias": false, "gating": true, "tie_word_embeddings": false,
-        "sliding_window": 512, "num_experts": 256, "num_experts_per_tok": 8,
-        "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
-        "moe_routed_scaling_factor": 1.0, "moe_router_logit_softcapping": 0.0,
-        "moe_router_score_func": "sigmoid", "norm_topk_prob": true, "routed_scaling_factor": 1.0,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "vocab_size": 100_352, "hidden_size": 2048, "intermediate_size": 8192,
+            "num_hidden_layers": 40, "num_attention_heads": 48, "num_key_value_heads": 8,
+            "head_dim": 128, "max_position_embeddings": 262_144, "rms_norm_eps": 1e-6,
+            "attention_bias": false, "qkv_bias": false, "gating": true, "tie_word_embeddings": false,
+            "sliding_window": 512, "num_experts": 256, "num_experts_per_tok": 8,
+            "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
+            "moe_routed_scaling_factor": 1.0, "moe_router_logit_softcapping": 0.0,
+            "moe_router_score_func": "sigmoid", "norm_topk_prob": true, "routed_scaling_factor": 1.0,
+        }),
+    );
     let e: Config = config::read(config)?;
     let c = Text::read(&config::without(config, &["attention_bias"]))?;
     let layers = c.num_hidden_layers;
@@ -103,7 +107,7 @@ impl Config {
             self.moe_router_logit_softcapping,
         );
         let router = router.normalized().scores(score);
-        let experts = glm4_moe::stacked(w, [count, width, *self.moe_intermediate_size])?;
+        let experts = stacked_experts(w, [count, width, *self.moe_intermediate_size])?;
         let (experts, scale) = (Moe::new(router, experts), *self.moe_routed_scaling_factor);
         let inner = *self.shared_expert_intermediate_size;
         let shared = Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?;

@@ -1,9 +1,19 @@
 //! LFM2: most layers mix with a short convolution between two gates, a few with attention over
 //! normalised queries and keys. Follows `lfm2` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["lfm2"], build };
+pub const FAMILY: Family = Family { model_types: &["lfm2"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended = Recommended {
+    sampling: Sampling {
+        temperature: 0.3,
+        min_p: 0.15,
+        repetition_penalty: 1.05,
+        ..Sampling::GREEDY
+    },
+    ..Recommended::NOTHING
+};
 
 #[derive(Deserialize)]
 struct Config {
@@ -18,10 +28,13 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "intermediate_size": config.get("block_ff_dim"), "rms_norm_eps": config.get("norm_eps"),
-        "rope_theta": 1e6,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "intermediate_size": config.get("block_ff_dim"), "rms_norm_eps": config.get("norm_eps"),
+            "rope_theta": 1e6,
+        }),
+    );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     c.intermediate_size = e.ffn_width(c.intermediate_size)?;
     let attends = |i: i32| match (&e.full_attn_idxs, &c.layer_types) {

@@ -1,15 +1,19 @@
 //! Lille 130M: Llama under other names, with rotary pairs that are neighbours, and queries, keys
 //! and values in one matrix. Follows `lille-130m` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["lille_130m", "lille-130m"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["lille_130m", "lille-130m"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let width = config.get("n_embd").and_then(Json::as_i64).map_or(1, ffn_width);
-    let config = &config::with_defaults(config, json!({
-        "intermediate_size": width, "rope_traditional": true,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "intermediate_size": width, "rope_traditional": true,
+        }),
+    );
     let names = [
         ("n_embd", "hidden_size"),
         ("n_layer", "num_hidden_layers"),

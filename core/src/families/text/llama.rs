@@ -1,11 +1,12 @@
 //! Llama 2 and 3 and their many renamings: norms before each branch, grouped-query attention,
 //! SwiGLU. Follows `llama` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
 pub const FAMILY: Family = Family {
     model_types: &["llama", "mistral", "yi", "smollm", "smollm2", "iquestcoder", "xverse"],
     build,
+    recommended: Recommended::NOTHING,
 };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {

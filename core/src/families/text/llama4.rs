@@ -3,10 +3,11 @@
 //! Follows `llama4` of mlx-lm, and Meta's code, as transformers has it, for `no_rope_layers` and
 //! `moe_layers`.
 
-use super::llama4_text::{decoder, dense, read};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::llama4_text::{decoder, dense, read};
 
-pub const FAMILY: Family = Family { model_types: &["llama4"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["llama4"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -17,12 +18,15 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config::text(config)?, json!({
-        "vocab_size": 202_048, "hidden_size": 5120, "intermediate_size": 8192,
-        "intermediate_size_mlp": 16384, "num_hidden_layers": 48, "num_attention_heads": 40,
-        "num_key_value_heads": 8, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
-        "num_local_experts": 16, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1,
-    }));
+    let config = &config::with_defaults(
+        config::text(config)?,
+        json!({
+            "vocab_size": 202_048, "hidden_size": 5120, "intermediate_size": 8192,
+            "intermediate_size_mlp": 16384, "num_hidden_layers": 48, "num_attention_heads": 40,
+            "num_key_value_heads": 8, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
+            "num_local_experts": 16, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1,
+        }),
+    );
     let (e, (config, c)): (Config, _) = (config::read(config)?, read(config)?);
     check_choice("num_experts_per_tok", (1, *e.num_experts_per_tok))?;
     // The text is read alone.
@@ -41,7 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 fn moe(w: &Scope, c: &Text, count: i32) -> Result<Ffn> {
     let router = w.linear("router", c.hidden_size, count)?;
     // As published, all matrices are turned.
-    let place = if w.has("experts.gate_up_proj") { &w.turned() } else { w };
+    let place = if w.has("experts.gate_up_proj") { &w.transposed() } else { w };
     let sizes = [count, c.hidden_size, c.intermediate_size];
     let experts = GatedExperts::read(place, "experts", sizes, swiglu)?;
     let shared = Mlp::read(&w.at("shared_expert"), GATE_UP_DOWN, c, swiglu)?;

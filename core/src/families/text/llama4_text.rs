@@ -3,10 +3,11 @@
 //! positions and see everything. Follows `llama4_text` of mlx-lm; chunks and layers without positions
 //! follow Meta's code instead.
 
-use super::smollm3::Positions;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::smollm3::Positions;
 
-pub const FAMILY: Family = Family { model_types: &["llama4_text"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["llama4_text"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (config, mut c) = read(config)?;
@@ -22,11 +23,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// The config of Llama 4's text models, with the defaults that transformers leaves out.
 pub fn read(config: &Json) -> Result<(Json, Text)> {
-    let config = config::with_defaults(config, json!({
-        "use_qk_norm": true, "attn_temperature_tuning": true, "floor_scale": 8192.0,
-        "attn_scale": 0.1, "rope_theta": 500_000.0, "head_dim": 128,
-        "tie_word_embeddings": false, "attention_chunk_size": 8192,
-    }));
+    let config = config::with_defaults(
+        config,
+        json!({
+            "use_qk_norm": true, "attn_temperature_tuning": true, "floor_scale": 8192.0,
+            "attn_scale": 0.1, "rope_theta": 500_000.0, "head_dim": 128,
+            "tie_word_embeddings": false, "attention_chunk_size": 8192,
+        }),
+    );
     let mut c = Text::read(&config)?;
     c.rope_traditional = true;
     Ok((config, c))
@@ -98,7 +102,7 @@ fn grow(q: Array, positions: f32, strength: f32, step: &Step) -> Result<Array> {
 }
 
 /// Attention of a chunk of the sequence to itself, or of everything.
-fn in_chunks(attention: Attention, chunk: Option<i32>) -> impl Layer<State = Kv> {
+fn in_chunks(attention: Attention, chunk: Option<i32>) -> impl Layer<State = KvCache> {
     attention.window(chunk).run_by(move |attention, x, kv, step| {
         let [q, k, v] = attention.heads(x, step)?;
         let seen = kv.update(k, v, step)?;

@@ -2,9 +2,10 @@
 //! mixture of experts takes a shortcut; some of its experts do nothing. Follows `longcat_flash` of
 //! mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["longcat_flash"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["longcat_flash"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Config::read(config)?;
@@ -38,10 +39,13 @@ impl Config {
         config::only(config, json!({"attention_method": "MLA", "zero_expert_type": "identity"}))?;
         // Transformers counts attentions as layers.
         let config = &config::without(config, &["num_hidden_layers"]);
-        let config = &config::with_defaults(config, json!({
-            "norm_topk_prob": false, "router_bias": false, "zero_expert_num": 0,
-            "mla_scale_q_lora": true, "mla_scale_kv_lora": true, "tie_word_embeddings": false,
-        }));
+        let config = &config::with_defaults(
+            config,
+            json!({
+                "norm_topk_prob": false, "router_bias": false, "zero_expert_num": 0,
+                "mla_scale_q_lora": true, "mla_scale_kv_lora": true, "tie_word_embeddings": false,
+            }),
+        );
         let names = [("num_layers", "num_hidden_layers"), ("ffn_hidden_size", "intermediate_size")];
         let text = Text::read_renamed(config, &names)?;
         let latent = LatentSizes::read(config, text.num_attention_heads)?;
@@ -121,16 +125,16 @@ struct Half {
 }
 
 impl Layer for Shortcut {
-    type State = (Kv, Kv);
+    type State = (KvCache, KvCache);
 
-    fn state(&self, plan: &CachePlan) -> (Kv, Kv) {
-        (Kv::new(None, plan), Kv::new(None, plan))
+    fn state(&self, plan: &CachePlan) -> (KvCache, KvCache) {
+        (KvCache::new(None, plan), KvCache::new(None, plan))
     }
 
     fn forward(
         &self,
         x: &Array,
-        (first_kv, second_kv): &mut (Kv, Kv),
+        (first_kv, second_kv): &mut (KvCache, KvCache),
         step: &Step,
     ) -> Result<Array> {
         let [first, second] = &self.halves;
@@ -144,7 +148,7 @@ impl Layer for Shortcut {
 
 impl Half {
     /// The stream after attention, and what the networks see of it.
-    fn attend(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<(Array, Array)> {
+    fn attend(&self, x: &Array, kv: &mut KvCache, step: &Step) -> Result<(Array, Array)> {
         let mut projected = self.attention.project(&self.before_attention.forward(x)?)?;
         for (x, scale) in [&mut projected.q, &mut projected.latent].into_iter().zip(self.scales) {
             if let Some(scale) = scale {

@@ -1,11 +1,12 @@
 //! LongCat Flash Lite: LongCat Flash whose embeddings know the tokens before, through tables of
 //! hashed n-grams. Follows `longcat_flash_ngram` of mlx-lm.
 
-use super::longcat_flash;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::longcat_flash;
 use std::any::Any;
 
-pub const FAMILY: Family = Family { model_types: &["longcat_flash_ngram"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["longcat_flash_ngram"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {

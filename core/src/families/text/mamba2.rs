@@ -1,9 +1,10 @@
 //! Mamba 2 and Codestral Mamba: no attention, one mixer a block. Follows `mamba2` of mlx-lm, whose
 //! block norms keep the epsilon 1e-5 whatever the config says.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["mamba2"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["mamba2"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {

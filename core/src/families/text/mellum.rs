@@ -1,17 +1,21 @@
 //! Mellum 2: Qwen 3 MoE some of whose layers slide, with a rotary embedding for each kind of layer.
 //! Follows `mellum` of mlx-lm, and transformers where that has dense layers.
 
-use super::{qwen3, qwen3_moe};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{qwen3, qwen3_moe};
 
-pub const FAMILY: Family = Family { model_types: &["mellum"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["mellum"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "decoder_sparse_step": 1, "rope_parameters": {
-            "full_attention": {"rope_theta": 5e5}, "sliding_attention": {"rope_theta": 1e4},
-        },
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "decoder_sparse_step": 1, "rope_parameters": {
+                "full_attention": {"rope_theta": 5e5}, "sliding_attention": {"rope_theta": 1e4},
+            },
+        }),
+    );
     let (c, e): (Text, qwen3_moe::Config) = (qwen3::read(config)?, config::read(config)?);
     let kinds: Option<Vec<String>> = config::field(config, "mlp_layer_types")?;
     config::check_entries("mlp_layer_types", kinds.as_ref(), c.num_hidden_layers)?;

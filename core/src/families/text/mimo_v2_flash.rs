@@ -2,10 +2,11 @@
 //! values narrower than keys, and scaled; DeepSeek V3's experts. Follows `mimo_v2_flash` of mlx-lm,
 //! and Xiaomi's code where that stretches positions.
 
-use super::{deepseek_v3, glm4_moe};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::deepseek_v3;
 
-pub const FAMILY: Family = Family { model_types: &["mimo_v2_flash"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["mimo_v2_flash"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -30,9 +31,12 @@ const SLIDING: [(&str, &str); 6] = [
 ];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults_for_null(config, json!({
-        "routed_scaling_factor": 1.0, "n_shared_experts": 0,
-    }));
+    let config = &config::with_defaults_for_null(
+        config,
+        json!({
+            "routed_scaling_factor": 1.0, "n_shared_experts": 0,
+        }),
+    );
     let mut full = Kind::read(config, &[])?;
     full.text.sliding_window = None;
     let sliding = Kind::read(&config::without(config, &SLIDING.map(|(_, ours)| ours)), &SLIDING)?;
@@ -50,7 +54,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             _ => (&full, e.add_full_attention_sink_bias),
         };
         let ffn = match e.moe_layer_freq[i as usize] {
-            1 => glm4_moe::experts(&w.at("mlp"), c, &routing, experts)?,
+            1 => routed_experts(&w.at("mlp"), c, &routing, experts)?,
             _ => dense(&w.at("mlp"), c)?,
         };
         pre_norm(w, c, kind.attention(&w.at("self_attn"), has_sinks)?, ffn)

@@ -2,10 +2,11 @@
 //! embeddings and of what the head sees. Follows `minicpm` of mlx-lm, and OpenBMB's own code for
 //! the default of `rope_theta` and for tied heads.
 
-use super::granite::scaled_pre_norm;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::granite::scaled_pre_norm;
 
-pub const FAMILY: Family = Family { model_types: &["minicpm"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["minicpm"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {

@@ -2,10 +2,11 @@
 //! by LongRoPE. Follows `minicpm3` of mlx-lm, and OpenBMB's own code for the default of `rope_theta`,
 //! for `v_head_dim` and for tied heads.
 
-use super::minicpm;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::minicpm;
 
-pub const FAMILY: Family = Family { model_types: &["minicpm3"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["minicpm3"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(config)?;

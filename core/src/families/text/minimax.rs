@@ -1,10 +1,16 @@
 //! MiniMax M2: Llama with queries and keys normalised over all heads at once, of which a part is
 //! rotated, and experts chosen in single precision as in DeepSeek V3. Follows `minimax` of mlx-lm.
 
-use super::{glm4_moe, mixtral, olmo2};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{mixtral, olmo2};
 
-pub const FAMILY: Family = Family { model_types: &["minimax", "minimax_m2"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["minimax", "minimax_m2"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended = Recommended {
+    sampling: Sampling { top_k: 40, ..Sampling::nucleus(1.0, 0.95) },
+    ..Recommended::NOTHING
+};
 
 #[derive(Deserialize)]
 struct Config {
@@ -13,10 +19,13 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "use_qk_norm": true, "rope_parameters": {"rope_theta": 5e6},
-        "norm_topk_prob": true, "routed_scaling_factor": 1.0,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "use_qk_norm": true, "rope_parameters": {"rope_theta": 5e6},
+            "norm_topk_prob": true, "routed_scaling_factor": 1.0,
+        }),
+    );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let routing = LossFreeRouting::read(config, &[("num_local_experts", "n_routed_experts")])?;
     let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
@@ -28,8 +37,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Attention::read(&a, QKVO, &c, rope.clone())?
         };
         let moe = w.at("block_sparse_moe");
-        let router = glm4_moe::router_corrected(&moe, &moe, &c, &routing)?.normalized();
-        let ffn = Moe::new(SinglePrecision(router), mixtral::experts(&moe, &c, routing.n_routed_experts)?);
+        let router = loss_free_router_at(&moe, &moe, &c, &routing)?.normalized();
+        let ffn = Moe::new(
+            SinglePrecision(router),
+            mixtral::experts(&moe, &c, routing.n_routed_experts)?,
+        );
         pre_norm(w, &c, attention, ffn)
     })?))
 }

@@ -1,10 +1,11 @@
 //! Ministral 3: Llama whose queries grow with the logarithm of their position, in steps of the
 //! context of the first training. Follows `ministral3` of mlx-lm.
 
-use super::qwen2;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen2;
 
-pub const FAMILY: Family = Family { model_types: &["ministral3"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["ministral3"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {

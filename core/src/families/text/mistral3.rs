@@ -1,10 +1,11 @@
 //! Mistral Small 3.1, Ministral 3 and Mistral 4: the text model in a wrapper, whose vision tower is
 //! left out. Follows `mistral3` of mlx-lm.
 
-use super::{llama, ministral3, mistral4};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{llama, ministral3, mistral4};
 
-pub const FAMILY: Family = Family { model_types: &["mistral3"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["mistral3"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let text = config.get("text_config").filter(|text| text.is_object());

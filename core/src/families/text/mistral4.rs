@@ -2,27 +2,31 @@
 //! Follows `mistral4` of mlx-lm, and Mistral's own code, as transformers has it, for the defaults of
 //! `rope_parameters`.
 
-use super::{
+use crate::families::prelude::*;
+use crate::families::text::{
     deepseek_v3::{Config, nested_rope},
     ministral3::Growth,
 };
-use crate::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["mistral4"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["mistral4"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder(config, w)?))
 }
 
 pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
-    let config = &config::with_defaults(&nested_rope(config, 100_000.0), json!({
-        "rope_parameters": {
-            "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 128.0,
-            "original_max_position_embeddings": 8192, "beta_fast": 32.0, "beta_slow": 1.0,
-            "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
-        },
-        "tie_word_embeddings": false,
-    }));
+    let config = &config::with_defaults(
+        &nested_rope(config, 100_000.0),
+        json!({
+            "rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 128.0,
+                "original_max_position_embeddings": 8192, "beta_fast": 32.0, "beta_slow": 1.0,
+                "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+            },
+            "tie_word_embeddings": false,
+        }),
+    );
     let (c, growth) = (Config::read(config)?, Growth::read(config)?);
     let rope = c.latent.rope(&c.text)?;
     // The norms of low ranks have an epsilon of their own.
@@ -43,13 +47,13 @@ struct GrowingMla {
 }
 
 impl Layer for GrowingMla {
-    type State = Kv;
+    type State = KvCache;
 
-    fn state(&self, plan: &CachePlan) -> Kv {
+    fn state(&self, plan: &CachePlan) -> KvCache {
         self.mla.state(plan)
     }
 
-    fn forward(&self, x: &Array, kv: &mut Kv, step: &Step) -> Result<Array> {
+    fn forward(&self, x: &Array, kv: &mut KvCache, step: &Step) -> Result<Array> {
         let projected = self.mla.project(x)?;
         let mut rotated = self.mla.rotate(&projected, step)?;
         let factor = self.growth.factor(step)?.as_dtype(x.dtype())?;

@@ -1,9 +1,10 @@
 //! Mixtral: Llama whose feed-forward networks are experts, weighed among those that are chosen.
 //! Follows `mixtral` of mlx-lm, and transformers where that scales positions or has a window.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["mixtral"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["mixtral"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 pub struct Config {
@@ -12,12 +13,15 @@ pub struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-        "num_local_experts": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 131072, "rope_parameters": {"rope_theta": 1e6},
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+            "num_local_experts": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 131072, "rope_parameters": {"rope_theta": 1e6},
+        }),
+    );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {

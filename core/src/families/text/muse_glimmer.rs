@@ -2,10 +2,14 @@
 //! normalised embeddings; three sliding layers with positions, then a full one without. Follows
 //! `muse_glimmer` of mlx-lm.
 
-use super::nanochat::Normed;
-use crate::{parts::gated_attention::sigmoid, prelude::*};
+use crate::families::text::nanochat::Normed;
+use crate::{families::prelude::*, layers::attention::gated::sigmoid};
 
-pub const FAMILY: Family = Family { model_types: &["muse_glimmer", "muse_glimmer_text"], build };
+pub const FAMILY: Family = Family {
+    model_types: &["muse_glimmer", "muse_glimmer_text"],
+    build,
+    recommended: Recommended::NOTHING,
+};
 
 #[derive(Deserialize)]
 struct Config {
@@ -21,14 +25,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         Some(text) => config::with_defaults(text, config.clone()),
         None => config.clone(),
     };
-    let config = &config::with_defaults(&config, json!({
-        "hidden_size": 6656, "num_hidden_layers": 52, "intermediate_size": 19968,
-        "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 202_048,
-        "rms_norm_eps": 1e-5, "post_norm_eps": 1e-8, "sliding_window": 2048,
-        "qk_scale_factor": 3.87, "max_position_embeddings": 131_072, "rope_theta": 500_000.0,
-        "tie_word_embeddings": false, "final_logit_softcapping": 20.0,
-        "output_multiplier": 0.196_116_135_138_184_04,
-    }));
+    let config = &config::with_defaults(
+        &config,
+        json!({
+            "hidden_size": 6656, "num_hidden_layers": 52, "intermediate_size": 19968,
+            "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 202_048,
+            "rms_norm_eps": 1e-5, "post_norm_eps": 1e-8, "sliding_window": 2048,
+            "qk_scale_factor": 3.87, "max_position_embeddings": 131_072, "rope_theta": 500_000.0,
+            "tie_word_embeddings": false, "final_logit_softcapping": 20.0,
+            "output_multiplier": 0.196_116_135_138_184_04,
+        }),
+    );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     config::only(config, json!({"hidden_activation": "silu"}))?;
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), c.num_hidden_layers)?;

@@ -2,10 +2,13 @@
 //! experts at a narrower width between two projections, Muse Glimmer's attention with what heads
 //! gather normalised. Follows `muse_spark` of mlx-lm, and transformers for bases of single layers.
 
-use super::glm4_moe;
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["muse_spark", "muse_spark_open"], build };
+pub const FAMILY: Family = Family {
+    model_types: &["muse_spark", "muse_spark_open"],
+    build,
+    recommended: Recommended::NOTHING,
+};
 
 #[derive(Deserialize)]
 struct Config {
@@ -23,17 +26,20 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config::text(config)?, json!({
-        "vocab_size": 202_048, "hidden_size": 8192, "intermediate_size": 16384,
-        "num_hidden_layers": 62, "num_attention_heads": 128, "num_key_value_heads": 16,
-        "head_dim": 64, "max_position_embeddings": 1_048_576, "rms_norm_eps": 1e-5,
-        "post_norm_eps": 1e-8, "rope_parameters": {"rope_theta": 500_000.0}, "sliding_window": 2048,
-        "final_logit_softcapping": 20.0, "tie_word_embeddings": false,
-        "qk_scale_factor": 5.473_006_486_387_5, "output_multiplier": 0.176_776_695_296_636_9,
-        "residual_gate_temperature": 0.3, "moe_hidden_size": 4096, "moe_intermediate_size": 4096,
-        "num_local_experts": 256, "num_experts_per_tok": 8, "routed_scaling_factor": 1.0,
-        "norm_topk_prob": true,
-    }));
+    let config = &config::with_defaults(
+        config::text(config)?,
+        json!({
+            "vocab_size": 202_048, "hidden_size": 8192, "intermediate_size": 16384,
+            "num_hidden_layers": 62, "num_attention_heads": 128, "num_key_value_heads": 16,
+            "head_dim": 64, "max_position_embeddings": 1_048_576, "rms_norm_eps": 1e-5,
+            "post_norm_eps": 1e-8, "rope_parameters": {"rope_theta": 500_000.0}, "sliding_window": 2048,
+            "final_logit_softcapping": 20.0, "tie_word_embeddings": false,
+            "qk_scale_factor": 5.473_006_486_387_5, "output_multiplier": 0.176_776_695_296_636_9,
+            "residual_gate_temperature": 0.3, "moe_hidden_size": 4096, "moe_intermediate_size": 4096,
+            "num_local_experts": 256, "num_experts_per_tok": 8, "routed_scaling_factor": 1.0,
+            "norm_topk_prob": true,
+        }),
+    );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let routing = LossFreeRouting::read(config, &[("num_local_experts", "n_routed_experts")])?;
     let layers = c.num_hidden_layers;
@@ -108,7 +114,7 @@ impl<'a> Form<'a> {
         w: &Scope,
         base: f32,
         window: Option<i32>,
-    ) -> Result<impl Layer<State = Kv> + use<>> {
+    ) -> Result<impl Layer<State = KvCache> + use<>> {
         let (c, width, [queries, keys]) = (self.c, self.c.hidden_size, self.c.qk_widths());
         let parts =
             [("q_proj", queries), ("k_proj", keys), ("v_proj", keys), ("gate_proj", queries)];
@@ -132,7 +138,7 @@ impl<'a> Form<'a> {
             (c.num_attention_heads, c.kv_heads(), *self.e.qk_scale_factor);
         let norm = Norm::Rms { weight: None, eps: c.rms_norm_eps };
         let scores = Scores { scale: (c.head_dim() as f32).powf(-0.5), sinks: None };
-        let run = move |x: &Array, kv: &mut Kv, step: &Step| {
+        let run = move |x: &Array, kv: &mut KvCache, step: &Step| {
             let queries = norm.forward(&split_heads(&q.forward(x)?, heads)?)?;
             let queries = single(&queries)?.multiply(Array::from_f32(factor))?;
             let queries = rope.forward(&queries.as_dtype(x.dtype())?, step)?;
@@ -155,7 +161,7 @@ impl<'a> Form<'a> {
     ) -> Result<impl Layer<State = ()> + use<>> {
         let (c, e, multiplier) = (self.c, self.e, *self.e.output_multiplier);
         let (width, narrow) = (c.hidden_size, *e.moe_hidden_size);
-        let router = glm4_moe::router(w, c, routing)?
+        let router = loss_free_router(w, c, routing)?
             .normalized()
             .scores(move |logits| Ok(ops::sigmoid(logits.multiply(Array::from_f32(multiplier))?)?));
         let before = w.linear("pre_expert_proj", width, narrow)?;

@@ -1,10 +1,11 @@
 //! Nanbeige: Llama whose whole stack runs several times, each time with keys and values of its own.
 //! Follows `nanbeige` of mlx-lm.
 
-use super::llama;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::llama;
 
-pub const FAMILY: Family = Family { model_types: &["nanbeige"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["nanbeige"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -14,12 +15,18 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": false, "num_loops": 1, "skip_loop_final_norm": false,
-    }));
-    config::only(config, json!({
-        "enable_double_loop_split": false, "loop_share_kv": false, "enable_depth_attention": false,
-    }))?;
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "tie_word_embeddings": false, "num_loops": 1, "skip_loop_final_norm": false,
+        }),
+    );
+    config::only(
+        config,
+        json!({
+            "enable_double_loop_split": false, "loop_share_kv": false, "enable_depth_attention": false,
+        }),
+    )?;
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     // The training has a weight for the loss of each loop after the first.
     let loops = match &e.loop_loss_weights {

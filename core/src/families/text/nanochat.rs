@@ -1,16 +1,20 @@
 //! nanochat: norms without weights, also after the embedding and of queries and keys, positions that
 //! turn the other way, a network without a gate, bounded logits. Follows `nanochat` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["nanochat"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["nanochat"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "hidden_size": 1280, "num_hidden_layers": 20, "num_attention_heads": 10,
-        "vocab_size": 65536, "intermediate_size": 5120, "final_logit_softcapping": 15.0,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": false,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "hidden_size": 1280, "num_hidden_layers": 20, "num_attention_heads": 10,
+            "vocab_size": 65536, "intermediate_size": 5120, "final_logit_softcapping": 15.0,
+            "rms_norm_eps": 1e-5, "tie_word_embeddings": false,
+        }),
+    );
     let c = Text::read(config)?;
     let rope = backwards(&c)?;
     let act = activation::named("hidden_act", c.hidden_act.as_deref().unwrap_or("relu2"))?;

@@ -2,20 +2,25 @@
 //! whose activation is squared, heads that are rotated in part. Follows `nemotron` of mlx-lm,
 //! and transformers where `hidden_act` is another.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["nemotron"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["nemotron"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read_renamed(config, &[("norm_eps", "rms_norm_eps")])?;
     let act = activation::named("hidden_act", c.hidden_act.as_deref().unwrap_or("relu2"))?;
     let rope = Rope::share(&c, 0.5)?;
-    let norm = |w: &Scope, name| {
-        w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps)?.plus_one()
-    };
-    Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
-        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let mlp = PlainMlp::read(&w.at("mlp"), ["up_proj", "down_proj"], &c, act)?;
-        pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
-    })?))
+    let norm =
+        |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
+    Ok(Box::new(Decoder::stack_under(
+        w,
+        &c,
+        |w| norm(w, "norm"),
+        |_, w| {
+            let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
+            let mlp = PlainMlp::read(&w.at("mlp"), ["up_proj", "down_proj"], &c, act)?;
+            pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
+        },
+    )?))
 }

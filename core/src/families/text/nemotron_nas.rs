@@ -2,9 +2,13 @@
 //! layer's attention and network is of its own width, a single matrix, or nothing. Follows
 //! `nemotron-nas` of mlx-lm, and NVIDIA's own code where attention has windows.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["nemotron_nas", "nemotron-nas"], build };
+pub const FAMILY: Family = Family {
+    model_types: &["nemotron_nas", "nemotron-nas"],
+    build,
+    recommended: Recommended::NOTHING,
+};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]

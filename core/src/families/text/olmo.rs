@@ -1,9 +1,10 @@
 //! OLMo: Llama with layer norms that have no weights and, in some, bounded queries, keys and values.
 //! Follows `olmo` of mlx-lm for the first exports, and transformers for the later ones and the bound.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["olmo"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["olmo"], build, recommended: Recommended::NOTHING };
 
 /// No config says it.
 const EPS: f32 = 1e-5;
@@ -45,7 +46,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
             (Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?, mlp)
         };
-        let attention = attention.bounded(e.clip_qkv.map(f32::from));
+        let attention = attention.clip_qkv(e.clip_qkv.map(f32::from));
         Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
     })?))
 }
@@ -54,15 +55,21 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 fn read_first(config: &Json) -> Result<Text> {
     let integer = |name| config.get(name).and_then(Json::as_i64);
     let ratio = integer("mlp_ratio").unwrap_or(4);
-    let both = integer("mlp_hidden_size")
-        .or(integer("d_model").map(|width| width.saturating_mul(ratio)));
-    let config = config::with_defaults(config, json!({
-        "rms_norm_eps": EPS, "intermediate_size": both.map(|both| both / 2),
-    }));
-    Text::read_renamed(&config, &[
-        ("d_model", "hidden_size"),
-        ("n_layers", "num_hidden_layers"),
-        ("n_heads", "num_attention_heads"),
-        ("weight_tying", "tie_word_embeddings"),
-    ])
+    let both =
+        integer("mlp_hidden_size").or(integer("d_model").map(|width| width.saturating_mul(ratio)));
+    let config = config::with_defaults(
+        config,
+        json!({
+            "rms_norm_eps": EPS, "intermediate_size": both.map(|both| both / 2),
+        }),
+    );
+    Text::read_renamed(
+        &config,
+        &[
+            ("d_model", "hidden_size"),
+            ("n_layers", "num_hidden_layers"),
+            ("n_heads", "num_attention_heads"),
+            ("weight_tying", "tie_word_embeddings"),
+        ],
+    )
 }

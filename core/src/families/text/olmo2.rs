@@ -1,9 +1,10 @@
 //! OLMo 2: Llama with the norms after each branch instead of before, and queries and keys normalised
 //! over all heads at once. Follows `olmo2` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["olmo2"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["olmo2"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(config)?;

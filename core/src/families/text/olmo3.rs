@@ -1,10 +1,11 @@
-//! OLMo 3: OLMo 2 with three sliding layers for each full one; only full layers stretch their
+//! OLMo 3: OLMo 2 with three sliding layers for each full one; only full layers magnitude their
 //! positions. Follows `olmo3` of mlx-lm.
 
-use super::olmo2;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::olmo2;
 
-pub const FAMILY: Family = Family { model_types: &["olmo3"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["olmo3"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(config)?;

@@ -2,9 +2,10 @@
 //! keys, and fused projections. Follows `openelm` of mlx-lm, and Apple's own code for networks
 //! without a gate and other activations.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["openelm"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["openelm"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -18,15 +19,18 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "hidden_size": config.get("model_dim"), "rms_norm_eps": 1e-6, "ffn_with_glu": true,
-        "activation_fn_name": "swish",
-        "num_hidden_layers": config.get("num_transformer_layers"),
-        "rope_theta": config.get("rope_freq_constant"), "normalize_qk_projections": true,
-        "tie_word_embeddings": config.get("share_input_output_layers").unwrap_or(&json!(true)),
-        // Each layer has its own.
-        "num_attention_heads": 1, "intermediate_size": 1,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "hidden_size": config.get("model_dim"), "rms_norm_eps": 1e-6, "ffn_with_glu": true,
+            "activation_fn_name": "swish",
+            "num_hidden_layers": config.get("num_transformer_layers"),
+            "rope_theta": config.get("rope_freq_constant"), "normalize_qk_projections": true,
+            "tie_word_embeddings": config.get("share_input_output_layers").unwrap_or(&json!(true)),
+            // Each layer has its own.
+            "num_attention_heads": 1, "intermediate_size": 1,
+        }),
+    );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let act = activation::named("activation_fn_name", &e.activation_fn_name)?;
     config::check_entries("num_query_heads", Some(&e.num_query_heads), c.num_hidden_layers)?;

@@ -2,9 +2,10 @@
 //! that are rotated in part, biases everywhere, the head included. Follows `phi` of mlx-lm, and
 //! transformers where heads have norms.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["phi"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["phi"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -12,11 +13,14 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 10240,
-        "num_attention_heads": 32, "vocab_size": 51200, "attention_bias": true, "mlp_bias": true,
-        "layer_norm_eps": 1e-5, "qk_layernorm": false,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 10240,
+            "num_attention_heads": 32, "vocab_size": 51200, "attention_bias": true, "mlp_bias": true,
+            "layer_norm_eps": 1e-5, "qk_layernorm": false,
+        }),
+    );
     let e: Config = config::read(config)?;
     let mut c = Text::read_renamed(config, &[("layer_norm_eps", "rms_norm_eps")])?;
     let rope = Rope::share(&c, 0.4)?;

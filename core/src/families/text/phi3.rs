@@ -1,17 +1,23 @@
 //! Phi 3, 3.5 and 4 mini: Llama with fused projections, of whose heads a part is rotated.
 //! Follows `phi3` of mlx-lm, and Microsoft's own code where that has a window.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["phi3"], build };
+pub const FAMILY: Family = Family { model_types: &["phi3"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended = Recommended { end_tokens: &["<|end|>"], ..Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = Text::read(&complete(config, json!({
-        "tie_word_embeddings": false, "max_position_embeddings": 131072,
-    })))?;
+    let c = Text::read(&complete(
+        config,
+        json!({
+            "tie_word_embeddings": false, "max_position_embeddings": 131072,
+        }),
+    ))?;
     let rope = Rope::share(&c, 1.0)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
-        let attention = Attention::fused(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
+        let attention =
+            Attention::fused(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
         pre_norm(w, &c, attention.window(c.sliding_window), mlp(&w.at("mlp"), &c)?)
     })?))
 }

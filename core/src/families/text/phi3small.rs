@@ -3,10 +3,11 @@
 //! Follows `phi3small` of mlx-lm, but for what it gets wrong in prompts: blocks are counted from the
 //! start of the sequence, and no query sees later keys.
 
-use super::gpt_oss::clamped_swiglu;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::gpt_oss::clamped_swiglu;
 
-pub const FAMILY: Family = Family { model_types: &["phi3small"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["phi3small"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -35,14 +36,17 @@ struct Magnitude {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "intermediate_size": config.get("ff_intermediate_size"),
-        "rms_norm_eps": config.get("layer_norm_epsilon"),
-        "rope_theta": config.get("rope_embedding_base").unwrap_or(&json!(1e6)),
-        "mup_attn_multiplier": 1.0, "mup_use_scaling": true, "mup_embedding_multiplier": 10.0,
-        "mup_width_multiplier": 8.0, "rope_position_scale": 1.0, "blocksparse_block_size": 64,
-        "blocksparse_num_local_blocks": 16, "blocksparse_vert_stride": 8,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "intermediate_size": config.get("ff_intermediate_size"),
+            "rms_norm_eps": config.get("layer_norm_epsilon"),
+            "rope_theta": config.get("rope_embedding_base").unwrap_or(&json!(1e6)),
+            "mup_attn_multiplier": 1.0, "mup_use_scaling": true, "mup_embedding_multiplier": 10.0,
+            "mup_width_multiplier": 8.0, "rope_position_scale": 1.0, "blocksparse_block_size": 64,
+            "blocksparse_num_local_blocks": 16, "blocksparse_vert_stride": 8,
+        }),
+    );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let blocks: Blocks = config::read(config)?;
     (c.attention_bias, c.tie_word_embeddings) = (true, Some(true));
@@ -108,7 +112,7 @@ fn attention(
     c: &Text,
     e: &Config,
     blocks: Option<Blocks>,
-) -> Result<impl Layer<State = Kv> + use<>> {
+) -> Result<impl Layer<State = KvCache> + use<>> {
     let mut rope = Rope::of(c)?;
     match &mut rope {
         Rope::Base { scale, .. } => *scale *= *e.rope_position_scale,
@@ -121,7 +125,7 @@ fn attention(
     let (heads, dims) = (c.num_attention_heads, c.head_dim() as f32);
     let scale = if e.mup_use_scaling { *e.mup_attn_multiplier / dims } else { dims.powf(-0.5) };
     let names = ["query_key_value", "dense"];
-    attention::require_biases(w, names, c)?;
+    grouped::require_biases(w, names, c)?;
     let attention = Attention::fused_by_group(w, names, c.kv_heads(), c, rope)?.scale(scale);
     Ok(attention.run_by(move |attention, x, kv, step| {
         let [q, k, v] = attention.heads(x, step)?;

@@ -2,11 +2,12 @@
 //! what is far below each choice. Follows `phimoe` of mlx-lm, and transformers where that has a
 //! window.
 
-use super::{mixtral, phi3};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{mixtral, phi3};
 use mlx_rs::ops::indexing::argmax_axis;
 
-pub const FAMILY: Family = Family { model_types: &["phimoe"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["phimoe"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -17,13 +18,16 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &phi3::complete(config, json!({
-        "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 6400,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-        "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
-        "num_local_experts": 16, "num_experts_per_tok": 2, "router_jitter_noise": 0.01,
-        "attention_bias": true, "lm_head_bias": true, "tie_word_embeddings": false,
-    }));
+    let config = &phi3::complete(
+        config,
+        json!({
+            "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 6400,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+            "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
+            "num_local_experts": 16, "num_experts_per_tok": 2, "router_jitter_noise": 0.01,
+            "attention_bias": true, "lm_head_bias": true, "tie_word_embeddings": false,
+        }),
+    );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let mut rope = Rope::of(&c)?;
     if let Rope::Frequencies { magnitude, .. } = &mut rope
@@ -35,14 +39,19 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         w.at("lm_head").require("bias")?;
     }
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
-        let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let moe = w.at("block_sparse_moe");
-        let experts = mixtral::experts(&moe, &c, *e.num_local_experts)?;
-        let ffn = Moe::new(sparse_mixer(&moe, &c, &e)?, experts);
-        let attention = attention.window(c.sliding_window);
-        pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, ffn)
-    })?))
+    Ok(Box::new(Decoder::stack_under(
+        w,
+        &c,
+        |w| norm(w, "norm"),
+        |_, w| {
+            let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
+            let moe = w.at("block_sparse_moe");
+            let experts = mixtral::experts(&moe, &c, *e.num_local_experts)?;
+            let ffn = Moe::new(sparse_mixer(&moe, &c, &e)?, experts);
+            let attention = attention.window(c.sliding_window);
+            pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, ffn)
+        },
+    )?))
 }
 
 /// Chooses one expert after the other. The weight of each is its softmax among what is neither

@@ -2,10 +2,11 @@
 //! fused queries, keys and values, and a head with a norm of its own. Follows `phixtral` of mlx-lm,
 //! and Microsoft's own code where there are no experts.
 
-use super::gpt2;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::gpt2;
 
-pub const FAMILY: Family = Family { model_types: &["phixtral", "phi-msft"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["phixtral", "phi-msft"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -17,12 +18,15 @@ struct Config {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // mlx-lm reads other names than checkpoints have.
     let other = |name: &str, default: i32| config.get(name).cloned().unwrap_or(json!(default));
-    let config = &config::with_defaults(config, json!({
-        "n_embd": other("model_dim", 2560), "n_layer": other("num_layers", 32),
-        "n_head": other("num_heads", 32), "vocab_size": other("num_vocab", 51200),
-        "attention_bias": true, "mlp_bias": true, "rotary_dim": 32, "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "n_embd": other("model_dim", 2560), "n_layer": other("num_layers", 32),
+            "n_head": other("num_heads", 32), "vocab_size": other("num_vocab", 51200),
+            "attention_bias": true, "mlp_bias": true, "rotary_dim": 32, "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        }),
+    );
     let (c, e): (Text, Config) = (gpt2::read(config)?, config::read(config)?);
     let rope = Rope::rotary_dim(&c, Some(e.rotary_dim))?;
     let norm = |w: &Scope| w.layer_norm_with_bias("ln", c.hidden_size, c.rms_norm_eps);
@@ -31,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (body, ends) = (w.at("transformer"), (norm(&head)?, Head::new(Some(logits))));
     Ok(Box::new(Decoder::assemble(&body, ["embd.wte", "h"], &c, ends, |_, w| {
         let (a, names) = (w.at("mixer"), ["Wqkv", "out_proj"]);
-        attention::require_biases(&a, names, &c)?;
+        grouped::require_biases(&a, names, &c)?;
         let attention = Attention::fused(&a, names, &c, rope.clone())?;
         let ffn: Ffn = if w.has_below("mlp") {
             Box::new(PlainMlp::read(&w.at("mlp"), ["fc1", "fc2"], &c, gelu_tanh)?)

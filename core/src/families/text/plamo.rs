@@ -1,14 +1,18 @@
 //! PLaMo: attention and feed-forward side by side after one norm; head `h` uses the key and value
 //! `h mod n`, where grouped-query attention counts in blocks. Follows `plamo` of mlx-lm.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["plamo"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["plamo"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "n_shared_head": 8, "tie_word_embeddings": false,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "n_shared_head": 8, "tie_word_embeddings": false,
+        }),
+    );
     let mut c = Text::read(config)?;
     let Size(shared) = config::field(config, "n_shared_head")?;
     if c.num_attention_heads % shared != 0 {

@@ -3,9 +3,15 @@
 //! own code where queries grow beyond the context of the training (`use_logn_attn`), but not where
 //! positions are stretched by the length of the whole prompt (`use_dynamic_ntk`).
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["qwen"], build };
+pub const FAMILY: Family = Family { model_types: &["qwen"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended = Recommended {
+    end_tokens: &["<|im_end|>"],
+    chat_template: Some(include_str!("qwen.jinja")),
+    ..Recommended::NOTHING
+};
 
 #[derive(Deserialize)]
 struct Config {
@@ -16,12 +22,15 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 24,
-        "intermediate_size": 11008, "vocab_size": 151936, "no_bias": true,
-        "layer_norm_epsilon": 1e-6, "kv_channels": 128, "rotary_emb_base": 10000.0,
-        "use_logn_attn": false, "seq_length": 8192,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 24,
+            "intermediate_size": 11008, "vocab_size": 151936, "no_bias": true,
+            "layer_norm_epsilon": 1e-6, "kv_channels": 128, "rotary_emb_base": 10000.0,
+            "use_logn_attn": false, "seq_length": 8192,
+        }),
+    );
     let names = [("layer_norm_epsilon", "rms_norm_eps"), ("kv_channels", "head_dim")];
     let (mut c, e): (_, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
     if c.intermediate_size < 2 {

@@ -1,14 +1,18 @@
 //! Qwen 2 and 2.5: Llama with biases on queries, keys and values. Follows `qwen2` of mlx-lm, and
 //! Qwen's own code where that has windows.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["qwen2", "acereason"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["qwen2", "acereason"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": true, "rope_parameters": {"rope_theta": 1e6},
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "tie_word_embeddings": true, "rope_parameters": {"rope_theta": 1e6},
+        }),
+    );
     let mut c = switch_windows(Text::read(config)?, config, |i, first| i >= first)?;
     c.attention_bias = true;
     Ok(Box::new(decoder(w, &c)?))
@@ -17,9 +21,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// Windows only where the config switches them on; without a list, the layers slide for which
 /// `slides` is true, which gets `max_window_layers` too.
 pub fn switch_windows(c: Text, config: &Json, slides: fn(i32, i32) -> bool) -> Result<Text> {
-    let config = config::with_defaults(config, json!({
-        "use_sliding_window": false, "max_window_layers": 28,
-    }));
+    let config = config::with_defaults(
+        config,
+        json!({
+            "use_sliding_window": false, "max_window_layers": 28,
+        }),
+    );
     let Count(first) = config::field(&config, "max_window_layers")?;
     let kind = |i| if slides(i, first) { "sliding_attention" } else { "full_attention" };
     let usual = || (0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect();

@@ -2,16 +2,20 @@
 //! a gate of its own. Follows `qwen2_moe` of mlx-lm, and transformers where that has dense layers,
 //! windows, weights that sum to one, or scales positions.
 
-use super::{qwen2, qwen3_moe};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::{qwen2, qwen3_moe};
 
-pub const FAMILY: Family = Family { model_types: &["qwen2_moe"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["qwen2_moe"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "rope_parameters": {"rope_theta": 1e6}, "decoder_sparse_step": 1, "norm_topk_prob": false,
-        "qkv_bias": true,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "rope_parameters": {"rope_theta": 1e6}, "decoder_sparse_step": 1, "norm_topk_prob": false,
+            "qkv_bias": true,
+        }),
+    );
     let c = Text::read_renamed(config, &[("qkv_bias", "attention_bias")])?;
     let c = qwen2::switch_windows(c, config, |i, first| i % 2 == 0 && i < first)?;
     let experts: qwen3_moe::Config = config::read(config)?;

@@ -1,10 +1,15 @@
 //! Qwen 3: Llama whose queries and keys are normalised, each head by itself. Follows `qwen3` of
 //! mlx-lm, and Qwen's own code where that has windows.
 
-use super::qwen2;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen2;
 
-pub const FAMILY: Family = Family { model_types: &["qwen3"], build };
+pub const FAMILY: Family = Family { model_types: &["qwen3"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended = Recommended {
+    sampling: Sampling { top_k: 20, ..Sampling::nucleus(0.6, 0.95) },
+    ..Recommended::NOTHING
+};
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = qwen2::switch_windows(read(config)?, config, |i, first| i >= first)?;

@@ -1,10 +1,15 @@
 //! Qwen 3 MoE: Qwen 3's attention; routed experts except in the layers that the config lists as
 //! dense. Follows `qwen3_moe` of mlx-lm, and Qwen's own code where that scales positions.
 
-use super::qwen3;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen3;
 
-pub const FAMILY: Family = Family { model_types: &["qwen3_moe"], build };
+pub const FAMILY: Family = Family { model_types: &["qwen3_moe"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended = Recommended {
+    sampling: Sampling { top_k: 20, ..Sampling::nucleus(0.6, 0.95) },
+    ..Recommended::NOTHING
+};
 
 #[derive(Deserialize)]
 pub struct Config {
@@ -22,11 +27,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
         let mlp = w.at("mlp");
-        let ffn: Ffn = if e.is_sparse(i) {
-            Box::new(experts(&mlp, &c, &e, top_k)?)
-        } else {
-            dense(&mlp, &c)?
-        };
+        let ffn: Ffn =
+            if e.is_sparse(i) { Box::new(experts(&mlp, &c, &e, top_k)?) } else { dense(&mlp, &c)? };
         pre_norm(w, &c, attention, ffn)
     })?))
 }
@@ -42,8 +44,7 @@ impl Config {
 pub fn experts(w: &Scope, c: &Text, e: &Config, top_k: TopK) -> Result<Moe> {
     let count = *e.num_experts;
     let sizes = [count, c.hidden_size, *e.moe_intermediate_size];
-    let route =
-        if e.norm_topk_prob { softmax_then_top_k_normalized } else { softmax_then_top_k };
+    let route = if e.norm_topk_prob { softmax_then_top_k_normalized } else { softmax_then_top_k };
     let logits = w.linear("gate", c.hidden_size, count)?;
     let router = LinearRouter::new(logits, route, (count, *e.num_experts_per_tok))?;
     Ok(Moe::new(router.choosing(top_k), GatedExperts::read(w, "switch_mlp", sizes, swiglu)?))

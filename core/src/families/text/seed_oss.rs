@@ -1,15 +1,19 @@
 //! Seed-OSS: Llama whose attention has one switch for the biases of queries, keys and values and
 //! one for the output's. Follows `seed_oss` of mlx-lm.
 
-use super::qwen2;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen2;
 
-pub const FAMILY: Family = Family { model_types: &["seed_oss"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["seed_oss"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "tie_word_embeddings": true, "attention_out_bias": false,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "tie_word_embeddings": true, "attention_out_bias": false,
+        }),
+    );
     let c = Text::read(config)?;
     if config::field(config, "attention_out_bias")? {
         let layers = body(w).0.at("layers");

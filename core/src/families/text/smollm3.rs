@@ -1,9 +1,12 @@
 //! SmolLM 3: Llama of which every fourth layer has no positions. Follows `smollm3` of mlx-lm.
 
-use super::llama;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::llama;
 
-pub const FAMILY: Family = Family { model_types: &["smollm3"], build };
+pub const FAMILY: Family = Family { model_types: &["smollm3"], build, recommended: RECOMMENDED };
+
+const RECOMMENDED: Recommended =
+    Recommended { sampling: Sampling::nucleus(0.6, 0.95), ..Recommended::NOTHING };
 
 /// Which layers have positions.
 #[derive(Deserialize)]

@@ -1,17 +1,24 @@
 //! Spark 2.5: three sliding layers for each full one, with their own rotary embeddings, and a gate
 //! on what each head gathers. Follows `spark2_5` of mlx-lm.
 
-use crate::{parts::gated_attention::single_sigmoid, prelude::*};
+use crate::{families::prelude::*, layers::attention::gated::single_sigmoid};
 
-pub const FAMILY: Family = Family { model_types: &["spark2_5"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["spark2_5"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "tie_word_embeddings": true,
-    }));
-    config::only(config, json!({
-        "hidden_act": "gelu", "gate_attn_act_mode": "sigmoid", "headwise_attn_output_gate": true,
-    }))?;
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "tie_word_embeddings": true,
+        }),
+    );
+    config::only(
+        config,
+        json!({
+            "hidden_act": "gelu", "gate_attn_act_mode": "sigmoid", "headwise_attn_output_gate": true,
+        }),
+    )?;
     let mut c = Text::read(config)?;
     let kind = |i| if i % 4 == 3 { "full_attention" } else { "sliding_attention" };
     c.layer_types.get_or_insert_with(|| (0..c.num_hidden_layers).map(|i| kind(i).into()).collect());
@@ -28,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let context = c.max_position_embeddings;
         let rope = Rope::scaled(dims as i32, base, false, Some(own), context)?;
         let names = ["q_k_v_proj", "out_proj"];
-        attention::require_biases(&a, names, &c)?;
+        grouped::require_biases(&a, names, &c)?;
         let attention = Attention::fused(&a, names, &c, rope)?.window(window);
         let gate = (read(&a, "g_proj", c.hidden_size, heads)?, heads);
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu)?;

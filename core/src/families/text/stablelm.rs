@@ -1,10 +1,11 @@
 //! StableLM 2: Llama with layer norms and heads that are rotated in part; some have a layer norm for
 //! each head, some run both branches side by side. Follows `stablelm` of mlx-lm.
 
-use super::qwen2;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::qwen2;
 
-pub const FAMILY: Family = Family { model_types: &["stablelm"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["stablelm"], build, recommended: Recommended::NOTHING };
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -15,27 +16,35 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "layer_norm_eps": 1e-5, "tie_word_embeddings": false,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "layer_norm_eps": 1e-5, "tie_word_embeddings": false,
+        }),
+    );
     let names = [("layer_norm_eps", "rms_norm_eps")];
     let (mut c, e): (Text, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
     c.attention_bias = e.use_qkv_bias;
     let rope = Rope::share(&c, 0.25)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    Ok(Box::new(Decoder::stack_under(w, &c, |w| norm(w, "norm"), |_, w| {
-        let a = w.at("self_attn");
-        let qk_norm = if e.qk_layernorm { norms(&a, &c)? } else { QkNorm::None };
-        let attention = qwen2::attention(&a, &c, rope.clone())?
-            .precision(|_| Dtype::Float32)
-            .qk_norm(qk_norm);
-        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
-        if e.use_parallel_residual {
-            let branches = Parallel(attention, mlp);
-            return Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, branches)));
-        }
-        pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
-    })?))
+    Ok(Box::new(Decoder::stack_under(
+        w,
+        &c,
+        |w| norm(w, "norm"),
+        |_, w| {
+            let a = w.at("self_attn");
+            let qk_norm = if e.qk_layernorm { norms(&a, &c)? } else { QkNorm::None };
+            let attention = qwen2::attention(&a, &c, rope.clone())?
+                .precision(|_| Dtype::Float32)
+                .qk_norm(qk_norm);
+            let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
+            if e.use_parallel_residual {
+                let branches = Parallel(attention, mlp);
+                return Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, branches)));
+            }
+            pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
+        },
+    )?))
 }
 
 /// A layer norm for each head.

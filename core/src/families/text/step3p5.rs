@@ -1,13 +1,13 @@
 //! Step 3.5 Flash: a gate on what each head gathers, sliding layers with heads of their own, a rotary
 //! embedding for each layer, clamped networks, and DeepSeek V3's router. Follows `step3p5` of mlx-lm.
 
-use super::deepseek_v3;
 use crate::{
-    parts::{gated_attention::sigmoid, rope::share_of_head},
-    prelude::*,
+    families::prelude::*,
+    layers::{attention::gated::sigmoid, position::rope::share_of_head},
 };
 
-pub const FAMILY: Family = Family { model_types: &["step3p5"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["step3p5"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -39,19 +39,22 @@ const ROUTING: &[(&str, &str)] = &[
 ];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(config, json!({
-        "rms_norm_eps": 1e-5, "max_position_embeddings": 262_144, "sliding_window": 512,
-        "use_head_wise_attn_gate": true, "moe_num_experts": 288, "moe_top_k": 8,
-        "moe_intermediate_size": 1280, "share_expert_dim": 1280, "moe_router_scaling_factor": 3.0,
-        "norm_expert_weight": true, "tie_word_embeddings": false,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 262_144, "sliding_window": 512,
+            "use_head_wise_attn_gate": true, "moe_num_experts": 288, "moe_top_k": 8,
+            "moe_intermediate_size": 1280, "share_expert_dim": 1280, "moe_router_scaling_factor": 3.0,
+            "norm_expert_weight": true, "tie_word_embeddings": false,
+        }),
+    );
     let e: Config = config::read(config)?;
     // Their lists go on for the layers that predict further tokens.
     let c = Text::read_renamed(&config::without(config, &["layer_types", "rope_theta"]), NAMES)?;
     let routing = LossFreeRouting::read(config, ROUTING)?;
     check_choice("moe_top_k", (routing.n_routed_experts, routing.num_experts_per_tok))?;
     let sparse = e.sparse_layers(&c)?;
-    deepseek_v3::ignore_predictions(w, &c);
+    ignore_prediction_layers(w, &c);
     // Published files, whose tensors MLX's rename, store norms less one.
     let (body, _) = body(w);
     let is_published = (0..c.num_hidden_layers).any(|i| body.at("layers").at(i).has_below("moe"));

@@ -2,17 +2,21 @@
 //! positions that turn backwards, and the embedding added again after every block. Follows `talkie`
 //! of mlx-lm.
 
-use super::nanochat::{Normed, backwards};
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::nanochat::{Normed, backwards};
 
-pub const FAMILY: Family = Family { model_types: &["talkie"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["talkie"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = Text::read(&config::with_defaults(config, json!({
-        "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40, "head_dim": 128,
-        "intermediate_size": 13696, "vocab_size": 65540, "rope_theta": 1e6,
-        "rms_norm_eps": f32::EPSILON,
-    })))?;
+    let c = Text::read(&config::with_defaults(
+        config,
+        json!({
+            "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40, "head_dim": 128,
+            "intermediate_size": 13696, "vocab_size": 65540, "rope_theta": 1e6,
+            "rms_norm_eps": f32::EPSILON,
+        }),
+    ))?;
     // Tables of rotations, which follow from the config.
     w.ignore_named(&["cos", "sin"]);
     let body = w.at("model");

@@ -1,10 +1,11 @@
 //! TeleChat 3: Llama whose head is not the embedding unless the config says so.
 //! Follows `telechat3` of mlx-lm.
 
-use super::llama;
-use crate::prelude::*;
+use crate::families::prelude::*;
+use crate::families::text::llama;
 
-pub const FAMILY: Family = Family { model_types: &["telechat3"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["telechat3"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": false})))?;

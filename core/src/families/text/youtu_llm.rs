@@ -1,18 +1,22 @@
 //! Youtu-LLM: Llama with latent attention that remembers keys and values. Follows `youtu_llm` of
 //! mlx-lm, and Tencent's own code, as transformers has it, for YaRN's correction of the scores.
 
-use crate::prelude::*;
+use crate::families::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["youtu_llm"], build };
+pub const FAMILY: Family =
+    Family { model_types: &["youtu_llm"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let interleave = config.get("rope_traditional").cloned();
-    let config = &config::with_defaults(config, json!({
-        "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
-        "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "rope_theta": 1_600_000.0,
-        "max_position_embeddings": 131_072, "rope_interleave": interleave,
-        "tie_word_embeddings": true,
-    }));
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128,
+            "qk_nope_head_dim": 128, "rms_norm_eps": 1e-6, "rope_theta": 1_600_000.0,
+            "max_position_embeddings": 131_072, "rope_interleave": interleave,
+            "tie_word_embeddings": true,
+        }),
+    );
     let c = Text::read(config)?;
     let sizes = LatentSizes::read(config, c.num_attention_heads)?;
     let rope = sizes.rope(&c)?;

@@ -1,7 +1,7 @@
 //! The pipeline of the `tokenizers` crate with models and a normalizer of our own beside its own,
 //! so that added tokens, decoding and streaming are one path for every kind of vocabulary.
 
-use super::normalizer::Sentencepiece;
+use crate::text::tokenizer::normalizer::Sentencepiece;
 use serde::{Deserialize, Deserializer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

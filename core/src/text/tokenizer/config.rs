@@ -1,7 +1,7 @@
 //! What `tokenizer_config.json` and the older files beside it say.
 
+use crate::checkpoint::files::Files;
 use crate::error::{Error, Result};
-use crate::files::Files;
 use serde_json::{Map, Value as Json, json};
 use tokenizers::AddedToken;
 

@@ -1,12 +1,12 @@
 //! Vocabularies in other files than `tokenizer.json`, as one pipeline: which file there is decides.
 
-use super::backend::{Backend, Model, Normalizer};
-use super::config::Config;
-use super::{lists, ranks, sentencepiece};
-use crate::error::{Error, Result};
-use crate::files::Files;
+use crate::checkpoint::files::Files;
+use crate::error::Result;
+use crate::text::tokenizer::backend::{Backend, Model, Normalizer};
+use crate::text::tokenizer::config::Config;
+use crate::text::tokenizer::parts::{Parts, damaged};
+use crate::text::tokenizer::{lists, ranks, sentencepiece};
 use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
-use tokenizers::{AddedToken, DecoderWrapper, PreTokenizerWrapper};
 
 /// Reads one kind of file.
 type Read = fn(&str, &[u8], &Config, &Files) -> Result<Parts>;
@@ -30,47 +30,6 @@ const KINDS: [(&str, Read); 13] = [
 
 /// How far beyond a vocabulary the id of an added token may lie.
 const MOST_ADDED: usize = 1 << 18;
-
-/// What a file says of a pipeline.
-pub struct Parts {
-    /// The vocabulary.
-    pub model: Model,
-    /// What happens to text first.
-    pub normalizer: Option<Normalizer>,
-    /// How it is cut before the vocabulary is asked.
-    pub pre_tokenizer: Option<PreTokenizerWrapper>,
-    /// How pieces are joined.
-    pub decoder: Option<DecoderWrapper>,
-    /// Pieces that are found in any text.
-    pub added: Vec<AddedToken>,
-    /// The roles of pieces, where the config does not name others.
-    pub roles: Vec<(&'static str, String)>,
-    /// The role of the token that every text begins with, where the config does not say.
-    pub begin: Option<&'static str>,
-    /// The role of the token that every text ends with.
-    pub end: Option<&'static str>,
-}
-
-impl Parts {
-    /// A model and nothing around it.
-    pub fn new(model: Model) -> Self {
-        Parts {
-            model,
-            normalizer: None,
-            pre_tokenizer: None,
-            decoder: None,
-            added: Vec::new(),
-            roles: Vec::new(),
-            begin: None,
-            end: None,
-        }
-    }
-}
-
-/// The error for a file that is not as it should be.
-pub fn damaged(file: &str, reason: impl Into<String>) -> Error {
-    Error::Tokenizer { file: file.into(), reason: reason.into() }
-}
 
 /// A `tokenizer.model` is one of sentencepiece, or else a tiktoken file, whose text is ASCII.
 fn model(file: &str, bytes: &[u8], config: &Config, files: &Files) -> Result<Parts> {

@@ -1,8 +1,8 @@
 //! What becomes of text that has no piece: a token for each byte, or one for all of it.
 
-use super::backend::{Result, Vocabulary};
+use crate::text::tokenizer::backend::{Result, Vocabulary};
 
-/// A stretch of text and its id, if it has one.
+/// A magnitude of text and its id, if it has one.
 pub struct Cut {
     /// Where it begins, in bytes.
     pub start: usize,

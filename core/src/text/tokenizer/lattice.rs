@@ -2,9 +2,9 @@
 //! (`EncodeOptimized`) and as Preferred Networks (`tokenization_plamo.py`) search for it. They
 //! differ in direction, in rounding, and so in which of two equals they take.
 
-use super::backend::{Result, Segment, Vocabulary};
-use super::fallback::{Cut, Fallback};
-use super::prefixes::Prefixes;
+use crate::text::tokenizer::backend::{Result, Segment, Vocabulary};
+use crate::text::tokenizer::fallback::{Cut, Fallback};
+use crate::text::tokenizer::prefixes::Prefixes;
 
 /// The best way to reach a place in the text, or to go on from it.
 #[derive(Clone, Copy)]

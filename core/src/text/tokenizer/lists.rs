@@ -1,15 +1,15 @@
 //! Vocabularies that are lists: `vocab.json` with `merges.txt`, `vocab.txt`, the
 //! `tokenizer.jsonl` of Preferred Networks, and RWKV's World vocabulary.
 
-use super::backend::{Model, Normalizer, Vocabulary};
-use super::config::Config;
-use super::convert::{Parts, damaged};
-use super::fallback::Fallback;
-use super::lattice::{Backward, Greedy};
-use super::prefixes::Prefixes;
-use super::ranks;
+use crate::checkpoint::files::Files;
 use crate::error::Result;
-use crate::files::Files;
+use crate::text::tokenizer::backend::{Model, Normalizer, Vocabulary};
+use crate::text::tokenizer::config::Config;
+use crate::text::tokenizer::fallback::Fallback;
+use crate::text::tokenizer::lattice::{Backward, Greedy};
+use crate::text::tokenizer::parts::{Parts, damaged};
+use crate::text::tokenizer::prefixes::Prefixes;
+use crate::text::tokenizer::ranks;
 use serde_json::Value as Json;
 use std::collections::HashMap;
 use tokenizers::decoders::byte_fallback::ByteFallback;

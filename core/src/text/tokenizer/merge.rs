@@ -3,9 +3,9 @@
 //! leftmost of equals. (`tokenizers` ranks pairs instead, which differs where a piece can be made
 //! of several pairs.)
 
-use super::backend::{Result, Segment, Vocabulary};
-use super::fallback::{Cut, Fallback};
-use super::prefixes::Prefixes;
+use crate::text::tokenizer::backend::{Result, Segment, Vocabulary};
+use crate::text::tokenizer::fallback::{Cut, Fallback};
+use crate::text::tokenizer::prefixes::Prefixes;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 

@@ -13,14 +13,14 @@ mod lattice;
 mod lists;
 mod merge;
 mod normalizer;
+mod parts;
 mod prefixes;
 mod protobuf;
 mod ranks;
 mod sentencepiece;
 
-use super::Detokenizer;
+use crate::checkpoint::files::Files;
 use crate::error::{Error, Result};
-use crate::files::Files;
 use backend::Backend;
 pub(super) use config::Config;
 use serde_json::{Map, Value as Json};
@@ -113,11 +113,6 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] when the decoder of the vocabulary refuses them.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         contain(self.0.file, || self.0.backend.decode(ids, skip_special_tokens))
-    }
-
-    /// Decodes one id after the other.
-    pub fn detokenizer(&self, skip_special_tokens: bool) -> Detokenizer {
-        Detokenizer::new(self.clone(), skip_special_tokens)
     }
 
     /// The id of a token as the vocabulary spells it.

@@ -1,6 +1,6 @@
 //! What sentencepiece does to text before it is cut (`normalizer.cc`).
 
-use super::prefixes::Prefixes;
+use crate::text::tokenizer::prefixes::Prefixes;
 
 /// The mark that stands for a space.
 pub const SPACE: char = '▁';

@@ -4,14 +4,14 @@
 //! its authors publish beside it (`tokenization_*.py`), which is never run but known by the file's
 //! name.
 
-use super::backend::{Model, Normalizer, Vocabulary};
-use super::config::Config;
-use super::convert::{Parts, damaged};
-use super::fallback::Fallback;
-use super::merge::{Merge, NEVER};
-use super::prefixes::Prefixes;
+use crate::checkpoint::files::Files;
 use crate::error::Result;
-use crate::files::Files;
+use crate::text::tokenizer::backend::{Model, Normalizer, Vocabulary};
+use crate::text::tokenizer::config::Config;
+use crate::text::tokenizer::fallback::Fallback;
+use crate::text::tokenizer::merge::{Merge, NEVER};
+use crate::text::tokenizer::parts::{Parts, damaged};
+use crate::text::tokenizer::prefixes::Prefixes;
 use serde_json::Value as Json;
 use std::collections::HashSet;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;

@@ -4,16 +4,16 @@
 //! gives up some of it when it converts a model (merges of equal rank, extra spaces, pieces that
 //! users define).
 
-use super::backend::{Model, Normalizer, Segment, Vocabulary};
-use super::config::Config;
-use super::convert::{Parts, damaged};
-use super::fallback::Fallback;
-use super::lattice::{Score, Unigram};
-use super::merge::{Merge, NEVER};
-use super::normalizer::{CharacterMap, SPACE, Sentencepiece};
-use super::prefixes::Prefixes;
-use super::protobuf::{Value, fields};
 use crate::error::Result;
+use crate::text::tokenizer::backend::{Model, Normalizer, Segment, Vocabulary};
+use crate::text::tokenizer::config::Config;
+use crate::text::tokenizer::fallback::Fallback;
+use crate::text::tokenizer::lattice::{Score, Unigram};
+use crate::text::tokenizer::merge::{Merge, NEVER};
+use crate::text::tokenizer::normalizer::{CharacterMap, SPACE, Sentencepiece};
+use crate::text::tokenizer::parts::{Parts, damaged};
+use crate::text::tokenizer::prefixes::Prefixes;
+use crate::text::tokenizer::protobuf::{Value, fields};
 use std::collections::HashSet;
 use tokenizers::AddedToken;
 use tokenizers::decoders::byte_fallback::ByteFallback;

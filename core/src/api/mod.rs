@@ -1,0 +1,24 @@
+//! What an application holds: models, sessions, prompts, load options, and inspections. This room
+//! joins all others and is used by none of them.
+
+mod defaults;
+mod demo;
+mod download;
+mod inspect;
+mod load;
+mod location;
+mod model;
+mod prompt;
+mod session;
+mod session_options;
+
+pub use crate::engine::engine_model::ModelMemory;
+pub use demo::DEMO;
+pub use download::{download, download_adapter, download_text};
+pub use inspect::{Inspection, Memory, Packing, inspect, inspect_with_adapter};
+pub use load::{LoadEvent, LoadOptions, MemoryPolicy};
+pub use location::Location;
+pub use model::{Model, ModelInfo, shrink_caches};
+pub use prompt::Prompt;
+pub use session::Session;
+pub use session_options::{Overflow, SessionOptions};

@@ -1,0 +1,63 @@
+//! What most families use.
+
+pub(crate) use crate::{
+    checkpoint::{
+        config::{self, Count, Epsilon, Json, PerLayer, Positive, RopeScaling, Size, Text},
+        scope::Scope,
+    },
+    error::{Error, Result},
+    families::{Family, Recommended, Sampling},
+    layers::{
+        algebra::{Block, Layer, Map, Parallel},
+        attention::{
+            gated::gated_attention,
+            grouped::{self, Attention, Mixer, QKVO, QkNorm, join_heads, split_heads},
+            kv_cache::KvCache,
+            latent::LatentSizes,
+            mla::{ExpandedMla, Mla},
+            scores::Scores,
+            view::AttentionView,
+        },
+        cache_plan::CachePlan,
+        embedded::Embedded,
+        feed_forward::{
+            activation::{self, gelu, gelu_tanh, relu_squared},
+            mlp::{
+                Ffn, GATE_UP_DOWN, Gate, Mlp, PlainMlp, dense, gated, geglu, geglu_tanh, sum,
+                swiglu,
+            },
+            moe::{GatedExperts, Moe, dispatch, mix},
+            routed_experts::{
+                Sparsity, loss_free_router, loss_free_router_at, routed_experts, stacked_experts,
+                with_shared_expert,
+            },
+            router::{
+                self, LinearRouter, LossFreeRouter, LossFreeRouting, Router, TopK, check_choice,
+                first_top_k, softmax_then_top_k, softmax_then_top_k_normalized, top_k,
+                top_k_then_softmax,
+            },
+        },
+        linear::{Embedding, Experts, Linear},
+        norm::Norm,
+        position::rope::Rope,
+        recurrent::{
+            conv::CausalConv,
+            mamba2::{Mamba2, Mamba2Sizes},
+        },
+        residual::Residual,
+        state::Recurrent,
+        step::Step,
+    },
+    mlx::{self, matrix::Matrix},
+    models::{
+        cache::Cache,
+        decoder::{
+            Decoder, FOUR_NORMS, Head, TWO_NORMS, body, ignore_parts, ignore_prediction_layers,
+            pre_norm, pre_norm_named, pre_norm_under, sandwich,
+        },
+        language::{LanguageModel, Wrapper},
+    },
+};
+pub(crate) use mlx_rs::{Array, Dtype, ops, ops::indexing::take_along_axis};
+pub(crate) use serde::Deserialize;
+pub(crate) use serde_json::json;

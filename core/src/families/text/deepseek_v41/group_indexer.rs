@@ -1,0 +1,88 @@
+//! A small attention that chooses to which groups of tokens a large one attends, and among which
+//! blocks of them later ones may choose.
+
+use crate::{error::Result, layers::step::Step};
+use crate::{
+    families::text::deepseek_v41::{
+        compressed::Groups, compression::Reads, rounding::mxfp4, tail_rope::TailRope,
+    },
+    layers::{
+        attention::{
+            grouped::split_heads,
+            indexer::{best_of_blocks, keys_of_best, sum_over_heads},
+        },
+        feed_forward::router::first_top_k,
+        linear::Linear,
+    },
+};
+use mlx_rs::{Array, Dtype, ops};
+
+/// Scores groups by a weighted sum over heads of what is positive in their products with queries.
+pub struct GroupIndexer {
+    /// From the source of queries, `[batch, length, rank]`, to those of all heads.
+    pub q: Linear,
+    /// From the stream to the weights of the heads.
+    pub weights: Linear,
+    /// How many heads there are.
+    pub heads: i32,
+    /// How many groups a token attends to.
+    pub top_k: i32,
+    /// To how many blocks it restricts later indexers, and how many groups make a block.
+    pub candidates: Option<[i32; 2]>,
+    /// What it scores.
+    pub reads: Reads,
+}
+
+impl GroupIndexer {
+    /// The groups that each token attends to, `[batch, length, top_k]`; nothing when there are no
+    /// more than these. Some of them may not be closed.
+    pub(crate) fn choose(
+        &self,
+        [x, source]: [&Array; 2],
+        rope: &TailRope,
+        step: &Step,
+    ) -> Result<Option<Array>> {
+        let groups = Groups::lent(self.reads.scored, self.reads.size, step)?;
+        let keys = groups.index_keys();
+        if keys.dim(2) <= self.top_k {
+            return Ok(None);
+        }
+        let single = |x: &Array| x.as_dtype(Dtype::Float32);
+        let constant = Array::from_f32;
+        let keys = single(keys)?.swap_axes(-1, -2)?;
+        let q = split_heads(&self.q.forward(source)?, self.heads)?;
+        let q = single(&mxfp4(&rope.forward(&q, &step.position, 1)?)?)?;
+        let weights = single(&self.weights.forward(x)?)?;
+        let weights = weights.multiply(constant((self.heads as f32).powf(-0.5)))?;
+        let scale = constant((q.dim(3) as f32).powf(-0.5));
+        let scores = sum_over_heads(&q, &weights, |q, weights| {
+            let positive = ops::maximum(q.matmul(&keys)?, constant(0.0))?;
+            Ok(positive.multiply(&scale)?.multiply(weights)?)
+        })?;
+        let scores = scores.squeeze_axes(&[1])?;
+        let (never, (closed, last)) = (constant(f32::NEG_INFINITY), groups.closed(step)?);
+        let mut scores = ops::select(closed, scores, &never)?;
+        if let Some(blocks) = self.candidates {
+            step.put(Candidates(candidates(&scores, &last, blocks)?));
+        } else if let Some(Candidates(Some(candidates))) = step.get() {
+            scores = ops::select(candidates, scores, never)?;
+        }
+        Ok(Some(first_top_k(&scores, self.top_k)?))
+    }
+}
+
+/// The groups among which later indexers choose; `None` where that is all of them.
+#[derive(Clone)]
+struct Candidates(Option<Array>);
+
+/// The groups in the `most` best blocks of scores `[batch, length, groups]`, true where they are;
+/// nothing when there are no more blocks. A block is as good as its best group, and the block of the
+/// last group the best, because it may not be full.
+fn candidates(scores: &Array, last: &Array, [most, size]: [i32; 2]) -> Result<Option<Array>> {
+    let count = scores.dim(2);
+    if (count - 1) / size < most {
+        return Ok(None);
+    }
+    let scores = ops::select(last, Array::from_f32(f32::INFINITY), scores)?;
+    Ok(Some(keys_of_best(&best_of_blocks(&scores, size)?, most, [size, count])?))
+}

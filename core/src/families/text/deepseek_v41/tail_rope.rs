@@ -1,0 +1,66 @@
+//! Rotary positions of the last elements of heads, in single precision, which can be taken back.
+
+use crate::layers::position::rope::Rope;
+use crate::{
+    checkpoint::config::{self, Json, RopeScaling},
+    error::{Error, Result},
+    mlx,
+};
+use mlx_rs::{Array, Dtype, fast, ops};
+use serde_json::json;
+
+/// Positions of the last `dims` elements of heads, in neighbouring pairs.
+#[derive(Clone)]
+pub struct TailRope {
+    dims: i32,
+    forwards: Array,
+    backwards: Array,
+}
+
+impl TailRope {
+    /// Frequencies from a base, stretched by YaRN as `scaling` says, with no correction of the
+    /// magnitude; by nothing where it says nothing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for fields that make no sense.
+    pub fn yarn(dims: i32, base: f32, scaling: &Json) -> Result<Self> {
+        let mut fields = json!({
+            "type": "yarn", "factor": 1.0, "mscale": 0.0, "mscale_all_dim": 0.0,
+        });
+        for field in ["factor", "original_max_position_embeddings", "beta_fast", "beta_slow"] {
+            if let Some(value) = scaling.get(field).filter(|value| !value.is_null()) {
+                fields[field] = value.clone();
+            }
+        }
+        let scaling: RopeScaling = config::read(&fields)?;
+        match Rope::scaled(dims, base, true, Some(&scaling), None)? {
+            Rope::Frequencies { wavelengths, .. } => {
+                let backwards = wavelengths.negative()?;
+                Ok(TailRope { dims, forwards: wavelengths, backwards })
+            }
+            _ => Err(Error::Internal("frequencies that are stretched are known".into())),
+        }
+    }
+
+    /// Rotates `[batch, heads, length, head_dim]` to positions that begin at `start` `[1]`, each
+    /// `distance` after the one before.
+    pub(crate) fn forward(&self, x: &Array, start: &Array, distance: i32) -> Result<Array> {
+        self.turn(x, start, distance, &self.forwards)
+    }
+
+    /// As [`TailRope::forward`], the other way round.
+    pub(crate) fn back(&self, x: &Array, start: &Array) -> Result<Array> {
+        self.turn(x, start, 1, &self.backwards)
+    }
+
+    fn turn(&self, x: &Array, start: &Array, distance: i32, way: &Array) -> Result<Array> {
+        let (width, distance) = (x.dim(3), distance as f32);
+        let tail = mlx::slice(x, 3, width - self.dims, width)?.as_dtype(Dtype::Float32)?;
+        let turned = fast::rope_dynamic(tail, self.dims, true, None, distance, start, way)?;
+        let turned = turned.as_dtype(x.dtype())?;
+        if self.dims == width {
+            return Ok(turned);
+        }
+        Ok(ops::concatenate(&[mlx::slice(x, 3, 0, width - self.dims)?, turned], 3)?)
+    }
+}

@@ -1,0 +1,273 @@
+//! Which experts a token goes to, and how much each of them counts.
+
+use crate::layers::{feed_forward::activation::softplus, linear::Linear};
+use crate::{
+    checkpoint::config::{self, Json},
+    error::{Error, Result},
+    mlx,
+};
+use mlx_rs::{Array, Dtype, ops, ops::indexing::take_along_axis};
+use serde::Deserialize;
+
+/// Chooses experts.
+pub trait Router {
+    /// Tokens `[…, width]` to the ids of their experts and to weights, both `[…, k]`.
+    fn route(&self, x: &Array) -> Result<(Array, Array)>;
+}
+
+/// A family may bring its own as a function.
+impl<R: Fn(&Array) -> Result<(Array, Array)>> Router for R {
+    fn route(&self, x: &Array) -> Result<(Array, Array)> {
+        self(x)
+    }
+}
+
+/// The ids `[…, k]` of the largest of scores `[…, experts]`, in no order.
+pub type TopK = fn(&Array, i32) -> Result<Array>;
+
+/// The usual [`TopK`]. Of equal scores the last are taken.
+pub fn top_k(scores: &Array, k: i32) -> Result<Array> {
+    let (count, axis) = (scores.dim(-1), scores.ndim() - 1);
+    mlx::slice(&ops::argpartition_axis(scores, count - k, -1)?, axis, count - k, count)
+}
+
+/// As [`top_k`], but of equal scores the first are taken. In half precision many are equal, and
+/// numbers are only those of a reference if the same experts are chosen.
+pub fn first_top_k(scores: &Array, k: i32) -> Result<Array> {
+    let sorted = ops::argpartition_axis(scores.negative()?, k - 1, -1)?;
+    mlx::slice(&sorted, scores.ndim() - 1, 0, k)
+}
+
+/// From the logits `[…, experts]` of a router to ids and weights `[…, k]`. A plain function, so
+/// that a family can bring its own.
+pub type Route = fn(&Array, i32, TopK) -> Result<(Array, Array)>;
+
+/// Softmax over all experts, then the `k` largest.
+pub fn softmax_then_top_k(logits: &Array, k: i32, top_k: TopK) -> Result<(Array, Array)> {
+    let probabilities = ops::softmax_axis(logits, -1, true)?;
+    let ids = top_k(&probabilities, k)?;
+    let weights = take_along_axis(&probabilities, &ids, -1)?;
+    Ok((ids, weights))
+}
+
+/// As [`softmax_then_top_k`], with weights that sum to one.
+pub fn softmax_then_top_k_normalized(
+    logits: &Array,
+    k: i32,
+    top_k: TopK,
+) -> Result<(Array, Array)> {
+    let (ids, weights) = softmax_then_top_k(logits, k, top_k)?;
+    let weights = weights.divide(weights.sum_axis(-1, true)?)?;
+    Ok((ids, weights))
+}
+
+/// The `k` largest, then softmax over those.
+pub fn top_k_then_softmax(logits: &Array, k: i32, top_k: TopK) -> Result<(Array, Array)> {
+    let ids = top_k(logits, k)?;
+    let weights = ops::softmax_axis(take_along_axis(logits, &ids, -1)?, -1, true)?;
+    Ok((ids, weights))
+}
+
+/// A projection to logits and what follows from them.
+pub struct LinearRouter {
+    logits: Linear,
+    route: Route,
+    k: i32,
+    top_k: TopK,
+}
+
+impl LinearRouter {
+    /// A router over `count` experts, of which each token takes `k`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there are fewer experts than a token takes.
+    pub fn new(logits: Linear, route: Route, (count, k): (i32, i32)) -> Result<Self> {
+        check_choice("num_experts_per_tok", (count, k))?;
+        Ok(LinearRouter { logits, route, k, top_k })
+    }
+
+    /// Finds the largest scores in another way.
+    pub fn choosing(self, top_k: TopK) -> Self {
+        LinearRouter { top_k, ..self }
+    }
+}
+
+impl Router for LinearRouter {
+    fn route(&self, x: &Array) -> Result<(Array, Array)> {
+        (self.route)(&self.logits.forward(x)?, self.k, self.top_k)
+    }
+}
+
+/// Checks that as many experts as a token takes, which `field` says, are there.
+///
+/// # Errors
+/// [`Error::Config`] with the field.
+pub fn check_choice(field: &str, (count, k): (i32, i32)) -> Result<()> {
+    if k <= count {
+        return Ok(());
+    }
+    Err(Error::config(field, format!("{k} of {count} experts cannot be chosen")))
+}
+
+/// The fields of a [`LossFreeRouter`], as most configs call them.
+#[derive(Clone, Deserialize)]
+pub struct LossFreeRouting {
+    /// Number of experts.
+    #[serde(deserialize_with = "config::size")]
+    pub n_routed_experts: i32,
+    /// Experts a token.
+    #[serde(deserialize_with = "config::size")]
+    pub num_experts_per_tok: i32,
+    /// Groups of experts; one when absent.
+    #[serde(default, deserialize_with = "config::optional_size")]
+    pub n_group: Option<i32>,
+    /// Groups from which a token's experts come; one when absent.
+    #[serde(default, deserialize_with = "config::optional_size")]
+    pub topk_group: Option<i32>,
+    /// Whether weights sum to one before they are scaled; where there is but one, it stays.
+    pub norm_topk_prob: bool,
+    /// Factor of the weights.
+    #[serde(deserialize_with = "config::positive")]
+    pub routed_scaling_factor: f32,
+}
+
+/// From logits to scores `[…, experts]`, both in single precision.
+impl LossFreeRouting {
+    /// Reads the fields, of which some may have other names: `(theirs, ours)`.
+    ///
+    /// # Errors
+    /// As [`config::read`], with their names.
+    pub fn read(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
+        config::read_renamed(config, names, config::read)
+    }
+}
+
+type Score = Box<dyn Fn(&Array) -> Result<Array>>;
+
+/// A router that was balanced without an auxiliary loss
+/// ([Wang et al. 2024](https://arxiv.org/abs/2408.15664)): a bias that the weights do not see
+/// corrects which experts are chosen. They come from the best groups of experts, judged by the sum
+/// of their two best. All is computed in single precision.
+pub struct LossFreeRouter {
+    logits: Linear,
+    correction: Option<Array>,
+    c: LossFreeRouting,
+    normalize: bool,
+    is_rounded: bool,
+    score: Score,
+    top_k: TopK,
+}
+
+impl LossFreeRouter {
+    /// Composes a projection to logits and the correction `[experts]` of their sigmoids.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there are fewer experts than a token takes, or fewer groups, or when
+    /// the groups cannot be equal.
+    pub fn new(logits: Linear, correction: Option<Array>, c: &LossFreeRouting) -> Result<Self> {
+        let (count, groups) = (c.n_routed_experts, c.n_group.unwrap_or(1));
+        check_choice("num_experts_per_tok", (count, c.num_experts_per_tok))?;
+        if groups > 1 {
+            check_groups(count, [groups, c.topk_group.unwrap_or(1)])?;
+            if count / groups < 2 {
+                return Err(Error::config("n_group", format!("{groups} groups of one expert")));
+            }
+        }
+        let normalize = c.norm_topk_prob && c.num_experts_per_tok > 1;
+        let (c, score, top_k) = (c.clone(), Box::new(sigmoid), first_top_k);
+        Ok(LossFreeRouter { logits, correction, c, normalize, is_rounded: false, score, top_k })
+    }
+
+    /// Rounds weights to the precision of the tokens.
+    pub fn rounded(self) -> Self {
+        LossFreeRouter { is_rounded: true, ..self }
+    }
+
+    /// Lets weights sum to one whatever the config says, also where there is but one.
+    pub fn normalized(self) -> Self {
+        LossFreeRouter { normalize: true, ..self }
+    }
+
+    /// Scores experts by another function of the logits, to and from single precision.
+    pub fn scores(self, score: impl Fn(&Array) -> Result<Array> + 'static) -> Self {
+        LossFreeRouter { score: Box::new(score), ..self }
+    }
+
+    /// Finds the largest scores in another way.
+    pub fn choosing(self, top_k: TopK) -> Self {
+        LossFreeRouter { top_k, ..self }
+    }
+
+    /// Scores `[…, experts]`, of which those outside of the best groups become zero.
+    fn best_groups(&self, scores: Array) -> Result<Array> {
+        let groups = self.c.n_group.unwrap_or(1);
+        let dropped = groups - self.c.topk_group.unwrap_or(1);
+        if groups == 1 || dropped == 0 {
+            return Ok(scores);
+        }
+        let split = ops::unflatten(&scores, -1, &[groups, -1])?;
+        let (axis, size) = (split.ndim() - 1, split.dim(-1));
+        let best = mlx::slice(&ops::partition_axis(&split, size - 2, -1)?, axis, size - 2, size)?;
+        let ids = ops::argpartition_axis(best.sum_axis(-1, true)?, dropped - 1, -2)?;
+        let ids = mlx::slice(&ids, axis - 1, 0, dropped)?;
+        let kept = split.put_along_axis(&ids, Array::from_f32(0.0), -2)?;
+        Ok(kept.flatten(-2, -1)?)
+    }
+}
+
+impl Router for LossFreeRouter {
+    fn route(&self, x: &Array) -> Result<(Array, Array)> {
+        let scores = (self.score)(&self.logits.forward(x)?.as_dtype(Dtype::Float32)?)?;
+        let corrected = match &self.correction {
+            Some(correction) => scores.add(correction)?,
+            None => scores.clone(),
+        };
+        let ids = (self.top_k)(&self.best_groups(corrected)?, self.c.num_experts_per_tok)?;
+        let mut weights = take_along_axis(&scores, &ids, -1)?;
+        if self.normalize {
+            // No sum is so small that this changes it; but it may be zero.
+            let sum = weights.sum_axis(-1, true)?.add(Array::from_f32(1e-20))?;
+            weights = weights.divide(sum)?;
+        }
+        let weights = weights.multiply(Array::from_f32(self.c.routed_scaling_factor))?;
+        Ok((ids, if self.is_rounded { weights.as_dtype(x.dtype())? } else { weights }))
+    }
+}
+
+/// Scores that do not compete.
+pub fn sigmoid(logits: &Array) -> Result<Array> {
+    Ok(ops::sigmoid(logits)?)
+}
+
+/// The function from logits to scores that a field of the config names.
+///
+/// # Errors
+/// [`Error::Config`] about the field.
+pub fn score(config: &Json, field: &str) -> Result<fn(&Array) -> Result<Array>> {
+    Ok(match config::field::<String>(config, field)?.as_str() {
+        "sigmoid" => sigmoid,
+        "softmax" => softmax,
+        "sqrtsoftplus" => |logits| Ok(softplus(logits)?.sqrt()?),
+        name => return Err(Error::config(field, format!("`{name}` is not known"))),
+    })
+}
+
+/// Checks that experts make equal groups, of which a token takes no more than there are.
+///
+/// # Errors
+/// [`Error::Config`] about `n_group` or `topk_group`.
+pub fn check_groups(count: i32, [groups, taken]: [i32; 2]) -> Result<()> {
+    if count % groups != 0 {
+        let reason = format!("{count} experts are not {groups} equal groups");
+        return Err(Error::config("n_group", reason));
+    }
+    if taken > groups {
+        return Err(Error::config("topk_group", format!("there are only {groups} groups")));
+    }
+    Ok(())
+}
+
+/// Scores that sum to one.
+pub fn softmax(logits: &Array) -> Result<Array> {
+    Ok(ops::softmax_axis(logits, -1, None)?)
+}

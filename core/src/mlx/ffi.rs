@@ -1,0 +1,375 @@
+//! The calls of mlx-c that mlx-rs does not offer, and the only unsafe code of the core: modes of
+//! quantization, slices whose start only the device knows, and counts of graph nodes.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use mlx_rs::{
+    Array, Device, DeviceType, Dtype, Stream, error::Exception, memory, transforms::compile,
+};
+use mlx_sys as sys;
+use std::{
+    cell::RefCell,
+    ffi::{CStr, c_char, c_int, c_void},
+    ptr::null_mut,
+    sync::Once,
+};
+
+thread_local! {
+    static MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+unsafe extern "C" {
+    // Exported by mlx-rs, which reads its own copy of the message.
+    fn default_mlx_error_handler(message: *const c_char, data: *mut c_void);
+}
+
+extern "C" fn keep_message(message: *const c_char, data: *mut c_void) {
+    // SAFETY: mlx-c calls the handler with a valid string, as mlx-rs's handler requires too.
+    unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        MESSAGE.with(|kept| kept.replace(text));
+        default_mlx_error_handler(message, data);
+    }
+}
+
+/// Makes MLX report errors instead of ending the process, and calls `at_exit` when the process ends
+/// but before MLX's globals do. Every thread that uses MLX through this module must have called it.
+pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
+    static HANDLER: Once = Once::new();
+    // mlx-rs installs its handler on first use, once; ours must come after it.
+    Array::from_int(0).eval()?;
+    HANDLER.call_once(|| {
+        // SAFETY: the handler is a function that lives as long as the process.
+        unsafe { sys::mlx_set_error_handler(Some(keep_message), null_mut(), None) };
+        if cfg!(target_os = "linux") && !has_compiler() {
+            // On the CPU fused kernels are made by the system's compiler; without one, a compiled
+            // function still saves building its graph.
+            // SAFETY: a plain setter.
+            unsafe { sys::mlx_set_compile_mode(sys::mlx_compile_mode__MLX_COMPILE_MODE_NO_FUSE) };
+        }
+    });
+    // What is registered last is called first, so the globals that are made on first use must exist.
+    static AT_EXIT: Once = Once::new();
+    compile::compile(|inputs: &[Array]| Ok::<_, Exception>(inputs.to_vec()), false)(&[
+        Array::from_int(0),
+    ])?;
+    AT_EXIT.call_once(|| {
+        // SAFETY: the handler is a function that lives as long as the process.
+        unsafe { libc::atexit(at_exit) };
+    });
+    Ok(())
+}
+
+/// Gives everything that is free back to the system.
+pub(crate) fn release_memory() -> Result<()> {
+    memory::clear_cache()?;
+    // Once large blocks have been freed, glibc serves others from its heap, which it never shrinks
+    // below what is in use at its end.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    Ok(())
+}
+
+/// Waits until the device has computed everything that it was asked for.
+pub(crate) fn synchronize() -> Result<()> {
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: the stream is valid for as long as its owner lives.
+    check(unsafe { sys::mlx_synchronize(stream.as_ptr()) })
+}
+
+fn has_compiler() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join("g++").is_file())
+}
+
+/// mlx-rs draws a seed from the system clock by a call that only Apple systems have.
+#[cfg(not(target_vendor = "apple"))]
+#[unsafe(no_mangle)]
+extern "C" fn mach_approximate_time() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |elapsed| elapsed.as_nanos() as u64)
+}
+
+fn check(status: c_int) -> Result<()> {
+    if status == 0 {
+        return Ok(());
+    }
+    Err(Exception::custom(MESSAGE.with(RefCell::take)).into())
+}
+
+fn call(f: impl FnOnce(*mut sys::mlx_array, sys::mlx_stream) -> c_int) -> Result<Array> {
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: a fresh empty array; on success it holds the result, which `Array` then owns, and
+    // on failure `Array` frees the empty one.
+    unsafe {
+        let mut out = sys::mlx_array_new();
+        let status = f(&mut out, stream.as_ptr());
+        let out = Array::from_ptr(out);
+        check(status).map(|()| out)
+    }
+}
+
+/// Calls `f` with the handle of an optional array; mlx-c takes an empty one for "none".
+fn with_optional<T>(array: Option<&Array>, f: impl FnOnce(sys::mlx_array) -> T) -> T {
+    // SAFETY: the empty handle is made and freed here and is valid in between.
+    unsafe {
+        let empty = sys::mlx_array_new();
+        let out = f(array.map_or(empty, Array::as_ptr));
+        sys::mlx_array_free(empty);
+        out
+    }
+}
+
+fn some_int(value: i32) -> sys::mlx_optional_int {
+    sys::mlx_optional_int { value, has_value: true }
+}
+
+/// The bits, group size and mode of a quantized matrix, as mlx-c takes them.
+#[derive(Clone, Copy)]
+pub(super) struct Packing {
+    pub group_size: i32,
+    pub bits: i32,
+    pub mode: &'static CStr,
+}
+
+/// The arrays of a quantized matrix: packed elements, scales, and biases where the mode has them.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub weight: &'a Array,
+    pub scales: &'a Array,
+    pub biases: Option<&'a Array>,
+}
+
+/// Quantizes a matrix, to packed elements, scales and perhaps biases.
+pub(super) fn quantize(matrix: &Array, packing: Packing) -> Result<Vec<Array>> {
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: `parts` is made and freed here; the arrays taken from it own their handles.
+    unsafe {
+        let mut parts = sys::mlx_vector_array_new();
+        let status = with_optional(None, |none| {
+            let (group, bits) = (some_int(packing.group_size), some_int(packing.bits));
+            let (matrix, mode) = (matrix.as_ptr(), packing.mode.as_ptr());
+            sys::mlx_quantize(&mut parts, matrix, group, bits, mode, none, stream.as_ptr())
+        });
+        let part = |i| call(|out, _| sys::mlx_vector_array_get(out, parts, i));
+        let quantized =
+            check(status).and_then(|()| (0..sys::mlx_vector_array_size(parts)).map(part).collect());
+        sys::mlx_vector_array_free(parts);
+        quantized
+    }
+}
+
+/// `x · wᵀ` when transposed, else `x · w`.
+pub(super) fn quantized_matmul(
+    x: &Array,
+    w: Parts,
+    transposed: bool,
+    packing: Packing,
+) -> Result<Array> {
+    let (group, bits) = (some_int(packing.group_size), some_int(packing.bits));
+    let (mode, x) = (packing.mode.as_ptr(), x.as_ptr());
+    let (weight, scales) = (w.weight.as_ptr(), w.scales.as_ptr());
+    with_optional(w.biases, |biases| {
+        // SAFETY: all handles are alive during the call.
+        call(|out, stream| unsafe {
+            sys::mlx_quantized_matmul(
+                out, x, weight, scales, biases, transposed, group, bits, mode, stream,
+            )
+        })
+    })
+}
+
+/// `x · w[ids]ᵀ`; `sorted` says that the ids never decrease.
+pub(super) fn gather_qmm(
+    x: &Array,
+    w: Parts,
+    ids: &Array,
+    sorted: bool,
+    packing: Packing,
+) -> Result<Array> {
+    let (group, bits) = (some_int(packing.group_size), some_int(packing.bits));
+    let (mode, x, ids) = (packing.mode.as_ptr(), x.as_ptr(), ids.as_ptr());
+    let (weight, scales) = (w.weight.as_ptr(), w.scales.as_ptr());
+    with_optional(w.biases, |biases| {
+        with_optional(None, |none| {
+            // SAFETY: all handles are alive during the call.
+            call(|out, stream| unsafe {
+                sys::mlx_gather_qmm(
+                    out, x, weight, scales, biases, none, ids, true, group, bits, mode, sorted,
+                    stream,
+                )
+            })
+        })
+    })
+}
+
+/// The matrix in floating point, as `dtype` when given.
+pub(super) fn dequantize(w: Parts, dtype: Option<Dtype>, packing: Packing) -> Result<Array> {
+    let (group, bits) = (some_int(packing.group_size), some_int(packing.bits));
+    let mode = packing.mode.as_ptr();
+    let (weight, scales) = (w.weight.as_ptr(), w.scales.as_ptr());
+    let dtype = sys::mlx_optional_dtype {
+        value: dtype.unwrap_or(Dtype::Float32).into(),
+        has_value: dtype.is_some(),
+    };
+    with_optional(w.biases, |biases| {
+        with_optional(None, |none| {
+            // SAFETY: all handles are alive during the call.
+            call(|out, stream| unsafe {
+                sys::mlx_dequantize(
+                    out, weight, scales, biases, group, bits, mode, none, dtype, stream,
+                )
+            })
+        })
+    })
+}
+
+/// Whether this thread computes on the CPU.
+pub fn is_cpu() -> Result<bool> {
+    Ok(matches!(Device::try_default()?.get_type()?, DeviceType::Cpu))
+}
+
+/// `x[…, start..stop, …]` along `axis`.
+pub fn slice(x: &Array, axis: usize, start: i32, stop: i32) -> Result<Array> {
+    let shape = x.shape();
+    let (mut starts, mut stops) = (vec![0; shape.len()], shape.to_vec());
+    (starts[axis], stops[axis]) = (start, stop);
+    let strides = vec![1; shape.len()];
+    // SAFETY: the three slices have as many elements as the lengths say.
+    call(|out, stream| unsafe {
+        let n = starts.len();
+        sys::mlx_slice(
+            out,
+            x.as_ptr(),
+            starts.as_ptr(),
+            n,
+            stops.as_ptr(),
+            n,
+            strides.as_ptr(),
+            n,
+            stream,
+        )
+    })
+}
+
+/// `x` with `update` written at `start` along `axis`; in place when nobody else holds `x`.
+pub fn slice_update(x: &Array, update: &Array, axis: usize, start: i32) -> Result<Array> {
+    let shape = x.shape();
+    let (mut starts, mut stops) = (vec![0; shape.len()], shape.to_vec());
+    (starts[axis], stops[axis]) = (start, start + update.dim(axis as i32));
+    let strides = vec![1; shape.len()];
+    // SAFETY: the three slices have as many elements as the lengths say.
+    call(|out, stream| unsafe {
+        let n = starts.len();
+        sys::mlx_slice_update(
+            out,
+            x.as_ptr(),
+            update.as_ptr(),
+            starts.as_ptr(),
+            n,
+            stops.as_ptr(),
+            n,
+            strides.as_ptr(),
+            n,
+            stream,
+        )
+    })
+}
+
+/// As [`slice_update`], with a start `[1]` that only the device knows.
+pub fn slice_update_at(x: &Array, update: &Array, axis: usize, start: &Array) -> Result<Array> {
+    let axes = [axis as c_int];
+    // SAFETY: `axes` has one element, as the length says.
+    call(|out, stream| unsafe {
+        sys::mlx_slice_update_dynamic(
+            out,
+            x.as_ptr(),
+            update.as_ptr(),
+            start.as_ptr(),
+            axes.as_ptr(),
+            1,
+            stream,
+        )
+    })
+}
+
+/// `x >> shift & mask`, element by element.
+pub fn bits(x: &Array, shift: &Array, mask: &Array) -> Result<Array> {
+    // SAFETY: the handles are alive during the call.
+    let shifted = call(|out, stream| unsafe {
+        sys::mlx_right_shift(out, x.as_ptr(), shift.as_ptr(), stream)
+    })?;
+    // SAFETY: the handles are alive during the call.
+    call(|out, stream| unsafe {
+        sys::mlx_bitwise_and(out, shifted.as_ptr(), mask.as_ptr(), stream)
+    })
+}
+
+/// `x << shift`, element by element.
+pub fn shift_left(x: &Array, shift: &Array) -> Result<Array> {
+    // SAFETY: the handles are alive during the call.
+    call(|out, stream| unsafe { sys::mlx_left_shift(out, x.as_ptr(), shift.as_ptr(), stream) })
+}
+
+/// How many bytes of memory the default device lets a program use, where MLX knows.
+pub(crate) fn device_memory() -> Option<u64> {
+    let device = Device::try_default().ok()?;
+    let (kind, index) = (device.get_type().ok()?, device.get_index().ok()?);
+    // SAFETY: the information and the device are made and freed here; a key that is missing leaves
+    // the number.
+    unsafe {
+        let device = sys::mlx_device_new_type(kind.into(), index);
+        let mut information = sys::mlx_device_info_new();
+        let known = sys::mlx_device_info_get(&mut information, device) == 0;
+        let size = |key: &CStr| {
+            let mut size = 0;
+            let found = sys::mlx_device_info_get_size(&mut size, information, key.as_ptr()) == 0;
+            (found && size > 0).then_some(size as u64)
+        };
+        let keys = [c"max_recommended_working_set_size", c"memory_size", c"total_memory"];
+        let size = keys.into_iter().filter(|_| known).find_map(size);
+        sys::mlx_device_info_free(information);
+        sys::mlx_device_free(device);
+        size
+    }
+}
+
+/// How many operations MLX would run to compute these arrays: what a decode step costs the host.
+///
+/// # Errors
+/// [`Error::Mlx`]; [`Error::Io`] when no temporary file can be written.
+pub fn node_count(outputs: &[Array]) -> Result<usize> {
+    let handles: Vec<_> = outputs.iter().map(Array::as_ptr).collect();
+    // SAFETY: the stream is written by MLX, rewound, read and closed here; the vector and the
+    // namer are made and freed here.
+    unsafe {
+        let stream = libc::tmpfile();
+        if stream.is_null() {
+            return Err(Error::Io {
+                path: "tmpfile".into(),
+                source: std::io::Error::last_os_error(),
+            });
+        }
+        let vector = sys::mlx_vector_array_new_data(handles.as_ptr(), handles.len());
+        let namer = sys::mlx_node_namer_new();
+        let status = sys::mlx_export_to_dot(stream.cast(), namer, vector);
+        sys::mlx_node_namer_free(namer);
+        sys::mlx_vector_array_free(vector);
+        let mut text = Vec::new();
+        libc::rewind(stream);
+        let mut buffer = [0u8; 1 << 16];
+        loop {
+            let read = libc::fread(buffer.as_mut_ptr().cast(), 1, buffer.len(), stream);
+            if read == 0 {
+                break;
+            }
+            text.extend_from_slice(&buffer[..read]);
+        }
+        libc::fclose(stream);
+        check(status)?;
+        Ok(String::from_utf8_lossy(&text).matches("shape=rectangle").count())
+    }
+}

@@ -1,0 +1,83 @@
+//! A matrix of a checkpoint, dense or quantized.
+
+use crate::{
+    error::Result,
+    mlx::{self, quantized::Quantized},
+};
+use mlx_rs::{Array, Dtype};
+
+/// A matrix `[…, output, input]` as the checkpoint stores it.
+pub enum Matrix {
+    /// Floating point.
+    Dense(Array),
+    /// Quantized along the input.
+    Quantized(Quantized),
+}
+
+impl Matrix {
+    /// The rows, which are outputs, from `start` to `stop` of each of `groups`.
+    pub(crate) fn rows(&self, groups: i32, start: i32, stop: i32) -> Result<Self> {
+        self.map(|a| cut(a, a.ndim() - 2, groups, start, stop))
+    }
+
+    /// The same done to all arrays, for what leaves the input axis and that of experts alone.
+    pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
+        Ok(match self {
+            Matrix::Dense(weight) => Matrix::Dense(change(weight)?),
+            Matrix::Quantized(matrix) => Matrix::Quantized(matrix.map(change)?),
+        })
+    }
+
+    /// Of a stack, how many matrices there are, their inputs and their outputs.
+    pub(crate) fn sizes(&self) -> [i32; 3] {
+        match self {
+            Matrix::Dense(weight) => [weight.dim(0), weight.dim(-1), weight.dim(-2)],
+            Matrix::Quantized(Quantized { weight, scales, format, .. }) => {
+                [weight.dim(0), scales.dim(-1) * format.group, weight.dim(-2)]
+            }
+        }
+    }
+
+    /// The matrices of the experts from `start` to `stop`, of a stack.
+    pub(crate) fn experts(&self, start: i32, stop: i32) -> Result<Self> {
+        let cut = |a: &Array| mlx::slice(a, 0, start, stop);
+        let mut part = self.map(cut)?;
+        if let Matrix::Quantized(part) = &mut part {
+            part.global_scale = part.global_scale.as_ref().map(cut).transpose()?;
+        }
+        Ok(part)
+    }
+
+    /// The matrix of one expert, of a stack.
+    pub(crate) fn expert(&self, i: i32) -> Result<Self> {
+        let alone = |a: &Array| -> Result<Array> { Ok(a.squeeze_axes(&[0])?) };
+        let mut part = self.experts(i, i + 1)?.map(alone)?;
+        if let Matrix::Quantized(part) = &mut part {
+            part.global_scale = part.global_scale.as_ref().map(alone).transpose()?;
+        }
+        Ok(part)
+    }
+
+    /// As experts, which MLX multiplies on the CPU in single precision only; anything else would
+    /// end the process.
+    pub(crate) fn for_experts(self) -> Result<Self> {
+        Ok(match self {
+            Matrix::Dense(weight) if mlx::is_cpu()? => {
+                Matrix::Dense(weight.as_dtype(Dtype::Float32)?)
+            }
+            matrix => matrix,
+        })
+    }
+}
+
+/// What stands from `start` to `stop` in each of the `groups` that an axis consists of.
+pub(crate) fn cut(a: &Array, axis: usize, groups: i32, start: i32, stop: i32) -> Result<Array> {
+    if groups == 1 {
+        return mlx::slice(a, axis, start, stop);
+    }
+    let (mut split, mut joined) = (a.shape().to_vec(), a.shape().to_vec());
+    split[axis] /= groups;
+    split.insert(axis, groups);
+    joined[axis] = groups * (stop - start);
+    Ok(mlx::slice(&a.reshape(&split)?, axis + 1, start, stop)?.reshape(&joined)?)
+}

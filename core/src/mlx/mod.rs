@@ -1,0 +1,31 @@
+//! What mlx-rs lacks: formats of quantized matrices, compiled functions, slices whose start only the
+//! device knows, and limits of memory. This room uses mlx-rs and mlx-c alone; it knows no
+//! checkpoint and no model.
+
+pub(crate) mod compiled;
+mod ffi;
+pub(crate) mod matrix;
+pub(crate) mod memory;
+pub(crate) mod quantized;
+
+pub use ffi::{bits, is_cpu, node_count, shift_left, slice, slice_update, slice_update_at};
+pub(crate) use ffi::{device_memory, initialize, release_memory, synchronize};
+
+use crate::error::Result;
+use mlx_rs::{Array, ArrayElement, Dtype};
+
+/// A constant in the precision of the arrays it will meet, so that it does not widen them.
+pub fn scalar(value: f32, dtype: Dtype) -> Result<Array> {
+    let value = Array::from_f32(value);
+    if dtype == Dtype::Float32 { Ok(value) } else { Ok(value.as_dtype(dtype)?) }
+}
+
+/// The elements of an array in row-major order, computed if need be.
+pub fn to_vec<T: ArrayElement + Clone>(x: &Array) -> Result<Vec<T>> {
+    Ok(x.flatten(None, None)?.contiguous()?.to_vec_cast()?)
+}
+
+/// Whether an array holds 16-bit or 32-bit floats.
+pub(crate) fn is_floating(tensor: &Array) -> bool {
+    matches!(tensor.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+}

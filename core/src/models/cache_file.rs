@@ -1,0 +1,162 @@
+//! A cache as a safetensors file.
+
+use crate::{
+    checkpoint::shards::{load_shard, read_header},
+    error::{Error, Result},
+    layers::cache_plan::{Bound, CachePlan, CacheQuantization},
+    mlx::memory,
+    models::{cache::Cache, language::LanguageModel},
+};
+use mlx_rs::{Array, transforms::eval};
+use serde::{Deserialize, Serialize};
+use std::{collections::HashMap, fs, path::Path};
+
+/// Rises when files of an older one cannot be read any more.
+const VERSION: u32 = 1;
+
+/// The key of the metadata under which a [`Header`] stands.
+const KEY: &str = "mynah.cache";
+
+#[derive(Deserialize, Serialize)]
+struct Header {
+    version: u32,
+    model: String,
+    offset: i32,
+    capacity: i32,
+    quantized: bool,
+    /// Bits, group size, and the position from which on.
+    quantization: Option<(i32, i32, usize)>,
+    /// Positions, and how many of them stay.
+    bound: Option<(usize, usize)>,
+}
+
+impl Header {
+    fn of(cache: &Cache, fingerprint: &str) -> Self {
+        let CachePlan { capacity, quantization, bound } = cache.plan;
+        Header {
+            version: VERSION,
+            model: fingerprint.into(),
+            offset: cache.offset,
+            capacity,
+            quantized: cache.quantized,
+            quantization: quantization.map(|q| (q.format.bits, q.format.group, q.from as usize)),
+            bound: bound.map(|bound| (bound.positions as usize, bound.keep as usize)),
+        }
+    }
+
+    fn plan(&self) -> Result<CachePlan> {
+        let quantization = |(bits, group, from)| CacheQuantization::new(bits, group, from);
+        let bound = |(positions, keep)| Bound::new(positions, keep);
+        Ok(CachePlan {
+            capacity: self.capacity,
+            quantization: self.quantization.map(quantization).transpose()?,
+            bound: self.bound.map(bound).transpose()?,
+        })
+    }
+
+    /// What no cache says of itself.
+    fn contradiction(&self) -> Option<&'static str> {
+        const MOST: i32 = 1 << 30;
+        let most = if self.bound.is_none() { self.capacity } else { MOST };
+        if !(1..=MOST).contains(&self.capacity) || !(1..=most).contains(&self.offset) {
+            return Some("its positions do not fit its capacity");
+        }
+        (self.quantized && self.quantization.is_none()).then_some("it is quantized in no way")
+    }
+}
+
+impl Cache {
+    /// Writes everything to `path`, which ends in `.safetensors`, with `metadata` of the caller and
+    /// the [`fingerprint`](crate::checkpoint::files::Files) of the model. A file that is there is
+    /// replaced when the new one is whole.
+    ///
+    /// # Errors
+    /// [`Error::SavedCache`] for a cache that has seen nothing, and when the file cannot be written.
+    pub fn save(
+        &mut self,
+        path: &Path,
+        fingerprint: &str,
+        metadata: &HashMap<String, String>,
+    ) -> Result<()> {
+        let unfit = |reason: String| Error::SavedCache { file: path.into(), reason };
+        if self.offset == 0 {
+            return Err(unfit("there is nothing to save".into()));
+        }
+        if path.extension().is_none_or(|extension| extension != "safetensors") {
+            return Err(unfit("its name does not end in `.safetensors`".into()));
+        }
+        let header = serde_json::to_string(&Header::of(self, fingerprint));
+        let mut metadata = metadata.clone();
+        metadata.insert(KEY.into(), header.map_err(|error| unfit(error.to_string()))?);
+        let arrays = self.arrays().into_iter().map(|array| array.clone());
+        let named: Vec<_> = (0..).map(|i: usize| i.to_string()).zip(arrays).collect();
+        let part = path.with_extension("part.safetensors");
+        let written = Array::save_safetensors(named, &metadata, &part)
+            .map_err(|error| error.to_string())
+            // A full disk goes unnoticed until somebody looks.
+            .and_then(|()| read_header(&part).map_err(|error| error.to_string()))
+            .and_then(|_| fs::rename(&part, path).map_err(|error| error.to_string()));
+        if written.is_err() {
+            fs::remove_file(&part).ok();
+        }
+        written.map_err(unfit)
+    }
+
+    /// Reads what [`Cache::save`] has written for the same model, and the caller's metadata. What
+    /// comes next is computed as if the cache had never left.
+    ///
+    /// # Errors
+    /// [`Error::SavedCache`] when the file is damaged, of another model or of another version of
+    /// this library; [`Error::MemoryLimit`].
+    pub fn load(
+        path: &Path,
+        model: &dyn LanguageModel,
+        fingerprint: &str,
+    ) -> Result<(Cache, HashMap<String, String>)> {
+        let unfit = |reason: String| Error::SavedCache { file: path.into(), reason };
+        let damaged = |error: Error| match error {
+            Error::Checkpoint { reason, .. } => unfit(reason),
+            other => unfit(other.to_string()),
+        };
+        let mut metadata =
+            read_header(path).map_err(damaged)?.metadata().clone().unwrap_or_default();
+        let header = metadata.remove(KEY).ok_or_else(|| unfit("holds no cache".into()))?;
+        let no_header = |error: serde_json::Error| unfit(format!("`{KEY}`: {error}"));
+        let json: serde_json::Value = serde_json::from_str(&header).map_err(no_header)?;
+        if json["version"] != VERSION {
+            let reason = format!("has version {}, expected {VERSION}", json["version"]);
+            return Err(unfit(reason));
+        }
+        let header: Header = serde_json::from_value(json).map_err(no_header)?;
+        if header.model != fingerprint {
+            return Err(unfit("was saved by another model".into()));
+        }
+        if let Some(contradiction) = header.contradiction() {
+            return Err(unfit(contradiction.into()));
+        }
+        let plan = header.plan().map_err(damaged)?;
+        // Nothing is allocated from the numbers of a file.
+        let mut cache = Cache::sketch(model, &plan, header.quantized).map_err(damaged)?;
+        let mut saved = load_shard(path).map_err(damaged)?;
+        for (i, array) in cache.arrays().into_iter().enumerate() {
+            let found = saved.remove(&i.to_string());
+            let found = found.ok_or_else(|| unfit(format!("array {i} is missing")))?;
+            if (found.shape(), found.dtype()) != (array.shape(), array.dtype()) {
+                let (shape, expected) = (found.shape(), array.shape());
+                let (dtype, wanted) = (found.dtype(), array.dtype());
+                return Err(unfit(format!(
+                    "array {i} is {dtype:?} {shape:?}, expected {wanted:?} {expected:?}"
+                )));
+            }
+            *array = found;
+        }
+        if !saved.is_empty() {
+            return Err(unfit(format!("holds {} arrays too many", saved.len())));
+        }
+        memory::allow(cache.bytes())?;
+        // The file may go once this returns.
+        eval(cache.arrays().into_iter().map(|array| &*array)).map_err(|e| damaged(e.into()))?;
+        cache.offset = header.offset;
+        Ok((cache, metadata))
+    }
+}

@@ -1,0 +1,87 @@
+//! How large caches become, and the most precise ones that fit.
+
+use crate::{
+    error::{Error, Result},
+    layers::cache_plan::{Bound, CachePlan, CacheQuantization},
+    models::{cache::Cache, decode_step::pass, language::LanguageModel},
+};
+use mlx_rs::Array;
+
+impl Cache {
+    /// A cache of `plan` whose arrays are never computed, and so take no memory: only their shapes
+    /// are of use.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the plan does not fit the model; [`Error::Mlx`].
+    pub(crate) fn sketch(
+        model: &dyn LanguageModel,
+        plan: &CachePlan,
+        quantized: bool,
+    ) -> Result<Cache> {
+        let mut cache = model.cache(plan);
+        cache.plan.capacity = plan.capacity.max(1);
+        cache.fit()?;
+        pass(model, &Array::from_slice(&[0u32], &[1, 1]), &mut cache)?;
+        if quantized {
+            cache.quantize()?;
+        }
+        Ok(cache)
+    }
+
+    /// What a cache of `plan` takes for so many positions, with everything quantized that will be.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the plan does not fit the model; [`Error::Mlx`].
+    pub fn estimate(
+        model: &dyn LanguageModel,
+        plan: &CachePlan,
+        positions: usize,
+    ) -> Result<usize> {
+        let plan = CachePlan { capacity: CachePlan::new(positions).capacity, ..*plan };
+        Ok(Cache::sketch(model, &plan, plan.quantization.is_some())?.bytes())
+    }
+}
+
+impl CachePlan {
+    /// The plan that loses least of those whose cache takes at most `bytes` for so many positions:
+    /// everything in full precision, in 8 bits or in 4, else no more than the latest positions, as
+    /// many as fit. On the engine's thread.
+    ///
+    /// # Errors
+    /// [`Error::MemoryLimit`] when the model cannot do with that at all.
+    pub fn within(model: &dyn LanguageModel, positions: usize, bytes: usize) -> Result<CachePlan> {
+        const LEAST: usize = 128;
+        let whole = CachePlan::new(positions);
+        let mut plans = vec![whole];
+        for bits in [8, 4] {
+            for group in [64, 32] {
+                let plan = CachePlan {
+                    quantization: Some(CacheQuantization::new(bits, group, 0)?),
+                    ..whole
+                };
+                // What does not divide the heads of this model is no choice.
+                if Cache::estimate(model, &plan, 1).is_ok() {
+                    plans.push(plan);
+                    break;
+                }
+            }
+        }
+        let smallest = *plans.last().expect("the whole one is there");
+        let mut latest = positions / 2;
+        while latest >= LEAST {
+            plans.push(CachePlan { bound: Some(Bound::new(latest, KEPT)?), ..smallest });
+            latest /= 2;
+        }
+        let mut needed = 0;
+        for plan in plans {
+            needed = Cache::estimate(model, &plan, positions)?;
+            if needed <= bytes {
+                return Ok(plan);
+            }
+        }
+        Err(Error::MemoryLimit { needed, used: 0, limit: bytes })
+    }
+}
+
+/// The first positions, which stay whatever is dropped: as many as mlx-lm keeps.
+const KEPT: usize = 4;

@@ -1,0 +1,9 @@
+//! What a model can do, the usual decoder, the cache of a sequence and its file, and the compiled
+//! decode step. This room knows layers; it knows no family, no sampling and no thread.
+
+pub mod cache;
+mod cache_file;
+pub mod decode_step;
+pub mod decoder;
+mod estimate;
+pub mod language;
