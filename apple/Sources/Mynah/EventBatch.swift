@@ -27,9 +27,9 @@ extension CoreEvent {
             var events: [CoreEvent] = []
             var records = Fields(bytes)
             while !records.isEmpty {
-                let kind = try records.byte()
-                var payload = Fields(try records.take(Int(records.integer())))
-                switch kind {
+                let header = try records.take(5)
+                var payload = Fields(try records.take(Int(header.word(at: 1))))
+                switch header[0] {
                 case 1: events.append(.prefill(done: try payload.count(), total: try payload.count()))
                 case 2: events.append(try payload.token())
                 case 3: events.append(.text(payload.text()))
@@ -64,20 +64,22 @@ private struct Fields {
     }
 
     mutating func byte() throws -> UInt8 { try number(UInt8.self) }
-    mutating func integer() throws -> UInt32 { try number(UInt32.self) }
     mutating func count() throws -> Int { Int(clamping: try number(UInt64.self)) }
-    mutating func float() throws -> Float { Float(bitPattern: try integer()) }
     mutating func double() throws -> Double { Double(bitPattern: try number(UInt64.self)) }
 
     /// The rest as text.
     func text() -> String { String(decoding: bytes[position...], as: UTF8.self) }
 
     mutating func token() throws -> CoreEvent {
-        let (id, logprob, length, candidates) = (Int(try integer()), try float(), Int(try integer()), try integer())
-        let text = String(decoding: try take(length), as: UTF8.self)
-        var top: [Token.Candidate] = []
-        for _ in 0..<candidates { top.append(Token.Candidate(id: Int(try integer()), logprob: try float())) }
-        return .token(Token(id: id, logprob: logprob, top: top), text: text)
+        // One bounds check for all fields of a fixed size: this runs for every token.
+        let head = try take(16)
+        let text = String(decoding: try take(Int(head.word(at: 8))), as: UTF8.self)
+        let count = Int(head.word(at: 12))
+        let candidates = try take(8 * count)
+        let top = (0..<count).map { index in
+            Token.Candidate(id: Int(candidates.word(at: 8 * index)), logprob: candidates.float(at: 8 * index + 4))
+        }
+        return .token(Token(id: Int(head.word(at: 0)), logprob: head.float(at: 4), top: top), text: text)
     }
 
     mutating func summary() throws -> CoreEvent {
@@ -97,4 +99,12 @@ private struct Fields {
                 tokensPerSecond: decode, prefillTokensPerSecond: prefill, timeToFirstToken: first,
                 cachedTokens: cached, droppedMessages: dropped, peakMemory: Int64(peak)))
     }
+}
+
+extension UnsafeRawBufferPointer {
+    fileprivate func word(at offset: Int) -> UInt32 {
+        UInt32(littleEndian: loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+    }
+
+    fileprivate func float(at offset: Int) -> Float { Float(bitPattern: word(at: offset)) }
 }
