@@ -2,12 +2,12 @@
 import Foundation
 import PackageDescription
 
-/// Where the archive of this version is, which its release writes here.
+/// The archive of the released version; the release writes it here.
 let release: (url: String, checksum: String)? = nil
 
 let archive = "apple/MynahFFI.xcframework"
 
-// For work on the package itself, on a Mac or on Linux: the library that scripts/bindings builds.
+// Developers of the package, on a Mac or on Linux, use the library that scripts/bindings builds.
 let profile = Context.environment["MYNAH_PROFILE"] ?? "debug"
 let libraries = "\(Context.packageDirectory)/target/\(profile)"
 var core = Target.systemLibrary(name: "MynahFFI", path: "apple/Sources/MynahFFI")
@@ -17,7 +17,7 @@ var settings: [LinkerSetting] = [
 ]
 
 #if os(Linux)
-// libswiftObservation of Swift 6.0 names a function that no library has, and never calls it.
+// libswiftObservation of Swift 6.0 refers to a function that no library defines, and never calls it.
 settings.append(.unsafeFlags(["-Xlinker", "--allow-shlib-undefined"]))
 #else
 if FileManager.default.fileExists(atPath: "\(Context.packageDirectory)/\(archive)") {
@@ -32,15 +32,22 @@ if FileManager.default.fileExists(atPath: "\(Context.packageDirectory)/\(archive
 let package = Package(
     name: "Mynah",
     platforms: [.macOS(.v14), .iOS(.v17)],
-    products: [.library(name: "Mynah", targets: ["Mynah"])],
+    products: [
+        .library(name: "Mynah", targets: ["Mynah"]),
+        // The names of mlx-swift-lm and FFAI, for code that is written for them.
+        .library(name: "MynahCompatibility", targets: ["MynahCompatibility"]),
+    ],
     targets: [
         core,
         .target(
             name: "MynahCore", dependencies: ["MynahFFI"], path: "apple/Sources/MynahCore",
-            // What uniffi generates for traits with asynchronous methods is not yet Swift 6.
+            // The code that uniffi generates for traits with asynchronous methods does not compile as Swift 6.
             swiftSettings: [.swiftLanguageMode(.v5)], linkerSettings: settings),
         .target(name: "Mynah", dependencies: ["MynahCore"], path: "apple/Sources/Mynah"),
+        .target(name: "MynahCompatibility", dependencies: ["Mynah"], path: "apple/Sources/MynahCompatibility"),
         .executableTarget(name: "bench", dependencies: ["Mynah", "MynahCore"], path: "apple/Bench"),
-        .testTarget(name: "MynahTests", dependencies: ["Mynah", "MynahCore"], path: "apple/Tests/MynahTests"),
+        .testTarget(
+            name: "MynahTests", dependencies: ["Mynah", "MynahCompatibility", "MynahCore"],
+            path: "apple/Tests/MynahTests"),
     ]
 )

@@ -2,22 +2,22 @@ import Foundation
 import Mynah
 import MynahCore
 
-// What it costs to take an event over the boundary when it is there already: `scripts/bench boundary`.
+// The cost of taking a waiting event from the core: `scripts/bench boundary`.
 
-/// The least and the median, in microseconds an event, of what is there.
+/// The minimum and the median, in microseconds per event.
 func cost(
     _ model: MynahCore.Model, _ take: @Sendable (MynahCore.GenerationStream) async throws -> Int
 ) async throws -> String {
     let parameters = GenerationParameters(maxTokens: 400, temperature: 0, ignoreEnd: true)
     var costs: [Double] = []
     for _ in 0..<30 {
-        let stream = try model.generate(prompt: .text(text: "Who are you?"), parameters: parameters)
+        let stream = try model.generate(prompt: .raw(text: "Who are you?"), parameters: parameters)
         for _ in 0..<10 {
-            // Until the stream is full.
+            // The core computes ahead until the stream is full.
             try await Task.sleep(for: .milliseconds(50))
-            // The device may be the processor that this runs on.
+            // The device may be the processor that runs this code.
             try await pause()
-            // A thread that has slept is slow at first.
+            // A thread is slow after it has slept.
             _ = try takeAll(stream, 0)
             var count = 0
             let time = try await ContinuousClock().measure { count = try await take(stream) }
@@ -30,10 +30,10 @@ func cost(
     return String(format: "%.2f and %.2f", costs[0], costs[costs.count / 2])
 }
 
-/// Takes what is there, `size` events at a time.
+/// Takes all waiting events, `size` at a time.
 func takeAll(_ stream: MynahCore.GenerationStream, _ size: UInt32) throws -> Int {
     var count = 0
-    while case let events = try stream.ready(max: size).events, !events.isEmpty { count += events.count }
+    while case let events = try CoreEvent.unpack(stream.ready(max: size)), !events.isEmpty { count += events.count }
     return count
 }
 
@@ -41,10 +41,10 @@ func measure() async throws {
     let model = try await loadModel(source: .demo, options: LoadOptions()).model()
     let batches = try await cost(model) { stream in try takeAll(stream, 32) }
     let single = try await cost(model) { stream in try takeAll(stream, 1) }
-    print("Swift: microseconds an event, least and median: \(batches) in batches, \(single) one by one")
+    print("Swift: microseconds per event, minimum and median: \(batches) in batches, \(single) one by one")
 }
 
-/// What the process has in memory, in bytes.
+/// The resident memory of the process, in bytes.
 func residentMemory() throws -> Int {
     let status = try String(contentsOfFile: "/proc/self/statm", encoding: .utf8).split(separator: " ")
     return (Int(status[1]) ?? 0) * 4096

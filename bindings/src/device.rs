@@ -1,35 +1,35 @@
-//! What all models share: the device and its memory.
+//! The device and its memory, which all models share.
 
 use crate::error::MynahError;
 use mynah::Engine;
 
-/// What arrays take, in bytes.
+/// The memory of all arrays, in bytes.
 #[derive(Clone, Copy, Debug, uniffi::Record)]
 pub struct MemoryUse {
-    /// Weights, caches, and what is being computed.
+    /// Weights, KV caches and intermediate results.
     pub active: u64,
-    /// Buffers that are free again and not yet given back.
+    /// Freed buffers that MLX keeps for reuse.
     pub free: u64,
-    /// The most that was active at once since the last generation began.
+    /// The peak of `active` since the last generation began.
     pub peak: u64,
-    /// What may be active, if there is a limit.
+    /// The limit of `active`, if one is set.
     pub limit: Option<u64>,
 }
 
-/// Whether models can run here.
+/// Checks whether this device can run models.
 ///
 /// # Errors
-/// Why not.
+/// Why it cannot.
 #[uniffi::export]
 pub fn check_device() -> Result<(), MynahError> {
     Engine::get()?;
     Ok(())
 }
 
-/// What all models and sessions of this process take now.
+/// The memory of all models and sessions of this process.
 ///
 /// # Errors
-/// When the device has failed.
+/// When the device fails.
 #[uniffi::export]
 pub fn memory_use() -> Result<MemoryUse, MynahError> {
     let mynah::MemoryUse { active, free, peak, limit } = mynah::memory_use()?;
@@ -41,36 +41,36 @@ pub fn memory_use() -> Result<MemoryUse, MynahError> {
     })
 }
 
-/// How many bytes all models and sessions may take together; by default there is no limit.
+/// Limits the bytes of all models and sessions together; there is no limit by default.
 ///
 /// # Errors
-/// When the device has failed.
+/// When the device fails.
 #[uniffi::export]
 pub fn set_memory_limit(bytes: Option<u64>) -> Result<(), MynahError> {
     let bytes = bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     Ok(mynah::set_memory_limit(bytes)?)
 }
 
-/// Gives back at once what can be computed again.
+/// Frees buffers and caches that can be computed again.
 ///
 /// # Errors
-/// When the device has failed.
+/// When the device fails.
 #[uniffi::export]
 pub async fn shrink_caches() -> Result<(), MynahError> {
     Ok(mynah::shrink_caches().await?)
 }
 
-/// Finishes the step that is being computed, and computes nothing more until [`resume`]: when this
-/// returns, the device is idle. Generations and loading wait and lose nothing.
+/// Finishes the current step and computes nothing more until [`resume`]: the device is idle when this
+/// returns. Generations and loads wait and lose nothing.
 ///
 /// # Errors
-/// When the device has failed.
+/// When the device fails.
 #[uniffi::export]
 pub async fn pause() -> Result<(), MynahError> {
     Ok(Engine::get()?.pause().await?)
 }
 
-/// Goes on after [`pause`].
+/// Continues after [`pause`].
 ///
 /// # Errors
 /// When the device cannot be used.

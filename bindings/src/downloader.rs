@@ -1,4 +1,4 @@
-//! The files of a model by way of the host application, which may be suspended and go on.
+//! Downloads by the application, which can continue while the app is suspended.
 
 use mynah::{Error, hub};
 use std::{
@@ -10,32 +10,38 @@ use std::{
     thread::{self, Thread},
 };
 
-/// A file to be fetched.
+/// A file to download.
 #[derive(Clone, uniffi::Record)]
 pub struct FileRequest {
     /// The address, which may redirect to another host.
     pub url: String,
-    /// What the header `Authorization` shall be for the host of `url`, and for no other.
+    /// The value of the header `Authorization` for the host of `url`; other hosts must not get it.
     pub authorization: Option<String>,
-    /// Its name in the repository.
+    /// The repository, such as `org/name`.
+    pub repository: String,
+    /// The commit of the snapshot.
+    pub commit: String,
+    /// The name of the file in the repository.
     pub name: String,
-    /// Its size in bytes.
+    /// The hash that the hub announces for the file.
+    pub hash: String,
+    /// The size in bytes.
     pub size: u64,
-    /// The local file that it becomes. What has arrived when a download fails may stay there for
-    /// the next one.
+    /// The local file to write. Partial content may stay there after a failure; the next attempt
+    /// receives the same path.
     pub path: String,
 }
 
-/// Why a file did not come.
+/// Why a download failed.
 #[derive(Debug, thiserror::Error, uniffi::Error)]
 pub enum DownloaderError {
-    /// Somebody cancelled it.
+    /// The caller cancelled the download.
     #[error("cancelled")]
     Cancelled,
-    /// Something went wrong.
+    /// The transport failed.
     #[error("{reason}")]
     Failed {
-        /// What it was.
+        /// The reason.
         reason: String,
     },
 }
@@ -46,16 +52,16 @@ impl From<uniffi::UnexpectedUniFFICallbackError> for DownloaderError {
     }
 }
 
-/// A transport of the host. It only moves bytes: locks, free space, hashes and the place in the cache
-/// are this library's.
+/// A transport of the application. It only moves bytes: the library handles locks, free space, hashes
+/// and the layout of the hub cache.
 #[uniffi::export(foreign)]
 #[async_trait::async_trait]
 pub trait Downloader: Send + Sync {
-    /// Puts a file into its local file, and returns when it is there. It is called from several
-    /// threads, for several files at once, and is cancelled when nobody wants the file any more.
+    /// Downloads a file to its path and returns when it is complete. The library calls it from
+    /// several threads for several files at once, and cancels it when a download is cancelled.
     ///
     /// # Errors
-    /// Why it did not come.
+    /// Why the download failed.
     async fn download(
         &self,
         request: FileRequest,
@@ -63,7 +69,7 @@ pub trait Downloader: Send + Sync {
     ) -> Result<(), DownloaderError>;
 }
 
-/// Where a transport says how much of a file has arrived.
+/// Receives the progress of a transport.
 #[derive(uniffi::Object)]
 pub struct Arrived {
     bytes: AtomicU64,
@@ -72,14 +78,14 @@ pub struct Arrived {
 
 #[uniffi::export]
 impl Arrived {
-    /// So many bytes of the file are there.
+    /// Reports the number of bytes received so far.
     pub fn report(&self, bytes: u64) {
         self.bytes.store(bytes, Ordering::Release);
         self.waiting.unpark();
     }
 }
 
-/// The transport of the host as the core takes it.
+/// The application's transport as the core calls it.
 pub(crate) struct Host(Arc<dyn Downloader>);
 
 impl Host {
@@ -97,14 +103,17 @@ impl hub::Downloader for Host {
         let request = FileRequest {
             url: download.url.into(),
             authorization: download.token.map(hub::Token::authorization),
+            repository: download.repository.into(),
+            commit: download.commit.into(),
             name: download.name.into(),
+            hash: download.hash.into(),
             size: download.size,
             path: download.path.to_string_lossy().into_owned(),
         };
         let mut work = self.0.download(request, arrived.clone());
         let mut told = 0;
         loop {
-            // To drop the work is what cancels it on the side of the host, which nobody waits for.
+            // Dropping the future cancels the foreign task.
             download.cancel.check()?;
             let outcome = work.as_mut().poll(&mut Context::from_waker(&waker));
             let bytes = arrived.bytes.load(Ordering::Acquire);

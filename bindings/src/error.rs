@@ -1,170 +1,184 @@
-//! What a caller can do about an error.
+//! Errors with a kind, which says what a caller can do.
 
 use mynah::Error;
 
-/// Something went wrong. The variant says what can be done about it, `reason` what it was.
+/// What a caller can do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, uniffi::Enum)]
+pub enum ErrorKind {
+    /// The model, revision or file does not exist: check the name.
+    NotFound,
+    /// The hub refuses access: accept the licence or pass an access token.
+    AccessDenied,
+    /// A host cannot be reached or refuses to answer now: try again later.
+    Network,
+    /// Offline mode is on and the model is not on the disk: download it first.
+    Offline,
+    /// The disk has too little free space: free some.
+    DiskFull,
+    /// A file cannot be read or has wrong content: download or save it again.
+    Damaged,
+    /// Mynah does not support this model or this feature: choose another model.
+    Unsupported,
+    /// The memory does not suffice: unload a model or choose a smaller one.
+    OutOfMemory,
+    /// The prompt is longer than the context: shorten it.
+    ContextOverflow,
+    /// A prompt or an option is invalid: correct the request.
+    InvalidRequest,
+    /// The caller cancelled the operation.
+    Cancelled,
+    /// The model has been unloaded: load it again.
+    Unloaded,
+    /// This device cannot run models.
+    Unavailable,
+    /// The device, this library or a foreign callback failed: report a bug.
+    Internal,
+}
+
+/// Numbers that belong to some kinds of errors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, uniffi::Record)]
+pub struct ErrorDetails {
+    /// Bytes that the operation still needs, on the disk or in memory.
+    pub needed: Option<u64>,
+    /// Bytes that are available there.
+    pub available: Option<u64>,
+    /// When the host accepts requests again, if it says so.
+    pub retry_after_seconds: Option<u64>,
+    /// Length of the prompt in tokens.
+    pub tokens: Option<u64>,
+    /// Tokens that the context holds.
+    pub limit: Option<u64>,
+}
+
+/// Every error of the bindings.
 #[derive(Debug, thiserror::Error, uniffi::Error)]
 pub enum MynahError {
-    /// There is no such model, revision or file: look for the name.
+    /// The only variant: callers look at the kind.
     #[error("{reason}")]
-    NotFound {
-        /// What it was.
+    Failed {
+        /// What the caller can do.
+        kind: ErrorKind,
+        /// What is wrong, where, and what to do.
         reason: String,
+        /// Numbers that belong to the kind.
+        details: ErrorDetails,
     },
-    /// A licence must be accepted, or a token be given.
-    #[error("{reason}")]
-    AccessDenied {
-        /// What it was.
-        reason: String,
-    },
-    /// A host cannot be reached or refuses to answer now: try again later.
-    #[error("{reason}")]
-    Network {
-        /// What it was.
-        reason: String,
-        /// When it may be tried again, if the host says so.
-        retry_after_seconds: Option<u64>,
-    },
-    /// No request may be made, and the model is not on the disk.
-    #[error("{reason}")]
-    Offline {
-        /// What it was.
-        reason: String,
-    },
-    /// The disk is too small: make room.
-    #[error("{reason}")]
-    DiskFull {
-        /// What it was.
-        reason: String,
-        /// Bytes that are still to be written.
-        needed: u64,
-        /// Bytes that are free.
-        free: u64,
-    },
-    /// A file cannot be read or is not what it should be: fetch or save it again.
-    #[error("{reason}")]
-    Damaged {
-        /// What it was.
-        reason: String,
-    },
-    /// This library does not run such a model: take another one.
-    #[error("{reason}")]
-    Unsupported {
-        /// What it was.
-        reason: String,
-    },
-    /// The memory does not suffice: unload something, or take a smaller model.
-    #[error("{reason}")]
-    OutOfMemory {
-        /// What it was.
-        reason: String,
-        /// Bytes that are needed.
-        needed: u64,
-        /// Bytes that are available.
-        available: u64,
-    },
-    /// The prompt is too long: shorten it.
-    #[error("{reason}")]
-    ContextOverflow {
-        /// What it was.
-        reason: String,
-        /// Length of the prompt in tokens.
-        tokens: u64,
-        /// Tokens that the context holds.
-        limit: u64,
-    },
-    /// The model cannot make sense of a prompt or an option: correct the request.
-    #[error("{reason}")]
-    InvalidRequest {
-        /// What it was.
-        reason: String,
-    },
-    /// Somebody cancelled it.
-    #[error("{reason}")]
-    Cancelled {
-        /// What it was.
-        reason: String,
-    },
-    /// The model has been unloaded: load it again.
-    #[error("{reason}")]
-    Unloaded {
-        /// What it was.
-        reason: String,
-    },
-    /// Models cannot run here at all.
-    #[error("{reason}")]
-    Unavailable {
-        /// Why not.
-        reason: String,
-    },
-    /// The device, this library or a foreign callback has failed. Nothing is known to help.
-    #[error("{reason}")]
-    Internal {
-        /// What it was.
-        reason: String,
-    },
+}
+
+impl MynahError {
+    /// An error without numbers.
+    pub(crate) fn new(kind: ErrorKind, reason: impl Into<String>) -> Self {
+        MynahError::Failed { kind, reason: reason.into(), details: ErrorDetails::default() }
+    }
+
+    /// An error about a request.
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        MynahError::new(ErrorKind::InvalidRequest, reason)
+    }
+}
+
+/// The kind of an error of the core.
+pub(crate) fn kind(error: &Error) -> ErrorKind {
+    match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ErrorKind::NotFound
+        }
+        Error::InvalidName { .. }
+        | Error::RepositoryNotFound { .. }
+        | Error::RevisionNotFound { .. }
+        | Error::NotCached { .. } => ErrorKind::NotFound,
+        Error::Gated { .. } | Error::Unauthorized { .. } => ErrorKind::AccessDenied,
+        Error::RateLimited { .. }
+        | Error::Network { .. }
+        | Error::Server { .. }
+        | Error::Changed { .. } => ErrorKind::Network,
+        Error::Offline { .. } => ErrorKind::Offline,
+        Error::DiskFull { .. } => ErrorKind::DiskFull,
+        // A family refuses values that it does not implement in these words.
+        Error::Config { reason, .. } if reason.contains("not supported") => ErrorKind::Unsupported,
+        Error::Io { .. }
+        | Error::Config { .. }
+        | Error::Checkpoint { .. }
+        | Error::MissingTensor(_)
+        | Error::TensorShape { .. }
+        | Error::UnusedTensors(_)
+        | Error::Adapter { .. }
+        | Error::SavedCache { .. }
+        | Error::HashMismatch { .. }
+        | Error::Tokenizer { .. }
+        | Error::NotANumber { .. } => ErrorKind::Damaged,
+        Error::UnknownModelType { .. } | Error::CustomCode(_) | Error::Quantization { .. } => {
+            ErrorKind::Unsupported
+        }
+        Error::MemoryLimit { .. } => ErrorKind::OutOfMemory,
+        Error::ContextOverflow { .. } => ErrorKind::ContextOverflow,
+        Error::NoChatTemplate
+        | Error::ChatTemplate { .. }
+        | Error::UnknownRole(_)
+        | Error::UnsupportedPart { .. }
+        | Error::EmptyPrompt
+        | Error::TokenOutOfVocabulary { .. }
+        | Error::Option { .. } => ErrorKind::InvalidRequest,
+        Error::Cancelled => ErrorKind::Cancelled,
+        Error::Unloaded => ErrorKind::Unloaded,
+        Error::Unavailable(_) => ErrorKind::Unavailable,
+        Error::Mlx(_) | Error::Internal(_) => ErrorKind::Internal,
+        // The core's enum is not exhaustive.
+        _ => ErrorKind::Internal,
+    }
 }
 
 impl From<Error> for MynahError {
     fn from(error: Error) -> Self {
-        let reason = error.to_string();
-        match error {
-            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                MynahError::NotFound { reason }
-            }
-            Error::InvalidName { .. }
-            | Error::RepositoryNotFound { .. }
-            | Error::RevisionNotFound { .. }
-            | Error::NotCached { .. } => MynahError::NotFound { reason },
-            Error::Gated { .. } | Error::Unauthorized { .. } => MynahError::AccessDenied { reason },
+        let mut details = ErrorDetails::default();
+        match &error {
             Error::RateLimited { after, .. } => {
-                let retry_after_seconds = after.map(|after| after.as_secs());
-                MynahError::Network { reason, retry_after_seconds }
+                details.retry_after_seconds = after.map(|after| after.as_secs());
             }
-            Error::Network { .. } | Error::Server { .. } | Error::Changed { .. } => {
-                MynahError::Network { reason, retry_after_seconds: None }
+            Error::DiskFull { needed, free, .. } => {
+                (details.needed, details.available) = (Some(*needed), Some(*free));
             }
-            Error::Offline { .. } => MynahError::Offline { reason },
-            Error::DiskFull { needed, free, .. } => MynahError::DiskFull { reason, needed, free },
-            Error::Io { .. }
-            | Error::Config { .. }
-            | Error::Checkpoint { .. }
-            | Error::MissingTensor(_)
-            | Error::TensorShape { .. }
-            | Error::UnusedTensors(_)
-            | Error::Adapter { .. }
-            | Error::SavedCache { .. }
-            | Error::HashMismatch { .. }
-            | Error::NotANumber { .. } => MynahError::Damaged { reason },
-            Error::UnknownModelType { .. } | Error::CustomCode(_) | Error::Quantization { .. } => {
-                MynahError::Unsupported { reason }
+            Error::MemoryLimit { needed, used, limit } => {
+                details.needed = Some(*needed as u64);
+                details.available = Some(limit.saturating_sub(*used) as u64);
             }
-            Error::MemoryLimit { needed, used, limit } => MynahError::OutOfMemory {
-                reason,
-                needed: needed as u64,
-                available: limit.saturating_sub(used) as u64,
-            },
             Error::ContextOverflow { tokens, limit } => {
-                MynahError::ContextOverflow { reason, tokens: tokens as u64, limit: limit as u64 }
+                (details.tokens, details.limit) = (Some(*tokens as u64), Some(*limit as u64));
             }
-            Error::Tokenizer { .. }
-            | Error::NoChatTemplate
-            | Error::ChatTemplate { .. }
-            | Error::UnknownRole(_)
-            | Error::UnsupportedPart { .. }
-            | Error::EmptyPrompt
-            | Error::TokenOutOfVocabulary { .. }
-            | Error::Option { .. } => MynahError::InvalidRequest { reason },
-            Error::Cancelled => MynahError::Cancelled { reason },
-            Error::Unloaded => MynahError::Unloaded { reason },
-            Error::Unavailable(_) => MynahError::Unavailable { reason },
-            _ => MynahError::Internal { reason },
+            _ => {}
         }
+        MynahError::Failed { kind: kind(&error), reason: error.to_string(), details }
     }
 }
 
 impl From<uniffi::UnexpectedUniFFICallbackError> for MynahError {
     fn from(error: uniffi::UnexpectedUniFFICallbackError) -> Self {
-        MynahError::Internal { reason: error.reason }
+        MynahError::new(ErrorKind::Internal, error.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsupported_values_are_not_damaged_and_damaged_files_are_not_requests() {
+        let unsupported = Error::config("loops", "3 is not supported, only 2 is");
+        assert_eq!(kind(&unsupported), ErrorKind::Unsupported);
+        assert_eq!(kind(&Error::config("loops", "missing")), ErrorKind::Damaged);
+        let tokenizer = Error::Tokenizer { file: "tokenizer.json".into(), reason: "cut".into() };
+        assert_eq!(kind(&tokenizer), ErrorKind::Damaged);
+    }
+
+    #[test]
+    fn numbers_of_an_error_reach_the_caller() {
+        let MynahError::Failed { kind, details, .. } =
+            Error::MemoryLimit { needed: 7, used: 2, limit: 5 }.into();
+        assert_eq!(kind, ErrorKind::OutOfMemory);
+        assert_eq!((details.needed, details.available), (Some(7), Some(3)));
+        let MynahError::Failed { kind, details, .. } =
+            Error::ContextOverflow { tokens: 9, limit: 8 }.into();
+        assert_eq!(kind, ErrorKind::ContextOverflow);
+        assert_eq!((details.tokens, details.limit), (Some(9), Some(8)));
     }
 }

@@ -1,72 +1,72 @@
-//! What a checkpoint is, before it is loaded.
+//! Inspection of a checkpoint without its weights.
 
 use crate::{error::MynahError, source::ModelSource};
 use mynah::Location;
 
-/// What is known of a checkpoint before it is loaded.
+/// Facts about a checkpoint that is not loaded.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct Inspection {
-    /// The `model_type` of its config.
+    /// The `model_type` of the config.
     pub model_type: String,
-    /// Why it will not load, as far as is known.
+    /// Why the checkpoint cannot be loaded, if a reason is known.
     pub problem: Option<String>,
     /// Number of layers.
     pub layers: Option<u64>,
-    /// Width of the residual stream.
+    /// The hidden size.
     pub hidden_size: Option<u64>,
-    /// Number of weights; a quantized one counts as one.
+    /// Number of parameters; a quantized one counts as one.
     pub parameters: u64,
     /// Size of the weights, in bytes.
     pub bytes: u64,
-    /// How matrices are packed, the usual way first.
-    pub quantization: Vec<Packing>,
-    /// The longest sequence that it was made for, in tokens, if it says so.
+    /// The quantization formats, the most frequent first.
+    pub quantization: Vec<QuantizationFormat>,
+    /// The longest sequence, in tokens, if the config limits it.
     pub context: Option<u64>,
-    /// Whether it takes text, not only tokens.
+    /// Whether it has a tokenizer.
     pub tokenizer: bool,
-    /// Whether it takes messages.
+    /// Whether it has a chat template.
     pub chat_template: bool,
-    /// Whether a licence must be accepted to fetch it, where a hub was asked.
+    /// Whether the hub demands that a licence is accepted first; none for local files.
     pub gated: Option<bool>,
-    /// What it takes to run; none when it will not load.
+    /// The memory that it needs; none when it cannot be loaded.
     pub memory: Option<MemoryNeed>,
 }
 
-/// What running a checkpoint takes, in bytes.
+/// The memory that a checkpoint needs, in bytes.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct MemoryNeed {
-    /// How long the sequence is that this holds for, in tokens.
+    /// The length of the sequence, in tokens, for which the numbers hold.
     pub context: u64,
-    /// The weights as they are in memory.
+    /// The weights.
     pub weights: u64,
-    /// What the model remembers of one sequence.
+    /// The KV cache of one sequence.
     pub cache: u64,
-    /// Both, and room for what is computed on the way.
+    /// Weights, KV cache and intermediate results.
     pub needed: u64,
-    /// What this device lets a program use, if that is known.
+    /// The memory that this device lets a process use, if known.
     pub device: Option<u64>,
-    /// Whether it suffices.
+    /// Whether `needed` fits, if known.
     pub fits: Option<bool>,
 }
 
-/// One way of packing matrices.
+/// One quantization format.
 #[derive(Clone, Debug, uniffi::Record)]
-pub struct Packing {
-    /// The scheme, such as `affine`.
+pub struct QuantizationFormat {
+    /// The mode, such as `affine`.
     pub mode: String,
-    /// Bits of one weight.
+    /// Bits per weight.
     pub bits: u32,
-    /// Weights that share a scale.
+    /// The group size.
     pub group_size: u32,
-    /// How many matrices are packed so.
+    /// Number of matrices in this format.
     pub matrices: u64,
 }
 
-/// Looks at a checkpoint without reading its weights. `context` is how many tokens a sequence shall
-/// have room for; by default as many as the model was made for, and at most 4096.
+/// Inspects a checkpoint without its weights. `context` is the length of the sequence, in tokens, for
+/// which the memory is computed; by default the longest one of the config, at most 4096.
 ///
 /// # Errors
-/// When its files cannot be fetched or understood; what is merely not supported is a `problem`.
+/// When its files cannot be downloaded or parsed. A checkpoint that is only unsupported has a `problem`.
 #[uniffi::export]
 pub async fn inspect(source: ModelSource, context: Option<u32>) -> Result<Inspection, MynahError> {
     let context = context.map(|context| context as usize);
@@ -79,11 +79,11 @@ pub async fn inspect(source: ModelSource, context: Option<u32>) -> Result<Inspec
         device: memory.device,
         fits: memory.fits,
     };
-    let packing = |packing: mynah::Packing| Packing {
-        mode: packing.mode.into(),
-        bits: packing.bits.unsigned_abs(),
-        group_size: packing.group_size.unsigned_abs(),
-        matrices: packing.matrices as u64,
+    let format = |format: mynah::Packing| QuantizationFormat {
+        mode: format.mode.into(),
+        bits: format.bits.unsigned_abs(),
+        group_size: format.group_size.unsigned_abs(),
+        matrices: format.matrices as u64,
     };
     Ok(Inspection {
         model_type: inspection.model_type,
@@ -92,7 +92,7 @@ pub async fn inspect(source: ModelSource, context: Option<u32>) -> Result<Inspec
         hidden_size: inspection.hidden_size,
         parameters: inspection.parameters,
         bytes: inspection.bytes,
-        quantization: inspection.quantization.into_iter().map(packing).collect(),
+        quantization: inspection.quantization.into_iter().map(format).collect(),
         context: inspection.context.map(|context| context as u64),
         tokenizer: inspection.tokenizer,
         chat_template: inspection.chat_template,

@@ -1,14 +1,16 @@
 //! The core as Swift and Kotlin call it.
 //!
-//! Objects are handles. Records have optional fields over what a model recommends. Streams are
-//! pulled, and since a foreign task that is cancelled does not drop the future that it awaits, each
-//! has a `cancel`. Nothing is decided here: what a value means, and what it must be, the core knows.
+//! Objects are handles to the core. Optional fields of a record override the defaults of the model.
+//! Callers pull streams; a stream has a `cancel`, because a cancelled Swift or Kotlin task does not
+//! drop the Rust future that it awaits. The core validates every value; the bindings only convert.
 
 mod device;
 mod downloader;
 mod error;
+mod events;
 mod inspection;
 mod loading;
+mod logging;
 mod model;
 mod parameters;
 mod prompt;

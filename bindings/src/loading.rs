@@ -1,4 +1,4 @@
-//! A model on its way.
+//! Loading and downloading.
 
 use crate::{
     downloader::{Downloader, Host},
@@ -11,49 +11,48 @@ use crate::{
 use mynah::{Location, Source, hub};
 use std::sync::Arc;
 
-/// How to load a model; what is not given is as its checkpoint says.
+/// How to load a model. The checkpoint decides absent options.
 #[derive(Clone, Debug, Default, uniffi::Record)]
 pub struct LoadOptions {
-    /// The longest sequence, in tokens, where that shall be shorter than what the model was made
-    /// for.
+    /// The longest sequence, in tokens, if it is to be shorter than the config's.
     #[uniffi(default = None)]
     pub context: Option<u32>,
-    /// How its sessions remember where they do not say otherwise, and how it does without one. By
-    /// default in full precision; under a budget, as loses least of what fits.
+    /// The default cache options of its sessions and of generations without one; full precision by
+    /// default. With a memory budget, the most precise options that fit.
     #[uniffi(default = None)]
     pub session: Option<SessionOptions>,
-    /// What the process may take from now on.
+    /// The memory limit of the process from now on.
     #[uniffi(default = None)]
     pub memory: Option<MemoryPolicy>,
-    /// Whether no request may be made.
+    /// Whether network requests are forbidden.
     #[uniffi(default = false)]
     pub offline: bool,
-    /// Further tokens that end the text.
+    /// Further end-of-sequence tokens.
     #[uniffi(default = [])]
     pub end_tokens: Vec<String>,
-    /// What fine-tuning added to the model, as mlx-lm or PEFT writes it.
+    /// A LoRA or DoRA adapter in the layout of mlx-lm or PEFT.
     #[uniffi(default = None)]
     pub adapter: Option<ModelSource>,
-    /// Where the tokenizer and the chat template are, if not beside the weights.
+    /// The source of the tokenizer and the chat template, if not the model's.
     #[uniffi(default = None)]
     pub tokenizer: Option<ModelSource>,
-    /// A chat template instead of those of the files.
+    /// A chat template that replaces the one of the files.
     #[uniffi(default = None)]
     pub chat_template: Option<String>,
-    /// Whether to compute a first token before the model is there.
+    /// Whether to compute a token during loading, so that the first generation starts at once.
     #[uniffi(default = false)]
     pub prewarm: bool,
 }
 
-/// How much memory all models of the process may take together.
+/// The memory limit of all models of the process together.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub enum MemoryPolicy {
-    /// So much.
+    /// A limit.
     Budget {
         /// In bytes.
         bytes: u64,
     },
-    /// As much as the system gives.
+    /// No limit.
     Unlimited,
 }
 
@@ -86,33 +85,33 @@ impl LoadOptions {
     }
 }
 
-/// How far the loading of a model is.
+/// The progress of a load.
 #[derive(Clone, Debug, uniffi::Enum)]
 pub enum LoadEvent {
-    /// Files come from a hub.
+    /// The library downloads files from a hub.
     Downloading {
-        /// How far that is.
+        /// The progress of the download.
         progress: DownloadProgress,
     },
-    /// The weights are read.
+    /// The library reads the weights.
     Loading {
-        /// The share that is in memory, from 0 to 1.
-        share: f64,
+        /// The fraction that is in memory, from 0 to 1.
+        fraction: f64,
     },
 }
 
-/// How far a download is, over all files of a model.
+/// The progress of a download over all files of a model.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct DownloadProgress {
-    /// Bytes that are on the disk; it never falls.
+    /// Bytes on the disk; never decreases.
     pub done: u64,
     /// Bytes of all files.
     pub total: u64,
-    /// Bytes that arrive in a second.
+    /// The current speed.
     pub bytes_per_second: f64,
-    /// How many seconds it will take at this speed, once there is one.
+    /// The remaining time at this speed, once a speed is known.
     pub remaining_seconds: Option<f64>,
-    /// A file that is being fetched.
+    /// One of the files in progress.
     pub file: String,
 }
 
@@ -134,20 +133,20 @@ impl From<mynah::LoadEvent> for LoadEvent {
             mynah::LoadEvent::Download(progress) => {
                 LoadEvent::Downloading { progress: progress.into() }
             }
-            mynah::LoadEvent::Weights(share) => LoadEvent::Loading { share: share.into() },
+            mynah::LoadEvent::Weights(fraction) => LoadEvent::Loading { fraction: fraction.into() },
         }
     }
 }
 
-/// A model on its way. It starts when it is first asked for something, and stops when it is
-/// cancelled or dropped; what was downloaded until then stays on the disk.
+/// The load of a model. It starts with the first call of `next` or `model` and stops when it is
+/// cancelled or dropped; downloaded bytes stay on the disk.
 #[derive(uniffi::Object)]
 pub struct Loading(Steps<mynah::LoadEvent, Arc<Model>>);
 
-/// Begins to load a model, its files by way of the host if that brings a downloader.
+/// Prepares the load of a model. A downloader, if given, downloads its files.
 ///
 /// # Errors
-/// When the source is none, or an option makes no sense.
+/// When the source or an option is invalid.
 #[uniffi::export(default(downloader = None))]
 pub fn load_model(
     source: ModelSource,
@@ -163,37 +162,37 @@ pub fn load_model(
 
 #[uniffi::export]
 impl Loading {
-    /// How far it is now, when that has changed; nothing more once the model is there.
+    /// Waits for progress; none once the model is loaded. A slow reader gets the latest event only.
     ///
     /// # Errors
-    /// Why there will be no model; once.
+    /// Why the load failed; once.
     pub async fn next(&self) -> Result<Option<LoadEvent>, MynahError> {
         Ok(self.0.next().await?.map(LoadEvent::from))
     }
 
-    /// The model, once it is there.
+    /// Waits for the model.
     ///
     /// # Errors
-    /// Why there will be none.
+    /// Why the load failed.
     pub async fn model(&self) -> Result<Arc<Model>, MynahError> {
         self.0.outcome().await
     }
 
-    /// Stops it.
+    /// Cancels the work.
     pub fn cancel(&self) {
         self.0.cancel();
     }
 }
 
-/// A model on its way to the disk. It starts when it is first asked for something, and stops when it
-/// is cancelled or dropped; what has arrived until then stays.
+/// The download of a model. It starts with the first call of `next` or `folder` and stops when it is
+/// cancelled or dropped; downloaded bytes stay on the disk.
 #[derive(uniffi::Object)]
 pub struct Downloading(Steps<hub::Progress, String>);
 
-/// Begins to download a model, unless it is on the disk.
+/// Prepares the download of a model.
 ///
 /// # Errors
-/// When the source is none, or not one of a hub.
+/// When the source is invalid or not on a hub.
 #[uniffi::export(default(downloader = None))]
 pub fn download_model(
     source: ModelSource,
@@ -213,24 +212,23 @@ pub fn download_model(
 
 #[uniffi::export]
 impl Downloading {
-    /// How far it is now, when that has changed; nothing more once everything is there, and nothing
-    /// at all if it was.
+    /// Waits for progress; none once all files are on the disk. A slow reader gets the latest event only.
     ///
     /// # Errors
-    /// Why it will not be there; once.
+    /// Why the download failed; once.
     pub async fn next(&self) -> Result<Option<DownloadProgress>, MynahError> {
         Ok(self.0.next().await?.map(DownloadProgress::from))
     }
 
-    /// The folder of the model's files, once they are there.
+    /// Waits for the folder of the files.
     ///
     /// # Errors
-    /// Why they will not be.
+    /// Why the download failed.
     pub async fn folder(&self) -> Result<String, MynahError> {
         self.0.outcome().await
     }
 
-    /// Stops it.
+    /// Cancels the work.
     pub fn cancel(&self) {
         self.0.cancel();
     }

@@ -1,33 +1,33 @@
 //! A model in memory.
 
 use crate::{
-    error::MynahError,
+    error::{self, ErrorKind, MynahError},
     parameters::GenerationParameters,
-    prompt::{Prompt, TemplateOptions},
+    prompt::{ChatMessage, ChatTemplateOptions, Prompt, core_messages},
     session::{Session, SessionOptions},
     stream::GenerationStream,
 };
 use std::sync::Arc;
 
-/// What is known of a model.
+/// Facts about a loaded model.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct ModelInfo {
-    /// The `model_type` of its config.
+    /// The `model_type` of the config.
     pub model_type: String,
-    /// The longest sequence that it was made or loaded for, in tokens, if it says so.
+    /// The longest sequence, in tokens, if the config or the load options limit it.
     pub context: Option<u64>,
-    /// How many tokens it has embeddings for.
+    /// The number of token embeddings.
     pub vocabulary: u32,
-    /// The tokens that end its text.
+    /// The end-of-sequence tokens.
     pub end_tokens: Vec<u32>,
 }
 
-/// What one model takes, in bytes.
+/// The memory that one model uses, in bytes.
 #[derive(Clone, Copy, Debug, uniffi::Record)]
 pub struct ModelMemory {
-    /// Its weights.
+    /// The weights.
     pub weights: u64,
-    /// What its sessions remember.
+    /// The KV caches of its sessions.
     pub caches: u64,
 }
 
@@ -37,7 +37,7 @@ pub struct Model(pub(crate) mynah::Model);
 
 #[uniffi::export]
 impl Model {
-    /// What is known of it.
+    /// Facts about the model.
     pub fn info(&self) -> ModelInfo {
         let info = self.0.info();
         ModelInfo {
@@ -48,45 +48,45 @@ impl Model {
         }
     }
 
-    /// What it takes now, apart from other models and from what is being computed.
+    /// The memory of this model, without other models and without intermediate results.
     ///
     /// # Errors
-    /// When it has been unloaded.
+    /// When the model has been unloaded.
     pub async fn memory(&self) -> Result<ModelMemory, MynahError> {
         let mynah::ModelMemory { weights, caches } = self.0.memory().await?;
         Ok(ModelMemory { weights: weights as u64, caches: caches as u64 })
     }
 
-    /// What its checkpoint recommends; every field has a value but those that mean "none".
+    /// The parameters that the checkpoint recommends. A field without a value means "none".
     pub fn default_parameters(&self) -> GenerationParameters {
         self.0.default_options().into()
     }
 
-    /// Starts to continue a prompt, from nothing.
+    /// Starts a generation without a session.
     ///
     /// # Errors
-    /// When the prompt or the parameters make no sense to it.
+    /// When the prompt or a parameter is invalid.
     pub fn generate(
         &self,
         prompt: Prompt,
         parameters: GenerationParameters,
     ) -> Result<Arc<GenerationStream>, MynahError> {
         let options = parameters.over(self.0.default_options());
-        Ok(GenerationStream::new(self.0.generate(mynah::Prompt::try_from(prompt)?, &options)?))
+        Ok(GenerationStream::new(self.0.generate(prompt.for_model(&self.0)?, &options)?))
     }
 
-    /// The tokens of a text; with those that the tokenizer puts around it, if wanted.
+    /// The tokens of a text, on request with the special tokens that the tokenizer adds.
     ///
     /// # Errors
-    /// When it has no tokenizer.
+    /// When the model has no tokenizer.
     pub fn encode(&self, text: String, special_tokens: bool) -> Result<Vec<u32>, MynahError> {
         Ok(self.0.tokenizer()?.encode(&text, special_tokens)?)
     }
 
-    /// The text of tokens; without that of special ones, if wanted.
+    /// The text of tokens, on request without the text of special tokens.
     ///
     /// # Errors
-    /// When it has no tokenizer.
+    /// When the model has no tokenizer.
     pub fn decode(
         &self,
         tokens: Vec<u32>,
@@ -98,65 +98,78 @@ impl Model {
     /// The tokens of a prompt.
     ///
     /// # Errors
-    /// When the prompt makes no sense to it or is too long.
+    /// When the prompt is invalid or longer than the context.
     pub fn tokens(&self, prompt: Prompt) -> Result<Vec<u32>, MynahError> {
-        Ok(self.0.tokens(&mynah::Prompt::try_from(prompt)?)?)
+        Ok(self.0.tokens(&prompt.for_model(&self.0)?)?)
     }
 
-    /// A conversation as the text that it sees.
+    /// The text that the chat template makes of messages.
     ///
     /// # Errors
-    /// When it has no chat template, or that does not take these messages.
-    pub fn render(
+    /// When the model has no chat template, or the template refuses the messages.
+    pub fn render_chat_template(
         &self,
-        messages: Vec<crate::prompt::Message>,
-        options: TemplateOptions,
+        messages: Vec<ChatMessage>,
+        options: ChatTemplateOptions,
     ) -> Result<String, MynahError> {
-        let messages: Vec<_> = messages.into_iter().map(mynah::Message::from).collect();
-        Ok(self.0.render(&messages, &options.try_into()?)?)
+        Ok(self.0.render(&core_messages(messages), &options.try_into()?)?)
     }
 
-    /// The logits of the token that comes after others, as many as its vocabulary has tokens.
+    /// The logits of the next token: one for each token of the vocabulary.
     ///
     /// # Errors
-    /// When the tokens make no sense to it or are too many.
+    /// When a token is outside the vocabulary or the tokens exceed the context.
     pub async fn next_logits(&self, tokens: Vec<u32>) -> Result<Vec<f32>, MynahError> {
         Ok(self.0.next_logits(mynah::Prompt::Tokens(tokens)).await?)
     }
 
-    /// The memory of a conversation, empty.
+    /// A session with an empty KV cache.
     ///
     /// # Errors
-    /// When the options make no sense.
+    /// When an option is invalid.
     pub fn session(&self, options: SessionOptions) -> Result<Arc<Session>, MynahError> {
         let options = options.over(self.0.session_options())?;
         Ok(Arc::new(Session(self.0.session(options))))
     }
 
-    /// A session that was saved under the same options.
+    /// A session with the KV cache of a file. A file that cannot be used, because it is damaged or
+    /// another model, version or option wrote it, never loses a conversation: the session is then
+    /// empty, a warning is logged, and the next request computes its whole prompt.
     ///
     /// # Errors
-    /// When the file is damaged, or was saved by another model or under other options.
+    /// When an option is invalid, the caller cancels, or the model has been unloaded.
     pub async fn restore_session(
         &self,
         path: String,
         options: SessionOptions,
     ) -> Result<Arc<Session>, MynahError> {
         let options = options.over(self.0.session_options())?;
-        Ok(Arc::new(Session(self.0.restore(path, options).await?)))
+        let session = match self.0.restore(&path, options).await {
+            Ok(session) => session,
+            Err(error) => match error::kind(&error) {
+                ErrorKind::Cancelled | ErrorKind::Unloaded | ErrorKind::Unavailable => {
+                    return Err(error.into());
+                }
+                _ => {
+                    tracing::warn!(path, %error, "the saved KV cache is not usable");
+                    self.0.session(options)
+                }
+            },
+        };
+        Ok(Arc::new(Session(session)))
     }
 
-    /// Frees its memory, whoever still has a handle. Generations that run end with an error, and so
-    /// does whatever is asked of it from then on, but for what its tokenizer answers.
+    /// Frees the memory of the model even if other handles exist. Running generations end with an
+    /// error, and later calls fail, except those that need only the tokenizer.
     ///
     /// # Errors
-    /// When the device has failed.
+    /// When the device fails.
     pub async fn unload(&self) -> Result<(), MynahError> {
         Ok(self.0.unload().await?)
     }
 }
 
-/// The values of `model_type` that load.
+/// The supported values of `model_type`.
 #[uniffi::export]
 pub fn supported_model_types() -> Vec<String> {
     let types = mynah::model_types().flatten();

@@ -1,114 +1,114 @@
-//! How to continue a prompt, as far as that shall differ from what the model recommends.
+//! Parameters of a generation.
 
 use mynah::GenerateOptions;
 use std::collections::HashMap;
 
-/// How to continue; what is not given is as the model recommends. The core's `GenerateOptions` say
-/// what each means and in which order they act.
+/// Parameters of a generation. The model's recommendations replace absent ones. The core's
+/// `GenerateOptions` document what each means and in which order they act.
 #[derive(Clone, Debug, Default, uniffi::Record)]
 pub struct GenerationParameters {
     /// The most tokens to generate.
     #[uniffi(default = None)]
     pub max_tokens: Option<u32>,
-    /// No token ends the text before so many are generated.
+    /// The minimum number of tokens before the text may end.
     #[uniffi(default = None)]
     pub min_tokens: Option<u32>,
-    /// Flattens the distribution above 1 and sharpens it below; 0 always takes the likeliest token.
+    /// Values above 1 flatten the distribution, values below 1 sharpen it; 0 is greedy sampling.
     #[uniffi(default = None)]
     pub temperature: Option<f32>,
-    /// Draws from that many likeliest tokens; 0 from all.
+    /// Samples from the `top_k` most likely tokens; 0 disables it.
     #[uniffi(default = None)]
     pub top_k: Option<u32>,
-    /// Draws from the smallest set of likeliest tokens with this probability in sum; 1 from all.
+    /// Samples from the smallest set of most likely tokens with this total probability; 1 disables it.
     #[uniffi(default = None)]
     pub top_p: Option<f32>,
-    /// Excludes tokens less likely than this share of the likeliest one.
+    /// Excludes tokens less likely than this fraction of the most likely token's probability.
     #[uniffi(default = None)]
     pub min_p: Option<f32>,
-    /// Draws from the tokens whose information is nearest to the expected one, with this
-    /// probability in sum; 1 from all.
+    /// Locally typical sampling: keeps tokens of near-average surprise up to this total probability;
+    /// 1 disables it.
     #[uniffi(default = None)]
     pub typical_p: Option<f32>,
-    /// Excludes tokens whose logit is more than so many standard deviations below the largest; 0
-    /// none.
+    /// Excludes tokens whose logit is more than this number of standard deviations below the largest;
+    /// 0 disables it.
     #[uniffi(default = None)]
     pub top_n_sigma: Option<f32>,
-    /// Now and then excludes the likeliest tokens.
+    /// XTC sampling: sometimes excludes the most likely tokens.
     #[uniffi(default = None)]
     pub xtc: Option<Xtc>,
-    /// Makes it unlikely that sequences repeat.
+    /// DRY sampling: penalizes repeated sequences.
     #[uniffi(default = None)]
     pub dry: Option<Dry>,
-    /// Divides the logits of recent tokens, or multiplies negative ones; 1 does nothing.
+    /// Divides positive logits of recent tokens and multiplies negative ones; 1 disables it.
     #[uniffi(default = None)]
     pub repetition_penalty: Option<f32>,
-    /// Is subtracted from the logits of recent tokens; 0 does nothing.
+    /// Subtracted from the logits of recent tokens; 0 disables it.
     #[uniffi(default = None)]
     pub presence_penalty: Option<f32>,
-    /// Is subtracted from the logit of a recent token once for each time that it occurs.
+    /// Subtracted from the logit of a recent token once per occurrence; 0 disables it.
     #[uniffi(default = None)]
     pub frequency_penalty: Option<f32>,
-    /// How many tokens are recent to the three penalties.
+    /// The number of recent tokens that the three penalties consider.
     #[uniffi(default = None)]
     pub penalty_context: Option<u32>,
-    /// What is added to the logits of tokens.
+    /// Added to the logits of tokens, by id.
     #[uniffi(default = None)]
     pub logit_bias: Option<HashMap<u32, f32>>,
-    /// Makes draws repeatable on the same machine.
+    /// Makes sampling repeatable on the same machine.
     #[uniffi(default = None)]
     pub seed: Option<u64>,
-    /// How many of the likeliest tokens come with each token.
+    /// The number of most likely tokens to report with each token.
     #[uniffi(default = None)]
     pub top_logprobs: Option<u32>,
-    /// Texts that end the generation. Neither they nor a beginning of them is given out.
+    /// Texts that end the generation; the output does not contain them.
     #[uniffi(default = None)]
     pub stop: Option<Vec<String>>,
-    /// Further tokens that end the text.
+    /// Further end-of-sequence tokens.
     #[uniffi(default = None)]
     pub end_tokens: Option<Vec<u32>>,
-    /// Whether to go on after the model has ended its text.
+    /// Whether to continue after an end-of-sequence token.
     #[uniffi(default = None)]
     pub ignore_end: Option<bool>,
-    /// Whether to give the text of special tokens, which is left out otherwise.
+    /// Whether the output contains the text of special tokens.
     #[uniffi(default = None)]
     pub special_tokens: Option<bool>,
-    /// Tokens of the prompt that are computed in one step.
+    /// Tokens of the prompt per prefill step.
     #[uniffi(default = None)]
     pub prefill_chunk: Option<u32>,
 }
 
-/// Of the tokens above a threshold only the least likely one stays.
+/// XTC sampling: of the tokens above the threshold only the least likely stays.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct Xtc {
-    /// How often it acts, from 0 to 1.
+    /// The probability that it acts on a token, from 0 to 1.
     pub probability: f32,
-    /// The least probability of a top choice, from 0 to 0.5.
+    /// The threshold, from 0 to 0.5.
     pub threshold: f32,
 }
 
-/// A token that would prolong a repetition of `n` tokens loses
-/// `multiplier · base^(n - allowed_length)`. What is not given is as usual.
+/// DRY sampling: a token that would extend a repetition of `n` tokens loses
+/// `multiplier · base^(n - allowed_length)`. Absent fields have their usual values.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct Dry {
     /// The penalty of the shortest repetition.
     #[uniffi(default = None)]
     pub multiplier: Option<f32>,
-    /// How fast it grows.
+    /// The growth per further token.
     #[uniffi(default = None)]
     pub base: Option<f32>,
-    /// Repetitions shorter than this are free.
+    /// The length up to which repetitions are free.
     #[uniffi(default = None)]
     pub allowed_length: Option<u32>,
-    /// How many of the last tokens are looked at.
+    /// The number of recent tokens to search.
     #[uniffi(default = None)]
     pub context: Option<u32>,
-    /// Texts over which no repetition reaches.
+    /// Sequence breakers: a repetition does not extend over these texts.
     #[uniffi(default = None)]
     pub breakers: Option<Vec<String>>,
 }
 
 impl GenerationParameters {
-    /// These over others.
+    /// These parameters, with those of `options` where they have no value.
     pub(crate) fn over(self, options: GenerateOptions) -> GenerateOptions {
         let size = |given: Option<u32>, other: usize| given.map_or(other, |given| given as usize);
         GenerateOptions {

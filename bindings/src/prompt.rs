@@ -1,38 +1,43 @@
-//! What a model shall continue.
+//! Prompts and messages.
 
 use crate::error::MynahError;
 use std::collections::HashMap;
 
-/// What to continue.
+/// What the model continues.
 #[derive(Clone, Debug, uniffi::Enum)]
 pub enum Prompt {
-    /// Token ids, as they are.
+    /// A message of the user, through the chat template; raw text where the checkpoint has none.
+    Text {
+        /// The message.
+        text: String,
+    },
+    /// Raw text that the model continues, with the special tokens that its tokenizer adds.
+    Raw {
+        /// The text.
+        text: String,
+    },
+    /// Token ids, unchanged.
     Tokens {
         /// The ids.
         tokens: Vec<u32>,
     },
-    /// Text, with the tokens that the tokenizer puts around it.
-    Text {
-        /// The text.
-        text: String,
-    },
-    /// A conversation, through the checkpoint's chat template.
+    /// Messages, through the chat template.
     Chat {
-        /// Its messages.
-        messages: Vec<Message>,
+        /// The messages.
+        messages: Vec<ChatMessage>,
         /// How to render them.
-        options: TemplateOptions,
+        options: ChatTemplateOptions,
     },
 }
 
-/// One message of a conversation.
+/// One message of a transcript.
 #[derive(Clone, Debug, uniffi::Record)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
+pub struct ChatMessage {
+    /// `system`, `user`, `assistant`, or another role that the template knows.
     pub role: String,
-    /// What is said.
-    pub content: String,
-    /// What the assistant thought before it spoke.
+    /// The content in its order.
+    pub content: Vec<Content>,
+    /// What the assistant reasoned before it answered.
     #[uniffi(default = None)]
     pub reasoning: Option<String>,
     /// The name of the speaker.
@@ -40,59 +45,101 @@ pub struct Message {
     pub name: Option<String>,
 }
 
-/// How to render a conversation.
-#[derive(Clone, Debug, uniffi::Record)]
-pub struct TemplateOptions {
-    /// Whether to end with the header of an assistant's message; by default it does.
+/// One part of the content of a message. Later versions add kinds.
+#[derive(Clone, Debug, uniffi::Enum)]
+pub enum Content {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+}
+
+/// How to render messages.
+#[derive(Clone, Debug, Default, uniffi::Record)]
+pub struct ChatTemplateOptions {
+    /// Whether to end with the header of an assistant's message; `true` by default.
     #[uniffi(default = None)]
     pub add_generation_prompt: Option<bool>,
-    /// Whether to end inside of the last message, so that the model goes on with it.
+    /// Whether to leave the last message open, so that the model continues it; `false` by default.
     #[uniffi(default = None)]
     pub continue_final_message: Option<bool>,
-    /// More variables for the template, such as `enable_thinking`: values in JSON by name.
+    /// Further variables for the template, such as `enable_thinking`: JSON values by name.
     #[uniffi(default)]
     pub variables: HashMap<String, String>,
-    /// Which of several templates, such as `rag`.
+    /// Which of several named templates to use, such as `rag`.
     #[uniffi(default = None)]
     pub template: Option<String>,
 }
 
-impl TryFrom<Prompt> for mynah::Prompt {
-    type Error = MynahError;
-
-    fn try_from(prompt: Prompt) -> Result<Self, MynahError> {
-        Ok(match prompt {
+impl Prompt {
+    /// The prompt as the core takes it.
+    pub(crate) fn for_model(self, model: &mynah::Model) -> Result<mynah::Prompt, MynahError> {
+        Ok(match self {
+            Prompt::Text { text } => user_message(model, text)?,
+            Prompt::Raw { text } => mynah::Prompt::Text(text),
             Prompt::Tokens { tokens } => mynah::Prompt::Tokens(tokens),
-            Prompt::Text { text } => mynah::Prompt::Text(text),
             Prompt::Chat { messages, options } => {
-                let messages = messages.into_iter().map(mynah::Message::from).collect();
-                mynah::Prompt::Chat(messages, options.try_into()?)
+                mynah::Prompt::Chat(core_messages(messages), options.try_into()?)
             }
         })
     }
 }
 
-impl From<Message> for mynah::Message {
-    fn from(message: Message) -> Self {
+/// The user's message where the model has a chat template, else raw text.
+fn user_message(model: &mynah::Model, text: String) -> Result<mynah::Prompt, MynahError> {
+    let messages = vec![mynah::Message::user(&text)];
+    let options = mynah::TemplateOptions::default();
+    match model.render(&messages, &options) {
+        Err(mynah::Error::NoChatTemplate) => Ok(mynah::Prompt::Text(text)),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(mynah::Prompt::Chat(messages, options)),
+    }
+}
+
+/// Messages as the core takes them.
+pub(crate) fn core_messages(messages: Vec<ChatMessage>) -> Vec<mynah::Message> {
+    messages.into_iter().map(mynah::Message::from).collect()
+}
+
+impl From<ChatMessage> for mynah::Message {
+    fn from(message: ChatMessage) -> Self {
+        let content = match <[Content; 1]>::try_from(message.content) {
+            Ok([Content::Text { text }]) => mynah::text::Content::Text(text),
+            Err(parts) => mynah::text::Content::Parts(
+                parts.into_iter().map(mynah::text::Part::from).collect(),
+            ),
+        };
         mynah::Message {
+            role: message.role,
+            content: Some(content),
             name: message.name,
             reasoning_content: message.reasoning,
-            ..mynah::Message::new(&message.role, &message.content)
+            ..mynah::Message::default()
         }
     }
 }
 
-impl TryFrom<TemplateOptions> for mynah::TemplateOptions {
+impl From<Content> for mynah::text::Part {
+    fn from(content: Content) -> Self {
+        match content {
+            Content::Text { text } => mynah::text::Part {
+                kind: "text".into(),
+                text: Some(text),
+                ..mynah::text::Part::default()
+            },
+        }
+    }
+}
+
+impl TryFrom<ChatTemplateOptions> for mynah::TemplateOptions {
     type Error = MynahError;
 
-    fn try_from(options: TemplateOptions) -> Result<Self, MynahError> {
+    fn try_from(options: ChatTemplateOptions) -> Result<Self, MynahError> {
         let defaults = mynah::TemplateOptions::default();
         let parse = |(name, value): (String, String)| match serde_json::from_str(&value) {
             Ok(value) => Ok((name, value)),
-            Err(error) => {
-                let reason = format!("template variable `{name}`: {error}");
-                Err(MynahError::InvalidRequest { reason })
-            }
+            Err(error) => Err(MynahError::invalid(format!("template variable `{name}`: {error}"))),
         };
         Ok(mynah::TemplateOptions {
             add_generation_prompt: options

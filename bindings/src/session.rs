@@ -1,4 +1,4 @@
-//! The memory of a conversation.
+//! Sessions, which keep a KV cache between requests.
 
 use crate::{
     error::MynahError, parameters::GenerationParameters, prompt::Prompt, stream::GenerationStream,
@@ -6,54 +6,54 @@ use crate::{
 use mynah::{Bound, CacheQuantization};
 use std::sync::Arc;
 
-/// What happens when the context is full.
+/// What a session does when its context is full.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub enum Overflow {
-    /// A prompt that does not fit is refused, and generation ends where the context does.
+    /// It refuses a prompt that does not fit and ends a generation at the end of the context.
     Error,
-    /// The oldest turns are left out.
+    /// It drops the oldest turns of the transcript.
     DropOldest {
-        /// Tokens that shall be free for the answer.
+        /// Tokens that stay free for the answer.
         reserve: u32,
     },
-    /// There is no end: the first tokens and the latest are remembered.
+    /// It keeps the first tokens (attention sinks) and the latest ones in a ring buffer.
     Ring {
-        /// Tokens remembered in all.
+        /// Tokens in the KV cache in all.
         positions: u32,
-        /// How many of them are the first ones.
+        /// How many of them are attention sinks.
         keep: u32,
     },
 }
 
-/// Keys and values in fewer bits.
+/// A quantized KV cache.
 #[derive(Clone, Copy, Debug, uniffi::Record)]
 pub struct CacheBits {
     /// 4 or 8.
     pub bits: u8,
-    /// How many elements share a scale: 32, 64 or 128.
+    /// The group size: 32, 64 or 128.
     #[uniffi(default = 64)]
     pub group_size: u32,
-    /// From how many positions on.
+    /// The number of tokens from which on the cache is quantized.
     #[uniffi(default = 0)]
     pub after: u32,
 }
 
-/// How a session remembers; what is not given is as the model was loaded.
+/// The options of a session's KV cache. Absent options are those of the loaded model.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct SessionOptions {
-    /// What happens when the context is full.
+    /// What the session does when the context is full.
     #[uniffi(default = None)]
     pub overflow: Option<Overflow>,
-    /// Keeps keys and values in fewer bits.
+    /// Quantizes the KV cache.
     #[uniffi(default = None)]
     pub quantization: Option<CacheBits>,
-    /// The most bytes that are spent on going back where the model cannot go back by itself.
+    /// The most bytes for checkpoints of recurrent states, which cannot be rewound otherwise.
     #[uniffi(default = None)]
     pub checkpoint_bytes: Option<u64>,
 }
 
 impl SessionOptions {
-    /// These over others.
+    /// These options, with those of `options` where they have no value.
     pub(crate) fn over(
         self,
         options: mynah::SessionOptions,
@@ -82,32 +82,33 @@ impl SessionOptions {
     }
 }
 
-/// The memory of a conversation. Every request brings the whole prompt, and what the session
-/// remembers of it is not computed again.
+/// A KV cache that stays between requests. Every request passes the whole prompt; the session reuses
+/// the prefix that it has cached.
 #[derive(uniffi::Object)]
 pub struct Session(pub(crate) mynah::Session);
 
 #[uniffi::export]
 impl Session {
-    /// How many tokens it remembers at the moment.
+    /// The number of tokens in the KV cache.
     pub fn tokens_used(&self) -> u64 {
         self.0.tokens_used() as u64
     }
 
-    /// Starts to continue a prompt, once what was asked before is done.
+    /// Starts a generation, which waits for earlier ones of this session.
     ///
     /// # Errors
-    /// When the prompt or the parameters make no sense to the model.
+    /// When the prompt or a parameter is invalid.
     pub fn generate(
         &self,
         prompt: Prompt,
         parameters: GenerationParameters,
     ) -> Result<Arc<GenerationStream>, MynahError> {
-        let options = parameters.over(self.0.model().default_options());
-        Ok(GenerationStream::new(self.0.generate(mynah::Prompt::try_from(prompt)?, &options)?))
+        let model = self.0.model();
+        let options = parameters.over(model.default_options());
+        Ok(GenerationStream::new(self.0.generate(prompt.for_model(model)?, &options)?))
     }
 
-    /// A session of its own that remembers the same.
+    /// A new session with a copy of the KV cache.
     ///
     /// # Errors
     /// When the model has been unloaded.
@@ -115,7 +116,7 @@ impl Session {
         Ok(Arc::new(Session(self.0.fork().await?)))
     }
 
-    /// Forgets everything.
+    /// Empties the KV cache.
     ///
     /// # Errors
     /// When the model has been unloaded.
@@ -123,10 +124,10 @@ impl Session {
         Ok(self.0.clear().await?)
     }
 
-    /// Writes what it remembers to a file.
+    /// Writes the KV cache to a file.
     ///
     /// # Errors
-    /// When there is nothing to save, or the file cannot be written.
+    /// When the KV cache is empty or the file cannot be written.
     pub async fn save(&self, path: String) -> Result<(), MynahError> {
         Ok(self.0.save(path).await?)
     }

@@ -1,33 +1,33 @@
-//! Where a model is.
+//! Where the files of a model are.
 
 use crate::error::MynahError;
 use mynah::{DEMO, Location, Source, hub::AccessToken};
 use std::path::Path;
 
-/// Where a model is.
+/// Where the files of a model are.
 #[derive(Clone, Debug, uniffi::Enum)]
 pub enum ModelSource {
-    /// `org/name` or `org/name@revision` on a hub, as the environment says; or a directory, if
-    /// there is one of this name or if it starts with `.`, `/` or `~`.
+    /// A directory if one of this name exists or the name starts with `.`, `/` or `~`; else
+    /// `org/name` or `org/name@revision` on the hub that the environment configures.
     Named {
         /// The name.
         name: String,
     },
-    /// A directory in the layout that model repositories have.
+    /// A directory with the files of a model repository.
     Directory {
         /// Its path.
         path: String,
     },
     /// A repository on a hub.
     Hub {
-        /// Which, and how to get at it.
+        /// The repository and how to access it.
         source: HubSource,
     },
-    /// The tiny model inside of this library.
+    /// The tiny model that the library embeds.
     Demo,
 }
 
-/// A repository on a hub. What is not given is as the environment says.
+/// A repository on a hub. The environment configures absent fields.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct HubSource {
     /// Its name, such as `org/name`.
@@ -38,13 +38,13 @@ pub struct HubSource {
     /// The address of the hub.
     #[uniffi(default = None)]
     pub endpoint: Option<String>,
-    /// The secret that the hub admits its user by.
+    /// The access token.
     #[uniffi(default = None)]
     pub token: Option<String>,
-    /// The folder of the cache.
+    /// The folder of the hub cache.
     #[uniffi(default = None)]
     pub cache: Option<String>,
-    /// Whether no request may be made.
+    /// Whether network requests are forbidden.
     #[uniffi(default = false)]
     pub offline: bool,
 }
@@ -70,8 +70,7 @@ impl TryFrom<ModelSource> for Source {
             ModelSource::Named { name } => Ok(Source::new(&name)?),
             ModelSource::Hub { source } => Source::try_from(source),
             ModelSource::Directory { .. } | ModelSource::Demo => {
-                let reason = "only a repository on a hub can be downloaded".into();
-                Err(MynahError::InvalidRequest { reason })
+                Err(MynahError::invalid("only a repository on a hub can be downloaded"))
             }
         }
     }

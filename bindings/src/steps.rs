@@ -1,4 +1,4 @@
-//! Work that tells how far it is while it is waited for.
+//! Work that reports progress while a caller waits for it.
 
 use crate::error::MynahError;
 use std::{
@@ -10,18 +10,18 @@ use tokio::sync::{Mutex, Notify, watch};
 
 type Work<T> = Pin<Box<dyn Future<Output = mynah::Result<T>> + Send>>;
 
-/// Where work says how far it is.
+/// The sender of progress events.
 pub(crate) type Tell<E> = watch::Sender<Option<E>>;
 
-/// Work that starts when it is first asked for something, and stops when it is cancelled or dropped.
-/// `E` is how far it is, `T` what comes of it.
+/// Work that starts with the first call of `next` or `outcome` and stops when it is cancelled or
+/// dropped. `E` is a progress event, `T` the outcome.
 pub(crate) struct Steps<E, T> {
     state: Mutex<State<E, T>>,
     cancelled: Notify,
 }
 
 struct State<E, T> {
-    /// The latest event. A reader who is slow misses some, and none piles up.
+    /// The latest event. Events are coalesced for slow readers.
     events: watch::Receiver<Option<E>>,
     phase: Phase<T>,
 }
@@ -29,7 +29,7 @@ struct State<E, T> {
 enum Phase<T> {
     Running(Work<T>),
     Ready(T),
-    /// Cancelled, or the error has been given out.
+    /// The work was cancelled, or the reader has received the error.
     Over,
 }
 
@@ -39,7 +39,7 @@ enum Next<E, T> {
 }
 
 impl<E: Clone, T: Clone> Steps<E, T> {
-    /// Work that `begin` makes.
+    /// The work that `begin` creates.
     pub fn new<F>(begin: impl FnOnce(Tell<E>) -> F) -> Self
     where
         F: Future<Output = mynah::Result<T>> + Send + 'static,
@@ -49,13 +49,13 @@ impl<E: Clone, T: Clone> Steps<E, T> {
         Steps { state: Mutex::new(State { events, phase }), cancelled: Notify::new() }
     }
 
-    /// How far it is now, when that has changed; nothing more once it is done.
+    /// Waits for progress; none once the work is done.
     pub async fn next(&self) -> Result<Option<E>, MynahError> {
         let mut state = self.state.lock().await;
         self.advance(&mut state, true).await
     }
 
-    /// What came of it, once it is done.
+    /// Waits for the outcome.
     pub async fn outcome(&self) -> Result<T, MynahError> {
         let mut state = self.state.lock().await;
         self.advance(&mut state, false).await?;
@@ -67,13 +67,13 @@ impl<E: Clone, T: Clone> Steps<E, T> {
 
     pub fn cancel(&self) {
         self.cancelled.notify_one();
-        // Whoever holds the lock waits for the notification.
+        // A task that holds the lock waits for the notification.
         if let Ok(mut state) = self.state.try_lock() {
             state.phase = Phase::Over;
         }
     }
 
-    /// Goes on until there is an event, if one is wanted, or the outcome.
+    /// Polls the work until it reports an event, if `wants_events`, or an outcome.
     async fn advance(
         &self,
         state: &mut State<E, T>,
@@ -90,7 +90,7 @@ impl<E: Clone, T: Clone> Steps<E, T> {
             let mut changed = pin!(async {
                 match events.changed().await {
                     Ok(()) if wants_events => events.borrow_and_update().clone(),
-                    // An error only says that there will be no more events.
+                    // An error only means that no further event comes.
                     _ => pending().await,
                 }
             });
@@ -112,7 +112,7 @@ impl<E: Clone, T: Clone> Steps<E, T> {
         match outcome {
             Ok(outcome) => {
                 *phase = Phase::Ready(outcome);
-                // Work that is faster than anybody reads still tells of its last step.
+                // Work that is faster than its reader still reports its last event.
                 let last = events.borrow_and_update();
                 let is_news = wants_events && last.has_changed();
                 Ok(last.clone().filter(|_| is_news))

@@ -1,36 +1,36 @@
-//! The models that are on disk.
+//! The models on the disk.
 
 use crate::error::MynahError;
 use mynah::hub;
 use std::{path::PathBuf, time::SystemTime};
 
-/// A repository of which something is on disk.
+/// A repository of which files are on the disk.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct StoredModel {
-    /// Its name, such as `org/name`.
+    /// The name, such as `org/name`.
     pub repository: String,
-    /// Bytes on disk, what is unfinished included.
+    /// Bytes on the disk, partial downloads included.
     pub bytes: u64,
-    /// Its revisions, the one that was used last first.
+    /// The revisions, the most recently used first.
     pub revisions: Vec<StoredRevision>,
 }
 
-/// One revision of it.
+/// One revision of a repository.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct StoredRevision {
     /// The hash of the commit.
     pub commit: String,
-    /// The branches and tags that stood at it when they were fetched.
+    /// The branches and tags that pointed at the commit when it was downloaded.
     pub names: Vec<String>,
-    /// Bytes of its files; other revisions may share them.
+    /// Bytes of the files; other revisions may share them.
     pub bytes: u64,
-    /// When it was used last, as far as that is known.
+    /// The time of the last use, if known.
     pub last_used: Option<SystemTime>,
-    /// Whether all that a model needs is there.
+    /// Whether all files that a model needs are on the disk.
     pub complete: bool,
 }
 
-/// The folder of models unless another one is given.
+/// The default folder of the hub cache.
 #[uniffi::export]
 pub fn default_cache() -> String {
     hub::default_cache().to_string_lossy().into_owned()
@@ -40,10 +40,10 @@ fn folder(cache: Option<String>) -> PathBuf {
     cache.map_or_else(hub::default_cache, PathBuf::from)
 }
 
-/// The models in a folder, or in the default one.
+/// The models in a hub cache, by default in the default one.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When the folder cannot be read.
 #[uniffi::export]
 pub fn stored_models(cache: Option<String>) -> Result<Vec<StoredModel>, MynahError> {
     let revision = |revision: hub::CachedRevision| StoredRevision {
@@ -61,10 +61,10 @@ pub fn stored_models(cache: Option<String>) -> Result<Vec<StoredModel>, MynahErr
     Ok(hub::list(&folder(cache))?.into_iter().map(model).collect())
 }
 
-/// Deletes a model, or one revision of it; returns how many bytes became free.
+/// Deletes a model or one of its revisions and returns the number of freed bytes.
 ///
 /// # Errors
-/// When there is no such model, or it cannot be deleted.
+/// When the model does not exist or cannot be deleted.
 #[uniffi::export]
 pub fn delete_model(
     repository: String,

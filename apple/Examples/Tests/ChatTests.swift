@@ -15,7 +15,7 @@ import Testing
     private func ask(_ question: String) async -> String? {
         conversation.send(question)
         await conversation.work?.value
-        return conversation.messages.last?.content
+        return conversation.messages.last?.text
     }
 
     @Test func aConversationIsOpenedAnsweredAndClosed() async throws {
@@ -50,7 +50,7 @@ import Testing
         #expect(conversation.problem == nil)
     }
 
-    @Test func aModelThatIsNotThereIsAProblemAndNotTheEnd() async {
+    @Test func aMissingModelIsAProblemAndTheNextOneLoads() async {
         await open("./nowhere")
         #expect(conversation.problem?.contains("nowhere") == true)
         #expect(conversation.phase == .choosing)

@@ -2,25 +2,25 @@ import Foundation
 import MynahCore
 import Observation
 
-/// What was said.
+/// The messages of a conversation.
 public typealias Transcript = [ChatMessage]
 
-/// How a session remembers; what is `nil` is as the model was loaded.
+/// Options of a conversation. Options that are `nil` are those of the loaded model.
 public struct ChatOptions: Sendable, Codable, Hashable {
-    /// What happens when the context is full.
+    /// What a session does when its context is full.
     public enum Overflow: Sendable, Codable, Hashable {
-        /// A prompt that does not fit is refused, and an answer ends where the context does.
+        /// It refuses a prompt that does not fit and ends an answer at the end of the context.
         case error
-        /// The oldest turns are left out, so that `reserve` tokens are free for the answer.
+        /// It drops the oldest turns from the prompt, so that `reserve` tokens stay free for the answer.
         case dropOldest(reserve: Int)
-        /// There is no end: the first `keep` tokens and the latest are remembered, `positions` in all.
+        /// It keeps the first `keep` tokens (attention sinks) and the latest ones in a ring buffer of `positions`.
         case window(_ positions: Int, keep: Int = 4)
     }
 
     public var overflow: Overflow?
-    /// Keeps what is remembered in so many bits, 4 or 8.
+    /// Quantizes the KV cache in 4 or 8 bits.
     public var cacheBits: Int?
-    /// How its messages are rendered.
+    /// How the chat template renders the messages.
     public var template = ChatTemplateOptions()
 
     public init() {}
@@ -38,13 +38,14 @@ public struct ChatOptions: Sendable, Codable, Hashable {
     }
 }
 
-/// How full the context is, in tokens.
+/// The use of the context, in tokens.
 public struct ContextUsage: Sendable, Hashable {
+    /// Tokens in the KV cache.
     public let used: Int
     public let limit: Int?
 }
 
-/// An answer and what it was like.
+/// An answer with its statistics.
 public struct Response<Content: Sendable>: Sendable, CustomStringConvertible {
     public let content: Content
     public let result: GenerationResult
@@ -52,11 +53,12 @@ public struct Response<Content: Sendable>: Sendable, CustomStringConvertible {
     public var description: String { String(describing: content) }
 }
 
-/// A conversation. What was computed for it is kept, so that a turn costs its own tokens only; after an edit of the
-/// transcript, what still agrees is kept.
+/// A conversation. Its KV cache stays between turns, so that a turn computes only its own tokens; after an edit of the
+/// transcript, the longest common prefix stays.
 ///
-/// It may be used from any task; calls wait for each other in their order. An answer that is cancelled stays in the
-/// transcript as far as it came. One that fails leaves the transcript as it was.
+/// Any task may use it; calls wait for each other in their order. The transcript keeps the read part of an answer that
+/// is cancelled. An answer that fails leaves the transcript unchanged. Every property is observable, so SwiftUI views
+/// update by themselves.
 public final class ChatSession: Observable, Sendable {
     private struct State {
         var transcript: Transcript
@@ -64,14 +66,14 @@ public final class ChatSession: Observable, Sendable {
     }
 
     public let model: Model
-    /// Or why the options make no sense.
+    /// Or the error of invalid options.
     private let core: Result<Session, any Error>
     private let options: ChatOptions
     private let state: Locked<State>
     private let turns = Turnstile()
     private let registrar = ObservationRegistrar()
 
-    /// A conversation, perhaps one that has begun elsewhere. Options that make no sense are an error of the first call.
+    /// A conversation with a system prompt and the transcript so far. The first call throws the error of invalid options.
     public convenience init(
         _ model: Model, instructions: String? = nil, transcript: Transcript = [], options: ChatOptions = .init()
     ) {
@@ -87,8 +89,8 @@ public final class ChatSession: Observable, Sendable {
         state = Locked(State(transcript: transcript))
     }
 
-    /// What was said, the instructions included. It may be edited, to ask again or to go another way; an answer that is
-    /// being given still follows what was asked.
+    /// The messages, the system prompt included. Edit it to ask again or to branch; a running answer still follows its
+    /// own question.
     public var transcript: Transcript {
         get {
             registrar.access(self, keyPath: \.transcript)
@@ -97,18 +99,20 @@ public final class ChatSession: Observable, Sendable {
         set { mutate(\.transcript) { $0.transcript = newValue } }
     }
 
-    /// Whether an answer is being given.
+    /// Whether an answer is running.
     public var isResponding: Bool {
         registrar.access(self, keyPath: \.isResponding)
         return state { $0.isResponding }
     }
 
-    /// How full the context is.
+    /// The use of the context. It changes while the session computes.
     public var context: ContextUsage {
-        ContextUsage(used: Int(clamping: (try? core.get())?.tokensUsed() ?? 0), limit: model.info.contextLength)
+        registrar.access(self, keyPath: \.context)
+        return ContextUsage(
+            used: Int(clamping: (try? core.get())?.tokensUsed() ?? 0), limit: model.info.contextLength)
     }
 
-    /// Says something and waits for the answer.
+    /// Answers a prompt and waits for the whole answer.
     public func respond(
         to input: Prompt, _ parameters: GenerationParameters? = nil
     ) async throws -> Response<String> {
@@ -116,18 +120,17 @@ public final class ChatSession: Observable, Sendable {
         return Response(content: result.text, result: result)
     }
 
-    /// Says something and waits for the answer.
+    /// Answers a prompt and waits for the whole answer.
     public func respond(to text: String, _ parameters: GenerationParameters? = nil) async throws -> Response<String> {
         try await respond(to: Prompt(text), parameters)
     }
 
-    /// Says something; the answer comes as it is read.
+    /// Answers a prompt with a stream.
     public func streamResponse(to text: String, _ parameters: GenerationParameters? = nil) -> GenerationStream {
         streamResponse(to: Prompt(text), parameters)
     }
 
-    /// Says something; the answer comes as it is read. An empty list of messages asks for an answer to what was said
-    /// before.
+    /// Answers a prompt with a stream. An empty list of messages asks for an answer to the transcript.
     public func streamResponse(to input: Prompt, _ parameters: GenerationParameters? = nil) -> GenerationStream {
         let before = Locked<Int?>(nil)
         return GenerationStream {
@@ -135,9 +138,10 @@ public final class ChatSession: Observable, Sendable {
             do {
                 let messages: [ChatMessage]
                 switch input.content {
-                case .text(let text): messages = [.user(text)]
-                case .messages(let said, _): messages = said
-                case .tokens: throw MynahError.invalidRequest("a conversation consists of messages")
+                case .user(let text): messages = [.user(text)]
+                case .messages(let given, _): messages = given
+                case .raw, .tokens:
+                    throw MynahError(.invalidRequest, "a conversation takes messages, not raw text or tokens")
                 }
                 let history = self.state { $0.transcript }
                 let prompt = Prompt(history + messages, options: self.options.template)
@@ -152,6 +156,8 @@ public final class ChatSession: Observable, Sendable {
                 self.turns.leave()
                 throw error
             }
+        } progress: {
+            self.contextChanged()
         } end: { answer in
             self.mutate(\.transcript) { state in
                 if let error = answer.error, !(error is CancellationError) {
@@ -162,11 +168,12 @@ public final class ChatSession: Observable, Sendable {
                 }
             }
             self.mutate(\.isResponding) { $0.isResponding = false }
+            self.contextChanged()
             self.turns.leave()
         }
     }
 
-    /// A conversation of its own that begins with all of this one, memory included.
+    /// A new conversation with a copy of the transcript and of the KV cache.
     public func fork() async throws -> ChatSession {
         try await alone { [self] in
             let core = try core.get()
@@ -175,7 +182,7 @@ public final class ChatSession: Observable, Sendable {
         }
     }
 
-    /// Writes it to a folder, with what was computed for it unless that is unwanted.
+    /// Writes the transcript, and by default the KV cache, to a folder.
     public func save(to folder: URL, includingCache: Bool = true) async throws {
         try await alone { [self] in
             try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
@@ -192,18 +199,26 @@ public final class ChatSession: Observable, Sendable {
         }
     }
 
-    /// A conversation that was saved, with the same model.
+    /// Opens a saved conversation. A KV cache that cannot be used, because its file is damaged or another model, version
+    /// or option wrote it, is dropped: the transcript opens, and the next answer computes the whole prompt, with
+    /// ``GenerationResult/Stats/cachedTokens`` 0.
     public static func restore(from folder: URL, model: Model) async throws -> ChatSession {
-        let text = try Data(contentsOf: folder.appendingPathComponent(transcriptFile))
-        let saved = try JSONDecoder().decode(Saved.self, from: text)
+        let saved = try Saved(contentsOf: folder.appendingPathComponent(transcriptFile))
         let cache = folder.appendingPathComponent(cacheFile)
         guard FileManager.default.fileExists(atPath: cache.path) else {
             return ChatSession(model, transcript: saved.transcript, options: saved.options)
         }
-        let core = try await calling {
-            try await model.core.restoreSession(path: cache.path, options: saved.options.core())
+        do {
+            let core = try await calling {
+                try await model.core.restoreSession(path: cache.path, options: saved.options.core())
+            }
+            return ChatSession(model, .success(core), saved.transcript, saved.options)
+        } catch is CancellationError {
+            throw CancellationError()
+        } catch {
+            // The first call of the session throws errors of its model or options.
+            return ChatSession(model, transcript: saved.transcript, options: saved.options)
         }
-        return ChatSession(model, .success(core), saved.transcript, saved.options)
     }
 
     private static let transcriptFile = "transcript.json"
@@ -212,6 +227,25 @@ public final class ChatSession: Observable, Sendable {
     private struct Saved: Codable {
         let transcript: Transcript
         let options: ChatOptions
+
+        init(transcript: Transcript, options: ChatOptions) {
+            self.transcript = transcript
+            self.options = options
+        }
+
+        init(contentsOf file: URL) throws {
+            let text: Data
+            do {
+                text = try Data(contentsOf: file)
+            } catch {
+                throw MynahError(.notFound, "\(file.path): \(error.localizedDescription)")
+            }
+            do {
+                self = try JSONDecoder().decode(Saved.self, from: text)
+            } catch {
+                throw MynahError(.damaged, "\(file.path): not a saved conversation: \(error)")
+            }
+        }
     }
 
     private func alone<Value: Sendable>(_ body: @Sendable () async throws -> Value) async throws -> Value {
@@ -219,6 +253,9 @@ public final class ChatSession: Observable, Sendable {
         defer { turns.leave() }
         return try await body()
     }
+
+    /// Tells observers that the core's KV cache has grown.
+    private func contextChanged() { registrar.withMutation(of: self, keyPath: \.context) {} }
 
     private func mutate<Member>(_ member: KeyPath<ChatSession, Member>, _ body: (inout State) -> Void) {
         registrar.withMutation(of: self, keyPath: member) { state { body(&$0) } }

@@ -1,26 +1,26 @@
 import MynahCore
 
-/// What arrays take, in bytes.
+/// The memory of all arrays, in bytes.
 public struct MemoryReport: Sendable, Hashable {
-    /// Weights, caches, and what is being computed.
+    /// Weights, KV caches and intermediate results.
     public let active: Int64
-    /// Buffers that are free again and not yet given back.
+    /// Freed buffers that MLX keeps for reuse.
     public let free: Int64
-    /// The most that was active at once since the last generation began.
+    /// The peak of ``active`` since the last generation began.
     public let peak: Int64
-    /// What may be active, if there is a limit.
+    /// The limit of ``active``, if one is set.
     public let limit: Int64?
 }
 
-/// What all models of this process share.
+/// The device, which all models of this process share.
 public enum Device {
-    /// Whether models can run here.
+    /// Whether this device can run models.
     public enum Availability: Sendable, Hashable {
         case available
         case unavailable(reason: String)
     }
 
-    /// Whether models can run here. Nothing crashes where they cannot: loading says why.
+    /// Whether this device can run models. If not, loading throws ``MynahError/Code/unavailable``; nothing crashes.
     public static var availability: Availability {
         do {
             try calling(checkDevice)
@@ -30,7 +30,7 @@ public enum Device {
         }
     }
 
-    /// What all models and sessions take now.
+    /// The memory of all models and sessions.
     public static var memory: MemoryReport {
         get throws {
             let use = try calling(memoryUse)
@@ -40,42 +40,42 @@ public enum Device {
         }
     }
 
-    /// How many bytes all models and sessions may take together; `nil`, the default, is no limit.
+    /// Limits the bytes of all models and sessions together; `nil`, the default, removes the limit.
     public static func setMemoryLimit(_ bytes: Int64?) throws {
         try calling { try MynahCore.setMemoryLimit(bytes: bytes.map { UInt64(clamping: $0) }) }
     }
 
-    /// Computes nothing more until ``resume()``: when this returns, the device is idle. Streams and loading wait and
-    /// lose nothing; what is cancelled ends. This is apart from what ``Life`` does by itself.
+    /// Suspends the device until ``resume()``: it is idle when this returns. Streams and loads wait and lose nothing;
+    /// cancelled ones end. ``AppLifecycle`` suspends the device independently of this.
     public static func suspend() async throws { try await Suspension.shared.begin(.application) }
 
-    /// Goes on after ``suspend()``, unless ``Life`` has a reason not to.
+    /// Resumes the device after ``suspend()``, unless ``AppLifecycle`` suspends it too.
     public static func resume() async throws { try await Suspension.shared.end(.application) }
 
-    /// Why nothing is computed at the moment; empty if something may be.
-    public static var suspensions: Set<Life.Reason> { Suspension.reasons.value }
+    /// Why the device is suspended; empty if it is not.
+    public static var suspensions: Set<AppLifecycle.Reason> { Suspension.reasons.value }
 
-    /// Gives back at once what can be computed again.
+    /// Frees buffers and caches that can be computed again.
     public static func shrinkCaches() async throws { try await calling { try await MynahCore.shrinkCaches() } }
 }
 
-/// Who wants that nothing is computed. The device goes on when nobody does.
+/// The reasons to suspend the device. The device resumes when there are none.
 actor Suspension {
     static let shared = Suspension()
-    /// Why the device is idle.
-    static let reasons = Watched<Set<Life.Reason>>([])
+    /// The reasons, once the device is idle.
+    static let reasons = Watched<Set<AppLifecycle.Reason>>([])
 
-    private var wanted: Set<Life.Reason> = []
+    private var wanted: Set<AppLifecycle.Reason> = []
 
-    func begin(_ reason: Life.Reason) async throws {
+    func begin(_ reason: AppLifecycle.Reason) async throws {
         wanted.insert(reason)
-        // Also if it is paused already: to wait until it is idle.
+        // Also if the device is paused already: this waits until it is idle.
         try await calling { try await pause() }
-        // Whoever ended it meanwhile may have come before the pause.
+        // A concurrent `end` may have resumed the device before this paused it.
         try settle()
     }
 
-    func end(_ reason: Life.Reason) throws {
+    func end(_ reason: AppLifecycle.Reason) throws {
         wanted.remove(reason)
         try settle()
     }

@@ -5,33 +5,39 @@ import MynahCore
 import FoundationNetworking
 #endif
 
-/// Brings the files of models here in place of the library, such as by a session of the system that goes on while the
-/// app is suspended. It only moves bytes: the list of files, free space, hashes and the place on the disk are the
-/// library's, so a file that is not what the hub announced is refused.
+/// Downloads the files of models in place of the library, for example by a background session of the system, which
+/// continues while the app is suspended. It only moves bytes: the library handles the list of files, free space, hashes
+/// and the layout of the cache, and refuses a file that is not what the hub announced.
 public protocol Downloader: Sendable {
-    /// Puts a file into a local file, and returns when it is there. `progress` takes the bytes that have arrived so
-    /// far, from any task; what makes no sense does no harm.
+    /// Downloads a file to a local file and returns when it is complete. `progress` takes the number of bytes received
+    /// so far, from any task.
     ///
-    /// Several files are asked for at once. When nobody wants the file any more, the task is cancelled and not waited
-    /// for. What this throws is thrown where the model was asked for, as ``MynahError/network(_:retryAfter:)`` with its
+    /// The library asks for several files at once. When a download is cancelled, it cancels the task of this call and
+    /// does not wait for it. An error that this throws reaches the caller as ``MynahError/Code/network`` with its
     /// description.
     func download(
         _ request: FileRequest, to file: URL, progress: @escaping @Sendable (Int64) -> Void
     ) async throws
 }
 
-/// A file of a repository.
+/// A file of a repository to download.
 public struct FileRequest: Sendable, Hashable {
-    /// Its address, which may redirect to another host.
+    /// The address, which may redirect to another host.
     public let url: URL
-    /// What the header `Authorization` shall be for the host of ``url``, and for no other.
+    /// The value of the header `Authorization` for the host of ``url``; other hosts must not get it.
     public let authorization: String?
-    /// Its name in the repository.
+    /// The repository, such as `org/name`.
+    public let repository: String
+    /// The commit of the snapshot.
+    public let commit: String
+    /// The name of the file in the repository.
     public let name: String
-    /// Its size in bytes.
+    /// The hash that the hub announces for the file.
+    public let hash: String
+    /// The size in bytes.
     public let size: Int64
 
-    /// The first request of a session of Foundation.
+    /// A request for `URLSession`.
     public var urlRequest: URLRequest {
         var request = URLRequest(url: url)
         request.setValue(authorization, forHTTPHeaderField: "Authorization")
@@ -49,7 +55,8 @@ final class DownloaderBridge: MynahCore.Downloader {
         do {
             guard let url = URL(string: request.url) else { throw URLError(.badURL) }
             let file = FileRequest(
-                url: url, authorization: request.authorization, name: request.name, size: Int64(clamping: request.size))
+                url: url, authorization: request.authorization, repository: request.repository, commit: request.commit,
+                name: request.name, hash: request.hash, size: Int64(clamping: request.size))
             try await downloader.download(file, to: URL(fileURLWithPath: request.path)) { bytes in
                 arrived.report(bytes: UInt64(clamping: bytes))
             }

@@ -1,42 +1,100 @@
 import Foundation
 import MynahCore
 
-/// An event of the core, with the text that its token completes.
+/// An event of the core.
 package enum CoreEvent: Sendable {
-    case prefill(Prefill)
+    case prefill(done: Int, total: Int)
+    /// A token, with the text that it completes.
     case token(Token, text: String)
-    case finished(Summary)
+    case text(String)
+    case finished(FinishReason, GenerationResult.Stats)
 }
 
 extension MynahCore.GenerationStream {
-    /// The next events, up to `max`; none after the end. What is there already is not waited for: a task that waits
-    /// goes to sleep and is woken, which costs more than all the rest.
+    /// The next events, at most `max`; none after the end. Waiting events are returned without suspending the task:
+    /// suspending and waking it costs more than everything else.
     package func events(max: UInt32) async throws -> [CoreEvent] {
-        let events = try ready(max: max).events
-        return events.isEmpty ? try await next(max: max).events : events
+        let events = try CoreEvent.unpack(ready(max: max))
+        return events.isEmpty ? try await CoreEvent.unpack(next(max: max)) : events
     }
 }
 
-extension EventBatch {
-    /// Its events in order; see its documentation for how tokens are packed.
-    package var events: [CoreEvent] {
-        var events = prefills.map(CoreEvent.prefill)
-        tokens.withUnsafeBytes { bytes in
-            var position = 0
-            func take(_ count: Int) -> UnsafeRawBufferPointer {
-                defer { position += count }
-                return UnsafeRawBufferPointer(rebasing: bytes[position..<position + count])
+extension CoreEvent {
+    /// The events of a buffer, which holds records of a kind byte, the length of the payload, and the payload; the
+    /// module `events` of the bindings documents the payloads. Records of unknown kinds are skipped.
+    package static func unpack(_ buffer: Data) throws -> [CoreEvent] {
+        try buffer.withUnsafeBytes { bytes in
+            var events: [CoreEvent] = []
+            var records = Fields(bytes)
+            while !records.isEmpty {
+                let kind = try records.byte()
+                var payload = Fields(try records.take(Int(records.integer())))
+                switch kind {
+                case 1: events.append(.prefill(done: try payload.count(), total: try payload.count()))
+                case 2: events.append(try payload.token())
+                case 3: events.append(.text(payload.text()))
+                case 255: events.append(try payload.summary())
+                default: break
+                }
             }
-            func integer() -> UInt32 { UInt32(littleEndian: take(4).loadUnaligned(as: UInt32.self)) }
-            func float() -> Float { Float(bitPattern: integer()) }
-            while position < bytes.count {
-                let (id, logprob, length, candidates) = (Int(integer()), float(), Int(integer()), integer())
-                let text = String(decoding: take(length), as: UTF8.self)
-                let top = (0..<candidates).map { _ in Token.Candidate(id: Int(integer()), logprob: float()) }
-                events.append(.token(Token(id: id, logprob: logprob, top: top), text: text))
-            }
+            return events
         }
-        if let summary { events.append(.finished(summary)) }
-        return events
+    }
+}
+
+/// Reads fields of a buffer one after the other.
+private struct Fields {
+    private let bytes: UnsafeRawBufferPointer
+    private var position = 0
+
+    init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
+
+    var isEmpty: Bool { position == bytes.count }
+
+    mutating func take(_ count: Int) throws -> UnsafeRawBufferPointer {
+        guard count <= bytes.count - position else {
+            throw MynahError(.internal, "an event of the core has \(bytes.count) bytes and needs more")
+        }
+        defer { position += count }
+        return UnsafeRawBufferPointer(rebasing: bytes[position..<position + count])
+    }
+
+    private mutating func number<Number: FixedWidthInteger>(_: Number.Type) throws -> Number {
+        Number(littleEndian: try take(MemoryLayout<Number>.size).loadUnaligned(as: Number.self))
+    }
+
+    mutating func byte() throws -> UInt8 { try number(UInt8.self) }
+    mutating func integer() throws -> UInt32 { try number(UInt32.self) }
+    mutating func count() throws -> Int { Int(clamping: try number(UInt64.self)) }
+    mutating func float() throws -> Float { Float(bitPattern: try integer()) }
+    mutating func double() throws -> Double { Double(bitPattern: try number(UInt64.self)) }
+
+    /// The rest as text.
+    func text() -> String { String(decoding: bytes[position...], as: UTF8.self) }
+
+    mutating func token() throws -> CoreEvent {
+        let (id, logprob, length, candidates) = (Int(try integer()), try float(), Int(try integer()), try integer())
+        let text = String(decoding: try take(length), as: UTF8.self)
+        var top: [Token.Candidate] = []
+        for _ in 0..<candidates { top.append(Token.Candidate(id: Int(try integer()), logprob: try float())) }
+        return .token(Token(id: id, logprob: logprob, top: top), text: text)
+    }
+
+    mutating func summary() throws -> CoreEvent {
+        let reason: FinishReason
+        switch try byte() {
+        case 1: reason = .stop
+        case 2: reason = .length
+        case 3: reason = .cancelled
+        case let other: throw MynahError(.internal, "the core reports the unknown finish reason \(other)")
+        }
+        // The reader counts the tokens of the prompt and of the answer itself.
+        let (_, cached, dropped, _, peak) = (try count(), try count(), try count(), try count(), try count())
+        let (first, prefill, decode) = (try double(), try double(), try double())
+        return .finished(
+            reason,
+            GenerationResult.Stats(
+                tokensPerSecond: decode, prefillTokensPerSecond: prefill, timeToFirstToken: first,
+                cachedTokens: cached, droppedMessages: dropped, peakMemory: Int64(peak)))
     }
 }

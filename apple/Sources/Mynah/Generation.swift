@@ -1,43 +1,52 @@
 import Foundation
 import MynahCore
 
-/// What a stream yields.
+/// An event of a generation. Later versions add cases, such as tool calls: a `switch` needs a `default`.
+// `case .text(let text)` reads best as an enum. `@nonexhaustive` (SE-0487, Swift 6.2.3) is how a source package keeps
+// an enum open: the compiler demands `@unknown default` of other packages, so a new case breaks no source. Older
+// compilers ignore it, and the documentation asks for the `default`. Every enum of this package that grows does the same.
+#if hasAttribute(nonexhaustive)
+@nonexhaustive
+#endif
 public enum GenerationEvent: Sendable {
-    /// So many tokens of the prompt are computed.
+    /// The model has computed `done` of the `total` tokens of the prompt.
     case prefill(done: Int, total: Int)
     case text(String)
-    /// A token, where ``GenerationParameters/topLogprobs`` asked for more than its text.
+    /// A token, if ``GenerationParameters/topLogprobs`` asks for candidates.
     case token(Token)
-    /// The end; nothing follows.
+    /// The last event.
     case finished(GenerationResult)
 }
 
 /// A generated token.
 public struct Token: Sendable, Hashable {
     public let id: Int
-    /// The natural logarithm of its probability, before anything was filtered.
+    /// The log-probability, before any filter of the sampler.
     public let logprob: Float
-    /// The likeliest tokens in its place, best first.
+    /// The most likely tokens at its position, the most likely first.
     public let top: [Candidate]
 
-    /// A token that might have been.
+    /// A candidate for a position.
     public struct Candidate: Sendable, Hashable {
         public let id: Int
         public let logprob: Float
     }
 }
 
-/// Why a generation ended.
+/// Why a generation ended. Later versions add cases: a `switch` needs a `default`.
+#if hasAttribute(nonexhaustive)
+@nonexhaustive
+#endif
 public enum FinishReason: Sendable, Hashable {
-    /// The model ended its text.
+    /// The model generated an end-of-sequence token or a stop text.
     case stop
-    /// As many tokens as wanted were generated, or the model's context is full.
+    /// The generation reached the maximum number of tokens, or the context is full.
     case length
-    /// Somebody cancelled it.
+    /// The caller cancelled it.
     case cancelled
 }
 
-/// What a generation was like.
+/// The outcome of a generation.
 public struct GenerationResult: Sendable {
     public let text: String
     public let promptTokens: [Int]
@@ -50,61 +59,61 @@ public struct GenerationResult: Sendable {
     public var timeToFirstTokenS: Double { stats.timeToFirstToken }
 
     public struct Stats: Sendable, Hashable {
-        /// Generated tokens a second, after the first.
+        /// Generated tokens per second, after the first one.
         public let tokensPerSecond: Double
-        /// Computed prompt tokens a second.
+        /// Prompt tokens per second, without cached ones.
         public let prefillTokensPerSecond: Double
         /// From the request to the first token, in seconds.
         public let timeToFirstToken: TimeInterval
-        /// How many tokens of the prompt a session remembered.
+        /// Tokens of the prompt that the KV cache of a session held already.
         public let cachedTokens: Int
-        /// How many messages were left out because they did not fit.
+        /// Messages that were dropped because the context is too short for them.
         public let droppedMessages: Int
-        /// The most bytes that arrays took at once.
+        /// The peak memory of all arrays, in bytes.
         public let peakMemory: Int64
     }
 }
 
-/// A generation, which begins when it is first read and goes on as far as it is read, but for a few tokens: a reader
-/// that pauses pauses the device.
+/// A generation as a sequence of events. It starts with the first read and computes only a few tokens ahead of its
+/// reader: a reader that pauses pauses the device.
 ///
-/// It stops before its next token when the reading task is cancelled, when its reader goes away (also by leaving the
-/// loop), or by ``cancel()``. A cancelled task gets a `CancellationError`; after ``cancel()`` the stream still yields
-/// ``GenerationEvent/finished(_:)``. A stream is read once: a second loop throws
-/// ``MynahError/streamAlreadyRead``.
+/// It stops before its next token when the reading task is cancelled, when the loop over it ends, or by ``cancel()``.
+/// A cancelled task gets a `CancellationError`; after ``cancel()`` the stream still yields
+/// ``GenerationEvent/finished(_:)``. A stream can be read once: a second loop throws an error with the code
+/// ``MynahError/Code/invalidRequest``.
 public struct GenerationStream: AsyncSequence, Sendable {
     public typealias Element = GenerationEvent
     public typealias Failure = any Error
 
     private let reading: Reading
 
-    /// `begin` is called at the first read. `end` is called once with what came, and the error if there was one, when
-    /// nothing more will come; not if `begin` fails.
+    /// The first read calls `begin`. Each batch of events calls `progress`. The end calls `end` once with the answer so
+    /// far, unless `begin` fails.
     init(
         begin: @escaping @Sendable () async throws -> MynahCore.GenerationStream,
-        end: @escaping @Sendable (Answer) -> Void = { _ in }
+        progress: @escaping @Sendable () -> Void = {}, end: @escaping @Sendable (Answer) -> Void = { _ in }
     ) {
-        reading = Reading(begin: begin, end: end)
+        reading = Reading(begin: begin, progress: progress, end: end)
     }
 
     public func makeAsyncIterator() -> AsyncIterator {
         AsyncIterator(reader: reading.claim() ? Reader(reading) : nil)
     }
 
-    /// Ends the generation after the token that is being computed.
+    /// Ends the generation after the current decode step.
     public func cancel() { reading.cancel() }
 
     /// The tokens that have been read so far.
-    var tokensRead: [Int] { reading.tokens }
+    package var tokensRead: [Int] { reading.tokens }
 
-    /// The text alone.
+    /// Only the text.
     public var text: AsyncThrowingStream<String, any Error> {
         pulled(self) { event in
             if case .text(let text) = event { text } else { nil }
         }
     }
 
-    /// Reads it to the end.
+    /// Reads the stream to its end.
     public var result: GenerationResult {
         get async throws {
             for try await event in self {
@@ -116,7 +125,7 @@ public struct GenerationStream: AsyncSequence, Sendable {
         }
     }
 
-    /// What has come of an answer when nothing more will.
+    /// The answer at the end of a stream.
     struct Answer: Sendable {
         var text = ""
         var tokens: [Int] = []
@@ -126,14 +135,14 @@ public struct GenerationStream: AsyncSequence, Sendable {
 
     public struct AsyncIterator: AsyncIteratorProtocol, Sendable {
         fileprivate let reader: Reader?
-        /// Both backwards: what has crossed the boundary, and what became of the last of it.
+        /// In reverse order: events of the core, and public events made of the last of them.
         private var batch: [CoreEvent] = []
         private var events: [GenerationEvent] = []
 
         fileprivate init(reader: Reader?) { self.reader = reader }
 
         public mutating func next() async throws -> GenerationEvent? {
-            guard let reader else { throw MynahError.streamAlreadyRead }
+            guard let reader else { throw MynahError(.invalidRequest, "a generation can be read only once") }
             if Task.isCancelled {
                 reader.reading.cancel()
                 throw CancellationError()
@@ -148,8 +157,8 @@ public struct GenerationStream: AsyncSequence, Sendable {
     }
 }
 
-/// What is made of some events of a stream, as it is read.
-func pulled<Element: Sendable>(
+/// A sequence of the values that `convert` makes of events, read at the pace of its reader.
+package func pulled<Element: Sendable>(
     _ stream: GenerationStream, _ convert: @escaping @Sendable (GenerationEvent) -> Element?
 ) -> AsyncThrowingStream<Element, any Error> {
     let events = Locked(stream.makeAsyncIterator())
@@ -163,7 +172,7 @@ func pulled<Element: Sendable>(
     }
 }
 
-/// Whoever reads a stream. With its last copy the generation ends.
+/// The reader of a stream. The generation ends with the last copy of the iterator.
 private final class Reader: Sendable {
     let reading: Reading
 
@@ -171,9 +180,9 @@ private final class Reader: Sendable {
     deinit { reading.abandon() }
 }
 
-/// What a stream, its iterator and its cancellation share.
+/// The state that a stream, its iterator and its cancellation share.
 private final class Reading: Sendable {
-    /// Events that cross the boundary at once, if so many are there.
+    /// The most events that cross from the core in one call.
     private static let batchSize: UInt32 = 32
 
     private struct State {
@@ -186,13 +195,15 @@ private final class Reading: Sendable {
 
     private let state = Locked(State())
     private let begin: @Sendable () async throws -> MynahCore.GenerationStream
+    private let progress: @Sendable () -> Void
     private let end: @Sendable (GenerationStream.Answer) -> Void
 
     init(
         begin: @escaping @Sendable () async throws -> MynahCore.GenerationStream,
-        end: @escaping @Sendable (GenerationStream.Answer) -> Void
+        progress: @escaping @Sendable () -> Void, end: @escaping @Sendable (GenerationStream.Answer) -> Void
     ) {
         self.begin = begin
+        self.progress = progress
         self.end = end
     }
 
@@ -226,6 +237,7 @@ private final class Reading: Sendable {
             let events = try await cancellable(stream.cancel) {
                 try await stream.events(max: Self.batchSize)
             }
+            progress()
             if events.isEmpty { finish(nil) }
             return events
         } catch {
@@ -252,7 +264,7 @@ private final class Reading: Sendable {
         return stream
     }
 
-    /// Lets go of the device, once.
+    /// Drops the generation, once.
     private func finish(_ error: (any Error)?) {
         let answer: GenerationStream.Answer? = state { state in
             let isFirst = !state.isOver && state.stream != nil
@@ -264,10 +276,10 @@ private final class Reading: Sendable {
         if let answer { end(answer) }
     }
 
-    /// Notes what the reader gets.
+    /// The public events of an event of the core. They become part of the answer when the reader gets them.
     func deliver(_ event: CoreEvent) -> [GenerationEvent] {
         switch event {
-        case .prefill(let prefill): return [.prefill(done: Int(prefill.done), total: Int(prefill.total))]
+        case .prefill(let done, let total): return [.prefill(done: done, total: total)]
         case .token(let token, let text):
             state { state in
                 state.answer.text += text
@@ -276,39 +288,21 @@ private final class Reading: Sendable {
             var events: [GenerationEvent] = text.isEmpty ? [] : [.text(text)]
             if !token.top.isEmpty { events.append(.token(token)) }
             return events
-        case .finished(let summary):
+        case .text(let text):
+            state { $0.answer.text += text }
+            return [.text(text)]
+        case .finished(let reason, let stats):
             let (answer, prompt) = state { state in
-                state.answer.text += summary.remainingText
-                state.answer.finishReason = FinishReason(summary.finishReason)
+                state.answer.finishReason = reason
                 return (state.answer, state.stream?.promptTokens() ?? [])
             }
             finish(nil)
-            let rest: [GenerationEvent] = summary.remainingText.isEmpty ? [] : [.text(summary.remainingText)]
-            return rest + [.finished(GenerationResult(summary, answer, prompt))]
+            return [
+                .finished(
+                    GenerationResult(
+                        text: answer.text, promptTokens: prompt.map(Int.init), generatedTokens: answer.tokens,
+                        finishReason: reason, stats: stats))
+            ]
         }
-    }
-}
-
-extension FinishReason {
-    init(_ core: MynahCore.FinishReason) {
-        self =
-            switch core {
-            case .stop: .stop
-            case .length: .length
-            case .cancelled: .cancelled
-            }
-    }
-}
-
-extension GenerationResult {
-    init(_ summary: Summary, _ answer: GenerationStream.Answer, _ prompt: [UInt32]) {
-        text = answer.text
-        promptTokens = prompt.map(Int.init)
-        generatedTokens = answer.tokens
-        finishReason = FinishReason(summary.finishReason)
-        stats = Stats(
-            tokensPerSecond: summary.tokensPerSecond, prefillTokensPerSecond: summary.prefillTokensPerSecond,
-            timeToFirstToken: summary.timeToFirstToken, cachedTokens: Int(summary.cachedTokens),
-            droppedMessages: Int(summary.droppedMessages), peakMemory: Int64(clamping: summary.peakMemory))
     }
 }

@@ -1,53 +1,53 @@
 import MynahCore
 
-/// How to continue a prompt; what is `nil` is as the model recommends.
+/// Parameters of a generation. The model's recommendations replace fields that are `nil`.
 public struct GenerationParameters: Sendable, Codable, Hashable {
     /// The most tokens to generate.
     public var maxTokens: Int?
-    /// No token ends the text before so many are generated.
+    /// The minimum number of tokens before the text may end.
     public var minTokens: Int?
-    /// Flattens the distribution above 1 and sharpens it below; 0 always takes the likeliest token.
+    /// Values above 1 flatten the distribution, values below 1 sharpen it; 0 is greedy sampling.
     public var temperature: Float?
-    /// Draws from that many likeliest tokens; 0 from all.
+    /// Samples from the `topK` most likely tokens; 0 disables it.
     public var topK: Int?
-    /// Draws from the smallest set of likeliest tokens with this probability in sum; 1 from all.
+    /// Samples from the smallest set of most likely tokens with this total probability; 1 disables it.
     public var topP: Float?
-    /// Excludes tokens less likely than this share of the likeliest one.
+    /// Excludes tokens less likely than this fraction of the most likely token's probability.
     public var minP: Float?
-    /// Draws from the tokens whose information is nearest to the expected one, with this probability in sum.
+    /// Locally typical sampling: keeps tokens of near-average surprise up to this total probability.
     public var typicalP: Float?
-    /// Excludes tokens whose logit is more than so many standard deviations below the largest.
+    /// Excludes tokens whose logit is more than this number of standard deviations below the largest.
     public var topNSigma: Float?
-    /// Now and then excludes the likeliest tokens.
+    /// XTC sampling: sometimes excludes the most likely tokens.
     public var xtc: XTC?
-    /// Makes it unlikely that sequences repeat.
+    /// DRY sampling: penalizes repeated sequences.
     public var dry: DRY?
-    /// Divides the logits of recent tokens, or multiplies negative ones; 1 does nothing.
+    /// Divides positive logits of recent tokens and multiplies negative ones; 1 disables it.
     public var repetitionPenalty: Float?
-    /// Is subtracted from the logits of recent tokens.
+    /// Subtracted from the logits of recent tokens.
     public var presencePenalty: Float?
-    /// Is subtracted from the logit of a recent token once for each time that it occurs.
+    /// Subtracted from the logit of a recent token once per occurrence.
     public var frequencyPenalty: Float?
-    /// How many tokens are recent to the three penalties.
+    /// The number of recent tokens that the three penalties consider.
     public var penaltyContext: Int?
-    /// What is added to the logits of tokens.
+    /// Added to the logits of tokens, by id.
     public var logitBias: [Int: Float]?
-    /// Makes draws repeatable on the same machine.
+    /// Makes sampling repeatable on the same machine.
     public var seed: UInt64?
-    /// How many of the likeliest tokens come with each token; events then carry tokens.
+    /// The number of most likely tokens to report with each token, as ``GenerationEvent/token(_:)``.
     public var topLogprobs: Int?
-    /// Texts that end the generation. Neither they nor a beginning of them is given out.
+    /// Texts that end the generation; the answer does not contain them.
     public var stop: [String]?
-    /// Further tokens that end the text.
+    /// Further end-of-sequence tokens.
     public var extraStopTokens: Set<Int>?
-    /// Ends when the model ends its text.
+    /// Whether an end-of-sequence token ends the generation.
     public var stopOnEOS: Bool?
-    /// Tokens of the prompt that are computed in one step; a cancellation waits for at most one.
+    /// Tokens of the prompt per prefill step; a cancellation waits for at most one step.
     public var prefillStepSize: Int?
-    /// What ``GenerateParameters`` of mlx-swift-lm says of the cache.
-    var cache: CacheParameters?
+    /// The KV cache of a generation without a session, which `MynahCompatibility` sets.
+    package var cache: CacheParameters?
 
-    /// Of the tokens above a threshold only the least likely one stays.
+    /// XTC sampling: of the tokens above the threshold only the least likely stays.
     public struct XTC: Sendable, Codable, Hashable {
         public var probability, threshold: Float
 
@@ -57,11 +57,12 @@ public struct GenerationParameters: Sendable, Codable, Hashable {
         }
     }
 
-    /// A token that would prolong a repetition of `n` tokens loses `multiplier · base^(n - allowedLength)`.
+    /// DRY sampling: a token that would extend a repetition of `n` tokens loses
+    /// `multiplier · base^(n - allowedLength)`.
     public struct DRY: Sendable, Codable, Hashable {
         public var multiplier, base: Float?
         public var allowedLength, context: Int?
-        /// Texts over which no repetition reaches.
+        /// Sequence breakers: a repetition does not extend over these texts.
         public var breakers: [String]?
 
         public init() {}
@@ -74,7 +75,7 @@ public struct GenerationParameters: Sendable, Codable, Hashable {
         self.topK = topK
     }
 
-    /// A copy that is edited.
+    /// An edited copy.
     public func with(_ edit: (inout Self) throws -> Void) rethrows -> Self {
         var copy = self
         try edit(&copy)
@@ -146,5 +147,25 @@ extension GenerationParameters {
             ignoreEnd: stopOnEOS.map(!),
             specialTokens: nil,
             prefillChunk: try prefillStepSize.map { try size($0, "prefillStepSize") })
+    }
+}
+
+/// The KV cache of a generation without a session.
+package struct CacheParameters: Sendable, Codable, Hashable {
+    package var maxSize: Int?
+    package var bits: Int?
+    package var groupSize = 64
+    package var quantizedStart = 0
+
+    package init() {}
+
+    /// `nil` for the options of the loaded model.
+    func session() throws -> SessionOptions? {
+        if maxSize == nil && bits == nil { return nil }
+        return SessionOptions(
+            overflow: try maxSize.map { try ring($0, 4) },
+            quantization: try bits.map {
+                try cacheBits($0, groupSize: groupSize, after: quantizedStart, name: "kvBits")
+            })
     }
 }

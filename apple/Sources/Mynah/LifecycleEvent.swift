@@ -1,19 +1,22 @@
-/// What a model is at the moment. What comes before that is ``LoadEvent``.
+/// The state of a loaded model. Later versions add cases: a `switch` needs a `default`.
+#if hasAttribute(nonexhaustive)
+@nonexhaustive
+#endif
 public enum LifecycleEvent: Sendable, Hashable {
-    /// It computes what it is asked for.
+    /// The model computes.
     case ready
-    /// It computes nothing, for these reasons; streams wait and lose nothing.
-    case suspended(Set<Life.Reason>)
-    /// Its memory is free; nothing follows.
+    /// The device is suspended for these reasons; streams wait and lose nothing.
+    case suspended(Set<AppLifecycle.Reason>)
+    /// The memory of the model is free. The last event.
     case unloaded
 }
 
 extension LifecycleEvent {
-    /// What a model is now, and then each change. A reader who is slow misses the oldest ones.
+    /// The current state and then each change. A slow reader misses the oldest ones.
     static func stream(of isUnloaded: Watched<Bool>) -> AsyncStream<LifecycleEvent> {
         struct State {
             var isUnloaded = false
-            var reasons: Set<Life.Reason>?
+            var reasons: Set<AppLifecycle.Reason>?
             var last: LifecycleEvent?
         }
         return AsyncStream(bufferingPolicy: .bufferingNewest(16)) { continuation in
@@ -27,7 +30,7 @@ extension LifecycleEvent {
                     if event == state.last { return }
                     state.last = event
                     continuation.yield(event)
-                    // To end the stream forgets the observers, which must not happen inside of one.
+                    // Ending the stream removes the observers, which an observer must not do.
                     if event == .unloaded { Task { continuation.finish() } }
                 }
             }

@@ -1,22 +1,22 @@
 import MynahCore
 
-/// How to load a model; what is not said is as its checkpoint says.
+/// How to load a model. The checkpoint decides the rest.
 public struct LoadOptions: Sendable {
-    /// The longest sequence, in tokens, where that shall be shorter than what the model was made for.
+    /// The longest sequence, in tokens, if it is to be shorter than the config's.
     public var maxContextLength: Int?
-    /// How it remembers.
+    /// The default KV cache of its sessions and of generations without one.
     public var kvCache: KVCacheOptions
-    /// How much memory all models of the process may take together, from now on.
+    /// The memory limit of all models of the process together, from now on.
     public var memory: MemoryPolicy
-    /// Whether the network may be used.
+    /// Whether the library may use the network.
     public var network: NetworkPolicy
-    /// What fine-tuning added to the model: a LoRA or DoRA adapter of mlx-lm or PEFT, or mlx-lm's layers as a whole.
+    /// A LoRA or DoRA adapter in the layout of mlx-lm or PEFT, or layers that mlx-lm has fine-tuned as a whole.
     public var adapter: (any ModelLocator)?
-    /// What its files do not say, or say wrongly.
+    /// Corrections of the model's files.
     public var overrides: ModelOverrides
-    /// Computes a first token before the model is there, so that nobody waits later for what is compiled at first use.
+    /// Computes a token during loading, so that the first generation does not wait for compilation.
     public var prewarm: Bool
-    /// Brings its files here in place of the library.
+    /// Downloads the files in place of the library.
     public var downloader: (any Downloader)?
 
     public init(
@@ -56,44 +56,44 @@ public struct LoadOptions: Sendable {
     }
 }
 
-/// How a model remembers, where a ``ChatSession`` does not say otherwise.
+/// The default KV cache of a model; ``ChatOptions`` override it.
 public enum KVCacheOptions: Sendable, Hashable {
-    /// As ``full``; under a ``MemoryPolicy/budget(_:)`` as loses least of what fits beside the weights.
+    /// As ``full``; with a ``MemoryPolicy/budget(_:)``, the most precise cache that fits beside the weights.
     case automatic
-    /// Everything, in full precision.
+    /// The whole context in full precision.
     case full
-    /// The first `keep` tokens and the latest, so many in all: there is no end.
+    /// A ring buffer with the first `keep` tokens (attention sinks) and the latest ones, `positions` in all.
     case window(_ positions: Int, keep: Int = 4)
-    /// In 4 or 8 bits, from so many positions on.
+    /// Quantized in 4 or 8 bits, from the token `after` on.
     case quantized(bits: Int, after: Int = 0)
 }
 
-/// How much memory all models of the process may take together. What does not fit is refused, with
-/// ``MynahError/outOfMemory(_:needed:available:)``.
+/// The memory limit of all models of the process together. Loading a model that does not fit throws
+/// ``MynahError/Code/outOfMemory``.
 public enum MemoryPolicy: Sendable, Hashable {
-    /// What ``Device/setMemoryLimit(_:)`` or an earlier policy has said; at first there is no limit.
+    /// Keeps the limit of ``Device/setMemoryLimit(_:)`` or of an earlier load; without either there is none.
     case automatic
-    /// So many bytes.
+    /// A limit in bytes.
     case budget(_ bytes: Int64)
     case unlimited
 }
 
-/// Whether the network may be used.
+/// Whether the library may use the network.
 public enum NetworkPolicy: Sendable, Hashable {
-    /// The hub is asked what is new, and what is on the disk is not fetched again. When the hub is out of reach, what
-    /// is on the disk serves.
+    /// Asks the hub for the newest commit and downloads only missing files. Uses the files on the disk if the hub is out
+    /// of reach.
     case automatic
-    /// No request is made: what is not on the disk is ``MynahError/offline(_:)``.
+    /// Makes no requests: loading a model that is not on the disk throws ``MynahError/Code/offline``.
     case offline
 }
 
-/// What the files of a model do not say, or say wrongly.
+/// Corrections of a model's files.
 public struct ModelOverrides: Sendable {
-    /// Further tokens that end the text.
+    /// Further end-of-sequence tokens.
     public var extraEOSTokens: Set<String>
-    /// Where the tokenizer and the chat template are, if not beside the weights.
+    /// The source of the tokenizer and the chat template, if not the model's.
     public var tokenizer: (any ModelLocator)?
-    /// A chat template instead of those of the files, in Jinja.
+    /// A chat template in Jinja that replaces the one of the files.
     public var chatTemplate: String?
 
     public init(extraEOSTokens: Set<String> = [], tokenizer: (any ModelLocator)? = nil, chatTemplate: String? = nil) {
@@ -108,6 +108,6 @@ func ring(_ positions: Int, _ keep: Int) throws -> Overflow {
 }
 
 func cacheBits(_ bits: Int, groupSize: Int = 64, after: Int = 0, name: String) throws -> CacheBits {
-    guard let bits = UInt8(exactly: bits) else { throw MynahError.invalidRequest("\(name): \(bits) is out of range") }
+    guard let bits = UInt8(exactly: bits) else { throw MynahError(.invalidRequest, "\(name): \(bits) is out of range") }
     return CacheBits(bits: bits, groupSize: try size(groupSize, "groupSize"), after: try size(after, "after"))
 }

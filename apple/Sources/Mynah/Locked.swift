@@ -1,18 +1,18 @@
 import Foundation
 
-/// A value that one thread at a time may use. `Mutex` of the standard library asks for newer systems than we do.
-final class Locked<Value>: @unchecked Sendable {
+/// A value behind a lock. `Mutex` of the standard library needs newer systems than this package.
+package final class Locked<Value>: @unchecked Sendable {
     private var value: Value
     private let lock = NSLock()
 
-    init(_ value: Value) { self.value = value }
+    package init(_ value: Value) { self.value = value }
 
-    func callAsFunction<Result>(_ body: (inout Value) throws -> Result) rethrows -> Result {
+    package func callAsFunction<Result>(_ body: (inout Value) throws -> Result) rethrows -> Result {
         try lock.withLock { try body(&value) }
     }
 }
 
-/// Lets one task in at a time, in the order in which they came.
+/// Admits one task at a time, in the order of their calls.
 final class Turnstile: Sendable {
     private struct State {
         var isTaken = false
@@ -21,7 +21,7 @@ final class Turnstile: Sendable {
 
     private let state = Locked(State())
 
-    /// Waits for its turn; who gets in must leave.
+    /// Waits for the turn of this task, which must call ``leave()`` afterwards.
     func enter() async throws {
         let id = UUID()
         try await withTaskCancellationHandler {

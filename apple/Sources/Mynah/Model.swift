@@ -1,22 +1,26 @@
 import Foundation
 import MynahCore
 
-/// How far the loading of a model is.
+/// An event of a load. Later versions add cases: a `switch` needs a `default`.
+#if hasAttribute(nonexhaustive)
+@nonexhaustive
+#endif
 public enum LoadEvent: Sendable {
     case downloading(DownloadProgress)
-    /// The share of the weights that is in memory, from 0 to 1.
+    /// The fraction of the weights that is in memory, from 0 to 1.
     case loading(Double)
+    /// The last event.
     case ready(Model)
 }
 
-/// How far a download is, over all files of a model.
+/// The progress of a download over all files of a model.
 public struct DownloadProgress: Sendable, Hashable {
-    /// Bytes that are on the disk, and bytes of all files.
+    /// Bytes on the disk, and bytes of all files.
     public let completed, total: Int64
     public let bytesPerSecond: Double
-    /// How long it will take at this speed, once there is one.
+    /// The remaining time at this speed, once a speed is known.
     public let remaining: TimeInterval?
-    /// A file that is being fetched.
+    /// One of the files in progress.
     public let file: String
 
     public var fractionCompleted: Double { total == 0 ? 1 : Double(completed) / Double(total) }
@@ -30,29 +34,29 @@ public struct DownloadProgress: Sendable, Hashable {
     }
 }
 
-/// What is known of a model.
+/// Facts about a loaded model.
 public struct ModelInfo: Sendable, Hashable {
-    /// The `model_type` of its config.
+    /// The `model_type` of the config.
     public let modelType: String
-    /// The longest sequence that it was made or loaded for, in tokens, if it says so.
+    /// The longest sequence, in tokens, if the config or ``LoadOptions`` limit it.
     public let contextLength: Int?
-    /// How many tokens it has embeddings for.
+    /// The number of token embeddings.
     public let vocabularySize: Int
-    /// The tokens that end its text.
+    /// The end-of-sequence tokens.
     public let endTokens: Set<Int>
 }
 
-/// What one model takes, in bytes.
+/// The memory that one model uses, in bytes.
 public struct ModelMemory: Sendable, Hashable {
     public let weights: Int64
-    /// What its sessions remember.
+    /// The KV caches of its sessions.
     public let caches: Int64
 }
 
-/// A language model in memory. Its weights are freed with the last reference to it, to its sessions and to its
-/// streams, or by ``unload()``. It may be used from any task; what many ask for at once takes turns.
+/// A language model in memory. The last reference to it, to its sessions and to its streams frees its weights, or
+/// ``unload()`` does. Any task may use it; concurrent generations take turns on the engine thread.
 public final class Model: Sendable {
-    let core: MynahCore.Model
+    package let core: MynahCore.Model
     public let info: ModelInfo
     private let isUnloaded = Watched(false)
 
@@ -66,12 +70,12 @@ public final class Model: Sendable {
 
     deinit { isUnloaded.set(true) }
 
-    /// The values of `model_type` that load.
+    /// The supported values of `model_type`.
     public static var supportedArchitectures: [String] { supportedModelTypes() }
 
-    /// Loads a model, which is downloaded first if it is not on the disk. `progress` is called on any thread; what it
-    /// throws ends the loading and is thrown from here. Cancelling the task stops the download and keeps what has
-    /// arrived.
+    /// Loads a model, and downloads it first if it is not on the disk. `progress` runs on any thread; an error that it
+    /// throws cancels the load and is thrown from here. Cancelling the task stops the download and keeps the bytes on
+    /// the disk.
     public static func load(
         _ locator: some ModelLocator, options: LoadOptions = .init(),
         progress: (@Sendable (LoadEvent) throws -> Void)? = nil
@@ -85,27 +89,31 @@ public final class Model: Sendable {
         return model
     }
 
-    /// Loads a model as a sequence of events, which exists before the model does and ends with
-    /// ``LoadEvent/ready(_:)``. A reader who is slow misses some of them. Who stops reading stops the loading.
+    /// Loads a model as a sequence of events that ends with ``LoadEvent/ready(_:)``. Progress events are coalesced for
+    /// slow readers. Ending the loop cancels the load.
     public static func loading(_ locator: some ModelLocator, options: LoadOptions = .init()) -> LoadSequence {
         LoadSequence(source: locator.source, options: options)
     }
 
-    /// What a model is and what it needs, from its small files: nothing else is fetched. `context` is how many tokens
-    /// a sequence shall have room for.
+    /// Inspects a model and the memory that it needs, from its small files only. `context` is the length of the
+    /// sequence, in tokens, for which the memory is computed.
     public static func inspect(_ locator: some ModelLocator, context: Int? = nil) async throws -> ModelReport {
         let source = locator.source.core
         let context = try context.map { try size($0, "context") }
         return ModelReport(try await calling { try await MynahCore.inspect(source: source, context: context) })
     }
 
-    /// What its checkpoint recommends.
+    /// The parameters that the checkpoint recommends.
     public var defaultGenerationParameters: GenerationParameters { GenerationParameters(core.defaultParameters()) }
 
-    /// Starts to continue a prompt, from nothing, when the stream is first read. See ``ChatSession`` for conversations.
+    /// Answers a prompt. The generation starts when the stream is first read. See ``ChatSession`` for conversations.
+    ///
+    /// ```swift
+    /// for try await text in model.generate("Why is the sky blue?").text { print(text, terminator: "") }
+    /// ```
     public func generate(_ prompt: Prompt, _ parameters: GenerationParameters? = nil) -> GenerationStream {
-        // A memory of its own, if it wants one, is there for as long as the stream.
-        let (core, memory) = (core, Locked<Session?>(nil))
+        // A session for the cache options of the parameters lives as long as the stream.
+        let (core, cache) = (core, Locked<Session?>(nil))
         let parameters = parameters ?? .init()
         return GenerationStream {
             try calling {
@@ -113,52 +121,52 @@ public final class Model: Sendable {
                     return try core.generate(prompt: prompt.core, parameters: parameters.core())
                 }
                 let session = try core.session(options: options)
-                memory { $0 = session }
+                cache { $0 = session }
                 return try session.generate(prompt: prompt.core, parameters: parameters.core())
             }
         }
     }
 
-    /// Continues a text to the end.
+    /// Answers a message of the user, and waits for the whole answer.
     public func generate(prompt: String, parameters: GenerationParameters? = nil) async throws -> GenerationResult {
         try await generate(Prompt(prompt), parameters).result
     }
 
-    /// Answers a conversation to the end.
+    /// Answers messages, and waits for the whole answer.
     public func generate(
         messages: [ChatMessage], parameters: GenerationParameters? = nil, templateOptions: ChatTemplateOptions = .init()
     ) async throws -> GenerationResult {
         try await generate(Prompt(messages, options: templateOptions), parameters).result
     }
 
-    /// The tokens of a text, with those that the tokenizer puts around it unless they are unwanted.
+    /// The tokens of a text, by default with the special tokens that the tokenizer adds.
     public func encode(_ text: String, addSpecialTokens: Bool = true) async throws -> [Int] {
         try calling { try core.encode(text: text, specialTokens: addSpecialTokens).map(Int.init) }
     }
 
-    /// The text of tokens, without that of special ones unless it is wanted.
+    /// The text of tokens, by default without the text of special tokens.
     public func decode(_ tokens: [Int], skipSpecialTokens: Bool = true) async throws -> String {
         let tokens = try tokens.map { try size($0, "token") }
         return try calling { try core.decode(tokens: tokens, skipSpecialTokens: skipSpecialTokens) }
     }
 
-    /// How many tokens a prompt is.
+    /// The number of tokens of a prompt.
     public func countTokens(_ prompt: Prompt) async throws -> Int {
         try calling { try core.tokens(prompt: prompt.core).count }
     }
 
-    /// A conversation as the text that the model sees.
+    /// The text that the chat template makes of messages.
     public func renderChatTemplate(
         _ messages: [ChatMessage], options: ChatTemplateOptions = .init()
     ) async throws -> String {
-        try calling { try core.render(messages: messages.map(\.core), options: options.core()) }
+        try calling { try core.renderChatTemplate(messages: messages.map(\.core), options: options.core()) }
     }
 
-    /// What it is now, and then each change, until it is unloaded. The stream does not keep the model. What comes
-    /// before there is a model, downloading and loading and what fails in it, is in ``loading(_:options:)``.
+    /// The current state of the model and then each change, until the model is unloaded. The stream does not retain the
+    /// model. ``loading(_:options:)`` yields the events of downloading and loading.
     public var events: AsyncStream<LifecycleEvent> { LifecycleEvent.stream(of: isUnloaded) }
 
-    /// What it takes now; see ``Device/memory`` for all models and for what is being computed.
+    /// The memory of this model; ``Device/memory`` is that of all models and of intermediate results.
     public var memory: ModelMemory {
         get async throws {
             let core = core
@@ -167,15 +175,15 @@ public final class Model: Sendable {
         }
     }
 
-    /// Computes nothing more, for this model and all others, until ``resume()``: when this returns, the device is idle.
-    /// Streams wait and lose nothing.
+    /// Suspends the device, which all models share, until ``resume()``: the device is idle when this returns. Streams
+    /// wait and lose nothing. The same as ``Device/suspend()``.
     public func suspend() async throws { try await Device.suspend() }
 
-    /// Goes on after ``suspend()``.
+    /// Resumes the device after ``suspend()``.
     public func resume() async throws { try await Device.resume() }
 
-    /// Frees its memory, whoever still has a reference. Streams that run end with ``MynahError/unloaded``, and so does
-    /// whatever is asked of it from then on, but for what its tokenizer answers.
+    /// Frees the memory of the model even if other references exist. Running streams end with the error
+    /// ``MynahError/Code/unloaded``, and later calls throw it, except those that need only the tokenizer.
     public func unload() async throws {
         let core = core
         try await calling { try await core.unload() }
@@ -183,7 +191,7 @@ public final class Model: Sendable {
     }
 }
 
-/// A model on its way; see ``Model/loading(_:)``. Each reader starts a loading of its own.
+/// The events of a load; see ``Model/loading(_:options:)``. Each loop over it starts a load.
 public struct LoadSequence: AsyncSequence, Sendable {
     public typealias Element = LoadEvent
     public typealias Failure = any Error
@@ -194,22 +202,22 @@ public struct LoadSequence: AsyncSequence, Sendable {
     public func makeAsyncIterator() -> AsyncIterator { AsyncIterator(self) }
 
     public struct AsyncIterator: AsyncIteratorProtocol, Sendable {
-        private let what: LoadSequence
+        private let sequence: LoadSequence
         private var loading: Loading?
         private var isOver = false
 
-        init(_ what: LoadSequence) { self.what = what }
+        init(_ sequence: LoadSequence) { self.sequence = sequence }
 
         public mutating func next() async throws -> LoadEvent? {
             if isOver { return nil }
-            Life.observe()
+            AppLifecycle.observe()
             do {
-                let loading = try loading ?? what.begin()
+                let loading = try loading ?? sequence.begin()
                 self.loading = loading
                 let next = try await cancellable(loading.cancel) { try await loading.next() }
                 switch next {
                 case .downloading(let progress): return .downloading(DownloadProgress(progress))
-                case .loading(let share): return .loading(share)
+                case .loading(let fraction): return .loading(fraction)
                 case nil:
                     isOver = true
                     self.loading = nil
@@ -233,28 +241,28 @@ extension LoadSequence {
     }
 }
 
-/// What is known of a model before it is loaded.
+/// Facts about a model that is not loaded.
 public struct ModelReport: Sendable, Hashable {
-    /// The `model_type` of its config.
+    /// The `model_type` of the config.
     public let modelType: String
-    /// Why it will not load, as far as is known.
+    /// Why the model cannot be loaded, if a reason is known.
     public let problem: String?
-    /// Number of weights; a quantized one counts as one.
+    /// Number of parameters; a quantized one counts as one.
     public let parameterCount: Int64
-    /// Size of the weights on disk, in bytes.
+    /// Size of the weights on the disk, in bytes.
     public let bytes: Int64
-    /// The longest sequence that it was made for, in tokens, if it says so.
+    /// The longest sequence, in tokens, if the config limits it.
     public let contextLength: Int?
-    /// How most of its matrices are packed, such as `affine`, and in how many bits.
+    /// The quantization mode of most matrices, such as `affine`, and its bits per weight.
     public let quantization: String?
     public let bitsPerWeight: Int?
-    /// Whether it takes messages.
+    /// Whether it has a chat template.
     public let hasChatTemplate: Bool
-    /// Whether a licence must be accepted to fetch it, where a hub was asked.
+    /// Whether the hub demands that a licence is accepted first; `nil` for local files.
     public let isGated: Bool?
-    /// What it takes to run, in bytes; `nil` when it will not load.
+    /// The memory that it needs, in bytes; `nil` if it cannot be loaded.
     public let memoryNeeded: Int64?
-    /// Whether that fits this device, if that is known.
+    /// Whether that fits this device, if known.
     public let fits: Bool?
 
     init(_ core: Inspection) {
@@ -273,9 +281,9 @@ public struct ModelReport: Sendable, Hashable {
 }
 
 /// A number as the core takes it.
-func size(_ value: Int, _ name: String) throws -> UInt32 {
+package func size(_ value: Int, _ name: String) throws -> UInt32 {
     guard let size = UInt32(exactly: value) else {
-        throw MynahError.invalidRequest("\(name): \(value) is out of range")
+        throw MynahError(.invalidRequest, "\(name): \(value) is out of range")
     }
     return size
 }

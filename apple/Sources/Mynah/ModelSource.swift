@@ -1,23 +1,23 @@
 import Foundation
 import MynahCore
 
-/// What an application names a model by: a `String` (`"org/repo"`, `"org/repo@revision"` or a directory), the `URL`
+/// The name of a model: a `String` (`"org/repo"`, `"org/repo@revision"` or a directory), the `URL`
 /// of a directory, or a ``ModelSource``.
 public protocol ModelLocator: Sendable {
     var source: ModelSource { get }
 }
 
-/// Where a model is.
+/// Where the files of a model are.
 public enum ModelSource: ModelLocator, Hashable, Sendable {
-    /// A repository on a hub, or a directory if there is one of this name.
+    /// A repository on a hub, or a directory if one of this name exists.
     case named(String)
-    /// A directory in the layout that model repositories have.
+    /// A directory with the files of a model repository.
     case directory(URL)
-    /// A repository on a hub. What is `nil` is as the environment says.
+    /// A repository on a hub. The environment configures fields that are `nil`. `token` is an access token.
     case hub(
         _ repository: String, revision: String? = nil, token: String? = nil, endpoint: URL? = nil, cache: URL? = nil,
         offline: Bool = false)
-    /// The tiny model inside of this library, for tests and first steps.
+    /// The tiny model that the library embeds, for tests and first steps.
     case demo
 
     public var source: ModelSource { self }
@@ -32,7 +32,7 @@ extension URL: ModelLocator {
 }
 
 extension ModelSource {
-    /// In the folder of ``ModelStore``, where one is set.
+    /// The source with the folder of ``ModelStore``, if one is set.
     var core: MynahCore.ModelSource {
         switch self {
         case .demo: .demo
@@ -51,7 +51,7 @@ extension ModelSource {
         }
     }
 
-    /// As the core tells the two apart.
+    /// Whether the core takes the name for a directory.
     private func isDirectory(_ name: String) -> Bool {
         var isDirectory: ObjCBool = false
         let exists = FileManager.default.fileExists(atPath: name, isDirectory: &isDirectory)

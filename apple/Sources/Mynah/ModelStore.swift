@@ -1,21 +1,21 @@
 import Foundation
 import MynahCore
 
-/// The models on the disk, in the layout that Python's `huggingface_hub` shares.
+/// The models on the disk, in the cache layout of Python's `huggingface_hub`.
 public enum ModelStore {
     private static let chosen = Locked<URL?>(nil)
 
     static var chosenDirectory: URL? { chosen { $0 } }
 
-    /// The folder of all models. By default it is the shared cache on macOS and Linux, and inside of Application
-    /// Support elsewhere; an app may choose another one, such as one of its app group.
+    /// The folder of all models: by default the shared hub cache on macOS and Linux, and a folder in Application Support
+    /// elsewhere. An app may choose another one, such as one in its app group.
     public static var directory: URL {
         get { chosenDirectory ?? URL(fileURLWithPath: defaultCache(), isDirectory: true) }
         set { chosen { $0 = newValue } }
     }
 
-    /// Downloads a model, unless it is on the disk, as a sequence that ends when it is there. Cancelling the task that
-    /// reads it, or to stop reading, stops the download; what has arrived stays, and the next one goes on from there.
+    /// Downloads a model, unless it is on the disk, as a sequence that ends when it is complete. Cancelling the task or
+    /// ending the loop stops the download and keeps its bytes; the next download resumes.
     public static func download(
         _ locator: some ModelLocator, with downloader: (any Downloader)? = nil
     ) -> AsyncThrowingStream<DownloadProgress, any Error> {
@@ -35,12 +35,12 @@ public enum ModelStore {
         }
     }
 
-    /// The models of which something is there.
+    /// The models of which files are on the disk.
     public static func list() async throws -> [StoredModel] {
         try calling { try storedModels(cache: directory.path).map(StoredModel.init) }
     }
 
-    /// Deletes a model, or one revision of it; returns how many bytes became free.
+    /// Deletes a model or one of its revisions, and returns the number of freed bytes.
     @discardableResult
     public static func delete(_ id: String, revision: String? = nil) async throws -> Int64 {
         let freed = try calling { try deleteModel(repository: id, revision: revision, cache: directory.path) }
@@ -48,26 +48,26 @@ public enum ModelStore {
     }
 }
 
-/// A repository of which something is on the disk.
+/// A repository of which files are on the disk.
 public struct StoredModel: Sendable, Hashable, Identifiable {
-    /// Its name, such as `org/name`.
+    /// The name, such as `org/name`.
     public let id: String
-    /// Bytes on disk, what is unfinished included.
+    /// Bytes on the disk, partial downloads included.
     public let bytes: Int64
-    /// Its revisions, the one that was used last first.
+    /// The revisions, the most recently used first.
     public let revisions: [Revision]
 
     /// One revision of a repository.
     public struct Revision: Sendable, Hashable {
         /// The hash of the commit.
         public let commit: String
-        /// The branches and tags that stood at it when they were fetched.
+        /// The branches and tags that pointed at the commit when it was downloaded.
         public let names: [String]
-        /// Bytes of its files; other revisions may share them.
+        /// Bytes of the files; other revisions may share them.
         public let bytes: Int64
-        /// When it was used last, as far as that is known.
+        /// The time of the last use, if known.
         public let lastUsed: Date?
-        /// Whether all that a model needs is there.
+        /// Whether all files that a model needs are on the disk.
         public let isComplete: Bool
     }
 

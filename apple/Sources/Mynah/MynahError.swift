@@ -1,98 +1,140 @@
 import Foundation
 import MynahCore
 
-/// Something went wrong. The case says what can be done about it, `localizedDescription` what it was.
-public enum MynahError: Error, Sendable, Equatable {
-    /// There is no such model, revision or file: look for the name.
-    case notFound(String)
-    /// A licence must be accepted, or a token be given.
-    case accessDenied(String)
-    /// A host cannot be reached or refuses to answer now: try again later, after so many seconds if it says so.
-    case network(String, retryAfter: TimeInterval?)
-    /// No request may be made, and the model is not on the disk.
-    case offline(String)
-    /// The disk is too small: make room.
-    case diskFull(String, needed: Int64, free: Int64)
-    /// A file cannot be read or is not what it should be: fetch or save it again.
-    case damaged(String)
-    /// This library does not run such a model: take another one.
-    case unsupported(String)
-    /// The memory does not suffice: unload something, or take a smaller model.
-    case outOfMemory(String, needed: Int64, available: Int64)
-    /// The prompt is too long: shorten it.
-    case contextOverflow(tokens: Int, limit: Int)
-    /// The model cannot make sense of a prompt or an option: correct the request.
-    case invalidRequest(String)
-    /// The model has been unloaded: load it again.
-    case unloaded
-    /// A stream is read once, and this one has a reader already.
-    case streamAlreadyRead
-    /// Models cannot run here at all.
-    case unavailable(String)
-    /// The device or this library has failed.
-    case `internal`(String)
+/// An error with a code, which says what an application can do, and a message for people.
+///
+/// ```swift
+/// do {
+///     model = try await Model.load("org/name")
+/// } catch MynahError.Code.offline, MynahError.Code.network {
+///     askForAConnection()
+/// } catch let error as MynahError where error.code == .outOfMemory {
+///     chooseASmallerModel(than: error.needed)
+/// }
+/// ```
+///
+/// Cancelled work throws `CancellationError` instead.
+public struct MynahError: Error, Sendable, Hashable {
+    /// What an application can do about an error. Later versions add codes.
+    public struct Code: RawRepresentable, Sendable, Hashable {
+        public let rawValue: String
+
+        public init(rawValue: String) { self.rawValue = rawValue }
+
+        /// The model, revision or file does not exist: check the name.
+        public static let notFound = Code(rawValue: "notFound")
+        /// The hub refuses access: accept the licence or pass an access token.
+        public static let accessDenied = Code(rawValue: "accessDenied")
+        /// A host cannot be reached or refuses to answer now: try again later. See ``MynahError/retryAfter``.
+        public static let network = Code(rawValue: "network")
+        /// Offline mode is on and the model is not on the disk: download it first.
+        public static let offline = Code(rawValue: "offline")
+        /// The disk has too little free space: free ``MynahError/needed`` bytes.
+        public static let diskFull = Code(rawValue: "diskFull")
+        /// A file cannot be read or has wrong content: download or save it again.
+        public static let damaged = Code(rawValue: "damaged")
+        /// Mynah does not support this model or this feature: choose another model.
+        public static let unsupported = Code(rawValue: "unsupported")
+        /// The memory does not suffice: unload a model or choose a smaller one.
+        public static let outOfMemory = Code(rawValue: "outOfMemory")
+        /// The prompt of ``MynahError/tokens`` tokens is longer than ``MynahError/limit``: shorten it.
+        public static let contextOverflow = Code(rawValue: "contextOverflow")
+        /// A prompt or an option is invalid: correct the request.
+        public static let invalidRequest = Code(rawValue: "invalidRequest")
+        /// The model has been unloaded: load it again.
+        public static let unloaded = Code(rawValue: "unloaded")
+        /// This device cannot run models.
+        public static let unavailable = Code(rawValue: "unavailable")
+        /// The device, this library or a callback failed: report a bug.
+        public static let `internal` = Code(rawValue: "internal")
+
+        /// Lets `catch` match a code.
+        public static func ~= (code: Code, error: any Error) -> Bool { (error as? MynahError)?.code == code }
+    }
+
+    public let code: Code
+    /// What is wrong, where, and what to do.
+    public let message: String
+    /// Bytes that the operation still needs, on the disk or in memory, and bytes that are available there.
+    public internal(set) var needed, available: Int64?
+    /// The time after which the host accepts requests again, if it says so.
+    public internal(set) var retryAfter: TimeInterval?
+    /// Length of the prompt, and length of the context, in tokens.
+    public internal(set) var tokens, limit: Int?
+
+    /// An error for code that calls Mynah's protocols, such as a ``Downloader``.
+    public init(_ code: Code, _ message: String) {
+        self.code = code
+        self.message = message
+    }
 }
 
-extension MynahError: LocalizedError {
-    public var errorDescription: String? {
-        switch self {
-        case .notFound(let reason), .accessDenied(let reason), .network(let reason, _), .offline(let reason),
-            .diskFull(let reason, _, _), .damaged(let reason), .unsupported(let reason),
-            .outOfMemory(let reason, _, _), .invalidRequest(let reason), .unavailable(let reason),
-            .internal(let reason):
-            reason
-        case .contextOverflow(let tokens, let limit): "the prompt has \(tokens) tokens, the context holds \(limit)"
-        case .unloaded: "the model has been unloaded"
-        case .streamAlreadyRead: "a stream is read once, and this one has a reader already"
-        }
-    }
+extension MynahError: LocalizedError, CustomStringConvertible {
+    public var errorDescription: String? { message }
+    public var description: String { "\(code): \(message)" }
+}
+
+extension MynahError.Code: CustomStringConvertible {
+    public var description: String { rawValue }
 }
 
 extension MynahCore.MynahError {
-    /// The error of the API. What was cancelled throws what Swift throws then.
+    /// The error of the public API.
     var translated: any Error {
+        guard case .Failed(let kind, let reason, let details) = self else { return self }
+        guard let code = kind.code else { return CancellationError() }
+        var error = MynahError(code, reason)
+        error.needed = details.needed.map { Int64(clamping: $0) }
+        error.available = details.available.map { Int64(clamping: $0) }
+        error.retryAfter = details.retryAfterSeconds.map(TimeInterval.init)
+        error.tokens = details.tokens.map { Int(clamping: $0) }
+        error.limit = details.limit.map { Int(clamping: $0) }
+        return error
+    }
+}
+
+extension ErrorKind {
+    /// `nil` for cancelled work.
+    fileprivate var code: MynahError.Code? {
         switch self {
-        case .NotFound(let reason): MynahError.notFound(reason)
-        case .AccessDenied(let reason): MynahError.accessDenied(reason)
-        case .Network(let reason, let after): MynahError.network(reason, retryAfter: after.map(TimeInterval.init))
-        case .Offline(let reason): MynahError.offline(reason)
-        case .DiskFull(let reason, let needed, let free):
-            MynahError.diskFull(reason, needed: Int64(clamping: needed), free: Int64(clamping: free))
-        case .Damaged(let reason): MynahError.damaged(reason)
-        case .Unsupported(let reason): MynahError.unsupported(reason)
-        case .OutOfMemory(let reason, let needed, let available):
-            MynahError.outOfMemory(reason, needed: Int64(clamping: needed), available: Int64(clamping: available))
-        case .ContextOverflow(_, let tokens, let limit):
-            MynahError.contextOverflow(tokens: Int(clamping: tokens), limit: Int(clamping: limit))
-        case .InvalidRequest(let reason): MynahError.invalidRequest(reason)
-        case .Cancelled: CancellationError()
-        case .Unloaded: MynahError.unloaded
-        case .Unavailable(let reason): MynahError.unavailable(reason)
-        case .Internal(let reason): MynahError.internal(reason)
+        case .notFound: .notFound
+        case .accessDenied: .accessDenied
+        case .network: .network
+        case .offline: .offline
+        case .diskFull: .diskFull
+        case .damaged: .damaged
+        case .unsupported: .unsupported
+        case .outOfMemory: .outOfMemory
+        case .contextOverflow: .contextOverflow
+        case .invalidRequest: .invalidRequest
+        case .cancelled: nil
+        case .unloaded: .unloaded
+        case .unavailable: .unavailable
+        case .internal: .internal
         }
     }
 }
 
-/// The error of the API. What the bindings throw beside their own is a panic that they caught.
+/// The error of the public API. The bindings throw a private type for a panic that they caught.
 private func translated(_ error: any Error) -> any Error {
     switch error {
     case let error as MynahCore.MynahError: error.translated
     case is MynahError, is CancellationError: error
-    default: MynahError.internal(error.localizedDescription)
+    default: MynahError(.internal, error.localizedDescription)
     }
 }
 
-/// Calls the core.
-func calling<Value>(_ body: () throws -> Value) throws -> Value {
+/// Calls the core and translates its errors.
+package func calling<Value>(_ body: () throws -> Value) throws -> Value {
     do { return try body() } catch { throw translated(error) }
 }
 
-/// Calls the core.
-func calling<Value: Sendable>(_ body: @Sendable () async throws -> Value) async throws -> Value {
+/// Calls the core and translates its errors.
+package func calling<Value: Sendable>(_ body: @Sendable () async throws -> Value) async throws -> Value {
     do { return try await body() } catch { throw translated(error) }
 }
 
-/// Stops `work` when the task is cancelled, which the core does not notice by itself.
+/// Calls `stop` when the task is cancelled, because a cancelled task does not cancel the core's work.
 func cancellable<Value: Sendable>(
     _ stop: @escaping @Sendable () -> Void, _ work: @Sendable () async throws -> Value
 ) async throws -> Value {

@@ -1,34 +1,49 @@
 import Foundation
 import MynahCore
 
-/// What to continue: a text, a conversation, or tokens.
+/// What a model continues: a message of the user, a list of messages, raw text, or tokens.
+///
+/// A string literal is a message of the user, and an array literal is a list of messages:
+///
+/// ```swift
+/// model.generate("Why is the sky blue?")
+/// model.generate([.system("Answer in one sentence."), .user("Why is the sky blue?")])
+/// model.generate(.raw("The sky is blue because"))
+/// ```
 public struct Prompt: Sendable, ExpressibleByStringLiteral, ExpressibleByArrayLiteral {
     enum Content: Sendable {
-        case text(String)
+        case user(String)
+        case raw(String)
         case messages([ChatMessage], ChatTemplateOptions)
         case tokens([Int])
     }
 
     let content: Content
 
-    /// A text, as it is: no chat template is put around it. A ``ChatSession`` takes it as what the user says.
-    public init(_ text: String) { content = .text(text) }
+    /// A message of the user, through the checkpoint's chat template. Without a template the model continues the text.
+    public init(_ text: String) { self.init(.user(text)) }
 
-    /// A conversation, through the checkpoint's chat template.
+    /// Messages, through the checkpoint's chat template.
     public init(_ messages: [ChatMessage], options: ChatTemplateOptions = .init()) {
-        content = .messages(messages, options)
+        self.init(.messages(messages, options))
     }
 
-    /// Tokens, as they are.
-    public init(tokens: [Int]) { content = .tokens(tokens) }
+    /// Tokens, unchanged.
+    public init(tokens: [Int]) { self.init(.tokens(tokens)) }
+
+    /// Raw text that the model continues, without a chat template.
+    public static func raw(_ text: String) -> Prompt { Prompt(.raw(text)) }
 
     public init(stringLiteral text: String) { self.init(text) }
     public init(arrayLiteral messages: ChatMessage...) { self.init(messages) }
 
-    var core: MynahCore.Prompt {
+    private init(_ content: Content) { self.content = content }
+
+    package var core: MynahCore.Prompt {
         get throws {
             switch content {
-            case .text(let text): .text(text: text)
+            case .user(let text): .text(text: text)
+            case .raw(let text): .raw(text: text)
             case .messages(let messages, let options):
                 .chat(messages: messages.map(\.core), options: try options.core())
             case .tokens(let tokens): .tokens(tokens: try tokens.map { try size($0, "token") })
@@ -37,46 +52,131 @@ public struct Prompt: Sendable, ExpressibleByStringLiteral, ExpressibleByArrayLi
     }
 }
 
-/// One message of a conversation.
+/// One message of a transcript.
+///
+/// Its JSON is that of chat templates: `content` is a string or a list of parts such as
+/// `{"type": "text", "text": "…"}`.
 public struct ChatMessage: Sendable, Codable, Hashable {
-    /// Who speaks.
-    public enum Role: String, Sendable, Codable {
-        case system, user, assistant, tool
+    /// The role of the speaker. A template may know roles beside the usual ones.
+    public struct Role: RawRepresentable, Sendable, Codable, Hashable, ExpressibleByStringLiteral {
+        public let rawValue: String
+
+        public init(rawValue: String) { self.rawValue = rawValue }
+        public init(stringLiteral role: String) { self.init(rawValue: role) }
+
+        public static let system = Role(rawValue: "system")
+        public static let user = Role(rawValue: "user")
+        public static let assistant = Role(rawValue: "assistant")
+        public static let tool = Role(rawValue: "tool")
     }
 
     public var role: Role
-    public var content: String
-    /// What the assistant thought before it spoke.
-    public var thinking: String?
+    /// The content in its order.
+    public var content: [Content]
+    /// What the assistant reasoned before it answered.
+    public var reasoning: String?
+    /// The name of the speaker.
+    public var name: String?
 
-    public init(_ role: Role, _ content: String, thinking: String? = nil) {
+    public init(_ role: Role, _ content: [Content], reasoning: String? = nil, name: String? = nil) {
         self.role = role
         self.content = content
-        self.thinking = thinking
+        self.reasoning = reasoning
+        self.name = name
     }
 
-    public init(role: Role, content: String, thinking: String? = nil) {
-        self.init(role, content, thinking: thinking)
+    /// A message with text.
+    public init(_ role: Role, _ text: String, reasoning: String? = nil, name: String? = nil) {
+        self.init(role, [.text(text)], reasoning: reasoning, name: name)
     }
 
-    public static func system(_ content: String) -> Self { Self(.system, content) }
-    public static func user(_ content: String) -> Self { Self(.user, content) }
-    public static func assistant(_ content: String) -> Self { Self(.assistant, content) }
+    /// A message with text.
+    public init(role: Role, content: String, reasoning: String? = nil) {
+        self.init(role, content, reasoning: reasoning)
+    }
 
-    var core: Message { Message(role: role.rawValue, content: content, reasoning: thinking) }
+    public static func system(_ text: String) -> Self { Self(.system, text) }
+    public static func user(_ text: String) -> Self { Self(.user, text) }
+    public static func assistant(_ text: String) -> Self { Self(.assistant, text) }
+
+    /// The text of all its parts. Setting it replaces the content.
+    public var text: String {
+        get { content.compactMap { if case .text(let text) = $0 { text } else { nil } }.joined() }
+        set { content = [.text(newValue)] }
+    }
+
+    public init(from decoder: any Decoder) throws {
+        let fields = try decoder.container(keyedBy: CodingKeys.self)
+        role = try fields.decode(Role.self, forKey: .role)
+        reasoning = try fields.decodeIfPresent(String.self, forKey: .reasoning)
+        name = try fields.decodeIfPresent(String.self, forKey: .name)
+        if let text = try? fields.decode(String.self, forKey: .content) {
+            content = [.text(text)]
+        } else {
+            content = try fields.decode([Content].self, forKey: .content)
+        }
+    }
+
+    var core: MynahCore.ChatMessage {
+        MynahCore.ChatMessage(role: role.rawValue, content: content.map(\.core), reasoning: reasoning, name: name)
+    }
 }
 
-/// How to render a conversation.
+extension ChatMessage {
+    /// One part of the content of a message. Later versions add cases: a `switch` needs a `default`.
+    #if hasAttribute(nonexhaustive)
+    @nonexhaustive
+    #endif
+    public enum Content: Sendable, Hashable {
+        case text(String)
+    }
+}
+
+extension ChatMessage.Content: Codable, ExpressibleByStringLiteral {
+    private enum CodingKeys: String, CodingKey {
+        case type, text
+    }
+
+    public init(stringLiteral text: String) { self = .text(text) }
+
+    public init(from decoder: any Decoder) throws {
+        let fields = try decoder.container(keyedBy: CodingKeys.self)
+        switch try fields.decode(String.self, forKey: .type) {
+        case "text": self = .text(try fields.decode(String.self, forKey: .text))
+        case let type:
+            throw DecodingError.dataCorruptedError(
+                forKey: .type, in: fields, debugDescription: "content of type `\(type)` is not supported")
+        }
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var fields = encoder.container(keyedBy: CodingKeys.self)
+        switch self {
+        case .text(let text):
+            try fields.encode("text", forKey: .type)
+            try fields.encode(text, forKey: .text)
+        }
+    }
+
+    fileprivate var core: MynahCore.Content {
+        switch self {
+        case .text(let text): .text(text: text)
+        }
+    }
+}
+
+/// How the chat template renders messages.
 public struct ChatTemplateOptions: Sendable, Codable, Hashable {
     /// Ends with the header of an assistant's message, so that the model answers.
     public var addGenerationPrompt: Bool
-    /// Ends inside of the last message, so that the model goes on with it.
+    /// Leaves the last message open, so that the model continues it.
     public var continueFinalMessage: Bool
-    /// Whether a model that can think before it speaks shall; `nil` leaves that to its template.
+    /// Sets the template variable `enable_thinking`: whether the model reasons before it answers. `nil` leaves that to
+    /// the template.
     public var enableThinking: Bool?
-    /// How much it shall think, in the word that its template knows.
+    /// Sets the template variable `reasoning_effort`, such as `low` or `high`.
     public var reasoningEffort: String?
-    /// More variables of the template.
+    /// Further variables of the template.
     public var extraContext: [String: JSONValue]
 
     public init(
@@ -90,17 +190,17 @@ public struct ChatTemplateOptions: Sendable, Codable, Hashable {
         self.extraContext = extraContext
     }
 
-    func core() throws -> TemplateOptions {
+    func core() throws -> MynahCore.ChatTemplateOptions {
         var variables = extraContext
         variables["enable_thinking"] = enableThinking.map(JSONValue.bool) ?? variables["enable_thinking"]
         variables["reasoning_effort"] = reasoningEffort.map(JSONValue.string) ?? variables["reasoning_effort"]
-        return TemplateOptions(
+        return MynahCore.ChatTemplateOptions(
             addGenerationPrompt: addGenerationPrompt, continueFinalMessage: continueFinalMessage,
             variables: try variables.mapValues { try $0.text() })
     }
 }
 
-/// A value of JSON.
+/// A JSON value.
 public enum JSONValue: Sendable, Codable, Hashable, ExpressibleByStringLiteral, ExpressibleByIntegerLiteral,
     ExpressibleByFloatLiteral, ExpressibleByBooleanLiteral, ExpressibleByArrayLiteral,
     ExpressibleByDictionaryLiteral, ExpressibleByNilLiteral
@@ -153,7 +253,7 @@ public enum JSONValue: Sendable, Codable, Hashable, ExpressibleByStringLiteral, 
         do {
             return String(decoding: try JSONEncoder().encode(self), as: UTF8.self)
         } catch let error as EncodingError {
-            throw MynahError.invalidRequest("template variable: \(error)")
+            throw MynahError(.invalidRequest, "template variable: \(error)")
         }
     }
 }

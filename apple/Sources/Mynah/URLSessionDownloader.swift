@@ -4,81 +4,97 @@ import Foundation
 import FoundationNetworking
 #endif
 
-/// Brings the files of models here by a session of Foundation. With a background session the system goes on while the
-/// app is suspended, or after it has been ended: a file that comes while nobody waits for it is found when it is asked
-/// for again.
+/// Downloads the files of models with a `URLSession`. A background session continues while the app is suspended, and
+/// after the system has ended it: the next launch finds the files that came meanwhile. On Apple's systems an interrupted
+/// transfer resumes where it stopped.
 public final class URLSessionDownloader: Downloader {
     private let session: URLSession
-    private let delegate = Transfers()
-    /// Asks where a file is, which a background session cannot do without sending the token there.
-    private let scout = URLSession(configuration: .ephemeral, delegate: NoRedirects(), delegateQueue: nil)
+    private let transfers: Transfers
+    /// Resolves redirects, because a background session would send the access token to the next host.
+    private let resolver = URLSession(configuration: .ephemeral, delegate: NoRedirects(), delegateQueue: nil)
 
-    public init(configuration: URLSessionConfiguration = .default) {
-        session = URLSession(configuration: configuration, delegate: delegate, delegateQueue: nil)
+    /// `directory` holds complete files and resume data until the library asks for them; by default a folder in
+    /// Application Support.
+    public init(configuration: URLSessionConfiguration = .default, directory: URL? = nil) {
+        transfers = Transfers(directory: directory ?? Transfers.defaultDirectory)
+        session = URLSession(configuration: configuration, delegate: transfers, delegateQueue: nil)
     }
 
     deinit {
-        // A session keeps its delegate until then.
+        // A session retains its delegate until then.
         session.finishTasksAndInvalidate()
-        scout.finishTasksAndInvalidate()
+        resolver.finishTasksAndInvalidate()
     }
 
     #if canImport(Darwin)
-    /// A background session. There must be one of an identifier at a time, and the same one in the next launch of the
-    /// app finds what came meanwhile.
+    /// A downloader with a background session. An identifier must have one session at a time; the session of the same
+    /// identifier in the next launch of the app finds the files that came meanwhile.
     public static func background(identifier: String = "mynah") -> URLSessionDownloader {
         URLSessionDownloader(configuration: .background(withIdentifier: identifier))
     }
 
-    /// To be called with what `application(_:handleEventsForBackgroundURLSession:completionHandler:)` gets.
+    /// Call this from `application(_:handleEventsForBackgroundURLSession:completionHandler:)`.
     public func handleEvents(completionHandler: @escaping @Sendable () -> Void) {
-        delegate.eventsHandled { $0 = completionHandler }
+        transfers.eventsHandled { $0 = completionHandler }
     }
     #endif
 
     public func download(
         _ request: FileRequest, to file: URL, progress: @escaping @Sendable (Int64) -> Void
     ) async throws {
-        let arrived = Transfers.place(file.path)
-        if !FileManager.default.fileExists(atPath: arrived.path) {
-            try await transfer(request, file, progress)
+        let complete = transfers.file(request.transferKey, .complete)
+        if !FileManager.default.fileExists(atPath: complete.path) {
+            try await transfer(request, progress)
         }
         if FileManager.default.fileExists(atPath: file.path) { try FileManager.default.removeItem(at: file) }
-        try FileManager.default.moveItem(at: arrived, to: file)
+        try FileManager.default.moveItem(at: complete, to: file)
     }
 
-    private func transfer(
-        _ request: FileRequest, _ file: URL, _ progress: @escaping @Sendable (Int64) -> Void
-    ) async throws {
-        let task: URLSessionDownloadTask
-        if let running = await runningTask(file) {
-            task = running
-        } else {
-            task = session.downloadTask(with: try await resolved(request.urlRequest))
-            task.taskDescription = file.path
+    private func transfer(_ request: FileRequest, _ progress: @escaping @Sendable (Int64) -> Void) async throws {
+        let key = request.transferKey
+        if let running = await runningTask(key) {
+            return try await transfers.end(of: running, progress)
         }
-        try await delegate.end(of: task, progress)
+        #if canImport(Darwin)
+        if let data = transfers.takeResumeData(key) {
+            do {
+                return try await transfers.end(of: describe(session.downloadTask(withResumeData: data), key), progress)
+            } catch is CancellationError {
+                throw CancellationError()
+            } catch {
+                // Without new resume data the old one was useless, for example because its address has expired.
+                if transfers.hasResumeData(key) { throw error }
+            }
+        }
+        #endif
+        let task = session.downloadTask(with: try await resolved(request.urlRequest))
+        try await transfers.end(of: describe(task, key), progress)
     }
 
-    /// The task that an earlier launch of the app left to the system.
-    private func runningTask(_ file: URL) async -> URLSessionDownloadTask? {
+    private func describe(_ task: URLSessionDownloadTask, _ key: String) -> URLSessionDownloadTask {
+        task.taskDescription = key
+        return task
+    }
+
+    /// The task that an earlier launch of the app has started.
+    private func runningTask(_ key: String) async -> URLSessionDownloadTask? {
         await withCheckedContinuation { found in
             session.getAllTasks { tasks in
-                let task = tasks.first { $0.taskDescription == file.path && $0.state == .running }
+                let task = tasks.first { $0.taskDescription == key && $0.state == .running }
                 found.resume(returning: task as? URLSessionDownloadTask)
             }
         }
     }
 
-    /// The request after all redirects, without the token once it leaves its host.
+    /// The request after all redirects, without the access token once it leaves its host.
     private func resolved(_ request: URLRequest) async throws -> URLRequest {
         var request = request
-        // What is compressed on the way would have another size than the file.
+        // A compressed transfer would have another size than the file.
         request.setValue("identity", forHTTPHeaderField: "Accept-Encoding")
         for _ in 0..<8 {
             var question = request
             question.httpMethod = "HEAD"
-            let (_, answer) = try await scout.data(for: question)
+            let (_, answer) = try await resolver.data(for: question)
             guard let answer = answer as? HTTPURLResponse, (300..<400).contains(answer.statusCode),
                 let location = answer.value(forHTTPHeaderField: "Location"),
                 let next = URL(string: location, relativeTo: request.url)?.absoluteURL
@@ -93,24 +109,74 @@ public final class URLSessionDownloader: Downloader {
     }
 }
 
-/// The transfers of a session. One that an earlier launch of the app began may end before somebody waits for it.
+extension FileRequest {
+    /// Identifies the file across launches and updates of the app, which change absolute paths.
+    var transferKey: String { "\(repository)/\(commit)/\(hash)" }
+}
+
+/// The transfers of a session, by the description of their tasks. A transfer of an earlier launch of the app may end
+/// before the library asks for its file.
 final class Transfers: NSObject, URLSessionDownloadDelegate, Sendable {
     private struct Transfer {
         var progress: (@Sendable (Int64) -> Void)?
         var waiting: CheckedContinuation<Void, any Error>?
-        /// What became of its file.
+        /// The outcome for its file.
         var arrival: Result<Void, any Error>?
-        /// How it ended, as long as nobody has waited for that.
+        /// How the task ended, until the library asks for it.
         var end: Result<Void, any Error>?
     }
 
+    enum Kind: String {
+        case complete, resume
+    }
+
+    /// `NSURLSessionDownloadTaskResumeData`, which Foundation on Linux does not declare.
+    static let resumeDataKey = "NSURLSessionDownloadTaskResumeData"
+
     private let transfers = Locked<[Int: Transfer]>([:])
+    private let directory: URL
     let eventsHandled = Locked<(@Sendable () -> Void)?>(nil)
 
-    /// Where a whole file waits for whoever wants it at `path`.
-    static func place(_ path: String) -> URL { URL(fileURLWithPath: path + ".whole") }
+    init(directory: URL) {
+        self.directory = directory
+        super.init()
+    }
 
-    /// Starts a task, unless it runs, and waits until it has ended.
+    static var defaultDirectory: URL {
+        let support = FileManager.default.urls(for: .applicationSupportDirectory, in: .userDomainMask).first
+        return (support ?? FileManager.default.temporaryDirectory).appendingPathComponent("Mynah/Transfers")
+    }
+
+    /// The complete file or the resume data of a task.
+    func file(_ key: String, _ kind: Kind) -> URL {
+        let name = key.replacingOccurrences(of: "/", with: "--")
+        return directory.appendingPathComponent(name).appendingPathExtension(kind.rawValue)
+    }
+
+    func hasResumeData(_ key: String) -> Bool { FileManager.default.fileExists(atPath: file(key, .resume).path) }
+
+    /// Reads and removes the resume data of a task.
+    func takeResumeData(_ key: String) -> Data? {
+        let file = file(key, .resume)
+        defer { try? FileManager.default.removeItem(at: file) }
+        return try? Data(contentsOf: file)
+    }
+
+    private func keep(resumeData: Data?, of task: URLSessionTask) {
+        guard let resumeData, let key = task.taskDescription, (try? createDirectory()) != nil else { return }
+        try? resumeData.write(to: file(key, .resume), options: .atomic)
+    }
+
+    private func createDirectory() throws {
+        try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
+        #if canImport(Darwin)
+        var (excluded, values) = (directory, URLResourceValues())
+        values.isExcludedFromBackup = true
+        try excluded.setResourceValues(values)
+        #endif
+    }
+
+    /// Starts a task, unless it runs, and waits for its end.
     func end(of task: URLSessionDownloadTask, _ progress: @escaping @Sendable (Int64) -> Void) async throws {
         try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { waiting in
@@ -125,7 +191,7 @@ final class Transfers: NSObject, URLSessionDownloadDelegate, Sendable {
                 if let end { waiting.resume(with: end) } else { task.resume() }
             }
         } onCancel: {
-            task.cancel()
+            task.cancel { self.keep(resumeData: $0, of: task) }
         }
     }
 
@@ -139,18 +205,23 @@ final class Transfers: NSObject, URLSessionDownloadDelegate, Sendable {
     func urlSession(
         _ session: URLSession, downloadTask: URLSessionDownloadTask, didFinishDownloadingTo location: URL
     ) {
-        guard let path = downloadTask.taskDescription else { return }
+        guard let key = downloadTask.taskDescription else { return }
         let arrival = Result {
             let status = (downloadTask.response as? HTTPURLResponse)?.statusCode ?? 0
             guard (200..<300).contains(status) else { throw Refusal(status: status) }
-            let place = Self.place(path)
-            try? FileManager.default.removeItem(at: place)
-            try FileManager.default.moveItem(at: location, to: place)
+            try createDirectory()
+            let complete = file(key, .complete)
+            try? FileManager.default.removeItem(at: complete)
+            try FileManager.default.moveItem(at: location, to: complete)
+            try? FileManager.default.removeItem(at: file(key, .resume))
         }
         transfers { $0[downloadTask.taskIdentifier, default: Transfer()].arrival = arrival }
     }
 
     func urlSession(_ session: URLSession, task: URLSessionTask, didCompleteWithError error: (any Error)?) {
+        // The library may ask again as soon as it learns of the end.
+        let userInfo = (error as NSError?)?.userInfo
+        keep(resumeData: userInfo?[Self.resumeDataKey] as? Data, of: task)
         let (waiting, end) = transfers { transfers in
             var transfer = transfers.removeValue(forKey: task.taskIdentifier) ?? Transfer()
             let end: Result<Void, any Error> =
@@ -174,7 +245,7 @@ final class Transfers: NSObject, URLSessionDownloadDelegate, Sendable {
             defer { handled = nil }
             return handled
         }
-        // UIKit wants to hear of it on the main thread.
+        // UIKit expects this call on the main thread.
         if let handled { DispatchQueue.main.async { handled() } }
     }
     #endif

@@ -1,6 +1,6 @@
 import Foundation
 
-/// A value whose observers hear what it is, and then each change, in order.
+/// A value whose observers receive its current value and then each change, in order.
 final class Watched<Value: Equatable & Sendable>: Sendable {
     private struct State {
         var value: Value
@@ -21,7 +21,7 @@ final class Watched<Value: Equatable & Sendable>: Sendable {
         }
     }
 
-    /// An observer must not come back to this value.
+    /// Adds an observer, which must not use this object.
     func observe(_ observer: @escaping @Sendable (Value) -> Void) -> UUID {
         state { state in
             let id = UUID()

@@ -5,13 +5,13 @@ import Testing
 
 extension Everything {
     @Suite struct ChatTests {
-        @Test func turnsAreRememberedAndNotComputedAgain() async throws {
+        @Test func aTurnReusesTheCacheOfEarlierTurns() async throws {
             let model = try await demo.value
             let session = ChatSession(model, instructions: "You are a demo.")
             let first = try await session.respond(to: "What is 3 + 4?", greedy)
             let second = try await session.respond(to: "Who are you?", greedy)
             #expect(session.transcript.map(\.role) == [.system, .user, .assistant, .user, .assistant])
-            #expect(session.transcript[2].content == first.content)
+            #expect(session.transcript[2].text == first.content)
             #expect(second.result.stats.cachedTokens >= first.result.promptTokens.count)
             let anew = try await model.generate(
                 messages: Array(session.transcript.dropLast()), parameters: greedy)
@@ -19,7 +19,7 @@ extension Everything {
             #expect(session.context.limit == 512 && session.context.used > first.result.promptTokens.count)
         }
 
-        @Test func anEditedTranscriptIsWhatCounts() async throws {
+        @Test func anEditedTranscriptDecidesTheNextAnswer() async throws {
             let session = ChatSession(try await demo.value)
             let first = try await session.respond(to: "What is 3 + 4?", greedy)
             _ = try await session.respond(to: "Who are you?", greedy)
@@ -29,7 +29,7 @@ extension Everything {
             #expect(session.transcript.count == 2)
         }
 
-        @Test func aForkGoesItsOwnWay() async throws {
+        @Test func aForkContinuesIndependently() async throws {
             let session = ChatSession(try await demo.value)
             _ = try await session.respond(to: "What is 3 + 4?", greedy)
             let fork = try await session.fork()
@@ -39,7 +39,7 @@ extension Everything {
             #expect(try await session.respond(to: "Who are you?", greedy).content == other.content)
         }
 
-        @Test func aSavedConversationGoesOn() async throws {
+        @Test func aRestoredConversationReusesItsCache() async throws {
             let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
             defer { try? FileManager.default.removeItem(at: folder) }
             let model = try await demo.value
@@ -55,8 +55,79 @@ extension Everything {
             try await session.save(to: folder, includingCache: false)
             let bare = try await ChatSession.restore(from: folder, model: model)
             #expect(bare.context.used == 0 && bare.transcript == session.transcript)
-            try Data("nonsense".utf8).write(to: folder.appendingPathComponent("cache.safetensors"))
-            await #expect(throws: MynahError.self) { try await ChatSession.restore(from: folder, model: model) }
+        }
+
+        /// A folder with a saved conversation.
+        private func saved(_ session: ChatSession) async throws -> URL {
+            let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+            try await session.save(to: folder)
+            return folder
+        }
+
+        /// The header of a cache with another byte after `key`.
+        private func changed(_ cache: Data, after key: String) throws -> Data {
+            var cache = cache
+            cache[try #require(cache.range(of: Data(key.utf8))).upperBound] ^= 8
+            return cache
+        }
+
+        @Test(arguments: ["intact", "truncated", "not a cache", "another model", "an unknown version"])
+        func anUnusableCacheLosesNoConversation(damage: String) async throws {
+            let model = try await demo.value
+            let session = ChatSession(model, instructions: "You are a demo.")
+            _ = try await session.respond(to: "What is 3 + 4?", greedy)
+            let folder = try await saved(session)
+            defer { try? FileManager.default.removeItem(at: folder) }
+            let file = folder.appendingPathComponent("cache.safetensors")
+            let cache = try Data(contentsOf: file)
+            switch damage {
+            case "intact": break
+            case "truncated": try cache.prefix(cache.count / 2).write(to: file)
+            case "not a cache": try Data("nonsense".utf8).write(to: file)
+            case "another model": try changed(cache, after: #"\"model\":\""#).write(to: file)
+            default: try changed(cache, after: #"\"version\":"#).write(to: file)
+            }
+            // Sessions of one model share prefixes, so the conversation opens with another one.
+            let restored = try await ChatSession.restore(from: folder, model: Model.load(ModelSource.demo))
+            #expect(restored.transcript == session.transcript)
+            #expect((restored.context.used == 0) == (damage != "intact"))
+            let answer = try await restored.respond(to: "Who are you?", greedy)
+            #expect((answer.result.stats.cachedTokens == 0) == (damage != "intact"))
+            #expect(try await session.respond(to: "Who are you?", greedy).content == answer.content)
+        }
+
+        @Test func aDamagedTranscriptIsNamed() async throws {
+            let folder = try await saved(ChatSession(try await demo.value))
+            defer { try? FileManager.default.removeItem(at: folder) }
+            let model = try await demo.value
+            try Data("nonsense".utf8).write(to: folder.appendingPathComponent("transcript.json"))
+            #expect(await fails { try await ChatSession.restore(from: folder, model: model) } with: { error in
+                error.code == .damaged && error.message.contains("transcript.json")
+            })
+            try FileManager.default.removeItem(at: folder)
+            #expect(await fails { try await ChatSession.restore(from: folder, model: model) } with: { error in
+                error.code == .notFound && error.message.contains("transcript.json")
+            })
+        }
+
+        @Test func messagesAreJSONOfChatTemplates() throws {
+            let message = ChatMessage("developer", ["one ", "two"], reasoning: "three", name: "Ada")
+            #expect(message.text == "one two" && message.role == ChatMessage.Role(rawValue: "developer"))
+            let encoded = try JSONEncoder().encode(message)
+            #expect(try JSONDecoder().decode(ChatMessage.self, from: encoded) == message)
+            let plain = Data(#"{"role": "user", "content": "Hi"}"#.utf8)
+            #expect(try JSONDecoder().decode(ChatMessage.self, from: plain) == .user("Hi"))
+            let parts = Data(#"{"role": "user", "content": [{"type": "text", "text": "Hi"}]}"#.utf8)
+            #expect(try JSONDecoder().decode(ChatMessage.self, from: parts) == .user("Hi"))
+            let picture = Data(#"{"role": "user", "content": [{"type": "image"}]}"#.utf8)
+            #expect(throws: DecodingError.self) { try JSONDecoder().decode(ChatMessage.self, from: picture) }
+        }
+
+        @Test func partsOfAMessageAreRenderedAsOneText() async throws {
+            let model = try await demo.value
+            let whole = try await model.renderChatTemplate([.user("What is 3 + 4?")])
+            let parts = ChatMessage(.user, ["What is ", "3 + 4?"])
+            #expect(try await model.renderChatTemplate([parts]) == whole)
         }
 
         @Test func callsQueueInTheirOrder() async throws {
@@ -70,7 +141,7 @@ extension Everything {
             }
             let roles = session.transcript.map(\.role)
             #expect(roles == Array(repeating: [.user, .assistant], count: 4).flatMap { $0 })
-            #expect(Set(session.transcript.filter { $0.role == .user }.map(\.content)) == Set(questions))
+            #expect(Set(session.transcript.filter { $0.role == .user }.map(\.text)) == Set(questions))
         }
 
         @Test func aCancelledCallLeavesTheQueue() async throws {
@@ -84,7 +155,7 @@ extension Everything {
             #expect(session.transcript == [.user("Who are you?")] && session.isResponding)
         }
 
-        @Test func whatWasNotReadWasNotSaid() async throws {
+        @Test func theTranscriptKeepsTheReadPartOfAnAnswer() async throws {
             let session = ChatSession(try await demo.value)
             var text = ""
             for try await event in session.streamResponse(to: "Who are you?", endless) {
@@ -99,26 +170,46 @@ extension Everything {
             #expect(session.transcript.count == 3 && session.transcript.last == .user("Hi"))
         }
 
-        @Test func aRefusedRequestChangesNothing() async throws {
+        @Test func aRefusedRequestLeavesTheTranscriptUnchanged() async throws {
             let session = ChatSession(try await demo.value)
             await #expect(throws: MynahError.self) { try await session.respond(to: "Hi", greedy.with { $0.topP = 2 }) }
             #expect(session.transcript.isEmpty && !session.isResponding)
             var options = ChatOptions()
             options.cacheBits = 5
-            let senseless = ChatSession(try await demo.value, options: options)
-            await #expect(throws: MynahError.self) { try await senseless.respond(to: "Hi") }
+            let invalid = ChatSession(try await demo.value, options: options)
+            await #expect(throws: MynahError.self) { try await invalid.respond(to: "Hi") }
+            for prompt in [Prompt.raw("Hi"), Prompt(tokens: [1])] {
+                #expect(await fails { try await session.respond(to: prompt) } with: { $0.code == .invalidRequest })
+            }
         }
 
-        @Test func observersSeeTheTranscriptGrow() async throws {
+        @Test func everyPropertyIsObserved() async throws {
             let session = ChatSession(try await demo.value)
-            let changes = Locked(0)
-            withObservationTracking {
-                _ = session.transcript
-            } onChange: {
-                changes { $0 += 1 }
+            let changes = Locked<Set<String>>([])
+            func observe(_ name: String, _ read: () -> Void) {
+                withObservationTracking(read) { changes { _ = $0.insert(name) } }
             }
+            observe("transcript") { _ = session.transcript }
+            observe("isResponding") { _ = session.isResponding }
+            observe("context") { _ = session.context }
             _ = try await session.respond(to: "Hi", greedy)
-            #expect(changes { $0 } == 1)
+            #expect(changes { $0 } == ["transcript", "isResponding", "context"])
+        }
+
+        @Test func theContextIsObservedWhileAnAnswerRuns() async throws {
+            let session = ChatSession(try await demo.value)
+            let values = Locked<[Int]>([])
+            @Sendable func observe() {
+                let used = withObservationTracking { session.context.used } onChange: { Task { observe() } }
+                values { $0.append(used) }
+            }
+            observe()
+            for try await _ in session.streamResponse(to: "Who are you?", endless) {
+                try await Task.sleep(for: .milliseconds(1))
+            }
+            try await settle { values { $0.count } }
+            let seen = values { $0 }
+            #expect(seen.count > 4 && seen == seen.sorted() && seen.last == session.context.used)
         }
     }
 }

@@ -1,8 +1,9 @@
 import Foundation
 @testable import Mynah
+@testable import MynahCompatibility
 import Testing
 
-// Each test calls as the documents of the other package do; only what the model is differs.
+// Each test calls like the documentation of the other library, with the demo model.
 extension Everything {
     @Suite struct CompatibilityTests {
         private func container(ends: Set<String> = []) async throws -> ModelContainer {
@@ -58,11 +59,11 @@ extension Everything {
                 #expect(try await processor.prepare(input: input).tokens.isEmpty == false)
             }
             await #expect(throws: MynahError.self) {
-                try await container.prepare(input: UserInput(messages: [["role": "nobody"]]))
+                try await container.prepare(input: UserInput(messages: [["role": "user"]]))
             }
         }
 
-        @Test func parametersSayHowAGenerationRemembers() async throws {
+        @Test func parametersSetTheCacheOfAGeneration() async throws {
             let container = try await container()
             let input = try await container.prepare(input: UserInput(prompt: "Who are you?"))
             func info(_ parameters: GenerateParameters) async throws -> GenerateCompletionInfo? {
@@ -88,7 +89,7 @@ extension Everything {
             await #expect(throws: MynahError.self) { try await info(unbounded) }
         }
 
-        @Test func aClosureSeesTheModel() async throws {
+        @Test func aClosureUsesTheModel() async throws {
             let container = try await container()
             let result = try await container.perform { context in
                 let input = try await context.processor.prepare(input: .init(prompt: "What is 3 + 4?"))
@@ -126,6 +127,8 @@ extension Everything {
             }
             #expect(last?.isFinal == true)
             #expect(try await model.decode(tokens) == text)
+            let message = ChatMessage(role: .assistant, content: "7", thinking: "3 + 4")
+            #expect(message.thinking == "3 + 4" && message.reasoning == "3 + 4")
             let result = try await model.generate(
                 prompt: "Once upon a time", parameters: model.defaultGenerationParameters.with { $0.maxTokens = 4 })
             #expect(result.generatedTokens.count <= 4 && result.tokensPerSecond >= 0)
@@ -142,7 +145,7 @@ extension Everything {
             #expect(Set(LLMTypeRegistry.shared.types).isSuperset(of: ["llama", "qwen3", "gemma3_text", "gpt_oss"]))
         }
 
-        @Test func aModelWithVisionIsRefusedByItsType() async throws {
+        @Test func anUnsupportedModelWithVisionIsNamed() async throws {
             let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
             try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
             defer { try? FileManager.default.removeItem(at: folder) }
@@ -150,8 +153,7 @@ extension Everything {
             #expect(await fails {
                 try await VLMModelFactory.shared.loadContainer(configuration: .init(directory: folder))
             } with: { error in
-                guard case ModelError.unsupported(let reason) = error else { return false }
-                return reason.contains("paligemma")
+                error.code == .unsupported && error.message.contains("paligemma")
             })
         }
     }

@@ -9,7 +9,7 @@ import FoundationNetworking
 private let repository = URL(fileURLWithPath: #filePath)
     .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
 
-/// A hub on this machine that has the demo model, and a cache that is empty at first.
+/// A local hub with the demo model, and an empty cache.
 final class Hub {
     let endpoint: URL
     let cache = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
@@ -34,7 +34,7 @@ final class Hub {
     }
 
     deinit {
-        // It serves for as long as this is open. A signal would not reach it: it inherits those that its thread blocks.
+        // The hub serves until its input closes. It inherits the signals that its thread blocks, so a signal would not end it.
         try? input.fileHandleForWriting.close()
         try? FileManager.default.removeItem(at: cache)
     }
@@ -42,7 +42,7 @@ final class Hub {
     var source: ModelSource { .hub("org/demo", token: "secret", endpoint: endpoint, cache: cache) }
 }
 
-/// A downloader that does what a test wants.
+/// A downloader with the behavior of a test.
 struct TestDownloader: Downloader {
     let body: @Sendable (FileRequest, URL, @escaping @Sendable (Int64) -> Void) async throws -> Void
 
@@ -56,7 +56,7 @@ struct TestDownloader: Downloader {
         try Data(contentsOf: repository.appendingPathComponent("core/demo/\(request.name)"))
     }
 
-    /// From a folder, by halves.
+    /// Copies files of a folder and reports progress at one half.
     static let folder = TestDownloader { request, file, progress in
         let content = try content(request)
         progress(Int64(content.count / 2))
@@ -82,11 +82,11 @@ extension Everything {
             try await model.generate(messages: [.user("What is 3 + 4?")], parameters: greedy).text.contains("7")
         }
 
-        @Test func aModelIsDownloadedOnceAndThenThere() async throws {
+        @Test func aModelIsDownloadedOnce() async throws {
             let hub = try Hub()
             let offline = LoadOptions(network: .offline)
             #expect(await fails { try await Model.load(hub.source, options: offline) } with: { error in
-                if case MynahError.offline = error { true } else { false }
+                error.code == .offline
             })
             var last: DownloadProgress?
             for try await progress in ModelStore.download(hub.source) {
@@ -94,19 +94,20 @@ extension Everything {
                 last = progress
             }
             #expect(last?.fractionCompleted == 1)
-            for try await progress in ModelStore.download(hub.source) { Issue.record("\(progress) of what is there") }
+            for try await progress in ModelStore.download(hub.source) { Issue.record("\(progress) of a complete model") }
             let model = try await Model.load(hub.source, options: offline)
             #expect(try await answers(model))
-            let configuration = ModelConfiguration(id: "org/demo")
-            let files = configuration.modelDirectory(hub: HubApi(downloadBase: hub.cache))
-            #expect(FileManager.default.fileExists(atPath: files.appendingPathComponent("config.json").path))
+            let snapshots = hub.cache.appendingPathComponent("models--org--demo/snapshots")
+            let commits = try FileManager.default.contentsOfDirectory(atPath: snapshots.path)
+            let config = snapshots.appendingPathComponent("\(commits[0])/config.json")
+            #expect(commits.count == 1 && FileManager.default.fileExists(atPath: config.path))
         }
 
-        @Test func whatIsNoRepositoryIsNotDownloaded() async throws {
+        @Test func onlyRepositoriesAreDownloaded() async throws {
             await #expect(throws: MynahError.self) { for try await _ in ModelStore.download(ModelSource.demo) {} }
         }
 
-        @Test func whoStopsReadingStopsTheDownload() async throws {
+        @Test func cancellingTheReaderStopsTheDownload() async throws {
             let hub = try Hub()
             let (hasStarted, isCancelled) = (Locked(false), Locked(false))
             let hanging = TestDownloader { _, _, _ in
@@ -121,7 +122,7 @@ extension Everything {
             while !isCancelled({ $0 }) { await Task.yield() }
         }
 
-        @Test func theHostCanBringTheFiles() async throws {
+        @Test func aDownloaderReceivesTheRequests() async throws {
             let hub = try Hub()
             let requests = Locked<[FileRequest]>([])
             let model = try await load(hub) { request, file, progress in
@@ -134,27 +135,29 @@ extension Everything {
                 "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
             ])
             for request in seen {
-                #expect(request.authorization == "Bearer secret")
+                #expect(request.authorization == "Bearer secret" && request.repository == "org/demo")
+                #expect(request.commit.count == 40 && request.url.path.contains(request.commit))
+                #expect([40, 64].contains(request.hash.count))
                 #expect(request.urlRequest.value(forHTTPHeaderField: "Authorization") == "Bearer secret")
                 #expect(request.url.host == hub.endpoint.host && request.url.path.hasSuffix(request.name))
                 #expect(try Int64(TestDownloader.content(request).count) == request.size)
             }
         }
 
-        @Test func whatTheHostThrowsIsThrown() async throws {
+        @Test func anErrorOfTheDownloaderReachesTheCaller() async throws {
             let hub = try Hub()
             #expect(await fails { try await load(hub) { _, _, _ in throw Refused() } } with: { error in
-                guard case MynahError.network(let reason, nil) = error else { return false }
-                return reason.contains("the server room is on fire") && reason.contains("127.0.0.1")
+                error.code == .network && error.retryAfter == nil
+                    && error.message.contains("the server room is on fire") && error.message.contains("127.0.0.1")
             })
             await #expect(throws: CancellationError.self) {
                 try await load(hub) { _, _, _ in throw CancellationError() }
             }
-            // What was refused once is asked for again.
+            // The next load asks for the refused files again.
             _ = try await load(hub, TestDownloader.folder.body)
         }
 
-        @Test func aHostThatHangsIsCancelled() async throws {
+        @Test func aHangingDownloaderIsCancelled() async throws {
             let hub = try Hub()
             let (hasStarted, isCancelled) = (Locked(false), Locked(false))
             let source = hub.source
@@ -170,43 +173,84 @@ extension Everything {
             while !isCancelled({ $0 }) { await Task.yield() }
         }
 
-        @Test func aSessionOfFoundationBringsTheFiles() async throws {
+        @Test func aURLSessionDownloadsTheFiles() async throws {
             let hub = try Hub()
-            let downloader = URLSessionDownloader(configuration: .ephemeral)
+            let transfers = hub.cache.appendingPathComponent("transfers")
+            let downloader = URLSessionDownloader(configuration: .ephemeral, directory: transfers)
             let options = LoadOptions(downloader: downloader)
             let model = try await Model.load(hub.source, options: options)
             #expect(try await answers(model))
 
             let url = hub.endpoint.appendingPathComponent("org/demo/resolve/main/nothing.json")
-            let request = FileRequest(url: url, authorization: nil, name: "nothing.json", size: 1)
+            let request = self.request("nothing.json", at: url)
             let file = hub.cache.appendingPathComponent("nothing.json")
             await #expect(throws: (any Error).self) { try await downloader.download(request, to: file) { _ in } }
             #expect(!FileManager.default.fileExists(atPath: file.path))
+            #expect(try FileManager.default.contentsOfDirectory(atPath: transfers.path).isEmpty)
         }
 
-        @Test func aTransferThatHasEndedIsNotWaitedFor() async throws {
+        private func request(_ name: String, at url: URL) -> FileRequest {
+            FileRequest(
+                url: url, authorization: nil, repository: "org/demo", commit: String(repeating: "c", count: 40),
+                name: name, hash: String(repeating: "a", count: 64), size: 1)
+        }
+
+        @Test func aFileThatCameInTheBackgroundIsFoundAtAnyPath() async throws {
             let hub = try Hub()
-            let transfers = Transfers()
+            let folder = hub.cache.appendingPathComponent("transfers")
+            let request = request("config.json", at: URL(fileURLWithPath: "/no/such/server"))
+            #expect(!request.transferKey.contains(hub.cache.path))
+            let complete = Transfers(directory: folder).file(request.transferKey, .complete)
+            try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+            try Data("{}".utf8).write(to: complete)
+            let file = hub.cache.appendingPathComponent("config.json")
+            try await URLSessionDownloader(configuration: .ephemeral, directory: folder)
+                .download(request, to: file) { _ in }
+            #expect(try Data(contentsOf: file) == Data("{}".utf8))
+            #expect(!FileManager.default.fileExists(atPath: complete.path))
+        }
+
+        @Test func anInterruptedTransferKeepsItsResumeData() throws {
+            let hub = try Hub()
+            let transfers = Transfers(directory: hub.cache.appendingPathComponent("transfers"))
+            let session = URLSession(configuration: .ephemeral)
+            defer { session.invalidateAndCancel() }
+            let task = session.downloadTask(with: hub.endpoint)
+            let key = request("config.json", at: hub.endpoint).transferKey
+            task.taskDescription = key
+            #expect(transfers.takeResumeData(key) == nil)
+            let resumeData = Data("resume".utf8)
+            let error = NSError(
+                domain: NSURLErrorDomain, code: URLError.networkConnectionLost.rawValue,
+                userInfo: [Transfers.resumeDataKey: resumeData])
+            transfers.urlSession(session, task: task, didCompleteWithError: error)
+            #expect(transfers.hasResumeData(key))
+            #expect(transfers.takeResumeData(key) == resumeData)
+            #expect(!transfers.hasResumeData(key))
+        }
+
+        @Test func aTransferThatHasEndedReturnsAtOnce() async throws {
+            let hub = try Hub()
+            let transfers = Transfers(directory: hub.cache)
             let session = URLSession(configuration: .ephemeral, delegate: transfers, delegateQueue: nil)
             defer { session.finishTasksAndInvalidate() }
             try FileManager.default.createDirectory(at: hub.cache, withIntermediateDirectories: true)
             for (name, isThere) in [("config.json", true), ("nothing.json", false)] {
-                let path = hub.cache.appendingPathComponent(name).path
                 let url = hub.endpoint.appendingPathComponent("org/demo/resolve/main/\(name)")
                 let task = session.downloadTask(with: url)
-                task.taskDescription = path
+                task.taskDescription = "org/demo/\(name)"
                 task.resume()
                 while task.state != .completed { try await Task.sleep(for: .milliseconds(10)) }
                 if isThere {
                     try await transfers.end(of: task) { _ in }
-                    #expect(FileManager.default.fileExists(atPath: Transfers.place(path).path))
+                    #expect(FileManager.default.fileExists(atPath: transfers.file("org/demo/\(name)", .complete).path))
                 } else {
                     await #expect(throws: (any Error).self) { try await transfers.end(of: task) { _ in } }
                 }
             }
         }
 
-        @Test func nonsenseDoesNoHarm() async throws {
+        @Test func wrongFilesAndProgressOfADownloaderAreRefused() async throws {
             let hub = try Hub()
             for wrong in [Data(), Data("nonsense".utf8)] {
                 #expect(await fails {
@@ -214,7 +258,7 @@ extension Everything {
                         if !wrong.isEmpty { try wrong.write(to: file) }
                     }
                 } with: { error in
-                    if case MynahError.damaged = error { true } else { false }
+                    error.code == .damaged
                 })
             }
             let late = Locked<[@Sendable (Int64) -> Void]>([])

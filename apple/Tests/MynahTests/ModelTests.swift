@@ -2,15 +2,15 @@ import Foundation
 @testable import Mynah
 import Testing
 
-/// All tests share one device, and some of them look at what it takes or stop it.
+/// All tests share one device, and some of them measure its memory or suspend it.
 @Suite(.serialized) struct Everything {}
 
-/// The embedded model, once for all tests.
+/// The embedded model, loaded once for all tests.
 let demo = Task { try await Model.load(ModelSource.demo) }
 
 let greedy = GenerationParameters(temperature: 0)
 
-/// Goes on for as long as the model's context has room.
+/// Generates until the context is full.
 let endless = greedy.with {
     $0.stopOnEOS = false
     $0.maxTokens = 400
@@ -40,7 +40,7 @@ extension Everything {
             #expect(try await model.encode(rendered, addSpecialTokens: false) == result.promptTokens)
         }
 
-        @Test func loadingIsASequenceThatExistsBeforeTheModel() async throws {
+        @Test func aLoadIsASequenceOfEventsThatEndsWithTheModel() async throws {
             var last: LoadEvent?
             for try await event in Model.loading(ModelSource.demo) { last = event }
             guard case .ready(let model) = last else {
@@ -50,7 +50,7 @@ extension Everything {
             #expect(try await model.generate(messages: [.user("Hi")]).text.isEmpty == false)
         }
 
-        @Test func aClosureThatThrowsEndsTheLoading() async throws {
+        @Test func anErrorOfTheProgressHandlerCancelsTheLoad() async throws {
             struct Enough: Error {}
             await #expect(throws: Enough.self) {
                 try await Model.load(ModelSource.demo) { _ in throw Enough() }
@@ -65,7 +65,7 @@ extension Everything {
             await #expect(throws: CancellationError.self) { try await task.value }
         }
 
-        @Test func parametersGoOverThoseOfTheModel() async throws {
+        @Test func parametersOverrideThoseOfTheModel() async throws {
             let model = try await demo.value
             let defaults = model.defaultGenerationParameters
             #expect(defaults.maxTokens == 512 && defaults.stopOnEOS == true)
@@ -85,7 +85,7 @@ extension Everything {
             #expect(Set(other.generatedTokens).isDisjoint(with: short.generatedTokens))
         }
 
-        @Test func likelyTokensComeWhenAskedFor() async throws {
+        @Test func candidatesAreReportedOnRequest() async throws {
             let model = try await demo.value
             var tokens: [Token] = []
             let parameters = greedy.with { $0.topLogprobs = 3 }
@@ -96,7 +96,7 @@ extension Everything {
             #expect(tokens.allSatisfy { $0.top.count == 3 && $0.top[0].id == $0.id && $0.top[0].logprob == $0.logprob })
         }
 
-        @Test func errorsCanBeToldApartAndRead() async throws {
+        @Test func errorsHaveACodeAndAMessage() async throws {
             let model = try await demo.value
             func error(_ body: () async throws -> some Any) async -> (any Error)? {
                 do { _ = try await body() } catch { return error }
@@ -107,29 +107,62 @@ extension Everything {
             let long = String(repeating: "one two ", count: 600)
             let rendered = try await model.renderChatTemplate([.user(long)])
             let tokens = try await model.encode(rendered, addSpecialTokens: false).count
-            #expect(
-                await error { try await model.generate(messages: [.user(long)]) } as? MynahError
-                    == .contextOverflow(tokens: tokens, limit: 512))
+            let overflow = await error { try await model.generate(prompt: long) } as? MynahError
+            #expect(overflow?.code == .contextOverflow && overflow?.tokens == tokens && overflow?.limit == 512)
             for (parameters, name) in [
                 (greedy.with { $0.topP = 7 }, "top_p"), (greedy.with { $0.maxTokens = -1 }, "maxTokens"),
                 (greedy.with { $0.stop = [""] }, "stop"),
             ] {
                 let error = await error { try await model.generate(prompt: "Hi", parameters: parameters) }
-                guard case .invalidRequest(let reason) = error as? MynahError else {
-                    Issue.record("\(name): \(String(describing: error))")
-                    continue
-                }
-                #expect(reason.contains(name))
-                #expect(error?.localizedDescription == reason)
+                #expect((error as? MynahError)?.code == .invalidRequest, "\(name): \(String(describing: error))")
+                #expect((error as? MynahError)?.message.contains(name) == true)
+                #expect(error?.localizedDescription == (error as? MynahError)?.message)
             }
             #expect(await error { try await model.decode([-1]) } is MynahError)
-            #expect(await error { try await model.generate(prompt: "") } is MynahError)
+            #expect(await error { try await model.generate(.raw("")).result } is MynahError)
             let infinite = ChatTemplateOptions(extraContext: ["x": .double(.infinity)])
             #expect(await error { try await model.renderChatTemplate([.user("x")], options: infinite) } is MynahError)
             #expect(await error { try await Model.load("no//such name") } is MynahError)
+            do {
+                _ = try await Model.load("./nowhere")
+                Issue.record("a missing directory loads")
+            } catch MynahError.Code.damaged, MynahError.Code.offline {
+                Issue.record("a missing directory is not found")
+            } catch MynahError.Code.notFound {}
         }
 
-        @Test func aModelIsLoadedAsTheOptionsSay() async throws {
+        @Test func aStringIsAMessageOfTheUser() async throws {
+            let model = try await demo.value
+            let answer = try await model.generate("What is 3 + 4?", greedy).result
+            #expect(answer.text == "3 + 4 = 7.")
+            let messages = try await model.generate(messages: [.user("What is 3 + 4?")], parameters: greedy)
+            #expect(answer.promptTokens == messages.promptTokens && answer.generatedTokens == messages.generatedTokens)
+            #expect(try await model.generate(prompt: "What is 3 + 4?", parameters: greedy).text == answer.text)
+            let raw = try await model.generate(.raw("What is 3 + 4?"), greedy).result
+            #expect(try await raw.promptTokens == model.encode("What is 3 + 4?"))
+            #expect(raw.text != answer.text)
+        }
+
+        @Test func logsReachTheHandlerOfTheirLevel() async throws {
+            let records = Locked<[LogRecord]>([])
+            #expect(setLogHandler(level: .warning) { record in records { $0.append(record) } })
+            defer { setLogHandler(nil) }
+            let session = ChatSession(try await demo.value)
+            _ = try await session.respond(to: "Hi", greedy)
+            let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+            defer { try? FileManager.default.removeItem(at: folder) }
+            try await session.save(to: folder)
+            try Data("nonsense".utf8).write(to: folder.appendingPathComponent("cache.safetensors"))
+            let model = try await demo.value
+            _ = try await ChatSession.restore(from: folder, model: model)
+            let seen = records { $0.filter { $0.message.contains(folder.lastPathComponent) } }
+            #expect(seen.map(\.level) == [.warning] && seen.first?.target.hasPrefix("mynah") == true)
+            setLogHandler(level: .error) { record in records { $0.append(record) } }
+            _ = try await ChatSession.restore(from: folder, model: model)
+            #expect(records { $0.filter { $0.level < .error } }.count == seen.count)
+        }
+
+        @Test func loadOptionsApplyToTheModel() async throws {
             let question: Prompt = [.user("What is 3 + 4?")]
             let whole = try await demo.value.generate(question, greedy).result.text
             let short = try await Model.load(
@@ -138,7 +171,7 @@ extension Everything {
             #expect(await fails {
                 try await short.generate(prompt: String(repeating: "one two ", count: 40))
             } with: { error in
-                if case MynahError.contextOverflow(_, limit: 32) = error { true } else { false }
+                error.code == .contextOverflow && error.limit == 32
             })
             let unbounded = endless.with { $0.maxTokens = 200 }
             let ring = try await Model.load(
@@ -161,7 +194,7 @@ extension Everything {
             #expect(await fails {
                 try await Model.load(ModelSource.demo, options: LoadOptions(memory: .budget(1)))
             } with: { error in
-                if case MynahError.outOfMemory = error { true } else { false }
+                error.code == .outOfMemory && (error.needed ?? 0) > 1 && error.available != nil
             })
             #expect(try Device.memory.limit == 1)
             let free = try await Model.load(ModelSource.demo, options: LoadOptions(memory: .unlimited))
@@ -172,12 +205,11 @@ extension Everything {
             #expect(await fails {
                 try await Model.load(ModelSource.demo, options: LoadOptions(adapter: ModelSource.demo))
             } with: { error in
-                guard case MynahError.damaged(let reason) = error else { return false }
-                return reason.contains("adapter_config.json")
+                [.damaged, .notFound].contains(error.code) && error.message.contains("adapter_config.json")
             })
         }
 
-        @Test func optionsThatMakeNoSenseAreRefused() async throws {
+        @Test func invalidOptionsAreRefused() async throws {
             for (options, name) in [
                 (LoadOptions(maxContextLength: -1), "maxContextLength"), (LoadOptions(maxContextLength: 0), "context"),
                 (LoadOptions(kvCache: .quantized(bits: 5)), "bits"),
@@ -189,19 +221,18 @@ extension Everything {
                 #expect(await fails {
                     try await Model.load(ModelSource.demo, options: options)
                 } with: { error in
-                    guard case MynahError.invalidRequest(let reason) = error else { return false }
-                    return reason.contains(name)
+                    error.code == .invalidRequest && error.message.contains(name)
                 })
             }
         }
 
-        @Test func aPanicThatTheBindingsCaughtIsAnError() async throws {
+        @Test func aPanicOfTheCoreIsAnInternalError() async throws {
             struct Panic: LocalizedError { var errorDescription: String? { "it panicked" } }
-            #expect(throws: MynahError.internal("it panicked")) { try calling { throw Panic() } }
+            #expect(throws: MynahError(.internal, "it panicked")) { try calling { throw Panic() } }
             #expect(throws: CancellationError.self) { try calling { throw CancellationError() } }
         }
 
-        @Test func eventsTellWhatAModelIsAndWhatItBecomes() async throws {
+        @Test func eventsReportTheStatesOfAModel() async throws {
             let model = try await Model.load(ModelSource.demo)
             let (first, second) = (model.events, model.events)
             var events = first.makeAsyncIterator()
@@ -242,7 +273,7 @@ extension Everything {
             #expect(used.weights == alone.weights && used.caches > 0)
             #expect(try Device.memory.active >= used.weights + used.caches)
             try await model.unload()
-            await #expect(throws: MynahError.unloaded) { try await model.memory }
+            #expect(await fails { try await model.memory } with: { $0.code == .unloaded })
             withExtendedLifetime(session) {}
         }
 
@@ -253,23 +284,21 @@ extension Everything {
             #expect(try #require(report.memoryNeeded) > report.bytes)
         }
 
-        @Test func anUnloadedModelSaysSo() async throws {
+        @Test func anUnloadedModelIsNamedAsTheError() async throws {
             let model = try await Model.load(ModelSource.demo)
             let stream = model.generate([.user("Hi")], endless)
             var iterator = stream.makeAsyncIterator()
             _ = try await iterator.next()
             let session = ChatSession(model)
             try await model.unload()
-            await #expect(throws: MynahError.unloaded) {
-                while try await iterator.next() != nil {}
-            }
-            await #expect(throws: MynahError.unloaded) { try await model.generate(prompt: "Hi") }
-            await #expect(throws: MynahError.unloaded) { try await session.respond(to: "Hi") }
+            #expect(await fails { while try await iterator.next() != nil {} } with: { $0.code == .unloaded })
+            #expect(await fails { try await model.generate(prompt: "Hi") } with: { $0.code == .unloaded })
+            #expect(await fails { try await session.respond(to: "Hi") } with: { $0.code == .unloaded })
             #expect(try await model.encode("Hi").isEmpty == false)
             try await model.unload()
         }
 
-        @Test func theStoreListsWhatIsThere() async throws {
+        @Test func theStoreListsAndDeletesModels() async throws {
             let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
             defer { try? FileManager.default.removeItem(at: folder) }
             ModelStore.directory = folder
@@ -287,7 +316,7 @@ extension Everything {
             }
         }
 
-        @Test func loadingAndDroppingLeavesNothingBehind() async throws {
+        @Test func loadingAndDroppingLeaksNothing() async throws {
             func rounds(_ count: Int, until end: ContinuousClock.Instant) async throws -> Int {
                 var rounds = 0
                 while rounds < count && ContinuousClock.now < end {
@@ -315,7 +344,7 @@ extension Everything {
     }
 }
 
-/// Whether something throws an error of which that holds.
+/// Whether `body` throws an expected error.
 func fails<Value>(
     _ body: () async throws -> Value, with isExpected: (MynahError) -> Bool
 ) async -> Bool {
@@ -323,7 +352,7 @@ func fails<Value>(
     return false
 }
 
-/// What the process has in memory, in bytes.
+/// The resident memory of the process, in bytes.
 func residentMemory() -> Int {
     guard let status = try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8) else { return 0 }
     return (Int(status.split(separator: " ")[1]) ?? 0) * 4096

@@ -316,7 +316,10 @@ impl<'a> Attempt<'a> {
         let download = Download {
             url: &self.client.address(&listing.commit, &file.name),
             token: self.source.token(),
+            repository: self.source.repository().as_str(),
+            commit: &listing.commit,
             name: &file.name,
+            hash: &file.hash,
             size: file.size,
             path: &path,
             cancel: &self.halt,

@@ -31,8 +31,14 @@ pub struct Download<'a> {
     pub url: &'a str,
     /// Goes to the host of `url` in `Authorization`, and to no other.
     pub token: Option<&'a AccessToken>,
-    /// Its name in the repository.
+    /// The repository, such as `org/name`.
+    pub repository: &'a str,
+    /// The commit of the snapshot.
+    pub commit: &'a str,
+    /// The name of the file in the repository.
     pub name: &'a str,
+    /// The hash that the hub announced for the file.
+    pub hash: &'a str,
     /// Its size in bytes.
     pub size: u64,
     /// The local file.

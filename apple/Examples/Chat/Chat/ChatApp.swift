@@ -12,8 +12,8 @@ struct ChatApp: App {
                     ModelPicker(conversation: conversation)
                 case .downloading(let progress):
                     waiting("Downloading", progress.fractionCompleted)
-                case .loading(let share):
-                    waiting("Loading", share)
+                case .loading(let fraction):
+                    waiting("Loading", fraction)
                 case .chatting:
                     ChatView(conversation: conversation)
                 }
@@ -29,12 +29,12 @@ struct ChatApp: App {
         Binding { conversation.problem != nil } set: { if !$0 { conversation.problem = nil } }
     }
 
-    private func waiting(_ title: LocalizedStringKey, _ share: Double) -> some View {
+    private func waiting(_ title: LocalizedStringKey, _ fraction: Double) -> some View {
         VStack(spacing: 16) {
-            ProgressView(value: share) {
+            ProgressView(value: fraction) {
                 Text(title)
             } currentValueLabel: {
-                Text(share, format: .percent.precision(.fractionLength(0)))
+                Text(fraction, format: .percent.precision(.fractionLength(0)))
             }
             Button("Cancel", role: .cancel, action: conversation.stop)
         }

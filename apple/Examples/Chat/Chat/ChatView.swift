@@ -55,7 +55,7 @@ private struct Bubble: View {
 
     var body: some View {
         let isMine = message.role == .user
-        Text(message.content.isEmpty ? "…" : message.content)
+        Text(message.text.isEmpty ? "…" : message.text)
             .textSelection(.enabled)
             .padding(10)
             .background(isMine ? Color.accentColor.opacity(0.2) : Color.gray.opacity(0.15))

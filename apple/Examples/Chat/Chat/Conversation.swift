@@ -1,7 +1,7 @@
 import Mynah
 import Observation
 
-/// What the screens show and what their buttons do. It knows nothing of SwiftUI, so tests run it anywhere.
+/// The state of the screens and the actions of their buttons. It does not use SwiftUI, so tests run on every system.
 @MainActor
 @Observable
 final class Conversation {
@@ -18,11 +18,11 @@ final class Conversation {
     var problem: String?
 
     private var session: ChatSession?
-    /// As far as it has come.
+    /// The text of the running answer so far.
     private var answer = ""
     @ObservationIgnored private(set) var work: Task<Void, Never>?
 
-    /// What was said, with the answer that is being given.
+    /// The transcript, with the running answer.
     var messages: [ChatMessage] {
         guard let session else { return [] }
         return session.transcript + (session.isResponding ? [.assistant(answer)] : [])
@@ -32,10 +32,9 @@ final class Conversation {
         run { [self] in
             defer { if session == nil { phase = .choosing } }
             for try await event in Model.loading(model) {
-                switch event {
-                case .downloading(let progress): phase = .downloading(progress)
-                case .loading(let share): phase = .loading(share)
-                case .ready(let model):
+                if case .downloading(let progress) = event { phase = .downloading(progress) }
+                if case .loading(let fraction) = event { phase = .loading(fraction) }
+                if case .ready(let model) = event {
                     session = ChatSession(model)
                     phase = .chatting
                 }
@@ -59,7 +58,7 @@ final class Conversation {
         }
     }
 
-    /// Ends what is going on: the download, or the answer after its current token.
+    /// Cancels the download, or the answer after its current token.
     func stop() {
         work?.cancel()
     }

@@ -1,14 +1,15 @@
 import Foundation
+import Mynah
 
-// The models that mlx-swift-lm knows by name.
+// The models that mlx-swift-lm names.
 
-/// Models that are known to work, by the names that mlx-swift-lm has for them.
+/// Tested models under mlx-swift-lm's names.
 public final class LLMRegistry: Sendable {
     public static let shared = LLMRegistry()
 
     private init() {}
 
-    /// What is known of a model by the name of its repository; of others, only that.
+    /// The configuration of a repository; one with the name only if the registry does not contain it.
     public func configuration(id: String) -> ModelConfiguration {
         models.first { $0.name == id } ?? ModelConfiguration(id: id)
     }
@@ -70,11 +71,11 @@ public final class LLMRegistry: Sendable {
     }
 }
 
-/// An older name, and the one of FFAI.
+/// The name of ``LLMRegistry`` in FFAI and in older code.
 public typealias ModelRegistry = LLMRegistry
 
-/// Models with vision, by the names that mlx-swift-lm has for them. Loading one throws ``MynahError/unsupported(_:)``
-/// where its vision does not work yet.
+/// Models with vision under mlx-swift-lm's names. Loading one throws ``MynahError/Code/unsupported`` until its vision
+/// is supported.
 public enum VLMRegistry {
     public static let qwen2VL2BInstruct4Bit = known("mlx-community/Qwen2-VL-2B-Instruct-4bit")
     public static let qwen2_5VL3BInstruct4Bit = known("mlx-community/Qwen2.5-VL-3B-Instruct-4bit")
@@ -89,7 +90,7 @@ public enum VLMRegistry {
     }
 }
 
-/// The values of `model_type` that load.
+/// The supported values of `model_type`.
 public final class LLMTypeRegistry: Sendable {
     public static let shared = LLMTypeRegistry()
 

@@ -4,8 +4,8 @@ import MynahCore
 import Testing
 
 extension Everything {
-    @Suite struct LifeTests {
-        /// Reads on and counts.
+    @Suite struct AppLifecycleTests {
+        /// Reads an answer and counts its events with text.
         private func reading(_ session: ChatSession) -> (Task<GenerationResult?, any Error>, Locked<Int>) {
             let count = Locked(0)
             let task = Task {
@@ -20,32 +20,32 @@ extension Everything {
         }
 
         @Test(arguments: [
-            (Life.Signal.background, Life.Signal.foreground), (.locked, .unlocked),
+            (AppLifecycle.Signal.background, AppLifecycle.Signal.foreground), (.locked, .unlocked),
             (.thermalState(.critical), .thermalState(.fair)),
         ])
-        func streamsWaitAndLoseNothing(stop: Life.Signal, go: Life.Signal) async throws {
+        func suspendedStreamsLoseNothing(stop: AppLifecycle.Signal, go: AppLifecycle.Signal) async throws {
             let model = try await demo.value
             let undisturbed = try await ChatSession(model).respond(to: "Who are you?", endless)
             let session = ChatSession(model)
             let (task, count) = reading(session)
             while count({ $0 }) == 0 { await Task.yield() }
-            try await Life.handle(stop)
+            try await AppLifecycle.handle(stop)
             let used = session.context.used
             try await Task.sleep(for: .milliseconds(300))
             #expect(session.context.used == used && used < 400)
-            try await Life.handle(.memoryWarning)
+            try await AppLifecycle.handle(.memoryWarning)
             #expect(session.context.used == used)
-            try await Life.handle(go)
+            try await AppLifecycle.handle(go)
             #expect(try await task.value?.generatedTokens == undisturbed.result.generatedTokens)
             #expect(Device.suspensions.isEmpty)
         }
 
-        @Test func theDeviceGoesOnWhenNobodyHasAReason() async throws {
+        @Test func theDeviceResumesWhenNoReasonIsLeft() async throws {
             let model = try await demo.value
             try await Device.suspend()
-            try await Life.handle(.background)
-            try await Life.handle(.background)
-            try await Life.handle(.foreground)
+            try await AppLifecycle.handle(.background)
+            try await AppLifecycle.handle(.background)
+            try await AppLifecycle.handle(.foreground)
             #expect(Device.suspensions == [.application])
             let session = ChatSession(model)
             let (task, count) = reading(session)
@@ -55,27 +55,27 @@ extension Everything {
             #expect(try await task.value != nil)
         }
 
-        /// The system, as far as ``Life`` knows it.
-        private final class FakeSystem: LifeSource {
-            private let tell = Locked<(@Sendable (Life.News) -> Void)?>(nil)
+        /// A source of signals in place of the system.
+        private final class FakeSystem: AppLifecycleSource {
+            private let deliver = Locked<(@Sendable (AppLifecycle.Delivery) -> Void)?>(nil)
 
-            func start(_ tell: @escaping @Sendable (Life.News) -> Void) { self.tell { $0 = tell } }
+            func start(_ deliver: @escaping @Sendable (AppLifecycle.Delivery) -> Void) { self.deliver { $0 = deliver } }
 
-            func post(_ signal: Life.Signal, done: @escaping @Sendable () -> Void = {}) {
-                tell { $0 }?(Life.News(signal: signal, done: done))
+            func post(_ signal: AppLifecycle.Signal, done: @escaping @Sendable () -> Void = {}) {
+                deliver { $0 }?(AppLifecycle.Delivery(signal: signal, done: done))
             }
 
-            /// As a system that waits until the app has done what it must.
-            func postAndWait(_ signal: Life.Signal) async {
+            /// Posts a signal and waits, as the system does, until the app has acted on it.
+            func postAndWait(_ signal: AppLifecycle.Signal) async {
                 await withCheckedContinuation { waiting in post(signal) { waiting.resume() } }
             }
         }
 
-        @Test func aDayInTheLifeOfAPhone() async throws {
+        @Test func theDeviceFollowsTheSignalsOfAPhone() async throws {
             let model = try await demo.value
             let undisturbed = try await ChatSession(model).respond(to: "Who are you?", endless)
             let system = FakeSystem()
-            Life.observe(system)
+            AppLifecycle.observe(system)
             var states = model.events.makeAsyncIterator()
             #expect(await states.next() == .ready)
             let session = ChatSession(model)
@@ -102,9 +102,9 @@ extension Everything {
             #expect(Device.suspensions.isEmpty)
         }
 
-        @Test func newsThatCrowdIsActedOnInItsOrder() async throws {
+        @Test func crowdedSignalsAreHandledInOrder() async throws {
             let system = FakeSystem()
-            Life.observe(system)
+            AppLifecycle.observe(system)
             for _ in 0..<50 {
                 system.post(.background)
                 system.post(.foreground)
@@ -120,7 +120,7 @@ extension Everything {
             #expect(try await demo.value.generate(prompt: "Hi", parameters: greedy).text.isEmpty == false)
         }
 
-        @Test func whoSuspendsAndResumesAtOnceIsNotLeftSuspended() async throws {
+        @Test func concurrentSuspendAndResumeDoNotLeaveTheDeviceSuspended() async throws {
             let model = try await demo.value
             for _ in 0..<50 {
                 async let end: Void = Device.resume()
@@ -131,33 +131,36 @@ extension Everything {
             #expect(try await model.generate(prompt: "Hi", parameters: greedy).text.isEmpty == false)
         }
 
-        @Test func aDeviceThatIsSeriousStaysAsItIs() async throws {
-            try await Life.handle(.thermalState(.serious))
+        @Test func theSeriousThermalStateChangesNothing() async throws {
+            try await AppLifecycle.handle(.thermalState(.serious))
             #expect(Device.suspensions.isEmpty)
-            try await Life.handle(.thermalState(.critical))
-            try await Life.handle(.thermalState(.serious))
+            try await AppLifecycle.handle(.thermalState(.critical))
+            try await AppLifecycle.handle(.thermalState(.serious))
             #expect(Device.suspensions == [.heat])
-            try await Life.handle(.thermalState(.nominal))
+            try await AppLifecycle.handle(.thermalState(.nominal))
             #expect(Device.suspensions.isEmpty)
         }
 
-        @Test func whatIsCancelledOrUnloadedEndsInTheBackground() async throws {
+        @Test func cancelledAndUnloadedStreamsEndInTheBackground() async throws {
             let model = try await Model.load(ModelSource.demo)
             let (cancelled, count) = reading(ChatSession(model))
             while count({ $0 }) == 0 { await Task.yield() }
-            try await Life.handle(.background)
+            try await AppLifecycle.handle(.background)
             cancelled.cancel()
             await #expect(throws: CancellationError.self) { try await cancelled.value }
             let active = try Device.memory.active
             try await model.unload()
             #expect(try Device.memory.active < active)
-            try await Life.handle(.foreground)
+            try await AppLifecycle.handle(.foreground)
         }
 
-        @Test func aDeviceIsThereOrSaysWhyNot() {
+        @Test func anUnavailableDeviceHasAReason() {
             #expect(Device.availability == .available)
-            let missing = MynahCore.MynahError.Unavailable(reason: "models cannot run here: no device")
-            #expect(missing.translated as? Mynah.MynahError == .unavailable("models cannot run here: no device"))
+            let missing = MynahCore.MynahError.Failed(
+                kind: .unavailable, reason: "models cannot run here: no device",
+                details: ErrorDetails(
+                    needed: nil, available: nil, retryAfterSeconds: nil, tokens: nil, limit: nil))
+            #expect((missing.translated as? Mynah.MynahError)?.code == .unavailable)
             #expect(missing.translated.localizedDescription.hasSuffix("no device"))
         }
     }

@@ -1,34 +1,34 @@
 import Foundation
-import MynahCore
+@_exported import Mynah
 
-// The names of mlx-swift-lm 2 and of FFAI over this package's own, so that code written for them compiles. New code
-// does not need them.
+// The names of mlx-swift-lm 2 and of FFAI, so that code written for these libraries compiles with
+// `import MynahCompatibility`, which exports Mynah too. New code imports Mynah.
 
 public typealias GenerateParameters = GenerationParameters
 public typealias ModelError = MynahError
 
 // MARK: - FFAI
 
-/// A piece of an answer.
+/// A part of an answer.
 public struct GenerationChunk: Sendable {
     public let text: String
-    /// The tokens that have come since the piece before.
+    /// The tokens since the previous chunk.
     public let tokens: [Int]
-    /// How many pieces came before it.
+    /// The index of the chunk.
     public let position: Int
     public let isFinal: Bool
     public let stats: GenerationResult.Stats?
 }
 
 extension Model {
-    /// The answer in pieces; the last one has no text but the statistics.
+    /// The answer in chunks; the last one has the statistics and no text.
     public func generateStream(
         prompt: String, parameters: GenerationParameters? = nil
     ) -> AsyncThrowingStream<GenerationChunk, any Error> {
         chunks(generate(Prompt(prompt), parameters))
     }
 
-    /// The answer in pieces; the last one has no text but the statistics.
+    /// The answer in chunks; the last one has the statistics and no text.
     public func generateStream(
         messages: [ChatMessage], parameters: GenerationParameters? = nil, templateOptions: ChatTemplateOptions = .init()
     ) -> AsyncThrowingStream<GenerationChunk, any Error> {
@@ -42,7 +42,7 @@ extension Model {
             switch event {
             case .text(let piece): (text, stats) = (piece, nil)
             case .finished(let result): (text, stats) = ("", result.stats)
-            case .prefill, .token: return nil
+            default: return nil
             }
             let tokens = stream.tokensRead
             return given { given in
@@ -56,7 +56,7 @@ extension Model {
 }
 
 extension ModelRegistry {
-    /// The model that the `model_type` of a checkpoint names.
+    /// Loads the model whose family the `model_type` of the checkpoint names.
     public static func dispatchAndLoad(
         _ locator: some ModelLocator, options: LoadOptions = .init()
     ) async throws -> Model {
@@ -66,7 +66,7 @@ extension ModelRegistry {
 
 // MARK: - mlx-swift-lm
 
-/// A hub and a folder.
+/// A hub and a cache folder.
 public struct HubApi: Sendable {
     public var hfToken: String?
     public var downloadBase: URL?
@@ -79,7 +79,7 @@ public struct HubApi: Sendable {
     }
 }
 
-/// Which model, and what its files do not say.
+/// A model, and corrections of its files.
 public struct ModelConfiguration: Sendable, Hashable {
     public enum Identifier: Sendable, Hashable {
         case id(String)
@@ -88,14 +88,14 @@ public struct ModelConfiguration: Sendable, Hashable {
 
     public let id: Identifier
     public var revision: String
-    /// The repository that the tokenizer comes from, if that is another one.
+    /// The repository of the tokenizer, if not the model's.
     public var tokenizerId: String?
     public var defaultPrompt: String
-    /// Further tokens that end the text.
+    /// Further end-of-sequence tokens.
     public var extraEOSTokens: Set<String>
     public var eosTokenIds: Set<Int>
 
-    /// Of which kind a tokenizer is, its files tell: `overrideTokenizer` changes nothing.
+    /// `overrideTokenizer` has no effect: the files of the tokenizer say its class.
     public init(
         id: String, revision: String = "main", tokenizerId: String? = nil, overrideTokenizer: String? = nil,
         defaultPrompt: String = "hello", extraEOSTokens: Set<String> = [], eosTokenIds: Set<Int> = []
@@ -103,7 +103,7 @@ public struct ModelConfiguration: Sendable, Hashable {
         self.init(.id(id), revision, tokenizerId, defaultPrompt, extraEOSTokens, eosTokenIds)
     }
 
-    /// Of which kind a tokenizer is, its files tell: `overrideTokenizer` changes nothing.
+    /// `overrideTokenizer` has no effect: the files of the tokenizer say its class.
     public init(
         directory: URL, tokenizerId: String? = nil, overrideTokenizer: String? = nil, defaultPrompt: String = "hello",
         extraEOSTokens: Set<String> = [], eosTokenIds: Set<Int> = []
@@ -123,7 +123,7 @@ public struct ModelConfiguration: Sendable, Hashable {
         self.eosTokenIds = eosTokenIds
     }
 
-    /// `org/name`, or what comes last in the path of a directory.
+    /// `org/name`, or the last component of a directory's path.
     public var name: String {
         switch id {
         case .id(let name): name
@@ -131,7 +131,7 @@ public struct ModelConfiguration: Sendable, Hashable {
         }
     }
 
-    /// Where its files are, or will be.
+    /// The folder of the files, also before they are downloaded.
     public func modelDirectory(hub: HubApi = HubApi()) -> URL {
         switch id {
         case .directory(let url): return url
@@ -194,10 +194,10 @@ public final class LLMModelFactory: Sendable {
     }
 }
 
-/// Loads models with vision as far as that works; what does not is ``MynahError/unsupported(_:)``.
+/// Loads models with vision. Unsupported ones throw ``MynahError/Code/unsupported``.
 public typealias VLMModelFactory = LLMModelFactory
 
-/// Loads a model by the name of its repository.
+/// Loads a model of a hub.
 public func loadModelContainer(
     hub: HubApi = HubApi(), id: String, revision: String = "main",
     progressHandler: @Sendable @escaping (Progress) -> Void = { _ in }
@@ -216,7 +216,7 @@ public func loadModelContainer(
         configuration: ModelConfiguration(directory: directory), progressHandler: progressHandler)
 }
 
-/// Loads a model by the name of its repository.
+/// Loads a model of a hub.
 public func loadModel(
     hub: HubApi = HubApi(), id: String, revision: String = "main",
     progressHandler: @Sendable @escaping (Progress) -> Void = { _ in }
@@ -231,22 +231,22 @@ public func loadModel(
     try await loadModelContainer(directory: directory, progressHandler: progressHandler).context
 }
 
-/// Messages of a ``UserInput``.
+/// The messages of a ``UserInput``.
 public enum Chat {
     public typealias Message = ChatMessage
 }
 
-/// A prompt as its user gives it.
+/// A prompt before the chat template.
 public struct UserInput: Sendable {
     public enum Prompt: Sendable {
         case text(String)
-        /// Each with a `role` and a `content`.
+        /// Messages with a `role` and a `content`.
         case messages([[String: String]])
         case chat([Chat.Message])
     }
 
     public var prompt: Prompt
-    /// More variables of the chat template.
+    /// Further variables of the chat template.
     public var additionalContext: [String: JSONValue]?
 
     public init(prompt: Prompt, additionalContext: [String: JSONValue]? = nil) {
@@ -279,19 +279,31 @@ public struct UserInput: Sendable {
 
 extension ChatMessage {
     fileprivate init(_ fields: [String: String]) throws {
-        guard let role = fields["role"].flatMap(Role.init), let content = fields["content"] else {
-            throw MynahError.invalidRequest("a message has a `role` that is known and a `content`")
+        guard let role = fields["role"], let content = fields["content"] else {
+            throw MynahError(.invalidRequest, "a message needs a `role` and a `content`")
         }
-        self.init(role, content)
+        self.init(Role(rawValue: role), content)
     }
 }
 
-/// A prompt as a model takes it.
+extension ChatMessage {
+    public init(role: Role, content: String, thinking: String?) {
+        self.init(role, content, reasoning: thinking)
+    }
+
+    /// FFAI's name of ``reasoning``.
+    public var thinking: String? {
+        get { reasoning }
+        set { reasoning = newValue }
+    }
+}
+
+/// A prompt in tokens.
 public struct LMInput: Sendable {
     public let tokens: [Int]
 }
 
-/// What an answer was like.
+/// The statistics of an answer.
 public typealias GenerateCompletionInfo = GenerationResult
 
 extension GenerationResult {
@@ -313,35 +325,37 @@ extension GenerationParameters {
         repetitionContextSize: Int = 20
     ) {
         self.init(maxTokens: maxTokens, temperature: temperature, topP: topP, topK: nil)
-        cache = CacheParameters(
-            maxSize: maxKVSize, bits: kvBits, groupSize: kvGroupSize, quantizedStart: quantizedKVStart)
+        self.maxKVSize = maxKVSize
+        self.kvBits = kvBits
+        self.kvGroupSize = kvGroupSize
+        self.quantizedKVStart = quantizedKVStart
         self.repetitionPenalty = repetitionPenalty
         if repetitionPenalty != nil { penaltyContext = repetitionContextSize }
     }
 
-    /// The most tokens that are remembered, the first four and the latest; without it as the model was loaded. A
-    /// ``ChatSession`` has ``ChatOptions`` for this and for what follows.
+    /// The size of a ring buffer as KV cache: it keeps the first four tokens and the latest ones. `nil` keeps the options
+    /// of the loaded model. A ``ChatSession`` takes ``ChatOptions`` instead of this and the next three.
     public var maxKVSize: Int? {
-        get { remembering.maxSize }
-        set { remembering.maxSize = newValue }
+        get { kvCacheParameters.maxSize }
+        set { kvCacheParameters.maxSize = newValue }
     }
 
-    /// Remembers in so many bits, 4 or 8.
+    /// Quantizes the KV cache in 4 or 8 bits.
     public var kvBits: Int? {
-        get { remembering.bits }
-        set { remembering.bits = newValue }
+        get { kvCacheParameters.bits }
+        set { kvCacheParameters.bits = newValue }
     }
 
-    /// How many elements share a scale where ``kvBits`` are said.
+    /// The group size of a quantized KV cache.
     public var kvGroupSize: Int {
-        get { remembering.groupSize }
-        set { remembering.groupSize = newValue }
+        get { kvCacheParameters.groupSize }
+        set { kvCacheParameters.groupSize = newValue }
     }
 
-    /// From how many tokens on there are ``kvBits``.
+    /// The number of tokens from which on the KV cache is quantized.
     public var quantizedKVStart: Int {
-        get { remembering.quantizedStart }
-        set { remembering.quantizedStart = newValue }
+        get { kvCacheParameters.quantizedStart }
+        set { kvCacheParameters.quantizedStart = newValue }
     }
 
     public var repetitionContextSize: Int? {
@@ -349,31 +363,13 @@ extension GenerationParameters {
         set { penaltyContext = newValue }
     }
 
-    private var remembering: CacheParameters {
+    private var kvCacheParameters: CacheParameters {
         get { cache ?? .init() }
         set { cache = newValue }
     }
 }
 
-/// How a generation remembers that has no session.
-struct CacheParameters: Sendable, Codable, Hashable {
-    var maxSize: Int?
-    var bits: Int?
-    var groupSize = 64
-    var quantizedStart = 0
-
-    /// `nil` where it is as the model was loaded.
-    func session() throws -> SessionOptions? {
-        if maxSize == nil && bits == nil { return nil }
-        return SessionOptions(
-            overflow: try maxSize.map { try ring($0, 4) },
-            quantization: try bits.map {
-                try cacheBits($0, groupSize: groupSize, after: quantizedStart, name: "kvBits")
-            })
-    }
-}
-
-/// What a stream of a ``ModelContainer`` yields.
+/// An event of a ``ModelContainer``'s stream.
 public enum Generation: Sendable {
     case chunk(String)
     case info(GenerateCompletionInfo)
@@ -386,7 +382,7 @@ public enum Generation: Sendable {
 public struct LanguageModel: Sendable {
     let model: Model
 
-    /// The logits of the token that comes after others, as many as the vocabulary has tokens.
+    /// The logits of the next token: one for each token of the vocabulary.
     public func callAsFunction(_ tokens: [Int]) async throws -> [Float] {
         let core = model.core
         let tokens = try tokens.map { try size($0, "token") }
@@ -394,7 +390,7 @@ public struct LanguageModel: Sendable {
     }
 }
 
-/// A tokenizer, which may be used without waiting.
+/// A tokenizer with synchronous calls.
 public struct Tokenizer: Sendable {
     let model: Model
 
@@ -423,14 +419,14 @@ public struct Tokenizer: Sendable {
     }
 }
 
-/// Makes what a model takes of what its user gives.
+/// Turns a ``UserInput`` into tokens.
 public struct UserInputProcessor: Sendable {
     let tokenizer: Tokenizer
 
     public func prepare(input: UserInput) async throws -> LMInput { LMInput(tokens: try tokenizer.tokens(of: input)) }
 }
 
-/// What the closures of a ``ModelContainer`` use.
+/// The argument of the closures of a ``ModelContainer``.
 public struct ModelContext: Sendable {
     public let configuration: ModelConfiguration
     public let model: LanguageModel
@@ -444,7 +440,7 @@ public struct ModelContext: Sendable {
         processor = UserInputProcessor(tokenizer: tokenizer)
     }
 
-    /// Those of the parameters and of the configuration; a text of several tokens is no token of this model.
+    /// The end-of-sequence tokens of the parameters and of the configuration. Texts that are not one token are ignored.
     fileprivate func ends(_ parameters: GenerateParameters) throws -> Set<Int> {
         let named = try configuration.extraEOSTokens.compactMap { text in
             let tokens = try tokenizer.encode(text: text, addSpecialTokens: false)
@@ -455,7 +451,7 @@ public struct ModelContext: Sendable {
     }
 }
 
-/// The answer to a prompt. Leaving the loop stops the device.
+/// The answer to a prompt. Ending the loop stops the generation.
 public func generate(
     input: LMInput, parameters: GenerateParameters = .init(), context: ModelContext
 ) throws -> AsyncThrowingStream<Generation, any Error> {
@@ -465,12 +461,12 @@ public func generate(
         switch event {
         case .text(let text): .chunk(text)
         case .finished(let result): .info(result)
-        case .prefill, .token: nil
+        default: nil
         }
     }
 }
 
-/// A model and what it was loaded as.
+/// A model with its configuration.
 public final class ModelContainer: Sendable {
     let context: ModelContext
 
@@ -481,7 +477,7 @@ public final class ModelContainer: Sendable {
     public var tokenizer: Tokenizer { get async { context.tokenizer } }
     public var processor: UserInputProcessor { get async { context.processor } }
 
-    /// Runs on the caller's task, not on the device's thread; what many ask for at once takes turns there.
+    /// Runs on the caller's task, not on the engine thread.
     public func perform<R: Sendable>(_ action: @Sendable (ModelContext) async throws -> R) async rethrows -> R {
         try await action(context)
     }
@@ -520,7 +516,7 @@ public final class ModelContainer: Sendable {
     public func generate(
         input: LMInput, parameters: GenerateParameters = .init()
     ) async throws -> AsyncThrowingStream<Generation, any Error> {
-        try Mynah.generate(input: input, parameters: parameters, context: context)
+        try MynahCompatibility.generate(input: input, parameters: parameters, context: context)
     }
 }
 
