@@ -102,7 +102,7 @@ impl hub::Downloader for Host {
         download.cancel.on_cancel(move || thread.unpark());
         let request = FileRequest {
             url: download.url.into(),
-            authorization: download.token.map(hub::Token::authorization),
+            authorization: download.token.map(hub::AccessToken::authorization),
             repository: download.repository.into(),
             commit: download.commit.into(),
             name: download.name.into(),

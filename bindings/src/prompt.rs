@@ -105,9 +105,9 @@ pub(crate) fn core_messages(messages: Vec<ChatMessage>) -> Vec<mynah::Message> {
 impl From<ChatMessage> for mynah::Message {
     fn from(message: ChatMessage) -> Self {
         let content = match <[Content; 1]>::try_from(message.content) {
-            Ok([Content::Text { text }]) => mynah::text::Content::Text(text),
-            Err(parts) => mynah::text::Content::Parts(
-                parts.into_iter().map(mynah::text::Part::from).collect(),
+            Ok([Content::Text { text }]) => mynah::Content::Text(text),
+            Err(parts) => mynah::Content::Parts(
+                parts.into_iter().map(mynah::Part::from).collect(),
             ),
         };
         mynah::Message {
@@ -120,13 +120,13 @@ impl From<ChatMessage> for mynah::Message {
     }
 }
 
-impl From<Content> for mynah::text::Part {
+impl From<Content> for mynah::Part {
     fn from(content: Content) -> Self {
         match content {
-            Content::Text { text } => mynah::text::Part {
+            Content::Text { text } => mynah::Part {
                 kind: "text".into(),
                 text: Some(text),
-                ..mynah::text::Part::default()
+                ..mynah::Part::default()
             },
         }
     }
