@@ -7,7 +7,7 @@ use mynah::{
     internals::{LanguageModel, Scope, Step, families, mlx, prefill},
     set_memory_limit,
 };
-use mynah_tests::{Fixture, block_on, on_engine};
+use mynah_tests::{BUSY, Fixture, block_on, on_engine};
 use serde_json::json;
 use std::{
     collections::HashMap,
@@ -15,15 +15,12 @@ use std::{
     path::Path,
     rc::Rc,
     sync::{
-        Mutex, OnceLock, RwLock,
+        Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
 };
 use tempfile::TempDir;
-
-/// Memory is counted for the whole process: who measures it is alone.
-static BUSY: RwLock<()> = RwLock::new(());
 
 /// Events that wait for a reader, as the library has it.
 const BUFFERED: usize = 32;

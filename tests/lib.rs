@@ -18,10 +18,15 @@ use std::{
     collections::{BTreeMap, HashMap},
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     rc::Rc,
-    sync::OnceLock,
+    sync::{OnceLock, RwLock},
+    time::SystemTime,
 };
+
+/// MLX counts the memory of the whole process: a test that measures it holds this lock for writing,
+/// and every other test of the same binary for reading.
+pub static BUSY: RwLock<()> = RwLock::new(());
 
 /// All cases of one family.
 #[derive(Deserialize)]
@@ -266,31 +271,35 @@ pub fn on_engine<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'st
     block_on(Engine::get()?.run(job))
 }
 
-/// The command `mynah`, built with the features of the whole workspace, as these tests are.
+/// The command `mynah`, from the folder in which Cargo built these tests. Cargo builds it before them
+/// only where it is asked to, as `scripts/test` does.
 pub fn mynah() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let binary = BINARY.get_or_init(|| {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--workspace", "--all-features", "--bin", "mynah"]);
-        build.arg("--message-format=json").current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        let output = build.stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "the command does not build");
-        let messages = String::from_utf8(output.stdout).unwrap();
-        let messages = messages.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
-        let mut executables = messages
-            .filter(|message| message["target"]["name"] == "mynah")
-            .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
-        executables.next_back().expect("cargo names the executable")
+        const BUILD: &str = "run `cargo build --workspace --all-features --bins`";
+        let tests = env::current_exe().unwrap();
+        let binary = tests.ancestors().nth(2).unwrap().join("mynah");
+        let built = fs::metadata(&binary).and_then(|metadata| metadata.modified());
+        let built = built.unwrap_or_else(|error| panic!("{binary:?}: {error}; {BUILD}"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src");
+        assert!(newest(&source) <= built, "{binary:?} is older than its source; {BUILD}");
+        binary
     });
     let mut command = Command::new(binary);
     // Whoever tests a hub says which.
     command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", env::temp_dir().join("mynah-tests"));
     command.env_remove("HF_HUB_CACHE").env_remove("RUST_LOG");
     command
+}
+
+/// When the newest file below a folder was changed.
+fn newest(folder: &Path) -> SystemTime {
+    let changed = |entry: fs::DirEntry| {
+        let metadata = entry.metadata().unwrap();
+        if metadata.is_dir() { newest(&entry.path()) } else { metadata.modified().unwrap() }
+    };
+    let entries = fs::read_dir(folder).unwrap().map(|entry| changed(entry.unwrap()));
+    entries.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Waits for a future.

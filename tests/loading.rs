@@ -5,11 +5,7 @@ use mynah::{
     MemoryPolicy, Message, Model, Overflow, Prompt, Result, SessionOptions, Summary,
     TemplateOptions,
 };
-use mynah_tests::block_on;
-use std::sync::RwLock;
-
-/// Memory is counted for the whole process: who measures it is alone.
-static BUSY: RwLock<()> = RwLock::new(());
+use mynah_tests::{BUSY, block_on};
 
 /// Options under which only the number of tokens ends a text.
 fn options(max_tokens: usize) -> GenerateOptions {

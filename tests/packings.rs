@@ -6,19 +6,15 @@ use mynah::{
     Model, Prompt, Score, inspect,
     internals::{Matrix, Mode, Scope, mlx},
 };
-use mynah_tests::{Case, Fixture, block_on, on_engine};
+use mynah_tests::{BUSY, Case, Fixture, block_on, on_engine};
 use serde_json::{Map, Value as Json, json};
 use std::{
     collections::HashMap,
     fs::{self, File},
     io::{BufWriter, Write},
     path::Path,
-    sync::RwLock,
 };
 use tempfile::TempDir;
-
-/// Memory is counted for the whole process: who measures it is alone.
-static BUSY: RwLock<()> = RwLock::new(());
 
 fn write(name: &str) -> TempDir {
     write_of("packings", name)

@@ -548,7 +548,8 @@ fn a_saved_session_goes_on_in_another_process() {
         block_on(session.save(&path)).unwrap();
         fs::write(folder.path().join("prompt.json"), json!(prompt).to_string()).unwrap();
         fs::write(folder.path().join("options.json"), json!(is_small).to_string()).unwrap();
-        let name = "a_saved_session_goes_on_in_another_process";
+        let name = concat!(module_path!(), "::a_saved_session_goes_on_in_another_process");
+        let name = name.split_once("::").unwrap().1;
         let child = Command::new(env::current_exe().unwrap())
             .args(["--exact", name])
             .env(SAVED, folder.path())

@@ -1,0 +1,5 @@
+//! The numbers: models compute what their references compute.
+
+mod adapters;
+mod caches;
+mod families;

@@ -1,0 +1,197 @@
+//! What keeps the house in order as it grows, in numbers: `ARCHITECTURE.md` says why.
+
+mod imports;
+mod sizes;
+mod source;
+
+use imports::{Imports, module_of};
+use source::{Source, root};
+use std::{collections::BTreeSet, fs, path::Path};
+use syn::{Expr, ExprStruct, Lit, Member, visit::Visit};
+
+/// The rooms of the core. Each may import from those before it. `lib.rs` and `bin/` are above all.
+const ROOMS: &[&str] = &[
+    "error",
+    "mlx",
+    "checkpoint",
+    "text",
+    "hub",
+    "layers",
+    "models",
+    "families",
+    "generate",
+    "engine",
+    "api",
+];
+
+/// Words that are both a family's name and something else's: where, and why there.
+const ALLOWED: &[(&str, &str, &str)] = &[
+    ("layers/recurrent/mamba2.rs", "mamba2", "the mechanism, which families share"),
+    ("layers/position/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
+    ("layers/position/wavelengths.rs", "llama", "configs call this kind of scaling by the name"),
+    ("checkpoint/quantization.rs", "bitnet", "configs call this kind of quantization by the name"),
+    ("text/template.rs", "deepseek_v32", "configs ask for a template by the name"),
+    ("text/tokenizer/convert.rs", "qwen", "a file has the name"),
+    ("text/tokenizer/lists.rs", "plamo", "tokens have the name"),
+    ("text/tokenizer/mod.rs", "qwen", "a file has the name"),
+];
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !c.is_alphanumeric() && c != '_')
+}
+
+/// Fails with one line for each breach.
+fn none(rule: &str, breaches: Vec<String>) {
+    assert!(breaches.is_empty(), "{rule}:\n{}", breaches.join("\n"));
+}
+
+/// The room of a module; the root of the crate is above all.
+fn room(module: &str) -> usize {
+    let name = module.split("::").next().unwrap();
+    if name.is_empty() {
+        return ROOMS.len();
+    }
+    ROOMS.iter().position(|room| *room == name).unwrap_or_else(|| panic!("{name} is no room"))
+}
+
+#[test]
+fn rooms_import_downwards_and_files_in_no_circle() {
+    let sources = Source::all();
+    let imports = Imports::of(&sources);
+    let all = imports.arrows.keys().chain(imports.exports.keys());
+    let upwards = all.filter(|(from, to)| room(to) > room(from));
+    let mut breaches: Vec<_> =
+        upwards.map(|(from, to)| format!("{} above it", imports.place(from, to))).collect();
+    let circles = imports.circles();
+    for circle in &circles {
+        let next = circle.iter().cycle().skip(1);
+        breaches.push(format!("a circle of {} files:", circle.len()));
+        breaches.extend(
+            circle.iter().zip(next).map(|(from, to)| format!("  {}", imports.place(from, to))),
+        );
+    }
+    let between: BTreeSet<_> = imports
+        .arrows
+        .keys()
+        .map(|(from, to)| (room(from), room(to)))
+        .filter(|(from, to)| from != to && *from < ROOMS.len())
+        .collect();
+    println!(
+        "{} rooms, {} arrows between them; {} files, {} arrows between them, {} circles",
+        ROOMS.len(),
+        between.len(),
+        imports.files.len(),
+        imports.arrows.len(),
+        circles.len()
+    );
+    none("imports that no room or no file may have", breaches);
+}
+
+#[test]
+fn the_map_lists_the_rooms_in_their_order() {
+    const TITLE: &str = "## The map of `core/src`";
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let map = text.split_once(TITLE).unwrap_or_else(|| panic!("no section {TITLE}")).1;
+    let map = map.split_once("\n## ").map_or(map, |(map, _)| map);
+    let rows = map.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let names: Vec<_> = rows
+        .map(|(name, _)| name.trim_end_matches('/').trim_end_matches(".rs"))
+        .filter(|name| !["lib", "bin", "bin/mynah"].contains(name))
+        .collect();
+    assert_eq!(names, ROOMS, "the rows of the map begin with the rooms, in their order");
+}
+
+/// The values of `model_type` that families read.
+struct ModelTypes(BTreeSet<String>);
+
+impl<'a> Visit<'a> for ModelTypes {
+    fn visit_expr_struct(&mut self, item: &'a ExprStruct) {
+        let field = item
+            .fields
+            .iter()
+            .find(|field| matches!(&field.member, Member::Named(name) if name == "model_types"));
+        let Some(field) = field else { return };
+        let Expr::Reference(list) = &field.expr else { panic!("model_types is no list") };
+        let Expr::Array(list) = &*list.expr else { panic!("model_types is no list") };
+        for name in &list.elems {
+            let Expr::Lit(name) = name else { panic!("a model type is no text") };
+            let Lit::Str(name) = &name.lit else { panic!("a model type is no text") };
+            self.0.insert(name.value());
+        }
+    }
+}
+
+#[test]
+fn only_families_know_the_names_of_families() {
+    let sources = Source::all();
+    let mut types = ModelTypes(BTreeSet::new());
+    let modules = sources.iter().filter(|source| source.is_in("families/"));
+    for source in modules.clone() {
+        source.items.iter().for_each(|item| types.visit_item(item));
+    }
+    let ModelTypes(mut names) = types;
+    assert!(names.len() > 100, "only {} model types are found", names.len());
+    let stem = |source: &Source| Path::new(&source.path).file_stem().unwrap().to_os_string();
+    // Those of the files of a family's folder too: its mechanisms are its own.
+    names.extend(modules.map(|source| stem(source).into_string().unwrap()));
+    // The modules of modalities, not of families.
+    for modality in ["mod", "prelude", "family", "text", "vision", "speech"] {
+        names.remove(modality);
+    }
+    let (mut breaches, mut used) = (Vec::new(), BTreeSet::new());
+    for source in sources.iter().filter(|source| !source.is_in("families/")) {
+        for (i, line) in source.text.lines().enumerate() {
+            for word in words(line).map(str::to_lowercase).filter(|word| names.contains(word)) {
+                let reason = ALLOWED
+                    .iter()
+                    .position(|(path, name, _)| (*path, *name) == (&*source.path, &*word));
+                match reason {
+                    Some(reason) => drop(used.insert(reason)),
+                    None => breaches.push(format!("{}:{}: {word}: {line}", source.path, i + 1)),
+                }
+            }
+        }
+    }
+    for (i, (path, word, _)) in ALLOWED.iter().enumerate() {
+        if !used.contains(&i) {
+            breaches.push(format!("{path} does not say {word} any more"));
+        }
+    }
+    none("shared code names a family", breaches);
+}
+
+#[test]
+fn unsafe_code_is_in_one_file() {
+    let mut breaches = Vec::new();
+    for source in Source::all().iter().filter(|source| source.path != "mlx/ffi.rs") {
+        for (number, line) in source.code() {
+            if words(line).any(|word| ["unsafe", "mlx_sys"].contains(&word)) {
+                breaches.push(format!("{}:{number}: {line}", source.path));
+            }
+        }
+    }
+    none("unsafe code outside of mlx/ffi.rs", breaches);
+}
+
+#[test]
+fn families_name_their_reference() {
+    let sources = Source::all();
+    let openings = sources.iter().filter(|source| source.family().is_some());
+    let silent = openings.filter(|source| !source.opening.to_lowercase().contains("follows `"));
+    let silent = silent.map(|source| source.path.clone()).collect();
+    none("the opening of a family does not say what it follows", silent);
+}
+
+#[test]
+fn nothing_is_left_to_do_and_nothing_unwraps() {
+    let forbidden = ["todo!", "unimplemented!", "dbg!", ".unwrap()", ".unwrap_err()", "panic!("];
+    let mut breaches = Vec::new();
+    for source in Source::all() {
+        for (number, line) in source.code() {
+            if forbidden.iter().any(|word| line.contains(word)) {
+                breaches.push(format!("{}:{number}: {line}", source.path));
+            }
+        }
+    }
+    none("code that panics", breaches);
+}

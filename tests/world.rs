@@ -1,0 +1,9 @@
+//! What users and other programs touch: sessions, sampling, the hub, the cache on disk, the command,
+//! the packages for Apple.
+
+mod command;
+mod hub;
+mod packaging;
+mod sampling;
+mod session;
+mod store;
