@@ -791,7 +791,7 @@ impl hub::Downloader for Transport {
         bytes[0] ^= u8::from(self.lies);
         fs::write(download.path, &bytes)
             .map_err(|source| Error::Io { path: download.path.into(), source })?;
-        (download.arrived)(download.size);
+        (download.on_progress)(download.size);
         Ok(())
     }
 }
@@ -821,7 +821,7 @@ struct Boaster(Transport);
 impl hub::Downloader for Boaster {
     fn download(&self, download: &hub::Download) -> Result<()> {
         for bytes in [u64::MAX, 0, 1] {
-            (download.arrived)(bytes);
+            (download.on_progress)(bytes);
         }
         self.0.download(download)
     }

@@ -119,7 +119,7 @@ impl hub::Downloader for Host {
             let bytes = arrived.bytes.load(Ordering::Acquire);
             if bytes != told {
                 told = bytes;
-                (download.arrived)(bytes);
+                (download.on_progress)(bytes);
             }
             match outcome {
                 Poll::Ready(Ok(())) => return Ok(()),

@@ -61,7 +61,7 @@ pub async fn download(
     source: &Source,
     progress: impl FnMut(Progress) + Send + 'static,
 ) -> Result<PathBuf> {
-    hub::fetch(source, MODEL, progress).await
+    hub::download_snapshot(source, MODEL, progress).await
 }
 
 /// Downloads only the tokenizer and the chat template of a repository, which need not have weights.
@@ -69,7 +69,7 @@ pub async fn download(
 /// # Errors
 /// As [`download`].
 pub async fn download_text(source: &Source) -> Result<PathBuf> {
-    hub::fetch(source, TEXT, drop).await
+    hub::download_snapshot(source, TEXT, drop).await
 }
 
 /// Downloads an adapter.
@@ -77,5 +77,5 @@ pub async fn download_text(source: &Source) -> Result<PathBuf> {
 /// # Errors
 /// As [`download`].
 pub async fn download_adapter(source: &Source) -> Result<PathBuf> {
-    hub::fetch(source, ADAPTER, drop).await
+    hub::download_snapshot(source, ADAPTER, drop).await
 }

@@ -131,9 +131,9 @@ async fn inspect_with(
     match location.resolve()? {
         Found::Here(files) => inspect_files(files, adapter, context).await,
         Found::Hub(source) => {
-            let outline = hub::outline(&source).await?;
-            let inspection = inspect_files(outline.files.clone(), adapter, context).await?;
-            Ok(Inspection { gated: outline.gated, ..inspection })
+            let headers = hub::remote_headers(&source).await?;
+            let inspection = inspect_files(headers.files.clone(), adapter, context).await?;
+            Ok(Inspection { gated: headers.gated, ..inspection })
         }
     }
 }

@@ -3,24 +3,25 @@
 use crate::error::{Error, Result};
 use std::fmt;
 
-/// A secret that a hub admits its user by. It is never shown.
+/// The secret that authenticates a user to a hub. `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccessToken(String);
 
 impl AccessToken {
-    /// A token; white space around it is dropped.
+    /// A token; white space around it is removed.
     ///
     /// # Errors
-    /// [`Error::Option`] when it is empty or holds what no token does.
+    /// [`Error::Option`] when it is empty or contains characters that no token contains.
     pub fn new(secret: &str) -> Result<Self> {
         let secret = secret.trim();
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::option("token", "is empty or holds characters that no token does"));
+            let reason = "the access token is empty or contains spaces or control characters";
+            return Err(Error::option("token", reason));
         }
         Ok(AccessToken(secret.into()))
     }
 
-    /// The value of the header `Authorization`.
+    /// The value of the `Authorization` header.
     pub fn authorization(&self) -> String {
         format!("Bearer {}", self.0)
     }

@@ -1,21 +1,21 @@
-//! The cache on disk, in the layout of Python's `huggingface_hub`, which both may use at once:
+//! The cache on disk. It has the layout of Python's `huggingface_hub`, and both may use one cache at
+//! the same time:
 //!
 //! ```text
-//! models--org--name/blobs/<hash>                      the bytes
-//! models--org--name/snapshots/<commit>/<file>         a relative link to them
-//! models--org--name/refs/<branch>                     the commit that it was last
-//! .locks/models--org--name/<hash>.lock                held while a blob is fetched
+//! models--org--name/blobs/<hash>                      the bytes of a file
+//! models--org--name/snapshots/<commit>/<file>         a relative symbolic link to the blob
+//! models--org--name/refs/<branch>                     the commit of the branch when it was last asked for
+//! .locks/models--org--name/<hash>.lock                held while a blob is downloaded
 //! ```
 //!
-//! A blob appears by a rename, whole and verified. Links to weights appear after those to all other
-//! files, so a snapshot that holds all shards of its index is whole.
+//! A blob gets its name by a rename, after it was verified. Links to weights are created after the
+//! links to all other files, so a snapshot with all shards of its index is complete.
 
 use crate::hub::{
-    Repository, Source,
+    Cancel, Repository, Source,
     listing::RemoteFile,
     select,
     source::{check_path, is_commit},
-    transfer::Cancel,
     verify,
 };
 use crate::{
@@ -40,7 +40,7 @@ pub(crate) struct Cache {
     root: PathBuf,
     repository: PathBuf,
     locks: PathBuf,
-    /// The layout as the hub's own crate knows it.
+    /// The paths of the `hf-hub` crate.
     layout: CacheRepo,
 }
 
@@ -61,21 +61,23 @@ impl Cache {
         }
     }
 
+    /// The folder of a commit's files.
     pub fn snapshot(&self, commit: &str) -> PathBuf {
         self.layout.pointer_path(commit)
     }
 
+    /// The path of a verified file's bytes.
     pub fn blob(&self, file: &RemoteFile) -> PathBuf {
         self.repository.join("blobs").join(&file.hash)
     }
 
-    /// Where a blob grows. Python's older versions append to `<hash>.incomplete`, which must
-    /// not have gaps, and its newer ones have a random name each.
+    /// The path of a blob while it is downloaded. It differs from Python's names: older versions
+    /// append to `<hash>.incomplete`, which must not have gaps, and newer ones use random names.
     pub fn partial(&self, file: &RemoteFile) -> PathBuf {
         self.repository.join("blobs").join(format!("{}.mynah.incomplete", file.hash))
     }
 
-    /// The commit that a branch or tag was when it was last asked for.
+    /// The commit of a branch or tag when the hub was last asked.
     pub fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.into());
@@ -84,7 +86,7 @@ impl Cache {
         Some(commit.trim().to_string()).filter(|commit| is_commit(commit))
     }
 
-    /// Remembers which commit a branch or tag is.
+    /// Records the commit of a branch or tag.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -97,7 +99,7 @@ impl Cache {
         replace(&path, |new| fs::write(new, commit))
     }
 
-    /// Creates the root, and says what backups need to know.
+    /// Creates the root folder and excludes it from backups.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -105,7 +107,7 @@ impl Cache {
         fs::create_dir_all(&self.root).map_err(Error::io(&self.root))?;
         let tag = self.root.join("CACHEDIR.TAG");
         if !tag.exists() {
-            // https://bford.info/cachedir: nothing that can be fetched again is worth a backup.
+            // The tag of https://bford.info/cachedir tells backup tools to skip the folder.
             const SIGNATURE: &str = "Signature: 8a477f597d28d172789f06886806bc55\n";
             fs::write(&tag, SIGNATURE).map_err(Error::io(&tag))?;
             exclude_from_backup(&self.root)?;
@@ -113,18 +115,18 @@ impl Cache {
         Ok(())
     }
 
-    /// Whether a file is there with its right size, and with its right bytes if it is small.
+    /// Whether a snapshot has a file of the right size. The hash of a small file is verified too.
     pub fn has(&self, commit: &str, file: &RemoteFile) -> bool {
         let pointer = self.snapshot(commit).join(&file.name);
         is_intact(&pointer, file) && link_hash(&pointer).is_none_or(|hash| hash == file.hash)
     }
 
-    /// Whether a file only lacks its link.
+    /// Whether the blob of a file is complete, so that only its link may be missing.
     pub fn has_blob(&self, file: &RemoteFile) -> bool {
         is_intact(&self.blob(file), file)
     }
 
-    /// Makes a blob a file of a snapshot.
+    /// Links a blob into a snapshot.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -135,26 +137,27 @@ impl Cache {
         let target = format!("{up}blobs/{}", file.hash);
         let blob = self.blob(file);
         replace(&pointer, |new| match std::os::unix::fs::symlink(&target, new) {
-            // As Python does where there are no links: the blob itself becomes the file.
-            Err(error) if is_no_link(&error) => fs::rename(&blob, new),
+            // Without symbolic links the blob itself becomes the file, as in Python.
+            Err(error) if links_are_unsupported(&error) => fs::rename(&blob, new),
             done => done,
         })
     }
 
-    /// Whether nothing that a model needs is missing from a snapshot, or damaged so that it shows.
-    pub fn is_whole(&self, commit: &str) -> bool {
+    /// Whether a snapshot has every file that a model needs. Small files are verified by their hash,
+    /// weights only by their header and size.
+    pub fn is_complete(&self, commit: &str) -> bool {
         let snapshot = self.snapshot(commit);
         let files = Files::from(snapshot.as_path());
         let shards = shards(&snapshot, &files).unwrap_or_default();
         !shards.is_empty()
             && matches!(files.json("config.json"), Ok(Some(_)))
             && shards.iter().all(|shard| read_header(&snapshot.join(shard)).is_ok())
-            && small_files(&snapshot).iter().all(|path| is_what_it_links_to(path))
-            && self.listed_by_python(commit).iter().all(|name| snapshot.join(name).exists())
+            && small_files(&snapshot).iter().all(|path| matches_its_hash(path))
+            && self.names_listed_by_python(commit).iter().all(|name| snapshot.join(name).exists())
     }
 
-    /// The small files of a commit, if Python left a list of all files.
-    fn listed_by_python(&self, commit: &str) -> Vec<String> {
+    /// The small files of a commit in the list of files that newer versions of Python's library write.
+    fn names_listed_by_python(&self, commit: &str) -> Vec<String> {
         let list = self.repository.join("trees").join(format!("{commit}.json"));
         let list =
             fs::read(list).ok().and_then(|bytes| serde_json::from_slice::<Json>(&bytes).ok());
@@ -163,8 +166,8 @@ impl Cache {
         names.filter(|name| select::is_small(name) && check_path(name).is_ok()).cloned().collect()
     }
 
-    /// Waits until no other process fetches this file. Where a file system has no locks, two that
-    /// do write the same bytes to the same places.
+    /// Waits until no other process downloads this file. On a file system without locks two processes
+    /// may download it at once; they write the same bytes to the same places.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Cancelled`].
@@ -176,7 +179,7 @@ impl Cache {
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
-                Err(TryLockError::WouldBlock) => cancel.pause(Duration::from_millis(50))?,
+                Err(TryLockError::WouldBlock) => cancel.sleep(Duration::from_millis(50))?,
                 Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
                     return Ok(lock);
                 }
@@ -185,10 +188,10 @@ impl Cache {
         }
     }
 
-    /// [`Error::DiskFull`] unless so many bytes are free.
+    /// Checks that the disk has `needed` free bytes.
     ///
     /// # Errors
-    /// That, and [`Error::Io`].
+    /// [`Error::DiskFull`], [`Error::Io`].
     pub fn require_space(&self, needed: u64) -> Result<()> {
         let disk = rustix::fs::statvfs(&self.root);
         let disk = disk.map_err(|error| Error::io(&self.root)(error.into()))?;
@@ -200,7 +203,7 @@ impl Cache {
     }
 }
 
-/// Creates the folder that a file is to be in.
+/// Creates the parent folder of a file.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -209,7 +212,7 @@ pub(super) fn create_parent(path: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))
 }
 
-/// Puts a file in place of another one, or of none, in one step.
+/// Creates or replaces a file atomically: `create` makes it under a temporary name.
 fn replace(path: &Path, create: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.{:?}.tmp", process::id(), std::thread::current().id()));
@@ -222,32 +225,33 @@ fn replace(path: &Path, create: impl FnOnce(&Path) -> io::Result<()>) -> Result<
     outcome.map_err(Error::io(path))
 }
 
-fn is_no_link(error: &io::Error) -> bool {
+fn links_are_unsupported(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied)
 }
 
-/// Whether the bytes at `path` are those of a file; those of weights are not hashed anew.
+/// Whether the file at `path` has the announced size and, unless it is weights, the announced hash.
 fn is_intact(path: &Path, file: &RemoteFile) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == file.size)
         && (!select::is_small(&file.name)
             || verify::hash(path, &file.hash).is_ok_and(|hash| hash == file.hash))
 }
 
-/// The hash that the name of a linked blob is.
+/// The hash in the name of the blob that `path` links to.
 fn link_hash(path: &Path) -> Option<String> {
     let name = fs::read_link(path).ok()?.file_name()?.to_str()?.to_string();
     let is_hash = matches!(name.len(), 40 | 64) && name.bytes().all(|c| c.is_ascii_hexdigit());
     is_hash.then_some(name)
 }
 
-fn is_what_it_links_to(path: &Path) -> bool {
+/// Whether a linked file has the hash of its blob's name.
+fn matches_its_hash(path: &Path) -> bool {
     match link_hash(path) {
         Some(expected) => verify::hash(path, &expected).is_ok_and(|hash| hash == expected),
         None => path.exists(),
     }
 }
 
-/// The small files of a snapshot that some model needs.
+/// The files of a snapshot that are not weights.
 fn small_files(snapshot: &Path) -> Vec<PathBuf> {
     let folders = ["", "additional_chat_templates/"];
     let entries = folders.iter().flat_map(|folder| {
@@ -257,7 +261,7 @@ fn small_files(snapshot: &Path) -> Vec<PathBuf> {
     entries.filter(|name| select::is_small(name)).map(|name| snapshot.join(name)).collect()
 }
 
-/// The attribute that Foundation sets for `isExcludedFromBackup`: a property list of one string.
+/// Sets the attribute that Foundation sets for `isExcludedFromBackup`: a property list of one string.
 #[cfg(all(target_vendor = "apple", not(target_os = "macos")))]
 fn exclude_from_backup(folder: &Path) -> Result<()> {
     const NAME: &str = "com.apple.metadata:com_apple_backup_excludeItem";
@@ -322,17 +326,17 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_whole_when_nothing_is_missing_or_damaged() {
+    fn a_snapshot_is_complete_when_no_file_is_missing_or_damaged() {
         let (root, cache) = cache();
         let repository = root.path().join("models--org--name");
         let snapshot = cache.snapshot(COMMIT);
-        assert!(!cache.is_whole(COMMIT));
+        assert!(!cache.is_complete(COMMIT));
         hello(&cache, "merges.txt");
         fs::write(snapshot.join("config.json"), "{}").unwrap();
-        assert!(!cache.is_whole(COMMIT));
+        assert!(!cache.is_complete(COMMIT));
         let weights = [&2u64.to_le_bytes()[..], b"{}"].concat();
         fs::write(snapshot.join("model.safetensors"), &weights).unwrap();
-        assert!(cache.is_whole(COMMIT));
+        assert!(cache.is_complete(COMMIT));
 
         let list = |names: &[&str]| {
             let files: serde_json::Map<_, _> =
@@ -342,21 +346,21 @@ mod tests {
             fs::write(repository.join(format!("trees/{COMMIT}.json")), list).unwrap();
         };
         list(&["README.md", "merges.txt", "pytorch_model.bin"]);
-        assert!(cache.is_whole(COMMIT));
+        assert!(cache.is_complete(COMMIT));
         list(&["tokenizer.json", "merges.txt"]);
-        assert!(!cache.is_whole(COMMIT));
+        assert!(!cache.is_complete(COMMIT));
         list(&[]);
 
         fs::write(snapshot.join("merges.txt"), "jello\n").unwrap();
-        assert!(!cache.is_whole(COMMIT));
+        assert!(!cache.is_complete(COMMIT));
         fs::write(snapshot.join("merges.txt"), "hello\n").unwrap();
-        assert!(cache.is_whole(COMMIT));
+        assert!(cache.is_complete(COMMIT));
         fs::write(snapshot.join("model.safetensors"), &weights[..9]).unwrap();
-        assert!(!cache.is_whole(COMMIT));
+        assert!(!cache.is_complete(COMMIT));
     }
 
     #[test]
-    fn a_lock_keeps_others_out_until_it_is_gone() {
+    fn a_lock_excludes_others_until_it_is_dropped() {
         let (_root, cache) = cache();
         let file = RemoteFile { name: "config.json".into(), size: 6, hash: HELLO.into() };
         let held = cache.lock(&file, &Cancel::default()).unwrap();

@@ -1,36 +1,39 @@
-//! What is asked of a hub and what it answers; addresses and headers follow `huggingface_hub`
+//! The requests to a hub and their responses. Addresses and headers follow `huggingface_hub`
 //! (`hf_api.py`, `file_download.py`, `utils/_http.py`).
 //!
-//! Redirects are followed here, not by the HTTP library, so that the token stays with its host.
+//! This file follows redirects itself, and not the HTTP library, so that the token is sent to the
+//! hub's own host only.
 
 use crate::error::{Error, Result};
 use crate::hub::{
     AccessToken, Cancel, Repository, Source,
+    address::{Origin, host, is_https, percent_encode, resolve_location},
     listing::{Listing, RemoteFile},
     select,
     source::{check_path, is_commit},
 };
+use jiff::Timestamp;
 use serde::Deserialize;
 use std::{fmt, io::Read, ops::Range, time::Duration};
 use ureq::{
     Agent, Body, BodyReader,
-    http::{Response, Uri, header, uri::Authority},
+    http::{self, Uri, header},
     tls::{RootCerts, TlsConfig, TlsProvider},
 };
 
-/// How long a connection may stay silent.
-const SILENCE: Duration = Duration::from_secs(20);
-const CONNECT: Duration = Duration::from_secs(10);
-/// Bytes that a connection reads at once.
+/// How long a read or a write may take without a byte.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The size of a connection's read buffer, in bytes.
 pub(super) const BUFFER: usize = 512 << 10;
-/// The longest list of files that is read, in bytes.
-const LONGEST_LIST: u64 = 16 << 20;
-/// The largest file that is not weights, in bytes; some are read into memory as a whole.
-const LARGEST_SMALL: u64 = 256 << 20;
-/// The longest wait that a server may ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The longest list of files that is accepted, in bytes.
+const MAX_LISTING: u64 = 16 << 20;
+/// The largest accepted size of a file that is not weights, in bytes; some are read into memory.
+const MAX_SMALL_FILE: u64 = 256 << 20;
+/// The longest `Retry-After` that is obeyed; a longer one ends the download.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// One repository of one hub.
+/// The HTTP client for one repository of one hub.
 pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
@@ -40,81 +43,66 @@ pub(crate) struct Client {
     cancel: Cancel,
 }
 
-/// Why an attempt came to nothing.
+/// Why an attempt of a request failed, and whether to retry it.
 #[derive(Debug)]
-pub(super) struct Trouble {
-    pub error: Error,
-    /// Whether the next attempt may come to more, and when.
+pub(super) struct FailedAttempt {
+    error: Error,
+    /// The shortest wait before a retry; `None` if a retry cannot succeed.
     retry: Option<Duration>,
 }
 
-impl Trouble {
-    pub(super) fn passing(error: Error) -> Self {
-        Trouble { error, retry: Some(Duration::ZERO) }
+impl FailedAttempt {
+    /// An error that a retry may not meet again.
+    pub(super) fn temporary(error: Error) -> Self {
+        FailedAttempt { error, retry: Some(Duration::ZERO) }
     }
 
-    pub(super) fn lasting(error: Error) -> Self {
-        Trouble { error, retry: None }
+    /// An error that every retry would meet.
+    pub(super) fn permanent(error: Error) -> Self {
+        FailedAttempt { error, retry: None }
     }
 
-    /// How long to wait after so many attempts in a row that came to nothing; or the error.
-    pub(super) fn pause(self, failures: u32, most: u32) -> Result<Duration> {
+    /// How long to wait before the next attempt, after `failures` failed ones in a row: the server's
+    /// `Retry-After` or an exponential back-off, whichever is longer. Returns the error when a retry
+    /// cannot succeed or `max_failures` is reached.
+    pub(super) fn back_off(self, failures: u32, max_failures: u32) -> Result<Duration> {
         match self.retry {
-            Some(asked) if failures < most && asked <= LONGEST_WAIT => {
-                let growing = Duration::from_millis(125) * 2u32.saturating_pow(failures.min(7));
-                Ok(asked.max(growing))
+            Some(asked) if failures < max_failures && asked <= MAX_WAIT => {
+                let back_off = Duration::from_millis(125) * 2u32.saturating_pow(failures.min(7));
+                Ok(asked.max(back_off))
             }
             _ => Err(self.error),
         }
     }
 }
 
-/// A body that begins to arrive.
-pub(super) struct Answer {
-    /// Where it comes from, after all redirects.
+/// A successful response whose body is still to be read.
+pub(super) struct Response {
+    /// The address after all redirects.
     pub address: Uri,
-    /// The part that it is, and the size of the whole, if it is not the whole.
-    pub part: Option<(Range<u64>, Option<u64>)>,
-    /// The length of the body, if it says so.
+    /// The range of a partial response (status 206).
+    pub part: Option<ContentRange>,
+    /// The `Content-Length` of the body.
     pub length: Option<u64>,
-    /// What names this version of the file.
+    /// The `ETag`, which identifies the version of the file.
     pub version: Option<String>,
     pub body: BodyReader<'static>,
 }
 
-/// Scheme, host and port.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Origin(String, String, u16);
-
-impl Origin {
-    fn of(address: &Uri) -> Option<Self> {
-        let scheme = address.scheme_str()?;
-        let port = match scheme {
-            "http" => 80,
-            "https" => 443,
-            _ => return None,
-        };
-        let host = address.host().filter(|host| !host.is_empty())?.to_lowercase();
-        let port = address.authority().and_then(Authority::port_u16).unwrap_or(port);
-        Some(Origin(scheme.into(), host, port))
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.1)?;
-        match (self.0.as_str(), self.2) {
-            ("http", 80) | ("https", 443) => Ok(()),
-            (_, port) => write!(f, ":{port}"),
-        }
-    }
+/// A parsed `Content-Range` header.
+#[derive(Debug, PartialEq)]
+pub(super) struct ContentRange {
+    /// The bytes of the response.
+    pub range: Range<u64>,
+    /// The size of the whole file.
+    pub size: Option<u64>,
 }
 
 impl Client {
-    /// A client whose connections end when `cancel` says so.
+    /// A client whose connections close when `cancel` is cancelled.
     ///
     /// # Errors
-    /// [`Error::Option`] when the endpoint is no address.
+    /// [`Error::Option`] when the endpoint is not an HTTP or HTTPS address.
     pub(crate) fn new(source: &Source, cancel: &Cancel) -> Result<Self> {
         let tls = TlsConfig::builder()
             .provider(TlsProvider::NativeTls)
@@ -126,20 +114,22 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .timeout_resolve(Some(CONNECT))
-            .timeout_connect(Some(CONNECT))
-            .timeout_per_read(Some(SILENCE))
-            .timeout_per_write(Some(SILENCE))
+            .timeout_resolve(Some(CONNECT_TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(READ_TIMEOUT))
+            .timeout_per_write(Some(READ_TIMEOUT))
             .max_idle_connections_per_host(8)
             .input_buffer_size(BUFFER)
             .build();
         let agent = Agent::new_with_config(config);
-        let held = agent.clone();
-        cancel.on_cancel(move || held.shutdown());
+        let cancelled = agent.clone();
+        cancel.on_cancel(move || cancelled.shutdown());
         let origin = source.endpoint().parse().ok().and_then(|address| Origin::of(&address));
         Ok(Client {
             agent,
-            origin: origin.ok_or_else(|| Error::option("endpoint", "is no address"))?,
+            origin: origin.ok_or_else(|| {
+                Error::option("endpoint", "must be an http:// or https:// address")
+            })?,
             endpoint: source.endpoint().into(),
             token: source.token().cloned(),
             repository: source.repository().clone(),
@@ -147,29 +137,29 @@ impl Client {
         })
     }
 
-    /// What a branch, tag or commit holds; `attempts` are made while the trouble may pass.
+    /// The files of a branch, tag or commit. Temporary errors are retried up to `attempts` times.
     ///
     /// # Errors
     /// [`Error::RepositoryNotFound`], [`Error::RevisionNotFound`], [`Error::Gated`],
     /// [`Error::Unauthorized`], [`Error::RateLimited`], [`Error::Network`], [`Error::Server`],
     /// [`Error::Cancelled`].
     pub(crate) fn listing(&self, revision: &str, attempts: u32) -> Result<Listing> {
-        let revision_in_address = encoded(revision, "");
+        let encoded_revision = percent_encode(revision, "");
         let address = format!(
-            "{}/api/models/{}/revision/{revision_in_address}?blobs=true",
+            "{}/api/models/{}/revision/{encoded_revision}?blobs=true",
             self.endpoint, self.repository
         );
-        let bytes = self.patiently(attempts, || {
-            let about = About { revision, file: None };
-            let answer = self.send(&address, None, about)?;
-            let from = answer.address.clone();
+        let bytes = self.with_retries(attempts, || {
+            let subject = Subject { revision, file: None };
+            let response = self.send(&address, None, subject)?;
+            let from = response.address.clone();
             let mut bytes = Vec::new();
-            let read = answer.body.take(LONGEST_LIST + 1).read_to_end(&mut bytes);
-            read.map_err(|error| self.broken(&from, &error))?;
+            let read = response.body.take(MAX_LISTING + 1).read_to_end(&mut bytes);
+            read.map_err(|error| self.connection_failed(&from, &error))?;
             Ok(bytes)
         })?;
-        if bytes.len() as u64 > LONGEST_LIST {
-            return Err(self.wrong("its list of files has no end"));
+        if bytes.len() as u64 > MAX_LISTING {
+            return Err(self.hub_error("its list of files is too long"));
         }
         self.read_listing(&bytes)
     }
@@ -196,16 +186,16 @@ impl Client {
             size: u64,
         }
         let revision: Revision = serde_json::from_slice(bytes).map_err(|error| {
-            let looks_like_a_page = bytes.trim_ascii_start().starts_with(b"<");
-            self.wrong(&if looks_like_a_page {
-                "answers with a web page instead of a list of files; is there a login in between?"
+            let is_html = bytes.trim_ascii_start().starts_with(b"<");
+            self.hub_error(&if is_html {
+                "answered with a web page instead of a list of files; check whether the network requires a login"
                     .into()
             } else {
-                format!("its list of files cannot be read: {error}")
+                format!("its list of files is not valid: {error}")
             })
         })?;
         if !is_commit(&revision.sha) {
-            return Err(self.wrong("names a commit that is none"));
+            return Err(self.hub_error("its list of files has no valid commit hash"));
         }
         let mut files = Vec::new();
         for sibling in revision.siblings.into_iter().filter(|s| select::may_need(&s.rfilename)) {
@@ -217,10 +207,12 @@ impl Client {
             };
             let is_hex = |hash: &str| hash.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
             let Some((size, hash)) = announced.filter(|(_, hash)| is_hex(hash)) else {
-                return Err(self.wrong(&format!("does not say size and hash of {name}")));
+                return Err(self.hub_error(&format!("it announced no size and hash for {name}")));
             };
-            if select::is_small(&name) && size > LARGEST_SMALL {
-                return Err(self.wrong(&format!("says that {name} has {size} bytes")));
+            if select::is_small(&name) && size > MAX_SMALL_FILE {
+                return Err(self.hub_error(&format!(
+                    "it announced {size} bytes for {name}, which is too large"
+                )));
             }
             files.push(RemoteFile { name, size, hash });
         }
@@ -230,10 +222,15 @@ impl Client {
 
     /// The address of a file at a commit.
     pub(crate) fn address(&self, commit: &str, name: &str) -> String {
-        format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.repository, encoded(name, "/"))
+        format!(
+            "{}/{}/resolve/{commit}/{}",
+            self.endpoint,
+            self.repository,
+            percent_encode(name, "/")
+        )
     }
 
-    /// Bytes of a file at a commit, all in memory.
+    /// Reads a range of a file at a commit into memory.
     ///
     /// # Errors
     /// Those of [`Client::listing`].
@@ -245,256 +242,236 @@ impl Client {
     ) -> Result<Vec<u8>> {
         let address = self.address(commit, &file.name);
         let wanted = range.end.saturating_sub(range.start);
-        self.patiently(super::ATTEMPTS, || {
+        self.with_retries(super::ATTEMPTS, || {
             let part = (range != (0..file.size)).then(|| range.clone());
-            let answer = self.open(&address, part, &file.name)?;
-            let from = answer.address.clone();
-            // A server without ranges sends the file from its start.
-            let skipped = answer.part.map_or(range.start, |(part, _)| range.start - part.start);
-            let mut body = answer.body.take(skipped + wanted);
+            let response = self.open(&address, part, &file.name)?;
+            let from = response.address.clone();
+            // A server that does not support ranges sends the file from its start.
+            let skipped = response.part.map_or(range.start, |part| range.start - part.range.start);
+            let mut body = response.body.take(skipped + wanted);
             let mut bytes = Vec::new();
             let read = std::io::copy(&mut (&mut body).take(skipped), &mut std::io::sink())
                 .and_then(|_| body.read_to_end(&mut bytes));
-            read.map_err(|error| self.broken(&from, &error))?;
+            read.map_err(|error| self.connection_failed(&from, &error))?;
             if bytes.len() as u64 == wanted {
                 Ok(bytes)
             } else {
-                Err(self.broken(&from, &"the connection ended early"))
+                Err(self.connection_failed(&from, &"the connection ended early"))
             }
         })
     }
 
-    /// Begins to fetch a file or a part of it.
+    /// Requests a file or a range of it.
     pub(super) fn open(
         &self,
         address: &str,
         range: Option<Range<u64>>,
         file: &str,
-    ) -> Result<Answer, Trouble> {
-        let begin = range.as_ref().map_or(0, |range| range.start);
-        let about = About { revision: "", file: Some(file) };
-        let answer = self.send(address, range, about)?;
-        match &answer.part {
-            Some((part, _)) if part.start != begin => {
-                let reason =
-                    format!("sends {file} from byte {} instead of byte {begin}", part.start);
-                Err(Trouble::lasting(self.server(&answer.address, reason)))
+    ) -> Result<Response, FailedAttempt> {
+        let start = range.as_ref().map_or(0, |range| range.start);
+        let subject = Subject { revision: "", file: Some(file) };
+        let response = self.send(address, range, subject)?;
+        match &response.part {
+            Some(part) if part.range.start != start => {
+                let found = part.range.start;
+                let reason = format!("sent {file} from byte {found} instead of byte {start}");
+                Err(FailedAttempt::permanent(self.server_error(&response.address, reason)))
             }
-            _ => Ok(answer),
+            _ => Ok(response),
         }
     }
 
-    /// One request, through all of its redirects.
+    /// Sends one request and follows its redirects.
     fn send(
         &self,
         address: &str,
         range: Option<Range<u64>>,
-        about: About,
-    ) -> Result<Answer, Trouble> {
-        self.cancel.check().map_err(Trouble::lasting)?;
-        let no_address = || Trouble::lasting(self.wrong("its address is none"));
-        let mut address: Uri = address.parse().map_err(|_| no_address())?;
-        let mut at_home = true;
+        subject: Subject,
+    ) -> Result<Response, FailedAttempt> {
+        self.cancel.check().map_err(FailedAttempt::permanent)?;
+        let invalid = || FailedAttempt::permanent(self.hub_error("its address is not valid"));
+        let mut address: Uri = address.parse().map_err(|_| invalid())?;
+        let mut is_hub = true;
         for _ in 0..10 {
-            let origin = Origin::of(&address).ok_or_else(no_address)?;
-            at_home &= origin == self.origin;
+            let origin = Origin::of(&address).ok_or_else(invalid)?;
+            is_hub &= origin == self.origin;
             let mut request = self.agent.get(&address).header(header::ACCEPT_ENCODING, "identity");
             if let Some(Range { start, end }) = &range {
                 request = request.header(header::RANGE, format!("bytes={start}-{}", end - 1));
             }
-            if let Some(token) = self.token.as_ref().filter(|_| at_home) {
+            if let Some(token) = self.token.as_ref().filter(|_| is_hub) {
                 request = request.header(header::AUTHORIZATION, token.authorization());
             }
-            let response = request.call().map_err(|error| self.broken(&address, &error))?;
+            let response =
+                request.call().map_err(|error| self.connection_failed(&address, &error))?;
             match response.status().as_u16() {
-                200 | 206 => return self.answer(address, response),
+                200 | 206 => return self.success(address, response),
                 301 | 302 | 303 | 307 | 308 => {
-                    let location = text(&response, "location");
-                    let next = location.as_deref().and_then(|to| joined(&address, to));
+                    let location = header_text(&response, "location");
+                    let next = location.as_deref().and_then(|to| resolve_location(&address, to));
                     let is_safe =
                         |next: &Uri| address.scheme_str() == Some("http") || is_https(next);
                     let Some(next) = next.filter(is_safe) else {
-                        let reason = "redirects to what is no safe address";
-                        return Err(Trouble::lasting(self.server(&address, reason.into())));
+                        let reason = "redirected to an address that is not https";
+                        return Err(FailedAttempt::permanent(
+                            self.server_error(&address, reason.into()),
+                        ));
                     };
                     drain(response);
                     address = next;
                 }
-                _ => return Err(self.refusal(&address, response, at_home, about)),
+                _ => return Err(self.status_error(&address, response, is_hub, subject)),
             }
         }
-        Err(Trouble::lasting(self.server(&address, "redirects without end".into())))
+        Err(FailedAttempt::permanent(self.server_error(&address, "redirected too often".into())))
     }
 
-    fn answer(&self, address: Uri, response: Response<Body>) -> Result<Answer, Trouble> {
+    fn success(
+        &self,
+        address: Uri,
+        response: http::Response<Body>,
+    ) -> Result<Response, FailedAttempt> {
         let part = match response.status().as_u16() {
             206 => {
-                let range = text(&response, "content-range");
+                let range = header_text(&response, "content-range");
                 let Some(range) = range.as_deref().and_then(content_range) else {
-                    let reason = "sends a part of a file without saying which".into();
-                    return Err(Trouble::lasting(self.server(&address, reason)));
+                    let reason = "sent a part of a file without a valid Content-Range".into();
+                    return Err(FailedAttempt::permanent(self.server_error(&address, reason)));
                 };
                 Some(range)
             }
             _ => None,
         };
-        let length = text(&response, "content-length").and_then(|length| length.parse().ok());
-        let version = text(&response, "etag");
+        let length =
+            header_text(&response, "content-length").and_then(|length| length.parse().ok());
+        let version = header_text(&response, "etag");
         let version = version.map(|etag| etag.trim_start_matches("W/").to_string());
-        Ok(Answer { address, part, length, version, body: response.into_body().into_reader() })
+        Ok(Response { address, part, length, version, body: response.into_body().into_reader() })
     }
 
-    fn refusal(
+    /// The error of a response that is neither a success nor a redirect.
+    fn status_error(
         &self,
         address: &Uri,
-        response: Response<Body>,
-        at_home: bool,
-        about: About,
-    ) -> Trouble {
+        response: http::Response<Body>,
+        is_hub: bool,
+        subject: Subject,
+    ) -> FailedAttempt {
         let status = response.status().as_u16();
-        let code = text(&response, "x-error-code").unwrap_or_default();
-        let seconds = text(&response, "retry-after").and_then(|seconds| seconds.parse().ok());
-        let after = seconds.map(Duration::from_secs);
+        let code = header_text(&response, "x-error-code").unwrap_or_default();
+        let after = header_text(&response, "retry-after");
+        let after = after.and_then(|after| retry_after(&after, Timestamp::now()));
         drain(response);
-        let (repository, host) = (self.repository.to_string(), self.origin.to_string());
-        let says = |what: &str| match about.file {
-            Some(file) => self.server(address, format!("{what} for {file}")),
-            None => self.server(address, what.into()),
+        let (repository, hub) = (self.repository.to_string(), self.origin.to_string());
+        let unexpected = || {
+            let file = subject.file.map(|file| format!(" for {file}")).unwrap_or_default();
+            self.server_error(address, format!("answered with status {status}{file}"))
         };
         match (status, code.as_str()) {
-            (429, _) => Trouble {
-                error: Error::RateLimited { host: shown(address), after },
+            (429, _) => FailedAttempt {
+                error: Error::RateLimited { host: host(address), after },
                 retry: Some(after.unwrap_or_default()),
             },
-            (408 | 500.., _) => Trouble {
-                error: says(&format!("answers with status {status}")),
-                retry: Some(after.unwrap_or_default()),
-            },
-            (416, _) => {
-                Trouble::lasting(Error::Changed { file: about.file.unwrap_or_default().into() })
+            (408 | 500.., _) => {
+                FailedAttempt { error: unexpected(), retry: Some(after.unwrap_or_default()) }
             }
-            // The links that a hub redirects to expire; it gives new ones.
-            (401 | 403 | 404 | 410, _) if !at_home => {
-                Trouble::passing(says(&format!("answers with status {status}")))
-            }
+            (416, _) => FailedAttempt::permanent(Error::Changed {
+                file: subject.file.unwrap_or_default().into(),
+            }),
+            // The links that a hub redirects to expire; a retry asks the hub for a new one.
+            (401 | 403 | 404 | 410, _) if !is_hub => FailedAttempt::temporary(unexpected()),
             (_, "GatedRepo") => {
                 let address = format!("{}/{repository}", self.endpoint);
-                Trouble::lasting(Error::Gated { repository, address })
+                FailedAttempt::permanent(Error::Gated { repository, address })
             }
             (_, "RevisionNotFound") => {
-                let revision = about.revision.into();
-                Trouble::lasting(Error::RevisionNotFound { repository, revision })
+                let revision = subject.revision.into();
+                FailedAttempt::permanent(Error::RevisionNotFound { repository, revision })
             }
-            (_, "RepoNotFound") => Trouble::lasting(Error::RepositoryNotFound { repository, host }),
-            (401 | 403, _) => Trouble::lasting(Error::Unauthorized { repository, host }),
-            (404, _) if about.file.is_none() => {
-                Trouble::lasting(Error::RepositoryNotFound { repository, host })
+            (_, "RepoNotFound") => {
+                FailedAttempt::permanent(Error::RepositoryNotFound { repository, host: hub })
             }
-            _ => Trouble::lasting(says(&format!("answers with status {status}"))),
+            (401 | 403, _) => {
+                FailedAttempt::permanent(Error::Unauthorized { repository, host: hub })
+            }
+            (404, _) if subject.file.is_none() => {
+                FailedAttempt::permanent(Error::RepositoryNotFound { repository, host: hub })
+            }
+            _ => FailedAttempt::permanent(unexpected()),
         }
     }
 
-    /// Tries again, with growing pauses, while the trouble may pass.
-    fn patiently<T>(
+    /// Repeats `attempt` with back-off while its error may be temporary.
+    fn with_retries<T>(
         &self,
         attempts: u32,
-        mut attempt: impl FnMut() -> Result<T, Trouble>,
+        mut attempt: impl FnMut() -> Result<T, FailedAttempt>,
     ) -> Result<T> {
         for failures in 1.. {
             match attempt() {
                 Ok(done) => return Ok(done),
-                Err(trouble) => {
+                Err(failure) => {
                     self.cancel.check()?;
-                    self.cancel.pause(trouble.pause(failures, attempts)?)?;
+                    tracing::debug!(error = %failure.error, failures, "a request failed");
+                    self.cancel.sleep(failure.back_off(failures, attempts)?)?;
                 }
             }
         }
-        Err(Error::Internal("as many attempts as there are numbers".into()))
+        Err(Error::Internal("the number of attempts overflowed".into()))
     }
 
-    /// A connection that could not be made or did not last.
-    pub(super) fn broken(&self, address: &Uri, why: &dyn fmt::Display) -> Trouble {
-        Trouble::passing(match self.cancel.check() {
-            Ok(()) => Error::Network { host: shown(address), reason: why.to_string() },
+    /// The failure of a connection that could not be opened or that broke.
+    pub(super) fn connection_failed(&self, address: &Uri, why: &dyn fmt::Display) -> FailedAttempt {
+        FailedAttempt::temporary(match self.cancel.check() {
+            Ok(()) => Error::Network { host: host(address), reason: why.to_string() },
             Err(cancelled) => cancelled,
         })
     }
 
-    pub(super) fn server(&self, address: &Uri, reason: String) -> Error {
-        Error::Server { host: shown(address), reason }
+    pub(super) fn server_error(&self, address: &Uri, reason: String) -> Error {
+        Error::Server { host: host(address), reason }
     }
 
-    fn wrong(&self, reason: &str) -> Error {
+    fn hub_error(&self, reason: &str) -> Error {
         Error::Server { host: self.origin.to_string(), reason: reason.into() }
     }
 }
 
-/// What a request is about, for errors.
+/// What a request asks for, named in errors.
 #[derive(Clone, Copy)]
-struct About<'a> {
+struct Subject<'a> {
     revision: &'a str,
     file: Option<&'a str>,
 }
 
-/// The host of an address; the rest of it may be a secret.
-fn shown(address: &Uri) -> String {
-    Origin::of(address).map_or_else(|| "an unknown host".into(), |origin| origin.to_string())
-}
-
-fn is_https(address: &Uri) -> bool {
-    address.scheme_str() == Some("https")
-}
-
-fn text(response: &Response<Body>, header: &str) -> Option<String> {
+fn header_text(response: &http::Response<Body>, header: &str) -> Option<String> {
     Some(response.headers().get(header)?.to_str().ok()?.trim().to_string())
 }
 
-/// Reads a short body to its end, so that its connection can be used again.
-fn drain(response: Response<Body>) {
+/// Reads a short body to its end, so that its connection can be reused.
+fn drain(response: http::Response<Body>) {
     let body = response.into_body().into_reader();
     std::io::copy(&mut body.take(16 << 10), &mut std::io::sink()).ok();
 }
 
-/// `bytes 0-99/1234` or `bytes 0-99/*`.
-fn content_range(header: &str) -> Option<(Range<u64>, Option<u64>)> {
+/// Parses `bytes 0-99/1234` or `bytes 0-99/*`.
+fn content_range(header: &str) -> Option<ContentRange> {
     let (range, size) = header.strip_prefix("bytes ")?.trim().split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
     let size = if size == "*" { None } else { Some(size.parse().ok()?) };
     let end = last.checked_add(1)?;
-    (first < end && size.is_none_or(|size| end <= size)).then_some((first..end, size))
+    (first < end && size.is_none_or(|size| end <= size))
+        .then_some(ContentRange { range: first..end, size })
 }
 
-/// Where a `Location` leads from here.
-fn joined(from: &Uri, location: &str) -> Option<Uri> {
-    let (scheme, authority) = (from.scheme_str()?, from.authority()?);
-    let absolute = if location.contains("://") {
-        location.to_string()
-    } else if let Some(rest) = location.strip_prefix("//") {
-        format!("{scheme}://{rest}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else {
-        let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{scheme}://{authority}{folder}/{location}")
-    };
-    let absolute = absolute.split('#').next().unwrap_or_default();
-    let address: Uri = absolute.parse().ok()?;
-    Origin::of(&address).map(|_| address)
-}
-
-/// A name as a part of an address, where only unreserved characters and `kept` stay.
-fn encoded(name: &str, kept: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        let c = char::from(byte);
-        if c.is_ascii_alphanumeric() || "-_.~".contains(c) || kept.contains(c) {
-            out.push(c);
-        } else {
-            out += &format!("%{byte:02X}");
-        }
+/// The wait of a `Retry-After` header, which holds seconds or a date.
+fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = header.parse() {
+        return Some(Duration::from_secs(seconds));
     }
-    out
+    let date = jiff::fmt::rfc2822::parse(header).ok()?.timestamp();
+    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -502,35 +479,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redirects_lead_where_browsers_go() {
-        let from: Uri = "https://hub.org:8443/a/b/c?x=1".parse().unwrap();
-        for (location, expected) in [
-            ("https://cdn.org/f?sig=%2F", "https://cdn.org/f?sig=%2F"),
-            ("//cdn.org/f", "https://cdn.org/f"),
-            ("/d?y", "https://hub.org:8443/d?y"),
-            ("d#part", "https://hub.org:8443/a/b/d"),
-        ] {
-            assert_eq!(joined(&from, location).unwrap().to_string(), expected);
-        }
-        for location in ["file:///etc/passwd", "ftp://x/", "https://", "http://a b/"] {
-            assert_eq!(joined(&from, location), None, "{location}");
-        }
-    }
-
-    #[test]
-    fn hosts_differ_by_scheme_and_port_too() {
-        let origin = |address: &str| Origin::of(&address.parse().unwrap()).unwrap();
-        assert_eq!(origin("https://Hub.org/a"), origin("https://hub.org:443/b?c"));
-        assert_ne!(origin("https://hub.org"), origin("http://hub.org:443"));
-        assert_ne!(origin("http://hub.org"), origin("http://hub.org:8080"));
-        assert_ne!(origin("http://hub.org"), origin("http://cdn.hub.org"));
-        assert_eq!(origin("http://me:secret@hub.org:81/a").to_string(), "hub.org:81");
-    }
-
-    #[test]
-    fn ranges_of_answers_are_checked() {
-        assert_eq!(content_range("bytes 0-9/10"), Some((0..10, Some(10))));
-        assert_eq!(content_range("bytes 5-5/*"), Some((5..6, None)));
+    fn content_ranges_are_checked() {
+        assert_eq!(
+            content_range("bytes 0-9/10"),
+            Some(ContentRange { range: 0..10, size: Some(10) })
+        );
+        assert_eq!(content_range("bytes 5-5/*"), Some(ContentRange { range: 5..6, size: None }));
         for wrong in ["", "bytes */10", "bytes 5-4/10", "bytes 0-10/10", "0-9/10", "bytes 0-x/9"] {
             assert_eq!(content_range(wrong), None, "{wrong}");
         }
@@ -538,13 +492,18 @@ mod tests {
     }
 
     #[test]
-    fn names_are_encoded() {
-        assert_eq!(encoded("refs/pr/1", ""), "refs%2Fpr%2F1");
-        assert_eq!(encoded("a b/ü#?.json", "/"), "a%20b/%C3%BC%23%3F.json");
+    fn a_retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "1994-11-06T08:49:07Z".parse().unwrap();
+        assert_eq!(retry_after("7", now), Some(Duration::from_secs(7)));
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(retry_after(date, now), Some(Duration::from_secs(30)));
+        let later = now + Duration::from_secs(60);
+        assert_eq!(retry_after(date, later), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", now), None);
     }
 
     #[test]
-    fn a_list_of_files_is_believed_only_where_it_makes_sense() {
+    fn an_invalid_list_of_files_is_refused() {
         let source = Source::new("org/name").unwrap();
         let client = Client::new(&source, &Cancel::default()).unwrap();
         let (sha, git, lfs) = ("c".repeat(40), "a".repeat(40), "b".repeat(64));

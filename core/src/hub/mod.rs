@@ -1,33 +1,42 @@
-//! From `org/name` to a verified local model, whatever the network does.
+//! From `org/name` to a verified snapshot of a repository on disk.
 //!
-//! The hub is asked once what the revision holds. The files that a model needs, and no others, come
-//! by a [`Downloader`] into the cache of Python's `huggingface_hub`; each is verified before it has
-//! its name. A model that this library does not run is refused before its weights are fetched.
+//! The client asks the hub once which files a revision has. A [`Downloader`] then moves the files
+//! that a model needs, and no others, into the cache that Python's `huggingface_hub` uses; each file
+//! is verified against the hub's hash before it gets its name. An interrupted download resumes
+//! without fetching a byte twice.
+//!
+//! This room may use `error` and `checkpoint` (to read configs and headers). It must not know what a
+//! model is: the caller passes a [`Plan`] that judges the config before the weights are downloaded.
 
 mod access_token;
-mod arrived;
+mod address;
+mod blob;
 mod cache;
+mod cached_models;
+mod cancel;
 mod client;
-mod fetch;
+mod downloader;
 mod listing;
-mod outline;
+mod parallel_download;
+mod partial_download;
 mod plan;
 mod progress;
-mod ranges;
+mod remote_headers;
 mod select;
+mod snapshot;
 mod source;
-mod store;
-mod transfer;
 mod verify;
 
 pub use access_token::AccessToken;
-pub(crate) use fetch::fetch;
-pub(crate) use outline::outline;
+pub use cached_models::{CachedModel, CachedRevision, delete, delete_revision, list, move_to};
+pub use cancel::Cancel;
+pub use downloader::{Download, Downloader};
 pub(crate) use plan::{Plan, Wanted};
 pub use progress::Progress;
+pub(crate) use remote_headers::remote_headers;
+pub(crate) use snapshot::download_snapshot;
 pub use source::{Repository, Source, default_cache};
-pub use store::{CachedModel, CachedRevision, delete, delete_revision, list, move_to};
-pub use transfer::{Cancel, Download, Downloader};
 
-/// Attempts of a request in memory, while what is wrong may pass: about four seconds.
+/// Attempts of a request whose answer is read into memory, while the error may be temporary: about
+/// four seconds of back-off.
 const ATTEMPTS: u32 = 5;

@@ -2,16 +2,18 @@
 
 use crate::{checkpoint::files::Files, error::Result};
 
-/// A download as its caller wants it. The hub knows names and bytes; whether they are a model that
-/// runs, the caller knows.
+/// Which files to download, and the checks that may end the download early. The hub knows names and
+/// bytes; only the caller knows whether the files are a model that it can run.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub wanted: Wanted,
-    /// Whether a cached snapshot suffices when the hub cannot be asked; for tokenizers and adapters.
+    /// Whether a cached snapshot is enough when the hub cannot be reached; for tokenizers and
+    /// adapters.
     pub is_complete: fn(&Files) -> bool,
-    /// Called once `config.json` is there and nothing else: an error ends the download.
+    /// Called when `config.json` and the index of the shards are on disk; an error ends the
+    /// download.
     pub check_config: fn(&Files) -> Result<()>,
-    /// Called before the weights are downloaded: an error ends the download.
+    /// Called when all files but the weights are on disk; an error ends the download.
     pub check_small: fn(&Files) -> Result<()>,
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use std::{collections::BTreeSet, path::PathBuf};
 
-/// The shards by the tensors in them.
+/// The index that maps each tensor to its shard.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 const SMALL: &[&str] = &[
@@ -32,31 +32,32 @@ const SMALL: &[&str] = &[
     "vocab.txt",
 ];
 
-/// Whether some model or adapter needs a file of this name.
+/// Whether a model or an adapter may need a file of this name.
 pub(super) fn may_need(name: &str) -> bool {
     is_small(name) || is_weights(name) || adapter::FILES.contains(&name)
 }
 
-/// Whether it is none of the weights.
+/// Whether a file of this name is needed and is not weights.
 pub(super) fn is_small(name: &str) -> bool {
     let template = name.strip_prefix("additional_chat_templates/");
     match template {
         Some(template) => !template.contains('/') && template.ends_with(".jinja"),
         None => {
             let ends = [".model", ".tiktoken", ".jsonl"];
-            let of_a_tokenizer = !name.contains('/') && ends.iter().any(|end| name.ends_with(end));
-            of_a_tokenizer || SMALL.contains(&name)
+            let is_tokenizer = !name.contains('/') && ends.iter().any(|end| name.ends_with(end));
+            is_tokenizer || SMALL.contains(&name)
         }
     }
 }
 
-/// Names that lead out of the folder count, so that they are seen and refused.
+/// Whether a file of this name is weights. Names that lead out of the folder count, so that they are
+/// refused later and not ignored.
 fn is_weights(name: &str) -> bool {
     let is_below = name.contains('/') && !name.contains("..") && !name.starts_with('/');
     name.ends_with(".safetensors") && !is_below
 }
 
-/// The files that say what the model is.
+/// The files of a model that are not weights.
 pub(super) fn small(listing: &Listing) -> Vec<&RemoteFile> {
     listing.files.iter().filter(|file| is_small(&file.name)).collect()
 }
@@ -66,19 +67,19 @@ pub(super) fn adapter(listing: &Listing) -> Vec<&RemoteFile> {
     listing.files.iter().filter(|file| adapter::FILES.contains(&&*file.name)).collect()
 }
 
-/// The weights: the shards that the index names; without one `model*.safetensors`.
+/// The weights: the shards that the index names, or `model*.safetensors` without an index.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] when there are none, or not those that the index names.
+/// [`Error::Checkpoint`] when there are none, or when a shard that the index names is missing.
 pub(super) fn weights<'a>(
     listing: &'a Listing,
     index: Option<&Json>,
 ) -> Result<Vec<&'a RemoteFile>> {
-    let broken = |reason: String| Error::Checkpoint { file: PathBuf::from(INDEX), reason };
+    let invalid = |reason: String| Error::Checkpoint { file: PathBuf::from(INDEX), reason };
     let all = || listing.files.iter().filter(|file| is_weights(&file.name));
     if let Some(index) = index {
         let Some(map) = index.get("weight_map").and_then(Json::as_object) else {
-            return Err(broken("has no weight_map".into()));
+            return Err(invalid("has no weight_map".into()));
         };
         let named: BTreeSet<_> = map.values().map(Json::as_str).collect();
         return named
@@ -86,8 +87,8 @@ pub(super) fn weights<'a>(
             .map(|name| match all().find(|file| Some(file.name.as_str()) == name) {
                 Some(file) => Ok(file),
                 None => {
-                    let name = name.unwrap_or("something that is no name");
-                    Err(broken(format!("names {name}, which the repository does not have")))
+                    let name = name.unwrap_or("a value that is not a text");
+                    Err(invalid(format!("names {name}, which the repository does not have")))
                 }
             })
             .collect();
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn small_files_of_every_kind_and_nothing_else() {
+    fn only_files_that_a_model_needs_are_selected() {
         let needed = [
             "additional_chat_templates/tool_use.jinja",
             "chat_template.jinja",
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_those_of_the_index_or_of_the_usual_name() {
+    fn weights_are_the_shards_of_the_index_or_have_the_usual_name() {
         let one =
             listing(&["consolidated.safetensors", "model.safetensors", "original/a.safetensors"]);
         assert_eq!(names(weights(&one, None).unwrap()), ["model.safetensors"]);

@@ -1,6 +1,7 @@
-//! Where a model comes from: a repository at a revision, on a hub, by way of a cache.
+//! The source of a download: a repository at a revision, the hub, the credential and the cache.
 //!
-//! The environment is read as Python's `huggingface_hub` does (`constants.py`, `utils/_auth.py`).
+//! Environment variables have the meaning that they have for Python's `huggingface_hub`
+//! (`constants.py`, `utils/_auth.py`).
 
 use crate::error::{Error, Result};
 use crate::hub::{Downloader, access_token::AccessToken};
@@ -13,7 +14,7 @@ use std::{
 
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// A repository at a revision, and how to get at it.
+/// A repository at a revision, and how to download it. The builder methods return a changed copy.
 #[derive(Clone)]
 pub struct Source {
     repository: Repository,
@@ -26,13 +27,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// The repository `org/name`, or `org/name@revision`; the rest is as the environment says:
+    /// The repository `org/name`, or `org/name@revision`. The environment sets the rest:
     /// `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH`,
     /// `HF_HUB_OFFLINE`.
     ///
     /// # Errors
-    /// [`Error::InvalidName`]; [`Error::Io`] for a file of a token that cannot be read;
-    /// [`Error::Option`] for a variable that makes no sense.
+    /// [`Error::InvalidName`]; [`Error::Io`] for a token file that cannot be read; [`Error::Option`]
+    /// for a variable with an invalid value.
     pub fn new(name: &str) -> Result<Self> {
         Source::with_environment(name, &|variable| env::var(variable).ok())
     }
@@ -54,7 +55,7 @@ impl Source {
         source.with_endpoint(&variable("HF_ENDPOINT").unwrap_or(ENDPOINT.into()))
     }
 
-    /// The same at another branch, tag or commit.
+    /// Sets the branch, tag or commit.
     ///
     /// # Errors
     /// [`Error::InvalidName`].
@@ -62,56 +63,59 @@ impl Source {
         Ok(Source { revision: checked_revision(revision)?, ..self })
     }
 
-    /// The same from another hub, such as `https://hub.example.org`.
+    /// Sets the address of the hub, such as `https://hub.example.org`.
     ///
     /// # Errors
-    /// [`Error::Option`] when it is no address of HTTP or HTTPS.
+    /// [`Error::Option`] when it is not an HTTP or HTTPS address.
     pub fn with_endpoint(self, endpoint: &str) -> Result<Self> {
         let endpoint = endpoint.trim().trim_end_matches('/');
         let address = endpoint.parse::<ureq::http::Uri>().ok().filter(|address| {
             matches!(address.scheme_str(), Some("http" | "https"))
                 && address.host().is_some_and(|host| !host.is_empty())
                 && address.query().is_none()
-                // A password in an address would be seen in errors.
+                // Errors show the address, so it must not contain a password.
                 && address.authority().is_some_and(|it| !it.as_str().contains('@'))
         });
         match address {
             Some(_) => Ok(Source { endpoint: endpoint.into(), ..self }),
-            None => Err(Error::option("endpoint", "is not the address of a hub")),
+            None => Err(Error::option(
+                "endpoint",
+                "must be the http:// or https:// address of a hub, without a password or a query",
+            )),
         }
     }
 
-    /// The same with another token, which only its hub gets to see.
+    /// Sets the access token, which is sent to this source's hub only.
     pub fn with_token(self, token: AccessToken) -> Self {
         Source { token: Some(token), ..self }
     }
 
-    /// The same without a token, whatever the environment says.
+    /// Uses no access token, even if the environment has one.
     pub fn without_token(self) -> Self {
         Source { token: None, ..self }
     }
 
-    /// The same with another cache.
+    /// Sets the folder of the cache.
     pub fn with_cache(self, cache: impl Into<PathBuf>) -> Self {
         Source { cache: cache.into(), ..self }
     }
 
-    /// The same without any request: what the cache does not hold is an error.
+    /// Allows no network requests: a model that is not fully downloaded is an error.
     pub fn offline(self) -> Self {
         Source { offline: true, ..self }
     }
 
-    /// The same with another transport for the files.
+    /// Sets the transport for the files.
     pub fn with_downloader(self, downloader: Arc<dyn Downloader>) -> Self {
         Source { downloader: Some(downloader), ..self }
     }
 
-    /// Which repository.
+    /// The repository.
     pub fn repository(&self) -> &Repository {
         &self.repository
     }
 
-    /// Which branch, tag or commit of it.
+    /// The branch, tag or commit.
     pub fn revision(&self) -> &str {
         &self.revision
     }
@@ -126,19 +130,24 @@ impl Source {
         &self.endpoint
     }
 
-    /// The token, if there is one.
+    /// The access token.
     pub fn token(&self) -> Option<&AccessToken> {
         self.token.as_ref()
     }
 
-    /// The folder of the cache, in Python's layout.
+    /// The folder of the cache, in the layout of `huggingface_hub`.
     pub fn cache(&self) -> &Path {
         &self.cache
     }
 
-    /// Whether no request may be made.
+    /// Whether network requests are forbidden.
     pub fn is_offline(&self) -> bool {
         self.offline
+    }
+
+    /// The error of a source that is offline and not fully downloaded.
+    pub(super) fn not_cached_offline(&self) -> Error {
+        Error::Offline { repository: self.repository.to_string(), revision: self.revision.clone() }
     }
 
     pub(super) fn downloader(&self) -> Option<&Arc<dyn Downloader>> {
@@ -167,7 +176,7 @@ impl FromStr for Source {
     }
 }
 
-/// The default cache: `HF_HUB_CACHE`, else `HF_HOME/hub`, else the place of the platform.
+/// The default cache: `HF_HUB_CACHE`, else `HF_HOME/hub`, else the default folder of the platform.
 pub fn default_cache() -> PathBuf {
     cache(&|variable| env::var(variable).ok().filter(|value| !value.is_empty()))
 }
@@ -186,7 +195,7 @@ impl Repository {
 impl FromStr for Repository {
     type Err = Error;
 
-    /// By the rules of the hub, under which no name leads out of a folder.
+    /// Checks the rules of the hub, which also exclude names that lead out of a folder.
     fn from_str(name: &str) -> Result<Self> {
         let invalid = |reason| Err(Error::InvalidName { name: shown(name), reason });
         let is_part = |part: &str| {
@@ -248,7 +257,7 @@ fn token(variable: &Variables) -> Result<Option<AccessToken>> {
     if secret.trim().is_empty() { Ok(None) } else { AccessToken::new(&secret).map(Some) }
 }
 
-/// Where Python keeps its cache, token and more.
+/// The folder of Python's cache and token file.
 fn home(variable: &Variables) -> Option<PathBuf> {
     if let Some(home) = variable("HF_HOME") {
         return Some(expand(&home, variable));
@@ -269,7 +278,7 @@ fn cache(variable: &Variables) -> PathBuf {
     if let Some(cache) = given {
         return expand(&cache, variable);
     }
-    // An app's own folder; on a Mac the cache is the one that Python's tools share.
+    // An iOS app has a folder of its own; on a Mac the cache is shared with Python's tools.
     let in_an_app = cfg!(all(target_vendor = "apple", not(target_os = "macos")));
     let folder = match user(variable) {
         Some(user) if in_an_app && variable("HF_HOME").is_none() => {
@@ -280,7 +289,8 @@ fn cache(variable: &Variables) -> PathBuf {
     folder.unwrap_or_else(|| env::temp_dir().join("huggingface")).join("hub")
 }
 
-/// A path with `~` at its start and `$NAME` or `${NAME}` in it, which stay if nobody set them.
+/// Expands `~` at the start of a path and `$NAME` or `${NAME}` in it; unset variables stay as they
+/// are.
 fn expand(path: &str, variable: &Variables) -> PathBuf {
     let path = match (path.strip_prefix('~'), user(variable)) {
         (Some(rest), Some(user)) if rest.is_empty() || rest.starts_with('/') => {
@@ -302,29 +312,29 @@ fn expand(path: &str, variable: &Variables) -> PathBuf {
     expanded.into()
 }
 
-/// Whether this is the full hash of a commit.
+/// Whether a revision is the full hash of a commit.
 pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// A name that becomes both a path in the cache and a part of an address.
+/// Checks a revision, which becomes a path in the cache and a part of an address.
 fn checked_revision(revision: &str) -> Result<String> {
     check_path(revision)?;
     if revision.contains([' ', '~', '^', ':', '?', '*', '[']) || revision.starts_with('-') {
-        let reason = "git gives no branch, tag or commit such a name";
+        let reason = "git does not allow such a name for a branch or tag";
         return Err(Error::InvalidName { name: shown(revision), reason });
     }
     Ok(revision.into())
 }
 
-/// An error unless this path stays in the folder that it is relative to.
+/// Checks that a relative path stays in its folder.
 pub(super) fn check_path(path: &str) -> Result<()> {
     let reason = if path.is_empty() {
         "it is empty"
     } else if path.len() > 240 {
         "it is longer than 240 bytes"
     } else if path.contains('\\') || path.chars().any(char::is_control) {
-        "it holds a backslash or control characters"
+        "it contains a backslash or control characters"
     } else if path.split('/').any(|part| part.is_empty() || part == "." || part.contains("..")) {
         "it is not a path within a folder"
     } else {
@@ -333,7 +343,7 @@ pub(super) fn check_path(path: &str) -> Result<()> {
     Err(Error::InvalidName { name: shown(path), reason })
 }
 
-/// A name for a message, whatever it holds.
+/// A name as it may appear in a message: shortened, with control characters escaped.
 fn shown(name: &str) -> String {
     name.chars().take(120).flat_map(char::escape_debug).collect()
 }
@@ -351,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_split_and_checked() {
+    fn names_are_parsed_and_checked() {
         let plain = source("org/some_model-4.bit", &[]).unwrap();
         assert_eq!(
             (plain.repository().as_str(), plain.revision()),
@@ -381,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_read_as_python_reads_it() {
+    fn environment_variables_mean_what_they_mean_in_python() {
         let cache = |variables| source("a/b", variables).unwrap().cache().to_path_buf();
         if cfg!(any(not(target_vendor = "apple"), target_os = "macos")) {
             assert_eq!(cache(&[]), Path::new("/home/ada/.cache/huggingface/hub"));
@@ -420,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_found_and_never_shown() {
+    fn a_token_is_found_and_never_printed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         fs::write(&path, "hf_file\n").unwrap();

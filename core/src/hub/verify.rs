@@ -1,4 +1,4 @@
-//! Hashes of what was fetched, computed while it arrives.
+//! Hashes of downloaded files, computed while their bytes are received.
 
 use crate::error::{Error, Result};
 use sha1::Sha1;
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-/// Whether a hub names files of this hash by their SHA-256, as it does with large ones.
+/// Whether a hash is a SHA-256, which the hub gives for large (LFS) files, or a git blob SHA-1.
 fn is_sha256(hash: &str) -> bool {
     hash.len() == 64
 }
@@ -23,7 +23,7 @@ enum Hasher {
 }
 
 impl Hasher {
-    /// For a file of this size whose hash shall be `expected`.
+    /// A hasher of the kind of `expected`, for a file of this size.
     fn new(expected: &str, size: u64) -> Self {
         if is_sha256(expected) {
             Hasher::Sha256(Sha256::new())
@@ -55,15 +55,15 @@ impl Hasher {
 pub(super) fn hash(path: &Path, expected: &str) -> Result<String> {
     let size = path.metadata().map_err(Error::io(path))?.len();
     let (all, stop) = (AtomicU64::new(size), AtomicBool::new(true));
-    Ok(follow(path, expected, size, &all, &stop)?.unwrap_or_default())
+    Ok(hash_growing(path, expected, size, &all, &stop)?.unwrap_or_default())
 }
 
-/// The hash of a file that is still being written and is right up to `prefix`; `None` when it
-/// stops before its end. Whoever says `stop` unparks this thread.
+/// The hash of a file that is still being written and whose first `prefix` bytes are final; `None`
+/// when `stop` is set before the end. The caller unparks this thread after it sets `stop`.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub(super) fn follow(
+pub(super) fn hash_growing(
     path: &Path,
     expected: &str,
     size: u64,
@@ -116,13 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn a_growing_file_is_hashed_as_far_as_it_is_right() {
+    fn a_growing_file_is_hashed_up_to_its_final_prefix() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         let (prefix, stop) = (AtomicU64::new(0), AtomicBool::new(false));
         thread::scope(|scope| {
-            let hash = scope.spawn(|| follow(&path, sha256, 6, &prefix, &stop));
+            let hash = scope.spawn(|| hash_growing(&path, sha256, 6, &prefix, &stop));
             std::fs::write(&path, "hel\0\0\0").unwrap();
             prefix.store(3, Ordering::Release);
             thread::sleep(Duration::from_millis(20));
@@ -132,6 +132,6 @@ mod tests {
         });
         stop.store(true, Ordering::Release);
         prefix.store(2, Ordering::Release);
-        assert_eq!(follow(&path, sha256, 6, &prefix, &stop).unwrap(), None);
+        assert_eq!(hash_growing(&path, sha256, 6, &prefix, &stop).unwrap(), None);
     }
 }

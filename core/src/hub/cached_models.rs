@@ -1,7 +1,7 @@
-//! The models that are on disk, in the layout that Python's huggingface_hub shares: what they take,
-//! and how to be rid of them.
+//! The models in the cache: listing them with their sizes, deleting them, and moving the cache to
+//! another folder.
 //!
-//! Links are read and never followed further than from a snapshot to the blobs beside it.
+//! Symbolic links are read and not followed, except from a snapshot to the blobs beside it.
 
 use crate::error::{Error, Result};
 use crate::hub::{Repository, cache::Cache};
@@ -16,36 +16,36 @@ use std::{
     time::SystemTime,
 };
 
-/// What a folder begins with that holds a model's repository.
-const MODELS: &str = "models--";
-/// What is on its way out: nobody looks for models under this name.
+/// The prefix of a repository's folder.
+const PREFIX: &str = "models--";
+/// The prefix of a folder that is being deleted; it is not listed.
 const DELETED: &str = ".deleted--";
 
-/// A repository of which something is on disk.
+/// A repository with files in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CachedModel {
-    /// Its name, such as `org/name`.
+    /// The repository, such as `org/name`.
     pub repository: String,
-    /// Bytes on disk, what several revisions share and what is unfinished included.
+    /// Bytes on disk. Files shared by several revisions count once; partial downloads are included.
     pub bytes: u64,
-    /// Its revisions, the one that was used last first.
+    /// The revisions, most recently used first.
     pub revisions: Vec<CachedRevision>,
 }
 
-/// One revision of it.
+/// One revision of a repository in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CachedRevision {
     /// The hash of the commit.
     pub commit: String,
-    /// The branches and tags that stood at it when they were fetched.
+    /// The branches and tags that pointed at the commit when the hub was last asked.
     pub names: Vec<String>,
-    /// Bytes of its files; other revisions may share them.
+    /// Bytes of the revision's files; other revisions may share them.
     pub bytes: u64,
-    /// When it was loaded by this library, or one of its files read as far as the file system
-    /// keeps account.
+    /// When this library last loaded the revision, or when one of its files was last read if the file
+    /// system records that.
     #[serde(serialize_with = "seconds")]
     pub last_used: Option<SystemTime>,
-    /// Whether all that a model needs is there.
+    /// Whether every file that a model needs is in the cache.
     pub complete: bool,
 }
 
@@ -59,14 +59,14 @@ fn seconds<S: serde::Serializer>(
 
 /// A file of a snapshot.
 struct Entry {
-    /// Its path in the snapshot, or the link there.
+    /// The path in the snapshot.
     path: PathBuf,
-    /// The name of the blob that it is a link to.
+    /// The name of the blob, if the file is a link.
     blob: Option<String>,
     bytes: u64,
 }
 
-/// The models below a cache folder; nothing when there is no such folder.
+/// The models in a cache folder; empty if the folder does not exist.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -75,56 +75,57 @@ pub fn list(cache: &Path) -> Result<Vec<CachedModel>> {
     for name in names(cache)? {
         let Some(repository) = repository_of(&name) else { continue };
         if is_folder(&cache.join(name))? {
-            models.push(look(cache, &repository)?);
+            models.push(read_model(cache, &repository)?);
         }
     }
     Ok(models)
 }
 
-/// Remembers that a snapshot is used now, where the cache may be written.
+/// Records that a snapshot is used now. Errors are ignored, because the cache may be read-only.
 pub(super) fn mark_used(snapshot: &Path) {
     let now = fs::FileTimes::new().set_accessed(SystemTime::now());
     fs::File::open(snapshot.join("config.json")).and_then(|file| file.set_times(now)).ok();
 }
 
-/// Deletes a model; returns how many bytes became free.
+/// Deletes a model and returns the number of bytes freed.
 ///
 /// # Errors
 /// [`Error::NotCached`], [`Error::Io`].
 pub fn delete(cache: &Path, repository: &Repository) -> Result<u64> {
     let model = find(cache, repository)?;
-    discard(cache, &folder_of(cache, repository))?;
+    delete_folder(cache, &folder_of(cache, repository))?;
     Ok(model.bytes)
 }
 
-/// Deletes a revision, given by its commit or by a name, and the blobs that no other revision
-/// uses; returns how many bytes became free. With its last revision a model is gone.
+/// Deletes a revision, given by its commit, branch or tag, and the blobs that no other revision uses.
+/// Deleting the last revision deletes the model. Returns the number of bytes freed.
 ///
 /// # Errors
 /// [`Error::NotCached`], [`Error::Io`].
 pub fn delete_revision(cache: &Path, repository: &Repository, revision: &str) -> Result<u64> {
     let model = find(cache, repository)?;
     let folder = folder_of(cache, repository);
-    let is_meant = |known: &&CachedRevision| {
+    let matches = |known: &&CachedRevision| {
         known.commit == revision || known.names.iter().any(|name| name == revision)
     };
-    let Some(meant) = model.revisions.iter().find(is_meant) else {
+    let Some(deleted) = model.revisions.iter().find(matches) else {
         return Err(not_cached(repository, Some(revision)));
     };
     if model.revisions.len() == 1 {
         return delete(cache, repository);
     }
-    // In this order no name ever leads to what is gone, and no file to a blob that is.
-    for name in &meant.names {
+    // The order matters if the process is killed: no ref points at a deleted snapshot, and no link at
+    // a deleted blob.
+    for name in &deleted.names {
         let path = folder.join("refs").join(name);
         fs::remove_file(&path).map_err(Error::io(&path))?;
     }
     let snapshots = folder.join("snapshots");
-    let entries = entries(&snapshots.join(&meant.commit))?;
+    let entries = entries(&snapshots.join(&deleted.commit))?;
     let mut freed: u64 = entries.iter().filter(|e| e.blob.is_none()).map(|e| e.bytes).sum();
     let mut unused: BTreeSet<_> = entries.into_iter().filter_map(|entry| entry.blob).collect();
-    discard(cache, &snapshots.join(&meant.commit))?;
-    for other in model.revisions.iter().filter(|other| other.commit != meant.commit) {
+    delete_folder(cache, &snapshots.join(&deleted.commit))?;
+    for other in model.revisions.iter().filter(|other| other.commit != deleted.commit) {
         for entry in self::entries(&snapshots.join(&other.commit))? {
             entry.blob.map(|blob| unused.remove(&blob));
         }
@@ -135,7 +136,7 @@ pub fn delete_revision(cache: &Path, repository: &Repository, revision: &str) ->
         fs::remove_file(&path).map_err(Error::io(&path))?;
         freed += metadata.len();
     }
-    let listing = folder.join("trees").join(format!("{}.json", meant.commit));
+    let listing = folder.join("trees").join(format!("{}.json", deleted.commit));
     match fs::remove_file(&listing) {
         Err(source) if source.kind() != ErrorKind::NotFound => {
             Err(Error::Io { path: listing, source })
@@ -144,11 +145,11 @@ pub fn delete_revision(cache: &Path, repository: &Repository, revision: &str) ->
     }
 }
 
-/// Moves a cache folder with all that is in it; nothing may be fetched or loaded meanwhile. Onto
-/// another disk it is copied first, so that an interruption loses nothing.
+/// Moves a cache folder and its content. No model may be downloaded or loaded meanwhile. A move to
+/// another disk copies first and deletes afterwards, so that an interruption loses nothing.
 ///
 /// # Errors
-/// [`Error::Io`], also when `to` exists and is not an empty folder, or lies in what is moved.
+/// [`Error::Io`], also when `to` exists and is not an empty folder, or lies inside `cache`.
 pub fn move_to(cache: &Path, to: &Path) -> Result<()> {
     let refuse = |reason: &str| {
         let source = io::Error::new(ErrorKind::InvalidInput, reason);
@@ -157,11 +158,11 @@ pub fn move_to(cache: &Path, to: &Path) -> Result<()> {
     let from = fs::canonicalize(cache).map_err(Error::io(cache))?;
     let to = path::absolute(to).map_err(Error::io(to))?;
     let (Some(parent), Some(name)) = (to.parent(), to.file_name()) else {
-        return refuse("not the name of a folder");
+        return refuse("the target is not the name of a folder");
     };
     let nearest = to.ancestors().find_map(|folder| fs::canonicalize(folder).ok());
     if nearest.is_some_and(|nearest| nearest.starts_with(&from)) {
-        return refuse("lies in the folder that is moved");
+        return refuse("the target lies inside the folder that would be moved");
     }
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     if metadata(&to)?.is_some() {
@@ -183,7 +184,7 @@ pub fn move_to(cache: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Copies a folder; links stay links.
+/// Copies a folder; links are copied as links.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir(to).map_err(Error::io(to))?;
     for name in names(from)? {
@@ -206,15 +207,15 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes a folder out of sight at once, and then off the disk.
-fn discard(cache: &Path, folder: &Path) -> Result<()> {
+/// Renames a folder so that it is no longer listed, and then deletes it.
+fn delete_folder(cache: &Path, folder: &Path) -> Result<()> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let doomed = cache.join(format!("{DELETED}{name}"));
-    if metadata(&doomed)?.is_some() {
-        fs::remove_dir_all(&doomed).map_err(Error::io(&doomed))?;
+    let renamed = cache.join(format!("{DELETED}{name}"));
+    if metadata(&renamed)?.is_some() {
+        fs::remove_dir_all(&renamed).map_err(Error::io(&renamed))?;
     }
-    fs::rename(folder, &doomed).map_err(Error::io(folder))?;
-    fs::remove_dir_all(&doomed).map_err(Error::io(&doomed))
+    fs::rename(folder, &renamed).map_err(Error::io(folder))?;
+    fs::remove_dir_all(&renamed).map_err(Error::io(&renamed))
 }
 
 fn not_cached(repository: &Repository, revision: Option<&str>) -> Error {
@@ -222,7 +223,7 @@ fn not_cached(repository: &Repository, revision: Option<&str>) -> Error {
     Error::NotCached { name }
 }
 
-/// What is known of a path itself, not of what it is a link to.
+/// The metadata of a path, without following a link; `None` if nothing exists there.
 fn metadata(path: &Path) -> Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
@@ -235,8 +236,8 @@ fn is_folder(path: &Path) -> Result<bool> {
     Ok(metadata(path)?.is_some_and(|metadata| metadata.is_dir()))
 }
 
-/// What a folder holds, sorted; nothing when it is no folder. Names that are not Unicode are not
-/// ours.
+/// The names in a folder, sorted; empty if it is not a folder. Names that are not Unicode are left
+/// out, because this library does not create them.
 fn names(folder: &Path) -> Result<Vec<String>> {
     if !is_folder(folder)? {
         return Ok(Vec::new());
@@ -249,7 +250,7 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// All files below a folder, by their paths from there.
+/// All files below a folder, by their relative paths.
 fn files(folder: &Path) -> Result<BTreeMap<String, Metadata>> {
     let mut files = BTreeMap::new();
     for name in names(folder)? {
@@ -264,29 +265,30 @@ fn files(folder: &Path) -> Result<BTreeMap<String, Metadata>> {
     Ok(files)
 }
 
-/// The repository that a folder of the cache is for.
+/// The repository of a folder of the cache.
 fn repository_of(folder: &str) -> Option<Repository> {
-    folder.strip_prefix(MODELS)?.replacen("--", "/", 1).parse().ok()
+    folder.strip_prefix(PREFIX)?.replacen("--", "/", 1).parse().ok()
 }
 
 fn folder_of(cache: &Path, repository: &Repository) -> PathBuf {
-    cache.join(format!("{MODELS}{}", repository.as_str().replace('/', "--")))
+    cache.join(format!("{PREFIX}{}", repository.as_str().replace('/', "--")))
 }
 
 fn find(cache: &Path, repository: &Repository) -> Result<CachedModel> {
     match is_folder(&folder_of(cache, repository))? {
-        true => look(cache, repository),
+        true => read_model(cache, repository),
         false => Err(not_cached(repository, None)),
     }
 }
 
-fn look(cache: &Path, repository: &Repository) -> Result<CachedModel> {
+/// Reads the revisions and sizes of a repository in the cache.
+fn read_model(cache: &Path, repository: &Repository) -> Result<CachedModel> {
     let folder = folder_of(cache, repository);
     let bytes = files(&folder)?.iter().map(|(path, metadata)| on_disk(path, metadata)).sum();
     let mut names = BTreeMap::<String, Vec<String>>::new();
     let refs = folder.join("refs");
     for (name, metadata) in files(&refs)? {
-        // Nothing that is no hash is read whole.
+        // A ref holds one hash, so a longer file is not a ref.
         if metadata.is_file() && metadata.len() < 100 {
             let path = refs.join(&name);
             let commit = fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -300,23 +302,23 @@ fn look(cache: &Path, repository: &Repository) -> Result<CachedModel> {
         if !is_folder(&snapshot)? {
             continue;
         }
-        let mut held = BTreeMap::new();
+        let mut blobs = BTreeMap::new();
         for entry in entries(&snapshot)? {
             let path = match &entry.blob {
                 Some(blob) => folder.join("blobs").join(blob),
                 None => entry.path,
             };
             if let Some(metadata) = metadata(&path)? {
-                held.insert(path, metadata);
+                blobs.insert(path, metadata);
             }
         }
         let used =
             |metadata: &Metadata| metadata.accessed().into_iter().chain(metadata.modified()).max();
         revisions.push(CachedRevision {
             names: names.remove(&commit).unwrap_or_default(),
-            bytes: held.values().map(Metadata::len).sum(),
-            last_used: held.values().filter_map(used).max(),
-            complete: Cache::new(cache, repository).is_whole(&commit),
+            bytes: blobs.values().map(Metadata::len).sum(),
+            last_used: blobs.values().filter_map(used).max(),
+            complete: Cache::new(cache, repository).is_complete(&commit),
             commit,
         });
     }
@@ -324,7 +326,7 @@ fn look(cache: &Path, repository: &Repository) -> Result<CachedModel> {
     Ok(CachedModel { repository: repository.to_string(), bytes, revisions })
 }
 
-/// Room for bytes that have not arrived yet takes none.
+/// The bytes that a file takes. A partial download is sparse: its holes take no space.
 fn on_disk(path: &str, metadata: &Metadata) -> u64 {
     match metadata.is_file() {
         true if path.ends_with(".incomplete") => metadata.len().min(metadata.blocks() * 512),
@@ -333,7 +335,7 @@ fn on_disk(path: &str, metadata: &Metadata) -> u64 {
     }
 }
 
-/// The files of a snapshot.
+/// The files of a snapshot, with the blobs that they link to.
 fn entries(snapshot: &Path) -> Result<Vec<Entry>> {
     let entry = |(path, metadata): (String, Metadata)| {
         let path = snapshot.join(path);
@@ -344,7 +346,7 @@ fn entries(snapshot: &Path) -> Result<Vec<Entry>> {
     files(snapshot)?.into_iter().map(entry).collect()
 }
 
-/// The blob that a link of a snapshot is to.
+/// The name of the blob that a link of a snapshot points to.
 fn blob_of(target: &Path) -> Option<String> {
     let mut components = target.components().rev();
     match (components.next()?, components.next()?) {

@@ -1,0 +1,262 @@
+//! Downloading a snapshot of a repository into the cache: which files, in which order, and what to do
+//! when the hub cannot be reached or the branch moves.
+
+use crate::hub::{
+    ATTEMPTS, Source,
+    blob::BlobDownload,
+    cache::Cache,
+    cached_models,
+    cancel::{Cancel, run_on_thread},
+    client::Client,
+    listing::{Listing, RemoteFile},
+    partial_download::PartialDownload,
+    plan::{Plan, Wanted},
+    progress::{Progress, ProgressCounter, ProgressHandler},
+    select,
+};
+use crate::{
+    checkpoint::files::Files,
+    error::{Error, Result},
+};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+/// Files that are downloaded at the same time; each file of weights has several connections.
+const SMALL_FILES_AT_ONCE: usize = 4;
+const WEIGHTS_AT_ONCE: usize = 2;
+
+/// Downloads the files of `plan` into the cache, unless they are there, and returns the folder of the
+/// snapshot.
+///
+/// A complete snapshot of a commit, or of any revision when the source is offline, is found without
+/// a request. Otherwise the hub is asked for the revision's commit; when it cannot be reached, the
+/// snapshot of its last answer is used. `progress` is called on other threads, and not at all when
+/// nothing is downloaded. Dropping the future cancels the download and keeps the bytes received.
+///
+/// # Errors
+/// [`Error::Offline`], [`Error::RepositoryNotFound`], [`Error::RevisionNotFound`],
+/// [`Error::Gated`], [`Error::Unauthorized`], [`Error::RateLimited`], [`Error::Network`],
+/// [`Error::Server`], [`Error::HashMismatch`], [`Error::Changed`], [`Error::DiskFull`],
+/// [`Error::Io`], and the errors of the plan's checks.
+pub(crate) async fn download_snapshot(
+    source: &Source,
+    plan: Plan,
+    progress: impl FnMut(Progress) + Send + 'static,
+) -> Result<PathBuf> {
+    let source = source.clone();
+    let work = move |cancel: &Cancel| {
+        let folder = find_or_download(&source, cancel, Box::new(progress), plan)?;
+        if plan.wanted == Wanted::Model {
+            cached_models::mark_used(&folder);
+        }
+        Ok(folder)
+    };
+    run_on_thread(work).await
+}
+
+fn find_or_download(
+    source: &Source,
+    cancel: &Cancel,
+    handler: ProgressHandler,
+    plan: Plan,
+) -> Result<PathBuf> {
+    let cache = Cache::of(source);
+    let is_complete = |commit: &String| match plan.wanted {
+        Wanted::Model => cache.is_complete(commit),
+        Wanted::Text | Wanted::Adapter => (plan.is_complete)(&cache.snapshot(commit).into()),
+    };
+    let cached = cache.commit(source.revision()).filter(is_complete);
+    let cached = cached.map(|commit| cache.snapshot(&commit));
+    // One file of a tokenizer does not tell whether the others were downloaded.
+    let is_certain = source.is_pinned() && plan.wanted != Wanted::Text;
+    match cached {
+        Some(snapshot) if is_certain || source.is_offline() => return Ok(snapshot),
+        None if source.is_offline() => return Err(source.not_cached_offline()),
+        _ => {}
+    }
+    let attempts = if cached.is_some() { 1 } else { ATTEMPTS };
+    let handler = Arc::new(Mutex::new(handler));
+    let download = SnapshotDownload::new(source, cancel, handler.clone())?;
+    let listing = match (download.listing(attempts), cached) {
+        (Err(error), Some(snapshot)) if is_unreachable(&error) => {
+            tracing::warn!(%error, "the hub cannot be reached; using the cached snapshot");
+            return Ok(snapshot);
+        }
+        (listing, _) => listing?,
+    };
+    match download.run(&listing, plan) {
+        Err(
+            error @ (Error::Changed { .. } | Error::HashMismatch { .. } | Error::Server { .. }),
+        ) if !source.is_pinned() => {
+            // The branch may have moved meanwhile, and the hub may have deleted its old files.
+            let download = SnapshotDownload::new(source, cancel, handler)?;
+            match download.listing(ATTEMPTS) {
+                Ok(newer) if newer.commit != listing.commit => {
+                    tracing::warn!(%error, "the branch has moved; downloading its new commit");
+                    download.run(&newer, plan)
+                }
+                _ => Err(error),
+            }
+        }
+        outcome => outcome,
+    }
+}
+
+fn is_unreachable(error: &Error) -> bool {
+    matches!(error, Error::Network { .. } | Error::RateLimited { .. } | Error::Server { .. })
+}
+
+/// One attempt to download a snapshot. All of its threads end when one of them fails.
+struct SnapshotDownload<'a> {
+    source: &'a Source,
+    blobs: BlobDownload<'a>,
+    client: Arc<Client>,
+    /// Cancelled by the caller, and by the first file that fails.
+    cancel: Cancel,
+    handler: Arc<Mutex<ProgressHandler>>,
+}
+
+impl<'a> SnapshotDownload<'a> {
+    fn new(
+        source: &'a Source,
+        parent: &Cancel,
+        handler: Arc<Mutex<ProgressHandler>>,
+    ) -> Result<Self> {
+        let cancel = Cancel::default();
+        let child = cancel.clone();
+        parent.on_cancel(move || child.cancel());
+        let client = Arc::new(Client::new(source, &cancel)?);
+        let blobs = BlobDownload::new(source, client.clone(), cancel.clone());
+        Ok(SnapshotDownload { source, blobs, client, cancel, handler })
+    }
+
+    fn listing(&self, attempts: u32) -> Result<Listing> {
+        let listing = self.client.listing(self.source.revision(), attempts)?;
+        if self.source.is_pinned() && listing.commit != self.source.revision() {
+            let reason = format!("answers with another commit, {}", listing.commit);
+            return Err(Error::Server { host: self.source.endpoint().into(), reason });
+        }
+        Ok(listing)
+    }
+
+    fn run(&self, listing: &Listing, plan: Plan) -> Result<PathBuf> {
+        let files = match plan.wanted {
+            Wanted::Model => return self.download_model(listing, plan),
+            Wanted::Text => select::small(listing),
+            Wanted::Adapter => select::adapter(listing),
+        };
+        let cache = &self.blobs.cache;
+        cache.prepare()?;
+        self.download_all(listing, &files, SMALL_FILES_AT_ONCE, &ProgressCounter::silent())?;
+        cache.set_commit(self.source.revision(), &listing.commit)?;
+        Ok(cache.snapshot(&listing.commit))
+    }
+
+    fn download_model(&self, listing: &Listing, plan: Plan) -> Result<PathBuf> {
+        let cache = &self.blobs.cache;
+        let snapshot = cache.snapshot(&listing.commit);
+        let files = Files::from(snapshot.as_path());
+
+        // The config comes first, so that an unsupported model is refused before its weights.
+        let no_config = || Error::config("", "the repository has no such file");
+        let config = listing.file("config.json").ok_or_else(no_config)?;
+        let index = listing.file(select::INDEX);
+        for file in [Some(config), index].into_iter().flatten() {
+            self.blobs.download(listing, file, &ProgressCounter::silent())?;
+        }
+        (plan.check_config)(&files)?;
+
+        let index = index.map(|_| files.json(select::INDEX)).transpose()?.flatten();
+        let weights = select::weights(listing, index.as_ref())?;
+        let small = select::small(listing);
+        let is_missing = |file: &&&RemoteFile| !cache.has(&listing.commit, file);
+        let missing_small: Vec<_> = small.iter().filter(is_missing).copied().collect();
+        let missing_weights: Vec<_> = weights.iter().filter(is_missing).copied().collect();
+        if missing_small.is_empty() && missing_weights.is_empty() {
+            // An error is ignored, because the cache may be read-only for this process.
+            cache.set_commit(self.source.revision(), &listing.commit).ok();
+            return Ok(snapshot);
+        }
+        cache.prepare()?;
+        let sizes = small.iter().chain(&weights).map(|file| file.size);
+        // The sizes come from the hub, so their sum may overflow.
+        let total = sizes.fold(0, u64::saturating_add);
+        let missing = missing_small.iter().chain(&missing_weights);
+        let counter = self.start_counting(total, missing)?;
+        self.download_all(listing, &missing_small, SMALL_FILES_AT_ONCE, &counter)?;
+        (plan.check_small)(&files)?;
+        self.download_all(listing, &missing_weights, WEIGHTS_AT_ONCE, &counter)?;
+        cache.set_commit(self.source.revision(), &listing.commit)?;
+        counter.finish();
+        Ok(snapshot)
+    }
+
+    /// Counts the bytes on disk, of the missing files and of the `total`, and checks that the rest
+    /// fits on the disk.
+    fn start_counting<'f>(
+        &self,
+        total: u64,
+        missing: impl Iterator<Item = &'f &'f RemoteFile>,
+    ) -> Result<ProgressCounter> {
+        let cache = &self.blobs.cache;
+        let (mut received, mut size, mut needed) = (HashMap::new(), 0u64, 0u64);
+        for file in missing {
+            let on_disk = if cache.has_blob(file) {
+                file.size
+            } else {
+                let on_disk = PartialDownload::received_at(&cache.partial(file), file.size);
+                needed = needed.saturating_add(file.size - on_disk);
+                on_disk
+            };
+            size = size.saturating_add(file.size);
+            received.insert(file.name.clone(), on_disk);
+        }
+        cache.require_space(needed)?;
+        tracing::info!(
+            repository = %self.source.repository(),
+            revision = self.source.revision(),
+            bytes = needed,
+            files = received.len(),
+            "downloading a model"
+        );
+        let complete = total.saturating_sub(size);
+        Ok(ProgressCounter::new(total, complete, received, self.handler.clone()))
+    }
+
+    /// Downloads files, at most `at_once` at the same time.
+    fn download_all(
+        &self,
+        listing: &Listing,
+        files: &[&RemoteFile],
+        at_once: usize,
+        counter: &ProgressCounter,
+    ) -> Result<()> {
+        let (queue, failure) = (Mutex::new(files.iter()), Mutex::new(None));
+        let next = |queue: &Mutex<std::slice::Iter<'_, _>>| {
+            queue.lock().unwrap_or_else(PoisonError::into_inner).next().copied()
+        };
+        thread::scope(|scope| {
+            for _ in 0..at_once.min(files.len()) {
+                scope.spawn(|| {
+                    while let Some(file) = next(&queue) {
+                        if let Err(error) = self.blobs.download(listing, file, counter) {
+                            let mut failure =
+                                failure.lock().unwrap_or_else(PoisonError::into_inner);
+                            failure.get_or_insert(error);
+                            self.cancel.cancel();
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
