@@ -5,7 +5,7 @@ use mynah::{
     Result, SessionOptions, Summary, Tokenizer, Xtc,
     internals::{Cache, Scope, families},
 };
-use mynah_tests::{block_on, on_engine};
+use mynah_tests::on_engine;
 use serde_json::{Value as Json, json};
 use std::{env, path::Path, time::Instant};
 use tokio::{runtime::Builder, sync::mpsc};
@@ -25,6 +25,11 @@ fn main() {
         Ok(result) => println!("{result}"),
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Not that of the tests, which turns fused kernels off.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    Builder::new_current_thread().build().expect("a runtime without drivers").block_on(future)
 }
 
 /// Ids that are no pattern, from 1 to below `below`.

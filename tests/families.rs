@@ -11,9 +11,19 @@ use std::{collections::HashMap, rc::Rc};
 
 /// Absolute, on log-probabilities.
 const TOLERANCE: f32 = 1e-4;
-/// The same in half precision: three units in the last place of a logit between 4 and 8. A compiled
-/// step fuses operations and rounds less often than the reference.
-const HALF_TOLERANCE: f32 = 1e-1;
+/// In half precision, of the reference's own error there: how far it moves between half precision and
+/// float32. Two computations that are each that far from the exact number are up to twice that apart.
+const SPREADS: f32 = 2.0;
+
+/// How far log-probabilities of a case may be from the reference's.
+fn tolerance(case: &Case) -> f32 {
+    if !case.is_half() {
+        return TOLERANCE;
+    }
+    let spread =
+        case.spread.expect("run `python scripts/fixtures --spread` for cases in half precision");
+    SPREADS * spread
+}
 
 fn build(case: &Case, scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
     let family = families::find(case.config["model_type"].as_str().unwrap())?;
@@ -39,14 +49,27 @@ fn probe(case: &Case, logits: &Array) -> Result<Vec<Vec<f32>>> {
     Ok(values.chunks(case.probes.len()).map(<[f32]>::to_vec).collect())
 }
 
+/// A model with its compiled decode step, which is traced once for all sequences.
+struct Stepped {
+    model: Rc<dyn LanguageModel>,
+    step: DecodeStep,
+}
+
+impl Stepped {
+    fn new(model: Rc<dyn LanguageModel>) -> Stepped {
+        Stepped { model, step: DecodeStep::default() }
+    }
+}
+
 /// Computes `tokens` in prefill chunks of these lengths, then token by token.
 fn run(
     case: &Case,
-    model: &Rc<dyn LanguageModel>,
+    model: &mut Stepped,
     cache: &mut Cache,
     tokens: &[u32],
     chunks: &[usize],
 ) -> Result<Vec<Vec<f32>>> {
+    let Stepped { model, step } = model;
     let (mut rows, mut at) = (Vec::new(), 0);
     for &length in chunks {
         let end = tokens.len().min(at + length);
@@ -54,7 +77,6 @@ fn run(
         rows.extend(probe(case, &model.logits(&hidden)?)?);
         at = end;
     }
-    let mut step = DecodeStep::default();
     for token in &tokens[at..] {
         eval(cache.arrays().into_iter().map(|array| &*array))?;
         rows.extend(probe(case, &step.run(model, &ids(&[*token]), cache)?)?);
@@ -69,16 +91,37 @@ fn compare(
     expected: &[Vec<f32>],
     at: usize,
 ) -> Result<(), String> {
-    let half = case.is_half();
-    let tolerance = if half { HALF_TOLERANCE } else { TOLERANCE };
+    let length = case.tokens.len();
+    if at + rows.len() != length || expected.len() != length.div_ceil(case.every) {
+        return Err(format!(
+            "{what}: {} rows from position {at} and {} expected ones for {length} tokens",
+            rows.len(),
+            expected.len()
+        ));
+    }
+    let tolerance = tolerance(case);
     for (i, row) in rows.iter().enumerate() {
         let position = at + i;
         if !position.is_multiple_of(case.every) {
             continue;
         }
-        let Some(expected) = expected.get(position / case.every) else {
-            return Err(format!("{what}: nothing is expected at position {position}"));
-        };
+        let expected = &expected[position / case.every];
+        if row.len() != expected.len() {
+            return Err(format!(
+                "{what}: {} numbers instead of {} at position {position}",
+                row.len(),
+                expected.len()
+            ));
+        }
+        if case.is_half() {
+            let most = row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            eprintln!(
+                "DIST {} {:?} {what} {most} {}",
+                case.config["model_type"],
+                case.name,
+                case.spread.unwrap()
+            );
+        }
         for (found, expected) in row.iter().zip(expected) {
             let distance = (found - expected).abs();
             if distance > tolerance || distance.is_nan() {
@@ -97,6 +140,7 @@ fn check(case: &Case) -> Result<(), String> {
     case.write(folder.path()).map_err(text)?;
     let scope = Scope::open(&Files::from(folder.path()), &case.config).map_err(text)?;
     let model = build(case, &case.with_lora(scope).map_err(text)?).map_err(text)?;
+    let mut model = Stepped::new(model);
     let length = case.tokens.len();
     let stepwise = case.steps.as_ref().unwrap_or(&case.logprobs);
     let mut schedules =
@@ -108,16 +152,13 @@ fn check(case: &Case) -> Result<(), String> {
         schedules.push(("uneven chunks, then steps", vec![1, 9, 2, 4], stepwise));
     }
     for (what, chunks, expected) in schedules {
-        let mut cache = empty(&model);
-        let rows = run(case, &model, &mut cache, &case.tokens, &chunks).map_err(text)?;
-        if rows.len() != length {
-            return Err(format!("{what}: {} rows for {length} tokens", rows.len()));
-        }
+        let mut cache = empty(&model.model);
+        let rows = run(case, &mut model, &mut cache, &case.tokens, &chunks).map_err(text)?;
         compare(case, what, &rows, expected, 0)?;
         let before = cache.offset;
         if case.steps.is_none() && cache.rewind(3) {
             let rest = &case.tokens[length - 3..];
-            let rows = run(case, &model, &mut cache, rest, &[]).map_err(text)?;
+            let rows = run(case, &mut model, &mut cache, rest, &[]).map_err(text)?;
             compare(case, &format!("{what}, rewound"), &rows, stepwise, length - 3)?;
         } else if cache.offset != before {
             return Err(format!("{what}: a cache that cannot rewind has moved"));
@@ -159,7 +200,7 @@ fn pieces(cuts: &[usize]) -> Vec<usize> {
 
 fn check_kept(case: &Case) -> Result<(), String> {
     let text = |error: mynah::Error| error.to_string();
-    let model = case.model().map_err(text)?;
+    let mut model = Stepped::new(case.model().map_err(text)?);
     for kept in &case.caches {
         let mut schedules = vec![if kept.cuts.is_empty() { vec![1] } else { pieces(&kept.cuts) }];
         // What is rounded away depends on the cuts, in the reference too; a bound alone does not.
@@ -168,8 +209,8 @@ fn check_kept(case: &Case) -> Result<(), String> {
         }
         for chunks in schedules {
             let what = format!("{:?} in pieces of {chunks:?}", kept.plan());
-            let mut cache = model.cache(&kept.plan());
-            let rows = run(case, &model, &mut cache, &case.tokens, &chunks).map_err(text)?;
+            let mut cache = model.model.cache(&kept.plan());
+            let rows = run(case, &mut model, &mut cache, &case.tokens, &chunks).map_err(text)?;
             compare(case, &what, &rows, &kept.logprobs, 0)?;
         }
     }
@@ -279,20 +320,25 @@ fn bounded() -> CachePlan {
 }
 
 /// MLX multiplies dense experts on the CPU in single precision only, and ends the process otherwise;
-/// so does the reference, and the numbers are those of its float32 run.
+/// so does the reference, whose numbers are those of its float32 run and whose spread is that of products
+/// in float32 that are rounded afterwards.
 #[test]
 fn dense_experts_in_half_precision() {
     for (family, fixture) in Fixture::all().into_iter().filter(|(name, _)| name == "qwen3_moe") {
         let case = fixture.cases.into_iter().next().unwrap().in_bfloat16();
+        let limit = tolerance(&case);
         let moved = on_engine(move || {
             let model = case.model()?;
-            let rows =
-                run(&case, &model, &mut empty(&model), &case.tokens, &[case.tokens.len() / 2])?;
-            let pairs = rows.iter().flatten().zip(case.logprobs.iter().flatten());
+            let mut cache = empty(&model);
+            let chunks = [case.tokens.len() / 2];
+            let rows = run(&case, &mut Stepped::new(model), &mut cache, &case.tokens, &chunks)?;
+            let rows = rows.iter().step_by(case.every);
+            assert_eq!(rows.len(), case.logprobs.len());
+            let pairs = rows.flatten().zip(case.logprobs.iter().flatten());
             Ok(pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max))
         });
         let moved = moved.unwrap();
-        assert!(moved < 0.5, "{family}: {moved}");
+        assert!(moved <= limit, "{family}: {moved}, more than {limit}");
     }
 }
 
@@ -313,7 +359,9 @@ fn every_tensor_matters() {
             let tensors = case.checkpoint()?;
             let forward = |tensors: HashMap<String, Array>| {
                 let model = build(&case, &case.scope(tensors)?)?;
-                run(&case, &model, &mut empty(&model), &case.tokens, &[case.tokens.len()])
+                let mut cache = empty(&model);
+                let chunks = [case.tokens.len()];
+                run(&case, &mut Stepped::new(model), &mut cache, &case.tokens, &chunks)
             };
             let whole = forward(tensors.clone())?;
             let mut dull = Vec::new();

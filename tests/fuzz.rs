@@ -1,6 +1,7 @@
 //! Throws damaged checkpoints at the loader, and looks for panics, crashes, hangs, explosions of
-//! memory, and errors that come from MLX and name nothing. `fuzz SECONDS SEED` searches and ends with 1 if it finds something; `fuzz replay CASE`
-//! runs one case again and keeps its files.
+//! memory, and errors that come from MLX and name nothing. `fuzz SECONDS [SEED]` searches for so long by
+//! the clock, with a new seed where none is given, and ends with 1 if it finds something;
+//! `fuzz replay CASE` runs one case again and keeps its files. A finding becomes a test in `strict/`.
 //!
 //! Some cases give the loader the tensors that it asks for, so that odd configs come to be run.
 //!
@@ -19,7 +20,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// A case that takes longer hangs.
@@ -35,16 +36,25 @@ fn main() {
     match (arguments.first().map(String::as_str), number(0), number(1)) {
         (Some("work"), _, Some(first)) => work(first),
         (Some("replay"), _, Some(case)) => replay(case),
-        (_, Some(seconds), Some(seed)) => search(Duration::from_secs(seconds), seed),
+        (_, Some(seconds), seed) => {
+            search(Duration::from_secs(seconds), seed.unwrap_or_else(new_seed));
+        }
         _ => {
-            eprintln!("usage: fuzz SECONDS SEED, or fuzz replay CASE");
+            eprintln!("usage: fuzz SECONDS [SEED], or fuzz replay CASE");
             std::process::exit(2);
         }
     }
 }
 
+/// Seconds since 1970: cases are numbered from the seed's 32 upper bits on.
+fn new_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    now.as_secs() & u64::from(u32::MAX)
+}
+
 /// Runs children until the time is over.
 fn search(time: Duration, seed: u64) {
+    println!("fuzzing for {} seconds with seed {seed}", time.as_secs());
     let end = Instant::now() + time;
     let (mut next, mut cases, mut findings) = (seed << 32, 0u64, BTreeSet::new());
     let mut outcomes: HashMap<String, u64> = HashMap::new();
@@ -82,7 +92,7 @@ fn search(time: Duration, seed: u64) {
         if let (Some(what), Some(case)) = (&what, running)
             && findings.insert(what.clone())
         {
-            println!("finding: case {case}: {what}");
+            println!("finding: case {case}: {what}; look at it with `fuzz replay {case}`");
         }
         next = running.map_or(next + CASES, |case: u64| case + 1);
     }

@@ -10,7 +10,7 @@ pub mod hub {
 use mlx_rs::{Array, Dtype};
 use mynah::{
     Bound, CachePlan, CacheQuantization, Engine, Result,
-    internals::{Format, LanguageModel, Mode, Quantized, Scope, families},
+    internals::{Format, LanguageModel, Mode, Quantized, Scope, families, mlx},
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     rc::Rc,
-    sync::{OnceLock, RwLock},
+    sync::{Once, OnceLock, RwLock},
     time::SystemTime,
 };
 
@@ -29,7 +29,7 @@ use std::{
 pub static BUSY: RwLock<()> = RwLock::new(());
 
 /// All cases of one family.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Fixture {
     /// The cases.
     pub cases: Vec<Case>,
@@ -64,6 +64,13 @@ pub struct Case {
     /// Positions from one row to the next.
     #[serde(default = "one")]
     pub every: usize,
+    /// In half precision: how far the reference moves between half precision and float32, the largest
+    /// difference of a log-probability. `tests/fixtures/spread.json` holds it.
+    #[serde(skip)]
+    pub spread: Option<f32>,
+    /// The same for the case in bfloat16, where it is in float32.
+    #[serde(skip)]
+    bfloat16_spread: Option<f32>,
 }
 
 /// A cache that is kept in another way than the plain one; 0 is none.
@@ -127,18 +134,33 @@ struct Typed {
 impl Fixture {
     /// The fixtures of all families, by name; those of another folder where `MYNAH_FIXTURES` names one.
     pub fn all() -> Vec<(String, Fixture)> {
+        static ALL: OnceLock<Vec<(String, Fixture)>> = OnceLock::new();
+        ALL.get_or_init(Self::read).clone()
+    }
+
+    fn read() -> Vec<(String, Fixture)> {
         let folder = match env::var_os("MYNAH_FIXTURES") {
             Some(folder) => PathBuf::from(folder),
             None => Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families"),
         };
         let mut paths: Vec<PathBuf> =
-            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
         paths.sort();
+        let spreads = fs::read_to_string(folder.join("../spread.json")).unwrap_or("{}".into());
+        let spreads: HashMap<String, HashMap<String, f32>> =
+            serde_json::from_str(&spreads).unwrap();
         let read = |path: &PathBuf| {
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
             let text = fs::read_to_string(path).unwrap();
-            (name, serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path:?}: {e}")))
+            let mut fixture: Fixture =
+                serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            let spread = |case: &str| spreads.get(&name)?.get(case).copied();
+            for case in &mut fixture.cases {
+                case.spread = spread(&case.name);
+                case.bfloat16_spread = spread(&format!("{} in bfloat16", case.name));
+            }
+            (name, fixture)
         };
         paths.iter().map(read).collect()
     }
@@ -168,7 +190,7 @@ impl Case {
 
     /// The same checkpoint in bfloat16.
     pub fn in_bfloat16(self) -> Self {
-        Case { dtype: Some("BF16".into()), ..self }
+        Case { dtype: Some("BF16".into()), spread: self.bfloat16_spread, ..self }
     }
 
     /// The same checkpoint with another shape of one entry.
@@ -286,7 +308,9 @@ pub fn mynah() -> Command {
         binary
     });
     let mut command = Command::new(binary);
-    // Whoever tests a hub says which.
+    // Without a C++ compiler MLX fuses nothing, and no test waits for one.
+    command.env("PATH", "");
+    // The tests of the hub set these to its address.
     command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", env::temp_dir().join("mynah-tests"));
     command.env_remove("HF_HUB_CACHE").env_remove("RUST_LOG");
     command
@@ -303,8 +327,22 @@ fn newest(folder: &Path) -> SystemTime {
 }
 
 /// Waits for a future.
+///
+/// The engine computes without fused kernels on Linux, where MLX has the system's C++ compiler build
+/// each of them: no test waits for that but the one that compares them.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    static FUSING: Once = Once::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    if cfg!(target_os = "linux") {
+        FUSING.call_once(|| {
+            let off = || {
+                mlx::set_fusing(false);
+                Ok(())
+            };
+            runtime.block_on(Engine::get().unwrap().run(off)).unwrap();
+        });
+    }
+    runtime.block_on(future)
 }
 
 fn bits(name: &str, count: usize) -> impl Iterator<Item = u64> {

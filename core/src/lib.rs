@@ -85,6 +85,6 @@ pub mod internals {
 
     /// Operations on arrays.
     pub mod mlx {
-        pub use crate::mlx::{node_count, slice, to_vec};
+        pub use crate::mlx::{node_count, set_fusing, slice, to_vec};
     }
 }

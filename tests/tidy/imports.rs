@@ -106,12 +106,13 @@ impl Imports {
     }
 
     /// The modules that a module imports, and those that they import.
-    pub fn reachable(&self, from: &str) -> BTreeSet<String> {
-        let (mut found, mut rest) = (BTreeSet::new(), vec![from.to_string()]);
+    pub fn reachable(&self, from: &str) -> BTreeSet<&str> {
+        let (mut found, mut rest) = (BTreeSet::new(), vec![from]);
         while let Some(module) = rest.pop() {
-            for (_, to) in self.arrows.keys().filter(|(from, _)| *from == module) {
-                if found.insert(to.clone()) {
-                    rest.push(to.clone());
+            let after = self.arrows.range((module.to_string(), String::new())..);
+            for (_, to) in after.map(|(arrow, _)| arrow).take_while(|(from, _)| from == module) {
+                if found.insert(to.as_str()) {
+                    rest.push(to);
                 }
             }
         }

@@ -27,10 +27,13 @@ const ROOMS: &[&str] = &[
 /// Words that are both a family's name and something else's: where, and why there.
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("layers/recurrent/mamba2.rs", "mamba2", "the mechanism, which families share"),
+    ("layers/recurrent/mod.rs", "mamba2", "the same"),
     ("layers/position/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
     ("layers/position/wavelengths.rs", "llama", "configs call this kind of scaling by the name"),
     ("checkpoint/quantization.rs", "bitnet", "configs call this kind of quantization by the name"),
     ("text/template.rs", "deepseek_v32", "configs ask for a template by the name"),
+    ("text/template.rs", "deepseek", "the same, in prose"),
+    ("text/mod.rs", "deepseek_v32", "the same"),
     ("text/tokenizer/convert.rs", "qwen", "a file has the name"),
     ("text/tokenizer/lists.rs", "plamo", "tokens have the name"),
     ("text/tokenizer/mod.rs", "qwen", "a file has the name"),
@@ -125,19 +128,16 @@ impl<'a> Visit<'a> for ModelTypes {
 fn only_families_know_the_names_of_families() {
     let sources = Source::all();
     let mut types = ModelTypes(BTreeSet::new());
-    let modules = sources.iter().filter(|source| source.is_in("families/"));
-    for source in modules.clone() {
+    for source in sources.iter().filter(|source| source.family().is_some()) {
         source.items.iter().for_each(|item| types.visit_item(item));
     }
     let ModelTypes(mut names) = types;
     assert!(names.len() > 100, "only {} model types are found", names.len());
-    let stem = |source: &Source| Path::new(&source.path).file_stem().unwrap().to_os_string();
-    // Those of the files of a family's folder too: its mechanisms are its own.
-    names.extend(modules.map(|source| stem(source).into_string().unwrap()));
-    // The modules of modalities, not of families.
-    for modality in ["mod", "prelude", "family", "text", "vision", "speech"] {
-        names.remove(modality);
-    }
+    names.extend(sources.iter().filter_map(Source::family).map(String::from));
+    // A family's own mechanisms, which lie in its folder, have names of several words.
+    let stem = |source: &Source| Path::new(&source.path).file_stem()?.to_str().map(String::from);
+    let own = sources.iter().filter(|source| source.family().is_some()).filter_map(stem);
+    names.extend(own.filter(|name| name.contains('_')));
     let (mut breaches, mut used) = (Vec::new(), BTreeSet::new());
     for source in sources.iter().filter(|source| !source.is_in("families/")) {
         for (i, line) in source.text.lines().enumerate() {
@@ -176,8 +176,17 @@ fn unsafe_code_is_in_one_file() {
 #[test]
 fn families_name_their_reference() {
     let sources = Source::all();
-    let openings = sources.iter().filter(|source| source.family().is_some());
-    let silent = openings.filter(|source| !source.opening.to_lowercase().contains("follows `"));
+    // The first file of a family speaks for those beside it.
+    let is_first = |source: &&Source| {
+        let (file, folder) =
+            source.family().map(|name| (format!("/{name}.rs"), format!("/{name}/mod.rs"))).unzip();
+        file.is_some_and(|file| source.path.ends_with(&file))
+            || folder.is_some_and(|folder| source.path.ends_with(&folder))
+    };
+    let silent = sources
+        .iter()
+        .filter(is_first)
+        .filter(|source| !source.opening.to_lowercase().contains("follows `"));
     let silent = silent.map(|source| source.path.clone()).collect();
     none("the opening of a family does not say what it follows", silent);
 }

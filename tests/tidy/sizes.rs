@@ -3,7 +3,7 @@
 use crate::{Imports, Source, module_of, none};
 use std::collections::{BTreeMap, BTreeSet};
 use syn::{
-    Expr, Fields, FnArg, GenericArgument, ItemStruct, PathArguments, Signature, Type,
+    Expr, Fields, FnArg, GenericArgument, ItemImpl, ItemStruct, PathArguments, Signature, Type,
     spanned::Spanned,
     visit::{self, Visit},
 };
@@ -13,21 +13,40 @@ const FAMILY_FILE: usize = 300;
 /// Lines of code that a file of `layers/` has at most.
 const LAYERS_FILE: usize = 200;
 /// The files of `layers/` that are longer, with their limits and reasons.
-const LONGER: &[(&str, usize, &str)] = &[];
+const LONGER: &[(&str, usize, &str)] = &[
+    ("layers/linear.rs", 240, "three kinds of matrices, with what adapters add to each"),
+    (
+        "layers/attention/grouped.rs",
+        210,
+        "the layouts of four projections, and what varies between them",
+    ),
+];
 /// Fields that a struct of a layer, a model or a family has at most.
 const FIELDS: usize = 12;
 /// Arguments that a function has at most, beside `self`.
 const ARGUMENTS: usize = 5;
 /// Arguments without names for their elements that each file still has. New ones are refused, and an
 /// entry that is too large is too.
-const UNNAMED: &[(&str, usize)] = &[];
+const UNNAMED: &[(&str, usize)] = &[
+    ("api/load.rs", 1),
+    ("checkpoint/config.rs", 1),
+    ("checkpoint/foreign.rs", 4),
+    ("layers/attention/gated.rs", 1),
+    ("layers/attention/grouped.rs", 8),
+    ("layers/attention/indexer.rs", 1),
+    ("layers/attention/mla.rs", 1),
+    ("layers/attention/quantized.rs", 1),
+    ("layers/linear.rs", 4),
+    ("layers/lora.rs", 4),
+    ("layers/recurrent/mamba2.rs", 2),
+];
 
 #[test]
 fn families_are_short() {
     let sources = Source::all();
     let imports = Imports::of(&sources);
     let mut families: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut users: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    let mut users: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let mut breaches = Vec::new();
     for source in &sources {
         let Some(family) = source.family() else { continue };
@@ -45,7 +64,7 @@ fn families_are_short() {
     // one counts as a user of what that one imports.
     let mut lent = Vec::new();
     for source in sources.iter().filter(|source| source.is_in("layers/")) {
-        let users = users.get(&module_of(&source.path));
+        let users = users.get(module_of(&source.path).as_str());
         if let Some(users) = users.filter(|users| users.len() == 1) {
             let (family, lines) = (users.first().unwrap(), source.code().count());
             *families.get_mut(family).unwrap() += lines;
@@ -133,6 +152,13 @@ struct Functions<'a> {
 }
 
 impl<'a> Visit<'a> for Functions<'_> {
+    /// The arguments of a trait's functions are the trait's.
+    fn visit_item_impl(&mut self, item: &'a ItemImpl) {
+        if item.trait_.is_none() {
+            visit::visit_item_impl(self, item);
+        }
+    }
+
     fn visit_signature(&mut self, signature: &'a Signature) {
         let arguments = signature.inputs.iter().filter_map(|argument| match argument {
             FnArg::Typed(argument) => Some(argument),

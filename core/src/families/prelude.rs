@@ -23,10 +23,10 @@ pub(crate) use crate::{
         feed_forward::{
             activation::{self, gelu, gelu_tanh, relu_squared},
             mlp::{
-                Ffn, GATE_UP_DOWN, Gate, Mlp, PlainMlp, dense, gated, geglu, geglu_tanh, sum,
-                swiglu,
+                Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, dense, gated, geglu,
+                geglu_tanh, sum, swiglu,
             },
-            moe::{GatedExperts, Moe, dispatch, mix},
+            moe::{ExpertSizes, FusedNames, GatedExperts, Moe, dispatch, mix},
             routed_experts::{
                 Sparsity, loss_free_router, loss_free_router_at, routed_experts, stacked_experts,
                 with_shared_expert,
@@ -52,8 +52,9 @@ pub(crate) use crate::{
     models::{
         cache::Cache,
         decoder::{
-            Decoder, FOUR_NORMS, Head, TWO_NORMS, body, ignore_parts, ignore_prediction_layers,
-            pre_norm, pre_norm_named, pre_norm_under, sandwich,
+            Decoder, Ends, FOUR_NORMS, FourNorms, Head, Names, TWO_NORMS, TwoNorms, body,
+            ignore_parts, ignore_prediction_layers, pre_norm, pre_norm_named, pre_norm_under,
+            sandwich,
         },
         language::{LanguageModel, Wrapper},
     },

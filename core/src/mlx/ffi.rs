@@ -42,10 +42,7 @@ pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
         // SAFETY: the handler is a function that lives as long as the process.
         unsafe { sys::mlx_set_error_handler(Some(keep_message), null_mut(), None) };
         if cfg!(target_os = "linux") && !has_compiler() {
-            // On the CPU fused kernels are made by the system's compiler; without one, a compiled
-            // function still saves building its graph.
-            // SAFETY: a plain setter.
-            unsafe { sys::mlx_set_compile_mode(sys::mlx_compile_mode__MLX_COMPILE_MODE_NO_FUSE) };
+            set_fusing(false);
         }
     });
     // What is registered last is called first, so the globals that are made on first use must exist.
@@ -58,6 +55,19 @@ pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
         unsafe { libc::atexit(at_exit) };
     });
     Ok(())
+}
+
+/// Whether functions that are compiled from now on fuse elementwise operations. On the CPU the system's
+/// C++ compiler builds each fused kernel at its first use on a machine; without fusing, a compiled
+/// function still saves building its graph.
+pub fn set_fusing(is_on: bool) {
+    let mode = if is_on {
+        sys::mlx_compile_mode__MLX_COMPILE_MODE_ENABLED
+    } else {
+        sys::mlx_compile_mode__MLX_COMPILE_MODE_NO_FUSE
+    };
+    // SAFETY: a plain setter.
+    unsafe { sys::mlx_set_compile_mode(mode) };
 }
 
 /// Gives everything that is free back to the system.

@@ -8,7 +8,9 @@ pub(crate) mod matrix;
 pub(crate) mod memory;
 pub(crate) mod quantized;
 
-pub use ffi::{bits, is_cpu, node_count, shift_left, slice, slice_update, slice_update_at};
+pub use ffi::{
+    bits, is_cpu, node_count, set_fusing, shift_left, slice, slice_update, slice_update_at,
+};
 pub(crate) use ffi::{device_memory, initialize, release_memory, synchronize};
 
 use crate::error::Result;

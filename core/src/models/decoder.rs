@@ -104,6 +104,31 @@ impl Head {
     }
 }
 
+/// The names of the parts of a [`Decoder`].
+#[derive(Clone, Copy)]
+pub struct Names<'n> {
+    /// The token table.
+    pub embedding: &'n str,
+    /// The blocks, which are numbered below it.
+    pub layers: &'n str,
+    /// The norm after the last block.
+    pub norm: &'n str,
+}
+
+impl Default for Names<'_> {
+    fn default() -> Self {
+        Names { embedding: "embed_tokens", layers: "layers", norm: "norm" }
+    }
+}
+
+/// What stands after the last block.
+pub struct Ends {
+    /// The norm.
+    pub norm: Norm,
+    /// The output head.
+    pub head: Head,
+}
+
 /// A stack of blocks between an embedding and a head.
 pub struct Decoder {
     /// The token table.
@@ -144,44 +169,44 @@ impl Decoder {
     ) -> Result<Self> {
         let (body, head) = body(w);
         let head = Head::of(&head, c)?;
-        Self::assemble(&body, ["embed_tokens", "layers"], c, (norm(&body)?, head), block)
+        Self::assemble(&body, Names::default(), c, Ends { norm: norm(&body)?, head }, block)
     }
 
-    /// Other names: of the embedding, of the layers and of the norm.
+    /// As [`Decoder::stack`], with other names, and a head that is read.
     ///
     /// # Errors
     /// Those of `block` and of [`Scope::linear`].
     pub fn named(
         body: &Scope,
-        [embedding, layers, norm]: [&str; 3],
+        names: Names,
         c: &Text,
         head: Head,
         block: impl Fn(i32, &Scope) -> Result<Block>,
     ) -> Result<Self> {
-        let norm = body.rms_norm(norm, c.hidden_size, c.rms_norm_eps)?;
-        Self::assemble(body, [embedding, layers], c, (norm, head), block)
+        let norm = body.rms_norm(names.norm, c.hidden_size, c.rms_norm_eps)?;
+        Self::assemble(body, names, c, Ends { norm, head }, block)
     }
 
-    /// As [`Decoder::named`], with a norm that is read or needs no weights.
+    /// As [`Decoder::named`], with a norm that is read or needs no weights, whatever its name.
     ///
     /// # Errors
     /// As [`Decoder::named`].
     pub fn assemble(
         body: &Scope,
-        [embedding, layers]: [&str; 2],
+        names: Names,
         c: &Text,
-        (norm, head): (Norm, Head),
+        ends: Ends,
         block: impl Fn(i32, &Scope) -> Result<Block>,
     ) -> Result<Self> {
-        let layers = body.at(layers);
+        let layers = body.at(names.layers);
         Ok(Decoder {
-            embedding: body.embedding(embedding, c.vocab_size, c.hidden_size)?,
+            embedding: body.embedding(names.embedding, c.vocab_size, c.hidden_size)?,
             embedding_scale: None,
             blocks: (0..c.num_hidden_layers)
                 .map(|i| block(i, &layers.at(i)))
                 .collect::<Result<_>>()?,
-            norm,
-            head,
+            norm: ends.norm,
+            head: ends.head,
         })
     }
 }
@@ -245,8 +270,18 @@ pub fn ignore_prediction_layers(w: &Scope, c: &Text) {
     }
 }
 
-/// The names of the norms before attention and before the network.
-pub const TWO_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
+/// The norms of a block before each of its branches, or their names.
+#[derive(Clone, Copy)]
+pub struct TwoNorms<N> {
+    /// Before attention, or what stands in its place.
+    pub before_mixer: N,
+    /// Before the feed-forward network.
+    pub before_ffn: N,
+}
+
+/// The usual names of two norms.
+pub const TWO_NORMS: TwoNorms<&str> =
+    TwoNorms { before_mixer: "input_layernorm", before_ffn: "post_attention_layernorm" };
 
 /// The usual block: two residual branches with a norm before each.
 ///
@@ -267,7 +302,7 @@ pub fn pre_norm(
 /// As [`Scope::tensor`].
 pub fn pre_norm_named(
     w: &Scope,
-    names: [&str; 2],
+    names: TwoNorms<&str>,
     c: &Text,
     mixer: impl Layer + 'static,
     ffn: impl Layer + 'static,
@@ -281,23 +316,36 @@ pub fn pre_norm_named(
 /// Those of `norm`.
 pub fn pre_norm_under<'n>(
     norm: impl Fn(&'n str) -> Result<Norm>,
-    [before_mixer, before_ffn]: [&'n str; 2],
+    names: TwoNorms<&'n str>,
     mixer: impl Layer + 'static,
     ffn: impl Layer + 'static,
 ) -> Result<Block> {
     Ok(Block::new((
-        Residual::pre(norm(before_mixer)?, mixer),
-        Residual::pre(norm(before_ffn)?, ffn),
+        Residual::pre(norm(names.before_mixer)?, mixer),
+        Residual::pre(norm(names.before_ffn)?, ffn),
     )))
 }
 
-/// The names of the norms before and after attention, and of those before and after the network.
-pub const FOUR_NORMS: [&str; 4] = [
-    "input_layernorm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-];
+/// The norms of a block before and after each of its branches, or their names.
+#[derive(Clone, Copy)]
+pub struct FourNorms<N> {
+    /// Before attention, or what stands in its place.
+    pub before_mixer: N,
+    /// After it, before it is added to the stream.
+    pub after_mixer: N,
+    /// Before the feed-forward network.
+    pub before_ffn: N,
+    /// After it, before it is added to the stream.
+    pub after_ffn: N,
+}
+
+/// The usual names of four norms.
+pub const FOUR_NORMS: FourNorms<&str> = FourNorms {
+    before_mixer: "input_layernorm",
+    after_mixer: "post_attention_layernorm",
+    before_ffn: "pre_feedforward_layernorm",
+    after_ffn: "post_feedforward_layernorm",
+};
 
 /// Two residual branches with a norm before and after each, which `norm` reads.
 ///
@@ -305,12 +353,12 @@ pub const FOUR_NORMS: [&str; 4] = [
 /// Those of `norm`.
 pub fn sandwich<N, A: Layer, B: Layer>(
     norm: impl Fn(N) -> Result<Norm>,
-    [before_mixer, after_mixer, before_ffn, after_ffn]: [N; 4],
+    names: FourNorms<N>,
     mixer: A,
     ffn: B,
 ) -> Result<(Residual<A>, Residual<B>)> {
     Ok((
-        Residual::sandwich(norm(before_mixer)?, mixer, norm(after_mixer)?),
-        Residual::sandwich(norm(before_ffn)?, ffn, norm(after_ffn)?),
+        Residual::sandwich(norm(names.before_mixer)?, mixer, norm(names.after_mixer)?),
+        Residual::sandwich(norm(names.before_ffn)?, ffn, norm(names.after_ffn)?),
     ))
 }

@@ -34,7 +34,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     let body = w.at("model");
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
-    let names = ["embedding", "layers", "output_norm"];
+    let names = Names { embedding: "embedding", norm: "output_norm", ..Names::default() };
     Ok(Box::new(Decoder::named(&body, names, &c, head, |i, lower| {
         let upper = body.at("kv_reuse_layers").at(i - own);
         let w = if i < own { lower } else { &upper };

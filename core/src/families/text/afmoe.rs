@@ -22,8 +22,12 @@ const NAMES: &[(&str, &str)] = &[
     ("route_scale", "routed_scaling_factor"),
 ];
 
-const NORMS: [&str; 4] =
-    ["input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"];
+const NORMS: FourNorms<&str> = FourNorms {
+    before_mixer: "input_layernorm",
+    after_mixer: "post_attention_layernorm",
+    before_ffn: "pre_mlp_layernorm",
+    after_ffn: "post_mlp_layernorm",
+};
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
@@ -66,6 +70,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
     let bias = w.tensor("expert_bias", &[count])?;
     let router = LossFreeRouter::new(logits, Some(bias), &routing)?;
     let router = router.scores(router::score(config, "score_func")?);
-    let moe = Moe::new(router, stacked_experts(w, [count, c.hidden_size, inner])?);
-    with_shared_expert(w, c, moe, [inner, *e.num_shared_experts])
+    let moe =
+        Moe::new(router, stacked_experts(w, ExpertSizes { count, width: c.hidden_size, inner })?);
+    with_shared_expert(w, c, moe, inner, *e.num_shared_experts)
 }

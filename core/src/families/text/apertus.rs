@@ -18,7 +18,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
         let mlp = curved_mlp(&w.at("mlp"), &c)?;
-        let names = ["attention_layernorm", "feedforward_layernorm"];
+        let names =
+            TwoNorms { before_mixer: "attention_layernorm", before_ffn: "feedforward_layernorm" };
         pre_norm_named(w, names, &c, attention, mlp)
     })?))
 }

@@ -36,7 +36,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
     // Some checkpoints mean a head whose columns are divided by their lengths.
     let head = if e.norm_head { baichuan_m1::unit_head(w, &c, 0)? } else { Head::of(w, &c)? };
-    let names = ["word_embeddings", "layers", "norm"];
+    let names = Names { embedding: "word_embeddings", ..Names::default() };
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |i, w| {
         let mlp = w.at("mlp");
         let is_dense = i < *e.first_k_dense_replace;
@@ -72,8 +72,8 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
         .scores(router::score(config, "score_function")?)
         .choosing(top_k)
         .rounded();
-    let moe = Moe::new(router, stacked_experts(w, [count, width, inner])?);
+    let moe = Moe::new(router, stacked_experts(w, ExpertSizes { count, width, inner })?);
     let inner = e.moe_shared_expert_intermediate_size.map_or(inner, i32::from);
     let shared = if e.moe_router_enable_shared_expert { *e.num_shared_experts } else { 0 };
-    with_shared_expert(w, c, moe, [inner, shared])
+    with_shared_expert(w, c, moe, inner, shared)
 }

@@ -47,22 +47,28 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = Rope::of(&c)?;
     let norm = |w: &Scope, name| w.layer_norm(name, c.hidden_size, c.rms_norm_eps);
     let body = w.at("transformer");
-    let ends = (norm(&body, "norm_f")?, Head::of(w, &c)?);
-    Ok(Box::new(Decoder::assemble(&body, ["wte", "blocks"], &c, ends, |_, w| {
+    let ends = Ends { norm: norm(&body, "norm_f")?, head: Head::of(w, &c)? };
+    let names = Names { embedding: "wte", layers: "blocks", ..Names::default() };
+    Ok(Box::new(Decoder::assemble(&body, names, &c, ends, |_, w| {
         let outer = w.at("norm_attn_norm");
         let attention =
             Attention::fused(&outer.at("attn"), ["Wqkv", "out_proj"], &c, rope.clone())?
                 .clip_qkv(e.attn_config.clip_qkv.map(f32::from));
         let ffn = moe(&w.at("ffn"), &c, &e.ffn_config)?;
-        pre_norm_under(|name| norm(&outer, name), ["norm_1", "norm_2"], attention, ffn)
+        pre_norm_under(
+            |name| norm(&outer, name),
+            TwoNorms { before_mixer: "norm_1", before_ffn: "norm_2" },
+            attention,
+            ffn,
+        )
     })?))
 }
 
 fn moe(w: &Scope, c: &Text, e: &FfnConfig) -> Result<Moe> {
     let (count, width, inner) = (*e.moe_num_experts, c.hidden_size, *e.ffn_hidden_size);
-    check_choice("ffn_config.moe_top_k", (count, *e.moe_top_k))?;
+    check_choice("ffn_config.moe_top_k", count, *e.moe_top_k)?;
     let logits = w.at("router").linear("layer", width, count)?;
-    let router = LinearRouter::new(logits, route, (count, *e.moe_top_k))?.choosing(first_top_k);
+    let router = LinearRouter::new(logits, route, count, *e.moe_top_k)?.choosing(first_top_k);
     let published = w.at("experts.mlp");
     let experts = if w.has_below("experts.mlp") {
         let rows = config::product("ffn_config.moe_num_experts", [count, inner])?;
@@ -70,14 +76,14 @@ fn moe(w: &Scope, c: &Text, e: &FfnConfig) -> Result<Moe> {
             Ok(published.take(name, &[rows, width])?.reshape(&[count, inner, width])?)
         };
         // Unlike the others, the way back is stored input first.
-        let weights = [read("w1")?, read("v1")?, read("w2")?.swap_axes(1, 2)?];
-        GatedExperts::of(w, weights.map(Matrix::Dense), swiglu)?
+        let (gate, up, down) = (read("w1")?, read("v1")?, read("w2")?.swap_axes(1, 2)?);
+        GatedExperts::of(w, Matrix::Dense(gate), Matrix::Dense(up), Matrix::Dense(down), swiglu)?
     } else {
         GatedExperts::read_named(
             w,
             "switch_mlp",
-            ["w1", "v1", "w2"],
-            [count, width, inner],
+            MlpNames { gate: "w1", up: "v1", down: "w2" },
+            ExpertSizes { count, width, inner },
             swiglu,
         )?
     };

@@ -41,6 +41,6 @@ impl Config {
         let route =
             if self.norm_topk_prob { softmax_then_top_k_normalized } else { softmax_then_top_k };
         let logits = w.linear("gate", c.hidden_size, count)?;
-        Ok(LinearRouter::new(logits, route, (count, k))?.choosing(first_top_k))
+        Ok(LinearRouter::new(logits, route, count, k)?.choosing(first_top_k))
     }
 }

@@ -38,13 +38,13 @@ fn router(w: &Scope, text: &Text, config: &Json) -> Result<impl Router + use<>> 
     let (Size(count), Size(k), Positive(factor)) =
         (c.n_routed_experts, c.num_experts_per_tok, c.routed_scaling_factor);
     let logits = w.linear("gate", text.hidden_size, count)?;
-    check_choice("num_experts_per_tok", (count, k))?;
+    check_choice("num_experts_per_tok", count, k)?;
     // How many groups there are, and how many of them a token does without.
     let groups = match c.topk_method.as_str() {
         "group_limited_greedy" => {
             let Size(groups) = config::field(config, "n_group")?;
             let Size(taken) = config::field(config, "topk_group")?;
-            router::check_groups(count, [groups, taken])?;
+            router::check_groups(count, groups, taken)?;
             Some((groups, groups - taken)).filter(|(_, dropped)| *dropped > 0)
         }
         // The first is how mlx-lm spells its default.

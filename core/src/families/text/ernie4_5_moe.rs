@@ -68,9 +68,10 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
     let statics = w.at("moe_statics");
     let correction = statics.optional("e_score_correction_bias", &[1, count])?;
     let logits = w.linear("gate", c.hidden_size, count)?;
-    check_choice("moe_k", (count, routing.num_experts_per_tok))?;
+    check_choice("moe_k", count, routing.num_experts_per_tok)?;
     let router = LossFreeRouter::new(logits, correction, &routing)?.normalized();
     let router = router.scores(router::score(config, "moe_gate_act")?);
-    let moe = Moe::new(router, stacked_experts(w, [count, c.hidden_size, inner])?);
-    with_shared_expert(w, c, moe, [inner, *e.moe_num_shared_experts])
+    let moe =
+        Moe::new(router, stacked_experts(w, ExpertSizes { count, width: c.hidden_size, inner })?);
+    with_shared_expert(w, c, moe, inner, *e.moe_num_shared_experts)
 }

@@ -14,12 +14,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     ];
     let c = Text::read_renamed(config, &names)?;
     let rope = Rope::of(&c)?;
-    let names = ["wte", "h", "ln_f"];
+    let names = Names { embedding: "wte", layers: "h", norm: "ln_f" };
     let head = Head::of(w, &c)?;
     Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
         let attention = Attention::read(&w.at("attn.attention"), names, &c, rope.clone())?;
-        let mlp = Mlp::of(&w.at("mlp"), ["c_fc_0", "c_fc_1", "c_proj"], &c)?;
-        pre_norm_named(w, ["ln_1", "ln_2"], &c, attention, mlp)
+        let mlp =
+            Mlp::of(&w.at("mlp"), MlpNames { gate: "c_fc_0", up: "c_fc_1", down: "c_proj" }, &c)?;
+        pre_norm_named(w, TwoNorms { before_mixer: "ln_1", before_ffn: "ln_2" }, &c, attention, mlp)
     })?))
 }

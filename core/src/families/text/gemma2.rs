@@ -36,8 +36,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let attention = attention.window(window).run_by(move |attention, x, kv, step| {
             let [q, k, v] = attention.heads(x, step)?;
-            let seen = kv.update(k, v, step)?.parts(step)?;
-            attention.project(&join_heads(&capped(&q, seen, scale, softcap)?)?)
+            let (keys, values, mask) = kv.update(k, v, step)?.parts(step)?;
+            let scores = capped_scores(&q, &keys, scale, softcap)?;
+            let scores = ops::select(&mask, &scores, mlx::scalar(f32::NEG_INFINITY, q.dtype())?)?;
+            let weights = ops::softmax_axis(&scores, -1, true)?;
+            let gathered = weights.matmul(values.expand_dims(2)?)?.reshape(q.shape())?;
+            attention.project(&join_heads(&gathered)?)
         });
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
         Ok(Block::new(sandwich(norm, FOUR_NORMS, attention, mlp)?))
@@ -47,23 +51,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder { head, ..decoder }))
 }
 
-/// Attention whose scores are bounded before the softmax, which no kernel does.
-fn capped(
-    q: &Array,
-    (keys, values, mask): (Array, Array, Array),
-    scale: f32,
-    softcap: Option<f32>,
-) -> Result<Array> {
+/// Scores `[batch, key heads, group, length, keys]` that are bounded before the softmax, which no
+/// kernel does.
+fn capped_scores(q: &Array, keys: &Array, scale: f32, softcap: Option<f32>) -> Result<Array> {
     let constant = |value| mlx::scalar(value, q.dtype());
     let kv_heads = keys.dim(1);
     let grouped = [q.dim(0), kv_heads, q.dim(1) / kv_heads, q.dim(2), q.dim(3)];
     let queries = q.multiply(constant(scale)?)?.reshape(&grouped)?;
-    let mut scores = queries.matmul(keys.expand_dims(2)?.swap_axes(-1, -2)?)?;
-    if let Some(softcap) = softcap {
-        let cap = constant(softcap)?;
-        scores = ops::tanh(&scores.divide(&cap)?)?.multiply(cap)?;
-    }
-    let scores = ops::select(&mask, &scores, constant(f32::NEG_INFINITY)?)?;
-    let weights = ops::softmax_axis(&scores, -1, true)?;
-    Ok(weights.matmul(values.expand_dims(2)?)?.reshape(q.shape())?)
+    let scores = queries.matmul(keys.expand_dims(2)?.swap_axes(-1, -2)?)?;
+    let Some(softcap) = softcap else { return Ok(scores) };
+    let cap = constant(softcap)?;
+    Ok(ops::tanh(&scores.divide(&cap)?)?.multiply(cap)?)
 }

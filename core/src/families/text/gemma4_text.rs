@@ -101,18 +101,18 @@ impl Config {
         layer: i32,
     ) -> Result<Block> {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let [before, after, before_mlp, after_mlp] = FOUR_NORMS;
+        let FourNorms { before_mixer, after_mixer, before_ffn, after_ffn } = FOUR_NORMS;
         let sizes = self.heads(c, layer)?;
         let place = self.place(&sizes, layer)?;
         let times = if self.use_double_wide_mlp && place.lender.is_some() { 2 } else { 1 };
         let mlp = Mlp::sized(&w.at("mlp"), c, times * c.intermediate_size, geglu_tanh)?;
-        let mlp = (norm(before_mlp)?, mlp);
+        let (before, after) = (norm(before_ffn)?, norm(after_ffn)?);
         let network: Residual<Ffn> = match experts {
-            Some(e) => Residual::post(Box::new(beside_experts(w, c, e, mlp)?), norm(after_mlp)?),
-            None => Residual::sandwich(mlp.0, Box::new(mlp.1), norm(after_mlp)?),
+            Some(e) => Residual::post(Box::new(beside_experts(w, c, e, before, mlp)?), after),
+            None => Residual::sandwich(before, Box::new(mlp), after),
         };
         let attention = SharedKeys::read(&w.at("self_attn"), &sizes, place)?;
-        let attention = Residual::sandwich(norm(before)?, attention, norm(after)?);
+        let attention = Residual::sandwich(norm(before_mixer)?, attention, norm(after_mixer)?);
         let width = Some(*self.hidden_size_per_layer_input).filter(|width| *width > 0);
         let input = width.map(|width| InputGate::read(w, c, width, layer)).transpose()?;
         let end = LayerEnd { input, scalar: w.tensor("layer_scalar", &[1])? };
@@ -175,15 +175,16 @@ fn beside_experts(
     w: &Scope,
     c: &Text,
     e: &ExpertsConfig,
-    (before, mlp): (Norm, Mlp),
+    before: Norm,
+    mlp: Mlp,
 ) -> Result<impl Layer<State = ()> + use<>> {
     let (count, k, inner) = (*e.num_experts, *e.top_k_experts, *e.moe_intermediate_size);
-    check_choice("top_k_experts", (count, k))?;
+    check_choice("top_k_experts", count, k)?;
     let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
     let after = norm("post_feedforward_layernorm_1")?;
-    let router = scaled_router(&w.at("router"), c, (count, k))?;
+    let router = scaled_router(&w.at("router"), c, count, k)?;
     let before_experts = norm("pre_feedforward_layernorm_2")?;
-    let sizes = [count, c.hidden_size, inner];
+    let sizes = ExpertSizes { count, width: c.hidden_size, inner };
     let experts = GatedExperts::read(w, "experts.switch_glu", sizes, geglu_tanh)?;
     let after_experts = norm("post_feedforward_layernorm_2")?;
     Ok(Map(move |x: &Array| {
@@ -195,7 +196,7 @@ fn beside_experts(
 }
 
 /// The largest logits of a normalised token, whose softmax is scaled by a factor of each expert.
-fn scaled_router(w: &Scope, c: &Text, (count, k): (i32, i32)) -> Result<impl Router + use<>> {
+fn scaled_router(w: &Scope, c: &Text, count: i32, k: i32) -> Result<impl Router + use<>> {
     let width = c.hidden_size;
     let factors = w.take("scale", &[width])?;
     let root = mlx::scalar((width as f32).powf(-0.5), factors.dtype())?;

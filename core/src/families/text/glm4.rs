@@ -11,8 +11,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, rope) = read(config)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
-        let [before, after] = TWO_NORMS;
-        let names = [before, "post_self_attn_layernorm", after, "post_mlp_layernorm"];
+        let TwoNorms { before_mixer, before_ffn } = TWO_NORMS;
+        let (after_mixer, after_ffn) = ("post_self_attn_layernorm", "post_mlp_layernorm");
+        let names = FourNorms { before_mixer, after_mixer, before_ffn, after_ffn };
         let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?;
         Ok(Block::new(sandwich(norm, names, attention, phi3::mlp(&w.at("mlp"), &c)?)?))
     })?))

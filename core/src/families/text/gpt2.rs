@@ -45,7 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         a.ignore("masked_bias");
         grouped::require_biases(&a, ["c_attn", "c_proj"], &c)?;
         let attention = Attention::fused(&a, ["c_attn", "c_proj"], &c, Rope::None)?;
-        let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, act)?;
+        let mlp = PlainMlp::read(&w.at("mlp"), PlainNames { up: "c_fc", down: "c_proj" }, &c, act)?;
         Ok((attention.scale(e.scale(&c, i)), mlp))
     })?;
     Ok(Box::new(Positioned::read(&body, config, c.hidden_size, decoder)?))
@@ -59,10 +59,16 @@ pub fn decoder(
     layer: impl Fn(i32, &Scope) -> Result<(Attention, PlainMlp)>,
 ) -> Result<Decoder> {
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    let head = Head::of(w, c)?;
-    Decoder::assemble(body, ["wte", "h"], c, (norm(body, "ln_f")?, head), |i, w| {
+    let ends = Ends { norm: norm(body, "ln_f")?, head: Head::of(w, c)? };
+    let names = Names { embedding: "wte", layers: "h", ..Names::default() };
+    Decoder::assemble(body, names, c, ends, |i, w| {
         let (attention, mlp) = layer(i, w)?;
-        pre_norm_under(|name| norm(w, name), ["ln_1", "ln_2"], attention, mlp)
+        pre_norm_under(
+            |name| norm(w, name),
+            TwoNorms { before_mixer: "ln_1", before_ffn: "ln_2" },
+            attention,
+            mlp,
+        )
     })
 }
 

@@ -32,7 +32,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         if !e.scale_attn_weights {
             attention = attention.scale(1.0);
         }
-        Ok((attention, PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, gelu)?))
+        Ok((
+            attention,
+            PlainMlp::read(&w.at("mlp"), PlainNames { up: "c_fc", down: "c_proj" }, &c, gelu)?,
+        ))
     })?;
     Ok(Box::new(gpt2::Positioned::read(&body, config, c.hidden_size, decoder)?))
 }

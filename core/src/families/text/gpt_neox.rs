@@ -33,8 +33,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     let tied = c.tie_word_embeddings;
     let head = Head::named(&head, "embed_out", tied, c.hidden_size, c.vocab_size)?;
-    let ends = (norm(&body, "final_layer_norm")?, head);
-    Ok(Box::new(Decoder::assemble(&body, ["embed_in", layers], &c, ends, |_, w| {
+    let ends = Ends { norm: norm(&body, "final_layer_norm")?, head };
+    let names = Names { embedding: "embed_in", layers, ..Names::default() };
+    Ok(Box::new(Decoder::assemble(&body, names, &c, ends, |_, w| {
         // Masks and rotary frequencies of old exporters; they follow from the config.
         let a = w.at("attention");
         a.ignore_named(&["masked_bias", "inv_freq"]);
@@ -42,7 +43,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let (names, heads) = (["query_key_value", "dense"], c.num_attention_heads);
         grouped::require_biases(&a, names, &c)?;
         let attention = Attention::fused_by_group(&a, names, heads, &c, rope.clone())?;
-        let names = ["dense_h_to_4h", "dense_4h_to_h"];
+        let names = PlainNames { up: "dense_h_to_4h", down: "dense_4h_to_h" };
         let mlp = PlainMlp::read(&w.at("mlp"), names, &c, gelu_tanh)?;
         let (pre, post) = (norm(w, "input_layernorm")?, norm(w, "post_attention_layernorm")?);
         Ok(if parallel.unwrap_or(true) {

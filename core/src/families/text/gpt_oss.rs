@@ -63,8 +63,9 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
             w.with_expert_lora(down, "down_proj", [count, inner, width])?,
         ]
     };
-    let router = LinearRouter::new(router, top_k_then_softmax, (count, *e.num_experts_per_tok))?;
-    Ok(Moe::new(router, GatedExperts::new(experts, clamped_swiglu(1.702, 7.0))))
+    let router = LinearRouter::new(router, top_k_then_softmax, count, *e.num_experts_per_tok)?;
+    let [gate, up, down] = experts;
+    Ok(Moe::new(router, GatedExperts::new(gate, up, down, clamped_swiglu(1.702, 7.0))))
 }
 
 /// The experts of one projection as they were published: MXFP4 in blocks of 16 bytes, or dense.

@@ -24,15 +24,21 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // A head that is the embedding would still have a bias.
     w.at("lm_head").require("bias")?;
     let head = Head::read(w, Some(false), c.hidden_size, c.vocab_size)?;
-    let ends = (norm(&body, "ln_f")?, head);
-    Ok(Box::new(Decoder::assemble(&body, ["wte", "h"], &c, ends, |_, w| {
+    let ends = Ends { norm: norm(&body, "ln_f")?, head };
+    let names = Names { embedding: "wte", layers: "h", ..Names::default() };
+    Ok(Box::new(Decoder::assemble(&body, names, &c, ends, |_, w| {
         let a = w.at("attn");
         // The masks of old exporters.
         a.ignore("bias");
         a.ignore("masked_bias");
         let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
         let attention = Attention::read(&a, names, &c, rope.clone())?;
-        let mlp = PlainMlp::read(&w.at("mlp"), ["fc_in", "fc_out"], &c, gelu_tanh)?;
+        let mlp = PlainMlp::read(
+            &w.at("mlp"),
+            PlainNames { up: "fc_in", down: "fc_out" },
+            &c,
+            gelu_tanh,
+        )?;
         Ok(Block::new(Residual::pre(norm(w, "ln_1")?, Parallel(attention, mlp))))
     })?))
 }

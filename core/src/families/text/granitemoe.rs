@@ -20,11 +20,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 pub fn experts(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
     let (count, width) = (*e.num_local_experts, c.hidden_size);
-    let sizes = [count, width, c.intermediate_size];
+    let sizes = ExpertSizes { count, width, inner: c.intermediate_size };
     let logits = w.at("router").linear("layer", width, count)?;
-    let router = LinearRouter::new(logits, route, (count, *e.num_experts_per_tok))?;
+    let router = LinearRouter::new(logits, route, count, *e.num_experts_per_tok)?;
     let experts = if ["input_linear", "output_linear"].iter().any(|name| w.has_below(name)) {
-        GatedExperts::read_fused(w, ["input_linear.weight", "output_linear.weight"], sizes, swiglu)?
+        let names = FusedNames { gate_up: "input_linear.weight", down: "output_linear.weight" };
+        GatedExperts::read_fused(w, names, sizes, swiglu)?
     } else {
         GatedExperts::read(w, "switch_mlp", sizes, swiglu)?
     };

@@ -97,7 +97,7 @@ fn dense(w: &Scope, c: &Text, inner: i32) -> Result<Mlp> {
         return Mlp::sized(w, c, inner, swiglu);
     }
     let [up, gate] = w.fused("gate_and_up_proj", c.hidden_size, [inner, inner])?;
-    Ok(Mlp::new([gate, up, w.linear("down_proj", inner, c.hidden_size)?], swiglu))
+    Ok(Mlp::new(gate, up, w.linear("down_proj", inner, c.hidden_size)?, swiglu))
 }
 
 fn experts(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Ffn> {
@@ -107,13 +107,11 @@ fn experts(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Ffn> {
         None => c.intermediate_size,
     };
     let logits = w.at("gate").linear("wg", c.hidden_size, count)?;
-    let choice = (count, *e.moe_topk.of("moe_topk", layer)?);
-    check_choice("moe_topk", choice)?;
-    let router = LinearRouter::new(logits, route, choice)?.choosing(first_top_k);
-    let moe = Moe::new(
-        router,
-        GatedExperts::read(w, "switch_mlp", [count, c.hidden_size, inner], swiglu)?,
-    );
+    let k = *e.moe_topk.of("moe_topk", layer)?;
+    check_choice("moe_topk", count, k)?;
+    let router = LinearRouter::new(logits, route, count, k)?.choosing(first_top_k);
+    let sizes = ExpertSizes { count, width: c.hidden_size, inner };
+    let moe = Moe::new(router, GatedExperts::read(w, "switch_mlp", sizes, swiglu)?);
     if !e.use_mixed_mlp_moe {
         return Ok(Box::new(moe));
     }

@@ -17,13 +17,20 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Feed-forward networks have no biases, whatever the config says.
     c.mlp_bias = false;
     let rope = Rope::of(&c)?;
-    let names = ["tok_embeddings", "layers", "norm"];
+    let names = Names { embedding: "tok_embeddings", ..Names::default() };
     let head = Head::named(w, "output", c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |_, w| {
         let (a, names) = (w.at("attention"), ["wqkv", "wo"]);
         grouped::require_biases(&a, names, &c)?;
         let attention = Attention::fused_by_group(&a, names, c.kv_heads(), &c, rope.clone())?;
-        let mlp = Mlp::of(&w.at("feed_forward"), ["w1", "w3", "w2"], &c)?;
-        pre_norm_named(w, ["attention_norm", "ffn_norm"], &c, attention, mlp)
+        let mlp =
+            Mlp::of(&w.at("feed_forward"), MlpNames { gate: "w1", up: "w3", down: "w2" }, &c)?;
+        pre_norm_named(
+            w,
+            TwoNorms { before_mixer: "attention_norm", before_ffn: "ffn_norm" },
+            &c,
+            attention,
+            mlp,
+        )
     })?))
 }

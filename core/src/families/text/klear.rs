@@ -30,7 +30,8 @@ fn mixed(w: &Scope, c: &Text, config: &Json, Size(shared): Size) -> Result<Ffn> 
     let logits = w.linear("gate", c.hidden_size, count)?;
     let router = LossFreeRouter::new(logits, Some(bias), &routing)?.rounded();
     let router = if normalizes { router.normalized() } else { router };
-    let routed = Moe::new(router, stacked_experts(w, [count, c.hidden_size, inner])?);
+    let routed =
+        Moe::new(router, stacked_experts(w, ExpertSizes { count, width: c.hidden_size, inner })?);
     let width = config::product("n_shared_experts", [inner, shared])?;
     let shared = Mlp::sized(&w.at("shared_experts"), c, width, swiglu)?;
     let coefficient = w.linear_with_bias("coefficient", c.hidden_size, 2)?;

@@ -107,7 +107,8 @@ impl Config {
             self.moe_router_logit_softcapping,
         );
         let router = router.normalized().scores(score);
-        let experts = stacked_experts(w, [count, width, *self.moe_intermediate_size])?;
+        let experts =
+            stacked_experts(w, ExpertSizes { count, width, inner: *self.moe_intermediate_size })?;
         let (experts, scale) = (Moe::new(router, experts), *self.moe_routed_scaling_factor);
         let inner = *self.shared_expert_intermediate_size;
         let shared = Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?;

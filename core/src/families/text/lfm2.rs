@@ -45,10 +45,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let nested = c.rope_parameters.as_ref().and_then(|nested| nested.rope_theta);
     let rope = Rope::base(c.head_dim(), nested.unwrap_or(c.rope_theta()))?;
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
-    let names = ["embed_tokens", "layers", "embedding_norm"];
+    let names = Names { norm: "embedding_norm", ..Names::default() };
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |i, w| {
-        let norms = ["operator_norm", "ffn_norm"];
-        let mlp = Mlp::read(&w.at("feed_forward"), ["w1", "w3", "w2"], &c, swiglu)?;
+        let norms = TwoNorms { before_mixer: "operator_norm", before_ffn: "ffn_norm" };
+        let mlp = Mlp::read(
+            &w.at("feed_forward"),
+            MlpNames { gate: "w1", up: "w3", down: "w2" },
+            &c,
+            swiglu,
+        )?;
         if !attends(i) {
             let conv = ShortConv::read(&w.at("conv"), c.hidden_size, *e.taps, e.conv_bias)?;
             return pre_norm_named(w, norms, &c, conv, mlp);

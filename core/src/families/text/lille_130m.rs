@@ -23,13 +23,19 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     ];
     let c = Text::read_renamed(config, &names)?;
     let rope = Rope::of(&c)?;
-    let names = ["tok_embeddings", "layers", "norm"];
+    let names = Names { embedding: "tok_embeddings", ..Names::default() };
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
     Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let (a, f) = (w.at("attention"), w.at("feed_forward"));
         let attention = Attention::fused(&a, ["qkv_proj", "out_proj"], &c, rope.clone())?;
         let mlp = Mlp::read(&f, GATE_UP_DOWN, &c, swiglu)?;
-        pre_norm_named(w, ["attention.norm", "feed_forward.norm"], &c, attention, mlp)
+        pre_norm_named(
+            w,
+            TwoNorms { before_mixer: "attention.norm", before_ffn: "feed_forward.norm" },
+            &c,
+            attention,
+            mlp,
+        )
     })?))
 }
 

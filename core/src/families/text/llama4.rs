@@ -28,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let (e, (config, c)): (Config, _) = (config::read(config)?, read(config)?);
-    check_choice("num_experts_per_tok", (1, *e.num_experts_per_tok))?;
+    check_choice("num_experts_per_tok", 1, *e.num_experts_per_tok)?;
     // The text is read alone.
     ignore_parts(w, &["vision_model", "multi_modal_projector"]);
     let has_experts = |i: i32| match &e.moe_layers {
@@ -46,7 +46,7 @@ fn moe(w: &Scope, c: &Text, count: i32) -> Result<Ffn> {
     let router = w.linear("router", c.hidden_size, count)?;
     // As published, all matrices are turned.
     let place = if w.has("experts.gate_up_proj") { &w.transposed() } else { w };
-    let sizes = [count, c.hidden_size, c.intermediate_size];
+    let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
     let experts = GatedExperts::read(place, "experts", sizes, swiglu)?;
     let shared = Mlp::read(&w.at("shared_expert"), GATE_UP_DOWN, c, swiglu)?;
     Ok(Box::new(Map(move |x: &Array| {

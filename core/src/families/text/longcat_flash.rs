@@ -79,7 +79,7 @@ impl Config {
     fn experts(&self, w: &Scope) -> Result<Ffn> {
         let (e, width, count) = (&self.own, self.text.hidden_size, *self.own.n_routed_experts);
         let (all, k) = (count + *e.zero_expert_num, *e.moe_topk);
-        check_choice("moe_topk", (all, k))?;
+        check_choice("moe_topk", all, k)?;
         let router = w.at("router");
         let read = if e.router_bias { Scope::linear_with_bias } else { Scope::linear };
         let logits = read(&router, "classifier", width, all)?;
@@ -96,7 +96,7 @@ impl Config {
             }
             Ok((ids, weights.multiply(constant(factor)?)?.as_dtype(x.dtype())?))
         };
-        let sizes = [count, width, *e.expert_ffn_hidden_size];
+        let sizes = ExpertSizes { count, width, inner: *e.expert_ffn_hidden_size };
         let experts = GatedExperts::read(w, "switch_mlp", sizes, swiglu)?;
         Ok(Box::new(Map(move |x: &Array| {
             let (ids, weights) = route(x)?;

@@ -32,7 +32,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     };
     let grams = Grams::read(&body.at("ngram_embeddings"), text, &e)?;
     let head = Head::of(w, text)?;
-    let decoder = Decoder::named(&body, [words, "layers", "norm"], text, head, |_, w| c.block(w))?;
+    let decoder = Decoder::named(
+        &body,
+        Names { embedding: words, ..Names::default() },
+        text,
+        head,
+        |_, w| c.block(w),
+    )?;
     Ok(Box::new(NgramDecoder { decoder, grams }))
 }
 

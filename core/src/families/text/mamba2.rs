@@ -49,7 +49,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     let (range, biases) = ((shortest, longest), (e.use_bias, e.use_conv_bias));
     let head = Head::of(w, &c)?;
-    let names = ["embeddings", "layers", "norm_f"];
+    let names = Names { embedding: "embeddings", norm: "norm_f", ..Names::default() };
     Ok(Box::new(Decoder::named(&w.at("backbone"), names, &c, head, |_, w| {
         let mixer = Mamba2::read(&w.at("mixer"), sizes, c.rms_norm_eps, range, biases)?;
         Ok(Block::new(Residual::pre(w.rms_norm("norm", width, 1e-5)?, mixer)))

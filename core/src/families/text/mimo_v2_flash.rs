@@ -45,7 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     config::check_entries("hybrid_layer_pattern", Some(&e.hybrid_layer_pattern), layers)?;
     config::check_entries("moe_layer_freq", Some(&e.moe_layer_freq), layers)?;
     let routing = deepseek_v3::routing(config)?;
-    let experts = [*e.moe_intermediate_size, *e.n_shared_experts];
+    let (inner, shared) = (*e.moe_intermediate_size, *e.n_shared_experts);
     // It predicts further tokens: ready for drafters.
     w.at("model").ignore("mtp");
     Ok(Box::new(Decoder::stack(w, c, |i, w| {
@@ -54,7 +54,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             _ => (&full, e.add_full_attention_sink_bias),
         };
         let ffn = match e.moe_layer_freq[i as usize] {
-            1 => routed_experts(&w.at("mlp"), c, &routing, experts)?,
+            1 => routed_experts(&w.at("mlp"), c, &routing, inner, shared)?,
             _ => dense(&w.at("mlp"), c)?,
         };
         pre_norm(w, c, kind.attention(&w.at("self_attn"), has_sinks)?, ffn)

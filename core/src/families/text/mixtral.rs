@@ -29,8 +29,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let moe = w.at("block_sparse_moe");
         let count = *e.num_local_experts;
         let logits = moe.linear("gate", c.hidden_size, count)?;
-        let choice = (count, *e.num_experts_per_tok);
-        let router = LinearRouter::new(logits, top_k_then_softmax, choice)?.choosing(first_top_k);
+        let router = LinearRouter::new(logits, top_k_then_softmax, count, *e.num_experts_per_tok)?
+            .choosing(first_top_k);
         let ffn = Moe::new(router, experts(&moe, &c, count)?);
         pre_norm(w, &c, attention.window(c.sliding_window), ffn)
     })?))
@@ -38,6 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// Experts as wide as the config says of any network.
 pub fn experts(w: &Scope, c: &Text, count: i32) -> Result<GatedExperts> {
-    let sizes = [count, c.hidden_size, c.intermediate_size];
-    GatedExperts::read_named(w, "switch_mlp", ["w1", "w3", "w2"], sizes, swiglu)
+    let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
+    let names = MlpNames { gate: "w1", up: "w3", down: "w2" };
+    GatedExperts::read_named(w, "switch_mlp", names, sizes, swiglu)
 }

@@ -99,7 +99,7 @@ mod talkie;
 mod telechat3;
 mod youtu_llm;
 
-crate::families::families! {
+crate::families::family::families! {
     afm7,
     afmoe,
     apertus,

@@ -58,10 +58,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let gate = (a.linear("gate_proj", c.hidden_size, queries)?, queries);
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
         let attention = gated_attention(attention, gate, sigmoid);
-        let [before, after, before_mlp, after_mlp] = FOUR_NORMS;
         let (eps, post) = (c.rms_norm_eps, *e.post_norm_eps);
         let norm = |(name, eps)| w.rms_norm(name, c.hidden_size, eps)?.plus_one();
-        let names = [(before, eps), (after, post), (before_mlp, eps), (after_mlp, post)];
+        let names = FourNorms {
+            before_mixer: (FOUR_NORMS.before_mixer, eps),
+            after_mixer: (FOUR_NORMS.after_mixer, post),
+            before_ffn: (FOUR_NORMS.before_ffn, eps),
+            after_ffn: (FOUR_NORMS.after_ffn, post),
+        };
         Ok(Block::new(sandwich(norm, names, attention, mlp)?))
     })?;
     let head = decoder.head.scaled(*e.output_multiplier).softcap(Some(*e.final_logit_softcapping));

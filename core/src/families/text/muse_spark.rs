@@ -62,8 +62,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let network = form.experts(&w.at("mlp"), &routing)?;
         let scale = form.gain("post_feedforward_layernorm", c.hidden_size)?;
         Ok(Block::new((
-            form.branch("input_layernorm", ATTENTION_GATE, (attention, None))?,
-            form.branch("pre_feedforward_layernorm", NETWORK_GATE, (network, Some(scale)))?,
+            form.branch("input_layernorm", ATTENTION_GATE, attention, None)?,
+            form.branch("pre_feedforward_layernorm", NETWORK_GATE, network, Some(scale))?,
         )))
     })?;
     let Norm::Rms { weight: Some(weight), .. } = &decoder.norm else {
@@ -78,10 +78,24 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }))
 }
 
-/// A gate as it was published, and the two factors that MLX's files have instead.
-const ATTENTION_GATE: [&str; 3] =
-    ["post_attention_residual_gate", "add_attn_alpha", "add_attn_beta"];
-const NETWORK_GATE: [&str; 3] = ["post_feedforward_residual_gate", "add_ffn_alpha", "add_ffn_beta"];
+/// The names of a gate as it was published, and of the two factors that MLX's files have instead.
+#[derive(Clone, Copy)]
+struct GateNames {
+    published: &'static str,
+    alpha: &'static str,
+    beta: &'static str,
+}
+
+const ATTENTION_GATE: GateNames = GateNames {
+    published: "post_attention_residual_gate",
+    alpha: "add_attn_alpha",
+    beta: "add_attn_beta",
+};
+const NETWORK_GATE: GateNames = GateNames {
+    published: "post_feedforward_residual_gate",
+    alpha: "add_ffn_alpha",
+    beta: "add_ffn_beta",
+};
 
 /// One layer's place, and whether MLX has converted it.
 struct Form<'a> {
@@ -93,7 +107,7 @@ struct Form<'a> {
 
 impl<'a> Form<'a> {
     fn of(w: &'a Scope, c: &'a Text, e: &'a Config) -> Self {
-        let is_published = |[gate, ..]: [&str; 3]| w.at(gate).has("gate");
+        let is_published = |names: GateNames| w.at(names.published).has("gate");
         let is_converted = ![ATTENTION_GATE, NETWORK_GATE].into_iter().any(is_published);
         Form { w, c, e, is_converted }
     }
@@ -167,7 +181,11 @@ impl<'a> Form<'a> {
         let before = w.linear("pre_expert_proj", width, narrow)?;
         let weight = Some(self.gain("mlp.pre_expert_norm", narrow)?);
         let norm = Norm::Rms { weight, eps: c.rms_norm_eps };
-        let sizes = [routing.n_routed_experts, narrow, *e.moe_intermediate_size];
+        let sizes = ExpertSizes {
+            count: routing.n_routed_experts,
+            width: narrow,
+            inner: *e.moe_intermediate_size,
+        };
         let experts = GatedExperts::read(w, "experts", sizes, single_swiglu)?;
         let scale = single(&self.gain("mlp.experts.post_expert_norm", narrow)?)?;
         let post = Norm::Rms { weight: None, eps: *e.post_norm_eps };
@@ -186,16 +204,17 @@ impl<'a> Form<'a> {
     fn branch<L>(
         &self,
         norm: &str,
-        [gate, alpha, beta]: [&str; 3],
-        (inner, scale): (L, Option<Array>),
+        names: GateNames,
+        inner: L,
+        scale: Option<Array>,
     ) -> Result<Branch<L>> {
         let (w, width) = (self.w, self.c.hidden_size);
         let weight = self.gain(norm, width)?;
         let [alpha, beta] = if self.is_converted {
-            [single(&w.take(alpha, &[width])?)?, single(&w.take(beta, &[width])?)?]
+            [single(&w.take(names.alpha, &[width])?)?, single(&w.take(names.beta, &[width])?)?]
         } else {
             let constant = Array::from_f32;
-            let gate = single(&w.at(gate).take("gate", &[width])?)?;
+            let gate = single(&w.at(names.published).take("gate", &[width])?)?;
             let gate = gate.divide(constant(*self.e.residual_gate_temperature))?;
             let beta = ops::sigmoid(&gate)?;
             let rest = ops::sigmoid(gate.negative()?)?.multiply(beta.add(constant(1.0))?)?;

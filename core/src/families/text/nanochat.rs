@@ -22,16 +22,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // As transformers names things, then as the authors do.
     let hugging = w.has("model.embed_tokens.weight");
     let body = w.at(if hugging { "model" } else { "transformer" });
-    let [table, layers, mixer] =
-        if hugging { ["embed_tokens", "layers", "self_attn"] } else { ["wte", "h", "attn"] };
+    let own = Names { embedding: "wte", layers: "h", ..Names::default() };
+    let (parts, mixer) = if hugging { (Names::default(), "self_attn") } else { (own, "attn") };
     let names = if hugging { QKVO } else { ["c_q", "c_k", "c_v", "c_proj"] };
-    let up_down = if hugging { ["fc1", "fc2"] } else { ["c_fc", "c_proj"] };
+    let [up, down] = if hugging { ["fc1", "fc2"] } else { ["c_fc", "c_proj"] };
     let head = Head::of(w, &c)?;
-    let ends = (norm(), head.softcap(c.final_logit_softcapping));
-    let decoder = Decoder::assemble(&body, [table, layers], &c, ends, |_, w| {
+    let ends = Ends { norm: norm(), head: head.softcap(c.final_logit_softcapping) };
+    let decoder = Decoder::assemble(&body, parts, &c, ends, |_, w| {
         let attention = Attention::read(&w.at(mixer), names, &c, rope.clone())?
             .qk_norm(QkNorm::AfterRope(norm(), norm()));
-        let mlp = PlainMlp::read(&w.at("mlp"), up_down, &c, act)?;
+        let mlp = PlainMlp::read(&w.at("mlp"), PlainNames { up, down }, &c, act)?;
         Ok(Block::new((Residual::pre(norm(), attention), Residual::pre(norm(), mlp))))
     })?;
     Ok(Box::new(Normed { norm: norm(), decoder }))

@@ -19,7 +19,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         |w| norm(w, "norm"),
         |_, w| {
             let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-            let mlp = PlainMlp::read(&w.at("mlp"), ["up_proj", "down_proj"], &c, act)?;
+            let mlp = PlainMlp::read(
+                &w.at("mlp"),
+                PlainNames { up: "up_proj", down: "down_proj" },
+                &c,
+                act,
+            )?;
             pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
         },
     )?))

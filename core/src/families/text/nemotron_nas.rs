@@ -51,21 +51,22 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     for (i, BlockConfig { attention, ffn }) in configs.iter().enumerate() {
         let w = body.at("layers").at(i);
         let at = |field: &str| format!("block_configs[{i}].{field}");
-        let ([before, after], a, m) = (TWO_NORMS, w.at("self_attn"), w.at("mlp"));
+        let TwoNorms { before_mixer, before_ffn } = TWO_NORMS;
+        let (a, m) = (w.at("self_attn"), w.at("mlp"));
         if attention.replace_with_linear && !attention.no_op {
-            blocks.push(branch(&w, &c, before, matrix(&a, &c, "linear_attn")?)?);
+            blocks.push(branch(&w, &c, before_mixer, matrix(&a, &c, "linear_attn")?)?);
         } else if !attention.no_op {
             let layer = Attention::read(&a, QKVO, &attention.sizes(&c, at)?, rope.clone())?;
             let layer = layer.window(attention.window_length.map(i32::from));
-            blocks.push(branch(&w, &c, before, layer)?);
+            blocks.push(branch(&w, &c, before_mixer, layer)?);
         }
         if ffn.replace_with_linear && !ffn.no_op {
-            blocks.push(branch(&w, &c, after, matrix(&m, &c, "linear_mlp")?)?);
+            blocks.push(branch(&w, &c, before_ffn, matrix(&m, &c, "linear_mlp")?)?);
         } else if !ffn.no_op {
             let missing = || Error::config(at("ffn.ffn_mult"), "missing");
             let inner = width(*ffn.ffn_mult.ok_or_else(missing)?, c.hidden_size)?;
             let sizes = Text { intermediate_size: inner, ..c.clone() };
-            blocks.push(branch(&w, &c, after, Mlp::of(&m, GATE_UP_DOWN, &sizes)?)?);
+            blocks.push(branch(&w, &c, before_ffn, Mlp::of(&m, GATE_UP_DOWN, &sizes)?)?);
         }
     }
     Ok(Box::new(Decoder {

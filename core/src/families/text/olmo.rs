@@ -25,22 +25,20 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     };
     let rope = Rope::of(&c)?;
     let norm = || Norm::Layer { weight: None, bias: None, eps: EPS };
-    let [body, table, layers] = if first {
-        ["model.transformer", "wte", "blocks"]
-    } else {
-        ["model", "embed_tokens", "layers"]
-    };
-    let body = w.at(body);
+    let body = w.at(if first { "model.transformer" } else { "model" });
+    let old = Names { embedding: "wte", layers: "blocks", ..Names::default() };
+    let names = if first { old } else { Names::default() };
     let (width, inner) = (c.hidden_size, c.intermediate_size);
     let rows = e.embedding_size.map_or(c.vocab_size, i32::from);
     let sizes = Text { vocab_size: rows, ..c.clone() };
     let tied = Some(c.tie_word_embeddings == Some(true));
     let (place, name) = if first { (&body, "ff_out") } else { (w, "lm_head") };
     let head = Head::named(place, name, tied, width, rows)?;
-    Ok(Box::new(Decoder::assemble(&body, [table, layers], &sizes, (norm(), head), |_, w| {
+    let ends = Ends { norm: norm(), head };
+    Ok(Box::new(Decoder::assemble(&body, names, &sizes, ends, |_, w| {
         let (attention, mlp) = if first {
             let [up, gate] = w.fused("ff_proj", width, [inner; 2])?;
-            let mlp = Mlp::new([gate, up, w.linear("ff_out", inner, width)?], swiglu);
+            let mlp = Mlp::new(gate, up, w.linear("ff_out", inner, width)?, swiglu);
             (Attention::fused(w, ["att_proj", "attn_out"], &c, rope.clone())?, mlp)
         } else {
             let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;

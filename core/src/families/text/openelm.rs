@@ -37,7 +37,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     config::check_entries("num_kv_heads", Some(&e.num_kv_heads), c.num_hidden_layers)?;
     config::check_entries("ffn_multipliers", Some(&e.ffn_multipliers), c.num_hidden_layers)?;
     let (width, rope) = (c.hidden_size, Rope::of(&c)?);
-    let (names, head) = (["token_embeddings", "layers", "norm"], Head::of(w, &c)?);
+    let names = Names { embedding: "token_embeddings", ..Names::default() };
+    let head = Head::of(w, &c)?;
     Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |i, w| {
         let c = e.layer(&c, i as usize)?;
         let (a, f, inner) = (w.at("attn"), w.at("ffn"), c.intermediate_size);
@@ -48,11 +49,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let down = f.linear("proj_2", inner, width)?;
         let mlp: Ffn = if e.ffn_with_glu {
             let [gate, up] = f.fused("proj_1", width, [inner, inner])?;
-            Box::new(Mlp::new([gate, up, down], gated(act)))
+            Box::new(Mlp::new(gate, up, down, gated(act)))
         } else {
-            Box::new(PlainMlp::new([f.linear("proj_1", width, inner)?, down], act))
+            Box::new(PlainMlp::new(f.linear("proj_1", width, inner)?, down, act))
         };
-        pre_norm_named(w, ["attn_norm", "ffn_norm"], &c, attention, mlp)
+        pre_norm_named(
+            w,
+            TwoNorms { before_mixer: "attn_norm", before_ffn: "ffn_norm" },
+            &c,
+            attention,
+            mlp,
+        )
     })?))
 }
 

@@ -39,7 +39,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let norms = QkNorm::BeforeRope(norm("q_layernorm")?, norm("k_layernorm")?);
             attention = attention.qk_norm(norms);
         }
-        let mlp = PlainMlp::read(&w.at("mlp"), ["fc1", "fc2"], &c, gelu_tanh)?;
+        let mlp =
+            PlainMlp::read(&w.at("mlp"), PlainNames { up: "fc1", down: "fc2" }, &c, gelu_tanh)?;
         Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, Parallel(attention, mlp))))
     })?))
 }

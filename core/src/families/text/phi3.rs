@@ -41,5 +41,5 @@ pub fn complete(config: &Json, defaults: Json) -> Json {
 pub fn mlp(w: &Scope, c: &Text) -> Result<Mlp> {
     let (width, inner) = (c.hidden_size, c.intermediate_size);
     let [gate, up] = w.fused("gate_up_proj", width, [inner, inner])?;
-    Ok(Mlp::new([gate, up, w.linear("down_proj", inner, width)?], swiglu))
+    Ok(Mlp::new(gate, up, w.linear("down_proj", inner, width)?, swiglu))
 }

@@ -144,5 +144,5 @@ fn mlp(w: &Scope, c: &Text, limit: f32) -> Result<Mlp> {
     w.at("up_proj").require("bias")?;
     let [gate, up] = w.fused_by_group("up_proj", width, inner, [1, 1])?;
     let down = w.linear_with_bias("down_proj", inner, width)?;
-    Ok(Mlp::new([gate, up, down], clamped_swiglu(1.702, limit)))
+    Ok(Mlp::new(gate, up, down, clamped_swiglu(1.702, limit)))
 }

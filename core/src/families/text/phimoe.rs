@@ -58,7 +58,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// chosen already nor far below it ([Liu et al. 2023](https://arxiv.org/abs/2310.00811)).
 fn sparse_mixer(w: &Scope, c: &Text, e: &Config) -> Result<impl Router + use<>> {
     let (count, Size(k)) = (*e.num_local_experts, e.num_experts_per_tok);
-    check_choice("num_experts_per_tok", (count, k))?;
+    check_choice("num_experts_per_tok", count, k)?;
     let logits = w.linear("gate", c.hidden_size, count)?;
     // How far below the choice an expert may be, as a share of the larger magnitude.
     let band = 2.0 * *e.router_jitter_noise;

@@ -32,13 +32,20 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let norm = |w: &Scope| w.layer_norm_with_bias("ln", c.hidden_size, c.rms_norm_eps);
     let head = w.at("lm_head");
     let logits = head.linear_with_bias("linear", c.hidden_size, c.vocab_size)?;
-    let (body, ends) = (w.at("transformer"), (norm(&head)?, Head::new(Some(logits))));
-    Ok(Box::new(Decoder::assemble(&body, ["embd.wte", "h"], &c, ends, |_, w| {
+    let (body, ends) =
+        (w.at("transformer"), Ends { norm: norm(&head)?, head: Head::new(Some(logits)) });
+    let names = Names { embedding: "embd.wte", layers: "h", ..Names::default() };
+    Ok(Box::new(Decoder::assemble(&body, names, &c, ends, |_, w| {
         let (a, names) = (w.at("mixer"), ["Wqkv", "out_proj"]);
         grouped::require_biases(&a, names, &c)?;
         let attention = Attention::fused(&a, names, &c, rope.clone())?;
         let ffn: Ffn = if w.has_below("mlp") {
-            Box::new(PlainMlp::read(&w.at("mlp"), ["fc1", "fc2"], &c, gelu_tanh)?)
+            Box::new(PlainMlp::read(
+                &w.at("mlp"),
+                PlainNames { up: "fc1", down: "fc2" },
+                &c,
+                gelu_tanh,
+            )?)
         } else {
             experts(&w.at("moe"), &c, &e)?
         };
@@ -50,8 +57,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// Experts without gates.
 fn experts(w: &Scope, c: &Text, e: &Config) -> Result<Ffn> {
     let (count, width, inner) = (*e.num_local_experts, c.hidden_size, c.intermediate_size);
-    let (logits, choice) = (w.linear("gate", width, count)?, (count, *e.num_experts_per_tok));
-    let router = LinearRouter::new(logits, top_k_then_softmax, choice)?.choosing(first_top_k);
+    let logits = w.linear("gate", width, count)?;
+    let router = LinearRouter::new(logits, top_k_then_softmax, count, *e.num_experts_per_tok)?
+        .choosing(first_top_k);
     let first = if w.has_below("switch_mlp") { "switch_mlp" } else { "mlp.0" };
     let read = |name, sizes| {
         w.at(first).at(name).require("bias")?;

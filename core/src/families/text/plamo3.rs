@@ -47,12 +47,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
                 .window(window)
                 .qk_norm(QkNorm::BeforeRope(head_norm("q_norm")?, head_norm("k_norm")?));
             let norm = |(name, offset)| norm(&w, name, width, offset);
-            let norms = [
-                ("pre_mixer_norm", 1.0),
-                ("post_mixer_norm", 0.2),
-                ("pre_mlp_norm", 1.0),
-                ("post_mlp_norm", 5.0_f32.powf(-1.5)),
-            ];
+            let norms = FourNorms {
+                before_mixer: ("pre_mixer_norm", 1.0),
+                after_mixer: ("post_mixer_norm", 0.2),
+                before_ffn: ("pre_mlp_norm", 1.0),
+                after_ffn: ("post_mlp_norm", 5.0_f32.powf(-1.5)),
+            };
             Ok(Block::new(sandwich(norm, norms, attention, phi3::mlp(&w.at("mlp"), &c)?)?))
         },
     )?))

@@ -45,7 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = Rope::base(c.head_dim(), *e.rotary_emb_base)?;
     let require = |w: &Scope| if e.no_bias { Ok(()) } else { w.require("bias") };
     require(&w.at("lm_head"))?;
-    let names = ["wte", "h", "ln_f"];
+    let names = Names { embedding: "wte", layers: "h", norm: "ln_f" };
     let head = Head::read(w, Some(false), c.hidden_size, c.vocab_size)?;
     Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let a = w.at("attn");
@@ -55,8 +55,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         if e.use_logn_attn {
             attention = attention.queries(move |q, step| grow(q, step, *e.seq_length));
         }
-        let mlp = Mlp::read(&w.at("mlp"), ["w2", "w1", "c_proj"], &c, swiglu)?;
-        pre_norm_named(w, ["ln_1", "ln_2"], &c, attention, mlp)
+        let mlp =
+            Mlp::read(&w.at("mlp"), MlpNames { gate: "w2", up: "w1", down: "c_proj" }, &c, swiglu)?;
+        pre_norm_named(w, TwoNorms { before_mixer: "ln_1", before_ffn: "ln_2" }, &c, attention, mlp)
     })?))
 }
 

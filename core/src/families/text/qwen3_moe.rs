@@ -43,9 +43,9 @@ impl Config {
 
 pub fn experts(w: &Scope, c: &Text, e: &Config, top_k: TopK) -> Result<Moe> {
     let count = *e.num_experts;
-    let sizes = [count, c.hidden_size, *e.moe_intermediate_size];
+    let sizes = ExpertSizes { count, width: c.hidden_size, inner: *e.moe_intermediate_size };
     let route = if e.norm_topk_prob { softmax_then_top_k_normalized } else { softmax_then_top_k };
     let logits = w.linear("gate", c.hidden_size, count)?;
-    let router = LinearRouter::new(logits, route, (count, *e.num_experts_per_tok))?;
+    let router = LinearRouter::new(logits, route, count, *e.num_experts_per_tok)?;
     Ok(Moe::new(router.choosing(top_k), GatedExperts::read(w, "switch_mlp", sizes, swiglu)?))
 }

@@ -26,7 +26,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Some conversions rename the table.
     let table = if body.has_below("embed_tokens") { "embed_tokens" } else { "embedding" };
     let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
-    let names = [table, "layers", "norm"];
+    let names = Names { embedding: table, ..Names::default() };
     Ok(Box::new(Decoder::named(&body, names, &c, Head::of(w, &c)?, |i, w| {
         let (a, window) = (w.at("self_attn"), c.window(i)?);
         let own = c.rope_of(window)?;

@@ -25,7 +25,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         |w| norm(w, "norm"),
         |_, w| {
             let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-            let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, gelu)?;
+            let mlp =
+                PlainMlp::read(&w.at("mlp"), PlainNames { up: "c_fc", down: "c_proj" }, &c, gelu)?;
             // mlx-lm lets no layer slide, which is the same as long as the window is not full.
             let attention = attention.window(c.sliding_window);
             pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)

@@ -52,7 +52,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Their lists go on for the layers that predict further tokens.
     let c = Text::read_renamed(&config::without(config, &["layer_types", "rope_theta"]), NAMES)?;
     let routing = LossFreeRouting::read(config, ROUTING)?;
-    check_choice("moe_top_k", (routing.n_routed_experts, routing.num_experts_per_tok))?;
+    check_choice("moe_top_k", routing.n_routed_experts, routing.num_experts_per_tok)?;
     let sparse = e.sparse_layers(&c)?;
     ignore_prediction_layers(w, &c);
     // Published files, whose tensors MLX's rename, store norms less one.
@@ -141,7 +141,7 @@ impl Config {
         let bias = router.tensor("router_bias", &[count])?;
         let router = LossFreeRouter::new(logits, Some(bias), routing)?;
         let router = if routing.norm_topk_prob { router.normalized() } else { router };
-        let sizes = [count, c.hidden_size, *self.moe_intermediate_size];
+        let sizes = ExpertSizes { count, width: c.hidden_size, inner: *self.moe_intermediate_size };
         let gate = clamped_swiglu(limit(&self.swiglu_limits, i));
         let moe = Moe::new(router, GatedExperts::read(&w, name, sizes, gate)?);
         let gate = clamped_swiglu(limit(&self.swiglu_limits_shared, i));

@@ -32,7 +32,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             .queries(move |q, _| {
                 Ok(q.multiply(head_gain.as_dtype(q.dtype())?.reshape(&[1, -1, 1, 1])?)?)
             });
-        let names = ["mlp_gate", "mlp_linear", "mlp_resid"];
+        let names = MlpNames { gate: "mlp_gate", up: "mlp_linear", down: "mlp_resid" };
         let mlp = Mlp::read(&w.at("mlp"), names, &c, swiglu)?;
         Ok(Block::new((
             Residual::pre(norm(), Gain(attention, gain("attn_gain")?)),
@@ -41,8 +41,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     };
     let skip = |i| body.at("blocks").at(i).at("embed_skip").tensor("a_g", &[1]);
     let head = w.tensor("lm_head", &[c.vocab_size, c.hidden_size])?;
-    let ends = (norm(), Head::new(Some(Linear::new(Matrix::Dense(head), None))));
-    let decoder = Decoder::assemble(&body, ["embed", "blocks"], &c, ends, block)?;
+    let head = Head::new(Some(Linear::new(Matrix::Dense(head), None)));
+    let ends = Ends { norm: norm(), head };
+    let names = Names { embedding: "embed", layers: "blocks", ..Names::default() };
+    let decoder = Decoder::assemble(&body, names, &c, ends, block)?;
     Ok(Box::new(Talkie {
         inner: Normed { norm: norm(), decoder },
         skips: (0..c.num_hidden_layers).map(skip).collect::<Result<_>>()?,

@@ -39,8 +39,28 @@ impl<A: Layer<State = ()>, B: Layer<State = ()>> Layer for Sum<A, B> {
     }
 }
 
+/// The names of the projections of a gated network.
+#[derive(Clone, Copy)]
+pub struct MlpNames<'n> {
+    /// To the gates.
+    pub gate: &'n str,
+    /// To the values.
+    pub up: &'n str,
+    /// Back to the stream.
+    pub down: &'n str,
+}
+
+/// The names of the projections of a network without a gate.
+#[derive(Clone, Copy)]
+pub struct PlainNames<'n> {
+    /// To the inner width.
+    pub up: &'n str,
+    /// Back to the stream.
+    pub down: &'n str,
+}
+
 /// The names of the projections in most checkpoints.
-pub const GATE_UP_DOWN: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+pub const GATE_UP_DOWN: MlpNames = MlpNames { gate: "gate_proj", up: "up_proj", down: "down_proj" };
 
 /// What a gate does to the values: `(gate, up)` to their product.
 pub trait Gate: Fn(&Array, &Array) -> Result<Array> + 'static {}
@@ -79,18 +99,15 @@ impl PlainMlp {
     ///
     /// # Errors
     /// As [`Scope::linear`].
-    pub fn read(w: &Scope, names: [&str; 2], c: &Text, activation: Activation) -> Result<Self> {
+    pub fn read(w: &Scope, names: PlainNames, c: &Text, activation: Activation) -> Result<Self> {
         let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
-        let [up, down] = names;
-        let projections = [
-            read(w, up, c.hidden_size, c.intermediate_size)?,
-            read(w, down, c.intermediate_size, c.hidden_size)?,
-        ];
-        Ok(Self::new(projections, activation))
+        let up = read(w, names.up, c.hidden_size, c.intermediate_size)?;
+        let down = read(w, names.down, c.intermediate_size, c.hidden_size)?;
+        Ok(Self::new(up, down, activation))
     }
 
     /// Composes up and down, for checkpoints that store them in another way.
-    pub fn new([up, down]: [Linear; 2], activation: Activation) -> Self {
+    pub fn new(up: Linear, down: Linear, activation: Activation) -> Self {
         PlainMlp { up, down, activation }
     }
 }
@@ -118,23 +135,20 @@ impl Mlp {
     ///
     /// # Errors
     /// As [`Scope::linear`].
-    pub fn read(w: &Scope, names: [&str; 3], c: &Text, activation: impl Gate) -> Result<Self> {
+    pub fn read(w: &Scope, names: MlpNames, c: &Text, activation: impl Gate) -> Result<Self> {
         let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let (width, inner) = (c.hidden_size, c.intermediate_size);
-        let [gate, up, down] = names;
-        let projections = [
-            read(w, gate, width, inner)?,
-            read(w, up, width, inner)?,
-            read(w, down, inner, width)?,
-        ];
-        Ok(Self::new(projections, activation))
+        let gate = read(w, names.gate, width, inner)?;
+        let up = read(w, names.up, width, inner)?;
+        let down = read(w, names.down, inner, width)?;
+        Ok(Self::new(gate, up, down, activation))
     }
 
     /// As [`Mlp::read`], with the activation that the config names.
     ///
     /// # Errors
     /// As [`Scope::linear`], and [`crate::error::Error`] for an unknown activation.
-    pub fn of(w: &Scope, names: [&str; 3], c: &Text) -> Result<Self> {
+    pub fn of(w: &Scope, names: MlpNames, c: &Text) -> Result<Self> {
         let name = c.hidden_act.as_deref().unwrap_or("silu");
         Self::read(w, names, c, gated(activation::named("hidden_act", name)?))
     }
@@ -150,7 +164,7 @@ impl Mlp {
     }
 
     /// Composes gate, up and down, for checkpoints that store them in another way.
-    pub fn new([gate, up, down]: [Linear; 3], activation: impl Gate) -> Self {
+    pub fn new(gate: Linear, up: Linear, down: Linear, activation: impl Gate) -> Self {
         Mlp { gate, up, down, activation: Box::new(activation) }
     }
 

@@ -8,7 +8,7 @@ use crate::{
 use crate::{
     layers::{
         feed_forward::{
-            mlp::{GATE_UP_DOWN, Gate},
+            mlp::{GATE_UP_DOWN, Gate, MlpNames},
             router::Router,
         },
         linear::Experts,
@@ -20,6 +20,26 @@ use mlx_rs::{Array, ops};
 /// From this many choices on, tokens are sorted by expert, so that each expert is read once.
 const SORT_FROM: usize = 64;
 
+/// How many experts there are, and what each maps: `width` to `inner` and back.
+#[derive(Clone, Copy)]
+pub struct ExpertSizes {
+    /// How many experts there are.
+    pub count: i32,
+    /// The width of the stream.
+    pub width: i32,
+    /// The inner width of each expert.
+    pub inner: i32,
+}
+
+/// The names of the tensors of experts whose gates and values are one.
+#[derive(Clone, Copy)]
+pub struct FusedNames<'n> {
+    /// `[count, 2 · inner, width]`.
+    pub gate_up: &'n str,
+    /// `[count, width, inner]`.
+    pub down: &'n str,
+}
+
 /// `down(gate(x) · up(x))`, once for each expert.
 pub struct GatedExperts {
     gate: Experts,
@@ -30,19 +50,23 @@ pub struct GatedExperts {
 
 impl GatedExperts {
     /// Composes gate, up and down, for checkpoints that store them in another way.
-    pub fn new([gate, up, down]: [Experts; 3], activation: impl Gate) -> Self {
+    pub fn new(gate: Experts, up: Experts, down: Experts, activation: impl Gate) -> Self {
         GatedExperts { gate, up, down, activation: Box::new(activation) }
     }
 
-    /// Reads `count` experts that map `width` to `inner` and back: `{stacked}.gate_proj` and so on
-    /// in one tensor each, or one tensor for each expert, `experts.{i}.gate_proj`, or with gates and
+    /// Reads experts: `{stacked}.gate_proj` and so on in one tensor each, or one tensor for each expert, `experts.{i}.gate_proj`, or with gates and
     /// values in one tensor, `experts.gate_up_proj`.
     ///
     /// # Errors
     /// As [`Scope::experts`].
-    pub fn read(w: &Scope, stacked: &str, sizes: [i32; 3], activation: impl Gate) -> Result<Self> {
+    pub fn read(
+        w: &Scope,
+        stacked: &str,
+        sizes: ExpertSizes,
+        activation: impl Gate,
+    ) -> Result<Self> {
         if w.has("experts.gate_up_proj") {
-            let names = ["gate_up_proj", "down_proj"];
+            let names = FusedNames { gate_up: "gate_up_proj", down: "down_proj" };
             return Self::read_fused(&w.at("experts"), names, sizes, activation);
         }
         Self::read_named(w, stacked, GATE_UP_DOWN, sizes, activation)
@@ -55,46 +79,58 @@ impl GatedExperts {
     pub fn read_named(
         w: &Scope,
         stacked: &str,
-        split: [&str; 3],
-        [count, width, inner]: [i32; 3],
+        split: MlpNames,
+        sizes: ExpertSizes,
         activation: impl Gate,
     ) -> Result<Self> {
         let names = if w.has_below(stacked) { GATE_UP_DOWN } else { split };
-        let read = |i: usize, input, output| {
-            let experts = w.experts(stacked, names[i], count, input, output)?;
-            w.with_expert_lora(experts, GATE_UP_DOWN[i], [count, input, output])
+        let ExpertSizes { count, width, inner } = sizes;
+        let read = |name, usual, input, output| {
+            let experts = w.experts(stacked, name, count, input, output)?;
+            w.with_expert_lora(experts, usual, [count, input, output])
         };
-        let experts = [read(0, width, inner)?, read(1, width, inner)?, read(2, inner, width)?];
-        Ok(Self::new(experts, activation))
+        let gate = read(names.gate, GATE_UP_DOWN.gate, width, inner)?;
+        let up = read(names.up, GATE_UP_DOWN.up, width, inner)?;
+        let down = read(names.down, GATE_UP_DOWN.down, inner, width)?;
+        Ok(Self::new(gate, up, down, activation))
     }
 
-    /// Reads experts whose gates and values are one tensor `[count, 2 · inner, width]`, beside one
-    /// `[count, width, inner]` for the way back.
+    /// Reads experts whose gates and values are one tensor, beside one for the way back.
     ///
     /// # Errors
     /// As [`Scope::matrix`].
     pub fn read_fused(
         w: &Scope,
-        [gate_up, down]: [&str; 2],
-        [count, width, inner]: [i32; 3],
+        names: FusedNames,
+        sizes: ExpertSizes,
         activation: impl Gate,
     ) -> Result<Self> {
-        let [gate, up] = w.parameter(gate_up).halves(&[count, 2 * inner, width])?;
-        let down = w.parameter(down).matrix(&[count, width, inner])?;
-        Self::of(w, [gate, up, down], activation)
+        let ExpertSizes { count, width, inner } = sizes;
+        let [gate, up] = w.parameter(names.gate_up).halves(&[count, 2 * inner, width])?;
+        let down = w.parameter(names.down).matrix(&[count, width, inner])?;
+        Self::of(w, gate, up, down, activation)
     }
 
     /// Composes the stacked matrices `[count, output, input]` of gate, up and down, without biases.
     ///
     /// # Errors
     /// [`crate::error::Error`].
-    pub fn of(w: &Scope, [gate, up, down]: [Matrix; 3], activation: impl Gate) -> Result<Self> {
-        let stack = |i: usize, matrix: Matrix| {
+    pub fn of(
+        w: &Scope,
+        gate: Matrix,
+        up: Matrix,
+        down: Matrix,
+        activation: impl Gate,
+    ) -> Result<Self> {
+        let stack = |name, matrix: Matrix| {
             let sizes = matrix.sizes();
             let experts = Experts::new(w.keep_matrix(matrix.for_experts()?), None);
-            w.with_expert_lora(experts, GATE_UP_DOWN[i], sizes)
+            w.with_expert_lora(experts, name, sizes)
         };
-        Ok(Self::new([stack(0, gate)?, stack(1, up)?, stack(2, down)?], activation))
+        let gate = stack(GATE_UP_DOWN.gate, gate)?;
+        let up = stack(GATE_UP_DOWN.up, up)?;
+        let down = stack(GATE_UP_DOWN.down, down)?;
+        Ok(Self::new(gate, up, down, activation))
     }
 
     /// Tokens `[batch, length, width]` through the experts `ids` `[batch, length, k]`, to

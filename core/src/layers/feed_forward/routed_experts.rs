@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     layers::feed_forward::{
         mlp::{Ffn, Mlp, dense, sum, swiglu},
-        moe::{GatedExperts, Moe},
+        moe::{ExpertSizes, GatedExperts, Moe},
         router::{LossFreeRouter, LossFreeRouting, Router},
     },
 };
@@ -55,8 +55,8 @@ impl Sparsity {
             return dense(w, c);
         };
         let (inner, shared) = (*self.moe_intermediate_size, *self.n_shared_experts);
-        let experts = stacked_experts(w, [count, c.hidden_size, inner])?;
-        with_shared_expert(w, c, Moe::new(router(w, count)?, experts), [inner, shared])
+        let experts = stacked_experts(w, ExpertSizes { count, width: c.hidden_size, inner })?;
+        with_shared_expert(w, c, Moe::new(router(w, count)?, experts), inner, shared)
     }
 
     fn has_experts(&self, layer: i32) -> bool {
@@ -75,10 +75,12 @@ pub fn routed_experts(
     w: &Scope,
     c: &Text,
     routing: &LossFreeRouting,
-    [inner, shared]: [i32; 2],
+    inner: i32,
+    shared: i32,
 ) -> Result<Ffn> {
-    let experts = stacked_experts(w, [routing.n_routed_experts, c.hidden_size, inner])?;
-    with_shared_expert(w, c, Moe::new(loss_free_router(w, c, routing)?, experts), [inner, shared])
+    let sizes = ExpertSizes { count: routing.n_routed_experts, width: c.hidden_size, inner };
+    let moe = Moe::new(loss_free_router(w, c, routing)?, stacked_experts(w, sizes)?);
+    with_shared_expert(w, c, moe, inner, shared)
 }
 
 /// A router whose correction stands with it, or beside it.
@@ -101,13 +103,13 @@ pub fn loss_free_router_at(
 }
 
 /// Experts as MLX files stack them, below one of two names, or as they were published.
-pub fn stacked_experts(w: &Scope, sizes: [i32; 3]) -> Result<GatedExperts> {
+pub fn stacked_experts(w: &Scope, sizes: ExpertSizes) -> Result<GatedExperts> {
     let name = if w.has_below("switch_mlp") { "switch_mlp" } else { "experts" };
     GatedExperts::read(w, name, sizes, swiglu)
 }
 
-/// A mixture beside a network as wide as `shared` experts, if that is any.
-pub fn with_shared_expert(w: &Scope, c: &Text, moe: Moe, [inner, shared]: [i32; 2]) -> Result<Ffn> {
+/// A mixture of experts of width `inner`, beside a network as wide as `shared` of them, if that is any.
+pub fn with_shared_expert(w: &Scope, c: &Text, moe: Moe, inner: i32, shared: i32) -> Result<Ffn> {
     if shared == 0 {
         return Ok(Box::new(moe));
     }

@@ -81,8 +81,8 @@ impl LinearRouter {
     ///
     /// # Errors
     /// [`Error::Config`] when there are fewer experts than a token takes.
-    pub fn new(logits: Linear, route: Route, (count, k): (i32, i32)) -> Result<Self> {
-        check_choice("num_experts_per_tok", (count, k))?;
+    pub fn new(logits: Linear, route: Route, count: i32, k: i32) -> Result<Self> {
+        check_choice("num_experts_per_tok", count, k)?;
         Ok(LinearRouter { logits, route, k, top_k })
     }
 
@@ -98,11 +98,11 @@ impl Router for LinearRouter {
     }
 }
 
-/// Checks that as many experts as a token takes, which `field` says, are there.
+/// Checks that there are as many experts, `count`, as a token takes, `k`, which `field` says.
 ///
 /// # Errors
 /// [`Error::Config`] with the field.
-pub fn check_choice(field: &str, (count, k): (i32, i32)) -> Result<()> {
+pub fn check_choice(field: &str, count: i32, k: i32) -> Result<()> {
     if k <= count {
         return Ok(());
     }
@@ -166,9 +166,9 @@ impl LossFreeRouter {
     /// the groups cannot be equal.
     pub fn new(logits: Linear, correction: Option<Array>, c: &LossFreeRouting) -> Result<Self> {
         let (count, groups) = (c.n_routed_experts, c.n_group.unwrap_or(1));
-        check_choice("num_experts_per_tok", (count, c.num_experts_per_tok))?;
+        check_choice("num_experts_per_tok", count, c.num_experts_per_tok)?;
         if groups > 1 {
-            check_groups(count, [groups, c.topk_group.unwrap_or(1)])?;
+            check_groups(count, groups, c.topk_group.unwrap_or(1))?;
             if count / groups < 2 {
                 return Err(Error::config("n_group", format!("{groups} groups of one expert")));
             }
@@ -252,11 +252,11 @@ pub fn score(config: &Json, field: &str) -> Result<fn(&Array) -> Result<Array>> 
     })
 }
 
-/// Checks that experts make equal groups, of which a token takes no more than there are.
+/// Checks that `count` experts make equal groups, of which a token takes no more than there are.
 ///
 /// # Errors
 /// [`Error::Config`] about `n_group` or `topk_group`.
-pub fn check_groups(count: i32, [groups, taken]: [i32; 2]) -> Result<()> {
+pub fn check_groups(count: i32, groups: i32, taken: i32) -> Result<()> {
     if count % groups != 0 {
         let reason = format!("{count} experts are not {groups} equal groups");
         return Err(Error::config("n_group", reason));

@@ -115,13 +115,20 @@ impl Groups {
     }
 }
 
+/// The groups that tokens attend to beside their window, `[batch, length, k]` of them, or all.
+pub struct Far<'a> {
+    /// All groups.
+    pub groups: &'a Groups,
+    /// The ids of those that each token attends to.
+    pub choice: Option<Array>,
+}
+
 /// Attends with queries `[batch, heads, length, dims]` to a window, of which the keys are the values,
-/// and to those groups that are closed and chosen: `[batch, length, k]`, or all of them. In single
-/// precision.
+/// and to those groups that are closed and chosen. In single precision.
 pub fn attend(
     q: &Array,
     window: &AttentionView,
-    groups: Option<(&Groups, Option<Array>)>,
+    far: Option<Far>,
     scores: &Scores,
     step: &Step,
 ) -> Result<Array> {
@@ -133,7 +140,7 @@ pub fn attend(
         Ok(y.as_dtype(q.dtype())?)
     };
     let near = &window.entries[0];
-    let Some((groups, choice)) = groups else { return weigh(q, near, &window.mask(step)?) };
+    let Some(Far { groups, choice }) = far else { return weigh(q, near, &window.mask(step)?) };
     let (far, (closed, _)) = (groups.latents(), groups.closed(step)?);
     let (batch, heads, length, dims) = (q.dim(0), q.dim(1), q.dim(2), q.dim(3));
     let Some(choice) = choice else {
@@ -316,7 +323,9 @@ mod tests {
                 let ids = ops::arange::<_, i32>(0, count, None).unwrap();
                 let ids = ops::broadcast_to(&ids, &[2, length, count]).unwrap();
                 let [masked, gathered]: [Vec<f32>; 2] = [None, Some(ids)].map(|choice| {
-                    let y = attend(&q, &seen, Some((&groups, choice)), &scores, &step).unwrap();
+                    let y =
+                        attend(&q, &seen, Some(Far { groups: &groups, choice }), &scores, &step)
+                            .unwrap();
                     mlx::to_vec(&y).unwrap()
                 });
                 let distance = masked.iter().zip(&gathered).map(|(a, b)| (a - b).abs());

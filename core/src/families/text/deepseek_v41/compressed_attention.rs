@@ -11,7 +11,7 @@ use crate::{
 };
 use crate::{
     families::text::deepseek_v41::{
-        compressed::{Compressor, Groups, attend},
+        compressed::{Compressor, Far, Groups, attend},
         compression::{Compression, Reads},
         group_indexer::GroupIndexer,
         rounding::{mxfp4, mxfp8, nvfp4},
@@ -74,10 +74,10 @@ impl OwnSizes {
 
 /// Attention of one layer.
 pub struct CompressedAttention {
-    source: (Linear, Norm),
+    source: Normed,
     q: Linear,
-    key: (Linear, Norm),
-    output: (Experts, Linear),
+    key: Normed,
+    output: Output,
     scores: Scores,
     rope: TailRope,
     window: i32,
@@ -87,11 +87,29 @@ pub struct CompressedAttention {
     indexer: Option<GroupIndexer>,
 }
 
+/// A projection and the norm after it.
+struct Normed {
+    linear: Linear,
+    norm: Norm,
+}
+
+impl Normed {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        self.norm.forward(&self.linear.forward(x)?)
+    }
+}
+
+/// The way back to the stream: a matrix for each group of heads, then one for all.
+struct Output {
+    each: Experts,
+    whole: Linear,
+}
+
 /// What makes entries of groups.
 struct Pool {
     compressor: Compressor,
     /// To what indexers score.
-    index: Option<(Linear, Norm)>,
+    index: Option<Normed>,
     layer: i32,
     size: i32,
 }
@@ -137,13 +155,19 @@ impl<'a> CompressedSizes<'a> {
         let sinks = w.take((self.name)(["sinks", "attn_sink"]), &[heads])?;
         let sinks = w.keep(sinks.as_dtype(Dtype::Float32)?);
         Ok(CompressedAttention {
-            source: (
-                linear(["q_a_proj", "wq_a"], width, rank)?,
-                norm(["q_a_norm", "q_norm"], rank)?,
-            ),
+            source: Normed {
+                linear: linear(["q_a_proj", "wq_a"], width, rank)?,
+                norm: norm(["q_a_norm", "q_norm"], rank)?,
+            },
             q: linear(["q_b_proj", "wq_b"], rank, heads * dims)?,
-            key: (linear(["kv_proj", "wkv"], width, dims)?, norm(["kv_norm"; 2], dims)?),
-            output: (self.grouped(w)?, linear(["o_b_proj", "wo_b"], inner, width)?),
+            key: Normed {
+                linear: linear(["kv_proj", "wkv"], width, dims)?,
+                norm: norm(["kv_norm"; 2], dims)?,
+            },
+            output: Output {
+                each: self.grouped(w)?,
+                whole: linear(["o_b_proj", "wo_b"], inner, width)?,
+            },
             scores: Scores { scale: (dims as f32).powf(-0.5), sinks: Some(sinks) },
             rope: self.ropes[usize::from(e.size(layer) > 0)].clone(),
             window,
@@ -175,10 +199,10 @@ impl<'a> CompressedSizes<'a> {
         let linear = |names| w.linear(name(names), c.hidden_size, c.head_dim());
         let gate = (size > 1).then(|| linear(["gate_proj", "wgate"])).transpose()?;
         let norm = w.rms_norm(name(["kv_norm", "norm"]), c.head_dim(), c.rms_norm_eps)?;
-        let index = || -> Result<(Linear, Norm)> {
+        let index = || -> Result<Normed> {
             let width = *e.index_head_dim;
-            let keys = indexer.linear(name(["k_proj", "wk"]), c.head_dim(), width)?;
-            Ok((keys, indexer.rms_norm("k_norm", width, c.rms_norm_eps)?))
+            let linear = indexer.linear(name(["k_proj", "wk"]), c.head_dim(), width)?;
+            Ok(Normed { linear, norm: indexer.rms_norm("k_norm", width, c.rms_norm_eps)? })
         };
         let compressor = Compressor::new(linear(["kv_proj", "wkv"])?, gate, norm, size);
         let index = e.chooses(layer).then(index).transpose()?;
@@ -205,7 +229,8 @@ impl Pool {
     fn lend(
         &self,
         x: &Array,
-        (open, entries): &mut (Recurrent, KvCache),
+        open: &mut Recurrent,
+        entries: &mut KvCache,
         rope: &TailRope,
         step: &Step,
     ) -> Result<()> {
@@ -213,8 +238,8 @@ impl Pool {
         let place = |x: &Array| rope.forward(x, &groups.position, self.size);
         let keys = nvfp4(&place(&latents)?)?;
         let seen = match &self.index {
-            Some((index, norm)) => {
-                let index = norm.forward(&index.forward(&latents)?)?;
+            Some(index) => {
+                let index = index.forward(&latents)?;
                 entries.update(keys, mxfp4(&place(&index)?)?, &groups)?
             }
             None => entries.update_keys(keys, &groups)?,
@@ -242,24 +267,22 @@ impl Layer for CompressedAttention {
 
     fn forward(&self, x: &Array, (kv, groups): &mut Self::State, step: &Step) -> Result<Array> {
         let (rope, at) = (&self.rope, &step.position);
-        let (down, norm) = &self.source;
-        let source = norm.forward(&down.forward(x)?)?;
+        let source = self.source.forward(x)?;
         let q = rope.forward(&split_heads(&self.q.forward(&source)?, self.heads)?, at, 1)?;
-        let (key, norm) = &self.key;
-        let key = norm.forward(&key.forward(x)?)?.expand_dims(1)?;
+        let key = self.key.forward(x)?.expand_dims(1)?;
         let window = kv.update_keys(mxfp8(&rope.forward(&key, at, 1)?)?, step)?;
-        if let (Some(pool), Some(groups)) = (&self.pool, groups) {
-            pool.lend(x, groups, rope, step)?;
+        if let (Some(pool), Some((open, entries))) = (&self.pool, groups) {
+            pool.lend(x, open, entries, rope, step)?;
         }
         if let Some(indexer) = &self.indexer {
-            step.put(ChosenGroups(indexer.choose([x, &source], rope, step)?));
+            step.put(ChosenGroups(indexer.choose(x, &source, rope, step)?));
         }
         let far =
             self.reads.map(|reads| Groups::lent(reads.pooled, reads.size, step)).transpose()?;
         let chosen = || step.get().and_then(|ChosenGroups(chosen)| chosen);
-        let far = far.as_ref().map(|far| (far, chosen()));
+        let far = far.as_ref().map(|groups| Far { groups, choice: chosen() });
         let y = join_heads(&rope.back(&attend(&q, &window, far, &self.scores, step)?, at)?)?;
-        let (each, whole) = &self.output;
+        let Output { each, whole } = &self.output;
         let (groups, batch, length) = (each.count(), x.dim(0), x.dim(1));
         let y = y.reshape(&[batch * length, groups, -1])?.swap_axes(0, 1)?;
         let y = each.forward(&y, &ops::arange::<_, i32>(0, groups, None)?, false)?;

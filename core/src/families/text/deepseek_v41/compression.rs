@@ -7,6 +7,15 @@ use crate::{
 };
 use serde::Deserialize;
 
+/// To how many blocks of groups an indexer restricts later ones.
+#[derive(Clone, Copy)]
+pub struct Blocks {
+    /// How many blocks.
+    pub most: i32,
+    /// How many groups make one.
+    pub size: i32,
+}
+
 /// The fields of compressed attention, as configs spell them.
 #[derive(Clone, Deserialize)]
 pub struct Compression {
@@ -79,12 +88,12 @@ impl Compression {
             .filter_map(|(is_unused, name)| is_unused.then_some(name))
     }
 
-    /// To how many blocks of groups a layer restricts later ones, if it does, and how many groups
-    /// make a block.
-    pub fn candidates(&self, layer: i32) -> Option<[i32; 2]> {
+    /// To which blocks of groups a layer restricts later ones, if it does.
+    pub fn candidates(&self, layer: i32) -> Option<Blocks> {
         let is_source = self.candidate_source_layer_id == i64::from(layer);
         let restricts = is_source && *self.candidate_topk_blocks > 0;
-        restricts.then_some([*self.candidate_topk_blocks, *self.candidate_block_size])
+        let (most, size) = (*self.candidate_topk_blocks, *self.candidate_block_size);
+        restricts.then_some(Blocks { most, size })
     }
 
     /// Whose groups a layer attends to, if any: those of the last layer that pools, as the last one

@@ -4,7 +4,10 @@
 use crate::{error::Result, layers::step::Step};
 use crate::{
     families::text::deepseek_v41::{
-        compressed::Groups, compression::Reads, rounding::mxfp4, tail_rope::TailRope,
+        compressed::Groups,
+        compression::{Blocks, Reads},
+        rounding::mxfp4,
+        tail_rope::TailRope,
     },
     layers::{
         attention::{
@@ -27,8 +30,8 @@ pub struct GroupIndexer {
     pub heads: i32,
     /// How many groups a token attends to.
     pub top_k: i32,
-    /// To how many blocks it restricts later indexers, and how many groups make a block.
-    pub candidates: Option<[i32; 2]>,
+    /// To which blocks it restricts later indexers.
+    pub candidates: Option<Blocks>,
     /// What it scores.
     pub reads: Reads,
 }
@@ -38,7 +41,8 @@ impl GroupIndexer {
     /// more than these. Some of them may not be closed.
     pub(crate) fn choose(
         &self,
-        [x, source]: [&Array; 2],
+        x: &Array,
+        source: &Array,
         rope: &TailRope,
         step: &Step,
     ) -> Result<Option<Array>> {
@@ -78,7 +82,8 @@ struct Candidates(Option<Array>);
 /// The groups in the `most` best blocks of scores `[batch, length, groups]`, true where they are;
 /// nothing when there are no more blocks. A block is as good as its best group, and the block of the
 /// last group the best, because it may not be full.
-fn candidates(scores: &Array, last: &Array, [most, size]: [i32; 2]) -> Result<Option<Array>> {
+fn candidates(scores: &Array, last: &Array, blocks: Blocks) -> Result<Option<Array>> {
+    let Blocks { most, size } = blocks;
     let count = scores.dim(2);
     if (count - 1) / size < most {
         return Ok(None);

@@ -68,21 +68,21 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let body = if published { w.clone() } else { w.at("model") };
     let (sizes, width) = (CompressedSizes::read(config, &c, name)?, c.hidden_size);
     let head = Head::named(w, name(["lm_head", "head"]), Some(false), width, c.vocab_size)?;
-    let ends = (body.rms_norm("norm", width, c.rms_norm_eps)?, head);
-    let names = [name(["embed_tokens", "embed"]), "layers"];
+    let ends = Ends { norm: body.rms_norm("norm", width, c.rms_norm_eps)?, head };
+    let names = Names { embedding: name(["embed_tokens", "embed"]), ..Names::default() };
     let decoder = Decoder::assemble(&body, names, &c, ends, |i, w| {
         let norm = |names| w.rms_norm(name(names), width, c.rms_norm_eps);
         let connection =
             |names| HyperConnection::read(w, name(names), width, hyper, c.rms_norm_eps);
-        let [before_attention, before_network] = TWO_NORMS;
+        let TwoNorms { before_mixer, before_ffn } = TWO_NORMS;
         let attention = Connected {
             connection: connection(["attn_hc.", "hc_attn_"])?,
-            norm: norm([before_attention, "attn_norm"])?,
+            norm: norm([before_mixer, "attn_norm"])?,
             inner: sizes.attention(&w.at(name(["self_attn", "attn"])), i)?,
         };
         let network = Connected {
             connection: connection(["ffn_hc.", "hc_ffn_"])?,
-            norm: norm([before_network, "ffn_norm"])?,
+            norm: norm([before_ffn, "ffn_norm"])?,
             inner: e.moe(&w.at(name(["mlp", "ffn"])), name, &c, config)?,
         };
         Ok(Block::new((attention, network)))
@@ -106,8 +106,13 @@ impl Config {
         let temperature = *self.gate_temp;
         let router = LossFreeRouter::new(logits, Some(correction), &routing)?
             .scores(move |logits| score(&logits.divide(Array::from_f32(temperature))?));
-        let (sizes, theirs) = ([count, c.hidden_size, c.intermediate_size], ["w1", "w3", "w2"]);
-        let names = [0, 1, 2].map(|i| name([GATE_UP_DOWN[i], theirs[i]]));
+        let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
+        let theirs = MlpNames { gate: "w1", up: "w3", down: "w2" };
+        let names = MlpNames {
+            gate: name([GATE_UP_DOWN.gate, theirs.gate]),
+            up: name([GATE_UP_DOWN.up, theirs.up]),
+            down: name([GATE_UP_DOWN.down, theirs.down]),
+        };
         let gate = || clamped_swiglu(self.swiglu_limit);
         let experts = GatedExperts::read_named(w, "experts.switch_mlp", theirs, sizes, gate())?;
         let shared = Mlp::read(&w.at("shared_experts"), names, c, gate())?;

@@ -74,7 +74,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let place = Place { layer, lender, window, rope, keys_are_values: false };
         let attention = SharedKeys::read(&w.at("self_attn"), &c, place)?;
         let altup = AltUp::read(&w.at("altup"), &c, &altup)?;
-        Ok(Block::new(AlternatingBlock::read(w, &c, &e, layer, (altup, attention))?))
+        Ok(Block::new(AlternatingBlock::read(w, &c, &e, layer, Mechanisms { altup, attention })?))
     })?;
     let spread = Streams::read(&body, "altup_projections", &c, &altup)?;
     let gather = Streams::read(&body, "altup_unembed_projections", &c, &altup)?;
@@ -126,17 +126,17 @@ struct AlternatingBlock {
     input: InputGate,
 }
 
+/// What a block reads that depends on its place among the others.
+struct Mechanisms {
+    altup: AltUp,
+    attention: SharedKeys,
+}
+
 impl AlternatingBlock {
-    fn read(
-        w: &Scope,
-        c: &Text,
-        e: &Config,
-        layer: i32,
-        (altup, attention): (AltUp, SharedKeys),
-    ) -> Result<Self> {
+    fn read(w: &Scope, c: &Text, e: &Config, layer: i32, mechanisms: Mechanisms) -> Result<Self> {
         let hidden = c.hidden_size;
         let norm = |name| w.rms_norm(name, hidden, c.rms_norm_eps);
-        let [before, after, before_mlp, after_mlp] = FOUR_NORMS;
+        let FourNorms { before_mixer, after_mixer, before_ffn, after_ffn } = FOUR_NORMS;
         let left = w.linear("laurel.linear_left", hidden, *e.laurel_rank)?;
         let right = w.linear("laurel.linear_right", *e.laurel_rank, hidden)?;
         let laurel: Ffn = Box::new(Map(move |x: &Array| right.forward(&left.forward(x)?)));
@@ -148,12 +148,12 @@ impl AlternatingBlock {
         let gate = sparse_geglu(e.sparsity(c, layer)?)?;
         let mlp = Mlp::sized(&w.at("mlp"), c, inner, gate)?;
         Ok(AlternatingBlock {
-            altup,
-            before: norm(before)?,
-            attention,
+            altup: mechanisms.altup,
+            before: norm(before_mixer)?,
+            attention: mechanisms.attention,
             laurel: Residual::post(laurel, norm("laurel.post_laurel_norm")?),
-            after: norm(after)?,
-            mlp: Residual::sandwich(norm(before_mlp)?, mlp, norm(after_mlp)?),
+            after: norm(after_mixer)?,
+            mlp: Residual::sandwich(norm(before_ffn)?, mlp, norm(after_ffn)?),
             output_scale: e.altup_correct_scale.then(scale).transpose()?,
             input: InputGate::read(w, c, *e.hidden_size_per_layer_input, layer)?,
         })

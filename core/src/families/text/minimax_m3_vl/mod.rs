@@ -152,21 +152,21 @@ impl Config {
             return Ok(Box::new(Mlp::sized(&mlp, c, *self.dense_intermediate_size, self.gate())?));
         }
         let router = loss_free_router_at(&moe, &moe, c, routing)?.normalized().rounded();
-        let sizes = [routing.n_routed_experts, c.hidden_size, c.intermediate_size];
+        let sizes = ExpertSizes {
+            count: routing.n_routed_experts,
+            width: c.hidden_size,
+            inner: c.intermediate_size,
+        };
         let (experts, shared) = self.experts(&moe, c, sizes)?;
         Ok(sum(Moe::new(router, experts), shared))
     }
 
     /// Experts, and the network that all tokens share. Some exports fold that in as the last expert,
     /// and some join gates and values.
-    fn experts(
-        &self,
-        w: &Scope,
-        c: &Text,
-        [count, width, inner]: [i32; 3],
-    ) -> Result<(GatedExperts, Mlp)> {
+    fn experts(&self, w: &Scope, c: &Text, sizes: ExpertSizes) -> Result<(GatedExperts, Mlp)> {
+        let ExpertSizes { count, width, inner } = sizes;
         if !w.has_below("switch_mlp") {
-            let (names, sizes) = (["w1", "w3", "w2"], [count, width, inner]);
+            let names = MlpNames { gate: "w1", up: "w3", down: "w2" };
             let experts = GatedExperts::read_named(w, "switch_mlp", names, sizes, self.gate())?;
             return Ok((experts, self.shared(w, c)?));
         }
@@ -185,7 +185,7 @@ impl Config {
         };
         let matrices = [gate, up, read("down_proj", width, inner)?];
         let [gate, up, down] = matrices.each_ref().map(|matrix| matrix.experts(0, count));
-        let experts = GatedExperts::of(w, [gate?, up?, down?], self.gate())?;
+        let experts = GatedExperts::of(w, gate?, up?, down?, self.gate())?;
         if !is_folded {
             return Ok((experts, self.shared(w, c)?));
         }
@@ -193,7 +193,7 @@ impl Config {
             Ok(Linear::new(w.keep_matrix(matrix.expert(count)?), None))
         };
         let [gate, up, down] = matrices.each_ref().map(last);
-        Ok((experts, Mlp::new([gate?, up?, down?], self.gate())))
+        Ok((experts, Mlp::new(gate?, up?, down?, self.gate())))
     }
 
     /// The network that all tokens share, where it stands alone.
@@ -203,6 +203,6 @@ impl Config {
             return Mlp::sized(&w, c, inner, self.gate());
         }
         let [gate, up] = w.fused("gate_up_proj", c.hidden_size, [inner, inner])?;
-        Ok(Mlp::new([gate, up, w.linear("down_proj", inner, c.hidden_size)?], self.gate()))
+        Ok(Mlp::new(gate, up, w.linear("down_proj", inner, c.hidden_size)?, self.gate()))
     }
 }
