@@ -14,8 +14,8 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("layers/position/wavelengths.rs", "llama", "configs call this kind of scaling by the name"),
     ("checkpoint/quantization.rs", "bitnet", "configs call this kind of quantization by the name"),
     ("text/template.rs", "deepseek_v32", "configs ask for a template by the name"),
-    ("text/tokenizer/convert.rs", "qwen", "a file has the name"),
-    ("text/tokenizer/lists.rs", "plamo", "tokens have the name"),
+    ("text/tokenizer/vocabularies/mod.rs", "qwen", "a file has the name"),
+    ("text/tokenizer/vocabularies/scored_pieces.rs", "plamo", "tokens have the name"),
     ("text/tokenizer/mod.rs", "qwen", "a file has the name"),
 ];
 
