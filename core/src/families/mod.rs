@@ -1,4 +1,6 @@
-//! One file a model family. To add one: the file, and its name in the list of its modality.
+//! The model families, one file or folder each, and the list of all. This room may use all rooms
+//! below it up to `models`; it must not know generation, the engine or the API. To add a family:
+//! its file, and its name in the list of its modality.
 
 pub mod prelude;
 pub mod text;
@@ -9,25 +11,25 @@ use crate::{
     models::language::LanguageModel,
 };
 
-/// How a checkpoint becomes a model.
+/// A model family: how a checkpoint becomes a model.
 pub struct Family {
     /// The values of `model_type` that it reads.
     pub model_types: &'static [&'static str],
     /// Builds the model from `config.json` and the weights.
     pub build: fn(&Json, &Scope) -> Result<Box<dyn LanguageModel>>,
-    /// What the authors recommend where the files of a checkpoint say nothing.
+    /// What the authors recommend, for use where the checkpoint says nothing.
     pub recommended: Recommended,
 }
 
-/// What a model's authors recommend; it holds where the files of a checkpoint say nothing. The
-/// numbers are those of the model cards.
+/// The recommendations of a model's authors, which are used where the files of a checkpoint say
+/// nothing. The numbers are those of the model cards.
 #[derive(Clone, Copy, Debug)]
 pub struct Recommended {
-    /// Texts of special tokens that end a turn, beside those that the files name.
+    /// Special tokens that end a turn, in addition to those that the files name.
     pub end_tokens: &'static [&'static str],
-    /// Sampling, where `generation_config.json` recommends none.
+    /// The sampling parameters, for use where `generation_config.json` has none.
     pub sampling: Sampling,
-    /// The chat template of a checkpoint that has none.
+    /// The chat template, for use where the checkpoint has none.
     pub chat_template: Option<&'static str>,
 }
 
@@ -37,23 +39,23 @@ impl Recommended {
         Recommended { end_tokens: &[], sampling: Sampling::GREEDY, chat_template: None };
 }
 
-/// Recommended sampling.
+/// Recommended sampling parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampling {
     /// Divides the logits; 0 is greedy decoding.
     pub temperature: f32,
-    /// Only the `top_k` most probable tokens are sampled; 0 is no limit.
+    /// Sampling keeps the `top_k` most probable tokens; 0 keeps all.
     pub top_k: usize,
-    /// Only the most probable tokens that make up this probability are sampled.
+    /// Sampling keeps the most probable tokens up to this total probability.
     pub top_p: f32,
-    /// Only tokens at least this probable, relative to the most probable one, are sampled.
+    /// Sampling keeps tokens of at least this probability relative to the most probable one.
     pub min_p: f32,
-    /// Divides the logits of tokens that occurred; 1 leaves them alone.
+    /// Divides the logits of tokens that occurred; 1 changes nothing.
     pub repetition_penalty: f32,
 }
 
 impl Sampling {
-    /// The most probable token, always.
+    /// Greedy decoding.
     pub const GREEDY: Sampling =
         Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
 
@@ -79,7 +81,7 @@ pub fn all() -> impl Iterator<Item = &'static Family> {
 /// The family that reads a `model_type`.
 ///
 /// # Errors
-/// [`Error::UnknownModelType`] with the types that are spelt alike.
+/// [`Error::UnknownModelType`] with similarly spelled types.
 pub fn find(model_type: &str) -> Result<&'static Family> {
     all().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
         let mut known: Vec<_> = all()
@@ -107,7 +109,7 @@ pub fn family(config: &Json) -> Result<&'static Family> {
 /// The `model_type` of a config.
 ///
 /// # Errors
-/// [`Error::Config`] when it is missing or no string.
+/// [`Error::Config`] when it is missing or not a string.
 pub fn model_type(config: &Json) -> Result<&str> {
     let model_type =
         config.get("model_type").ok_or_else(|| Error::config("model_type", "missing"))?;

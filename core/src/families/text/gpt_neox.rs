@@ -1,5 +1,5 @@
-//! GPT-NeoX and Pythia: attention and a network without a gate side by side, each after its own layer
-//! norm; queries, keys and values in one matrix, head by head. Follows `gpt_neox` of mlx-lm.
+//! GPT-NeoX and Pythia: attention and an MLP without a gate in parallel, each after its own layer
+//! norm; the fused QKV projection is ordered by heads. Follows `gpt_neox` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -24,7 +24,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut c = Text::read_renamed(config, &names)?;
     c.num_key_value_heads = None;
     let rope = Rope::share(&c, 0.25)?;
-    // As published, then as mlx-lm writes it.
+    // The published name, then the name that mlx-lm writes.
     let (body, layers, head) = if w.has_below("gpt_neox") {
         (w.at("gpt_neox"), "layers", w.clone())
     } else {
@@ -35,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let head = Head::named(&head, "embed_out", tied, c.hidden_size, c.vocab_size)?;
     let ends = (norm(&body, "final_layer_norm")?, head);
     Ok(Box::new(Decoder::assemble(&body, ["embed_in", layers], &c, ends, |_, w| {
-        // Masks and rotary frequencies of old exporters; they follow from the config.
+        // Old exporters stored attention masks and rotary frequencies; both follow from the config.
         let a = w.at("attention");
         a.ignore_named(&["masked_bias", "inv_freq"]);
         a.ignore("bias");

@@ -1,6 +1,6 @@
-//! MiMo V2 Flash: sliding and full layers that differ in heads, their widths and rotary bases;
-//! values narrower than keys, and scaled; DeepSeek V3's experts. Follows `mimo_v2_flash` of mlx-lm,
-//! and Xiaomi's code where that stretches positions.
+//! MiMo V2 Flash: sliding-window and full layers with different head counts, head sizes and rotary
+//! bases; values narrower than keys, and scaled; DeepSeek V3's mixture of experts. Follows
+//! `mimo_v2_flash` of mlx-lm, and Xiaomi's code for `rope_scaling`.
 
 use crate::families::prelude::*;
 use crate::families::text::deepseek_v3;
@@ -20,7 +20,7 @@ struct Config {
     add_full_attention_sink_bias: bool,
 }
 
-/// What sliding layers have for themselves, as the config of full ones spells it.
+/// The fields of sliding-window layers, under the names that the config uses for full layers.
 const SLIDING: [(&str, &str); 6] = [
     ("swa_num_attention_heads", "num_attention_heads"),
     ("swa_num_key_value_heads", "num_key_value_heads"),
@@ -46,7 +46,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     config::check_entries("moe_layer_freq", Some(&e.moe_layer_freq), layers)?;
     let routing = deepseek_v3::routing(config)?;
     let experts = [*e.moe_intermediate_size, *e.n_shared_experts];
-    // It predicts further tokens: ready for drafters.
+    // The multi-token prediction layers are ignored; they are meant for speculative decoding.
     w.at("model").ignore("mtp");
     Ok(Box::new(Decoder::stack(w, c, |i, w| {
         let (kind, has_sinks) = match e.hybrid_layer_pattern[i as usize] {

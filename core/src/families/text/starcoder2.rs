@@ -1,5 +1,5 @@
-//! StarCoder 2: Llama with layer norms, a network without a gate, and biases everywhere.
-//! Follows `starcoder2` of mlx-lm, and BigCode where it slides or stretches positions.
+//! StarCoder 2: Llama with layer norms, an MLP without a gate, and biases everywhere. Follows
+//! `starcoder2` of mlx-lm, and BigCode's code for the sliding window and `rope_scaling`.
 
 use crate::families::prelude::*;
 
@@ -26,7 +26,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         |_, w| {
             let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
             let mlp = PlainMlp::read(&w.at("mlp"), ["c_fc", "c_proj"], &c, gelu)?;
-            // mlx-lm lets no layer slide, which is the same as long as the window is not full.
+            // mlx-lm has no sliding window here, which is equivalent until the window is full.
             let attention = attention.window(c.sliding_window);
             pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
         },

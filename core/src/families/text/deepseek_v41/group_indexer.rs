@@ -1,5 +1,6 @@
-//! A small attention that chooses to which groups of tokens a large one attends, and among which
-//! blocks of them later ones may choose.
+//! The indexer of compressed attention: a small attention that selects the groups of tokens that
+//! the main attention reads, and the blocks of groups that later indexers may select from. Follows
+//! `deepseek_v41` of mlx-lm.
 
 use crate::{error::Result, layers::step::Step};
 use crate::{
@@ -17,25 +18,26 @@ use crate::{
 };
 use mlx_rs::{Array, Dtype, ops};
 
-/// Scores groups by a weighted sum over heads of what is positive in their products with queries.
+/// Scores groups by a weighted sum over heads of the positive part of query-key products.
 pub struct GroupIndexer {
-    /// From the source of queries, `[batch, length, rank]`, to those of all heads.
+    /// The projection from the latent `[batch, length, rank]` to the queries of all heads.
     pub q: Linear,
-    /// From the stream to the weights of the heads.
+    /// The projection from the residual stream to the weights of the heads.
     pub weights: Linear,
-    /// How many heads there are.
+    /// The number of heads.
     pub heads: i32,
-    /// How many groups a token attends to.
+    /// The number of groups that a token attends to.
     pub top_k: i32,
-    /// To how many blocks it restricts later indexers, and how many groups make a block.
+    /// The number of blocks that it restricts later indexers to, and the number of groups in a
+    /// block.
     pub candidates: Option<[i32; 2]>,
-    /// What it scores.
+    /// The keys that it scores.
     pub reads: Reads,
 }
 
 impl GroupIndexer {
-    /// The groups that each token attends to, `[batch, length, top_k]`; nothing when there are no
-    /// more than these. Some of them may not be closed.
+    /// Selects the groups that each token attends to, `[batch, length, top_k]`; `None` when there
+    /// are no more groups than `top_k`. Some of them may still be open.
     pub(crate) fn choose(
         &self,
         [x, source]: [&Array; 2],
@@ -71,13 +73,13 @@ impl GroupIndexer {
     }
 }
 
-/// The groups among which later indexers choose; `None` where that is all of them.
+/// The groups that later indexers select from; `None` when there is no restriction.
 #[derive(Clone)]
 struct Candidates(Option<Array>);
 
-/// The groups in the `most` best blocks of scores `[batch, length, groups]`, true where they are;
-/// nothing when there are no more blocks. A block is as good as its best group, and the block of the
-/// last group the best, because it may not be full.
+/// A mask of the groups in the `most` best blocks of scores `[batch, length, groups]`; `None` when
+/// there are no more blocks. A block scores as its best group, and the block of the last group
+/// scores highest, because it may not be full.
 fn candidates(scores: &Array, last: &Array, [most, size]: [i32; 2]) -> Result<Option<Array>> {
     let count = scores.dim(2);
     if (count - 1) / size < most {

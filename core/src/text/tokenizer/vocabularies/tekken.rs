@@ -1,5 +1,4 @@
-//! Mistral's `tekken.json`: tokens in base64 after a block of special tokens, and the pattern that
-//! splits text.
+//! `tekken.json`: tokens in base64 after a block of special tokens, and the pattern that splits text.
 
 use crate::checkpoint::files::Files;
 use crate::error::Result;

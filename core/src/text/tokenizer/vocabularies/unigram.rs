@@ -1,6 +1,6 @@
 //! Unigram segmentation: the split of a text into pieces with the highest total score. The search of
 //! sentencepiece (`EncodeOptimized`) and that of Preferred Networks (their tokenization code) differ
-//! in direction and rounding, and so in which of two equal splits they take.
+//! in direction and precision, and so in which of two equal splits they take.
 
 use crate::text::tokenizer::backend::{Result, Segment, Vocabulary};
 use crate::text::tokenizer::vocabularies::prefixes::Prefixes;
