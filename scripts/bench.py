@@ -1,11 +1,11 @@
-"""Measures this library against mlx-lm, itself, curl and limits: `scripts/bench [name …] [--runs N]`.
+"""Measures this library against mlx-lm, itself, curl and fixed limits: `scripts/bench [name …] [--runs N]`.
 
-What is compared runs in processes of its own, in turns, on the same checkpoints with random weights;
-what is printed are medians over the runs, and their ratio. A rate should have a ratio of at least what
-is asked for, a time or a size at most that.
+Both sides run in processes of their own, in turns, on the same checkpoints with random weights. The output
+is the median of each side over the runs, and their ratio. The ratio of a rate should be at least the target,
+that of a time or a size at most the target.
 
-Ours is timed from the start of the process; mlx-lm's from the call of `load`, after its imports.
-Downloads come from a hub on loopback; ours are verified and synced, curl's are not.
+Mynah is timed from the start of the process; mlx-lm is timed from the call of `load`, after its imports.
+Downloads come from a hub on loopback; Mynah's are verified and synced, curl's are not.
 """
 
 import argparse
@@ -29,13 +29,13 @@ MYNAH = ROOT / "target" / "release" / "mynah"
 INSIDE = ROOT / "target" / "release" / "bench"
 HUB = ROOT / "target" / "release" / "hub"
 
-# Bytes of the file that is downloaded.
+# The size of the downloaded file in bytes.
 DOWNLOAD = 2_000_000_000
-# Tokens of a conversation before its second turn, and positions of a cache.
+# The tokens of a chat before its second turn, and the positions of a KV cache.
 HISTORY = 4000
 
 
-# Models: the shapes of published ones, and small ones where only the host's work matters
+# Models: the shapes of published models, and small models whose speed the host limits
 
 
 def qwen3(**sizes) -> dict:
@@ -170,8 +170,8 @@ QUANTIZED = {"qwen3", "qwen3_moe", "deepseek_v3"}
 
 
 def made(name: str) -> Path:
-    """The folder of a model, which a process of its own makes: peak memory of a child counts what
-    its parent has."""
+    """The folder of a model. A process of its own makes the model, because the peak memory of a child
+    process includes that of its parent."""
     path = MODELS / name
     if not (path / "config.json").exists():
         subprocess.run([sys.executable, __file__, "--make", name], check=True)
@@ -195,12 +195,12 @@ def make_model(name: str) -> None:
     path.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(path / "model.safetensors"), dict(tree_flatten(model.parameters())))
     make_tokenizer(path, config["vocab_size"])
-    # Last, so that a model that is there is whole.
+    # The config is written last, so that a folder with a config is complete.
     (path / "config.json").write_text(json.dumps(config))
 
 
 def make_tokenizer(path: Path, vocabulary: int) -> None:
-    """Byte-level BPE of the right size: pairs of bytes, then pairs and a byte."""
+    """A byte-level BPE tokenizer of the given size: pairs of bytes, then triples."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -220,17 +220,17 @@ def make_tokenizer(path: Path, vocabulary: int) -> None:
     (path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 
-# What is measured
+# Measurements
 
 
 def run_reference(path: str, prompt: int, tokens: int) -> None:
-    """One run of mlx-lm; in a process of its own."""
+    """One run of mlx-lm, in a process of its own."""
     import mlx.core as mx
     from mlx_lm import load
     from mlx_lm.generate import generate_step
 
     gather_qmm = mx.gather_qmm
-    # mlx-lm 0.32.2 always passes one, which mlx 0.32.2 does not take yet. It is None here.
+    # mlx-lm 0.32.2 always passes `global_scale`, which mlx 0.32.2 does not accept yet. It is None here.
     mx.gather_qmm = lambda *arguments, global_scale=None, **options: gather_qmm(*arguments, **options)
     started = time.perf_counter()
     model, _ = load(path)
@@ -250,7 +250,7 @@ def run_reference(path: str, prompt: int, tokens: int) -> None:
 
 
 def run_process(*command, **variables: str) -> tuple[bytes, float, float]:
-    """Its output, wall time in seconds and peak resident memory in MB."""
+    """Runs a command. Returns its output, wall time in seconds and peak resident memory in MB."""
     command = [str(word) for word in command]
     started = time.perf_counter()
     with tempfile.TemporaryFile() as output:
@@ -319,9 +319,10 @@ def hub() -> str:
 
 
 def in_folder(*command, **variables: str) -> tuple[float, float]:
-    """Wall time in seconds and peak memory in MB of what fills a folder, `{}` in the command."""
+    """Runs a command that fills an empty folder, `{}` in its arguments. Returns its wall time in seconds and
+    peak memory in MB."""
     with tempfile.TemporaryDirectory(dir=MODELS) as folder:
-        # Nothing waits for what an earlier run left to be written.
+        # Writes of an earlier run must not slow this one down.
         os.sync()
         fill = lambda word: str(word).replace("{}", folder)
         variables = {name: fill(value) for name, value in variables.items()}

@@ -1,4 +1,6 @@
-//! One file a model family. To add one: the file, and its name in the list of its modality.
+//! The model families, one file or folder each, and the list of all. This room may use all rooms
+//! below it up to `models`; it must not know generation, the engine or the API. To add a family:
+//! its file, and its name in the list of its modality.
 
 pub(crate) mod family;
 pub mod prelude;
@@ -19,7 +21,7 @@ pub fn all() -> impl Iterator<Item = &'static Family> {
 /// The family that reads a `model_type`.
 ///
 /// # Errors
-/// [`Error::UnknownModelType`] with the types that are spelt alike.
+/// [`Error::UnknownModelType`] with similarly spelled types.
 pub fn find(model_type: &str) -> Result<&'static Family> {
     all().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
         let mut known: Vec<_> = all()
@@ -47,7 +49,7 @@ pub fn family(config: &Json) -> Result<&'static Family> {
 /// The `model_type` of a config.
 ///
 /// # Errors
-/// [`Error::Config`] when it is missing or no string.
+/// [`Error::Config`] when it is missing or not a string.
 pub fn model_type(config: &Json) -> Result<&str> {
     let model_type =
         config.get("model_type").ok_or_else(|| Error::config("model_type", "missing"))?;

@@ -1,4 +1,4 @@
-//! What most families use.
+//! The imports that most families need.
 
 pub(crate) use crate::{
     checkpoint::{

@@ -9,13 +9,13 @@ type Traced = dyn FnMut(&[Array]) -> Result<Vec<Array>, Exception>;
 /// A function whose graph MLX has traced, simplified and fused for one set of input shapes.
 pub(crate) struct Compiled {
     function: Box<Traced>,
-    /// Why the function failed, which MLX does not pass on.
+    /// The error of the function, which MLX does not pass on.
     failure: Rc<RefCell<Option<Error>>>,
 }
 
 impl Compiled {
-    /// `f` runs at the first call, on inputs without values, and at every call where compilation
-    /// is switched off. Arrays that it captures must have been evaluated: they become constants.
+    /// Wraps `f`, which runs at the first call, on arrays without values, and at every call if
+    /// compilation is off. Arrays that it captures must have been evaluated; they become constants.
     pub(crate) fn new(f: impl Fn(&[Array]) -> Result<Vec<Array>> + 'static) -> Self {
         let failure = Rc::<RefCell<Option<Error>>>::default();
         let report = failure.clone();

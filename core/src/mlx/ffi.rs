@@ -32,11 +32,12 @@ extern "C" fn keep_message(message: *const c_char, data: *mut c_void) {
     }
 }
 
-/// Makes MLX report errors instead of ending the process, and calls `at_exit` when the process ends
-/// but before MLX's globals do. Every thread that uses MLX through this module must have called it.
+/// Makes MLX report errors instead of ending the process, and registers `at_exit` to run when the
+/// process ends, before the destructors of MLX's globals. Every thread that uses MLX through this
+/// module must call it.
 pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
     static HANDLER: Once = Once::new();
-    // mlx-rs installs its handler on first use, once; ours must come after it.
+    // mlx-rs installs its handler once, on first use; this handler must replace it.
     Array::from_int(0).eval()?;
     HANDLER.call_once(|| {
         // SAFETY: the handler is a function that lives as long as the process.
@@ -45,7 +46,8 @@ pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
             set_fusing(false);
         }
     });
-    // What is registered last is called first, so the globals that are made on first use must exist.
+    // Exit handlers run in reverse order, so the globals that MLX creates on first use must exist
+    // already.
     static AT_EXIT: Once = Once::new();
     compile::compile(|inputs: &[Array]| Ok::<_, Exception>(inputs.to_vec()), false)(&[
         Array::from_int(0),
@@ -73,8 +75,8 @@ pub fn set_fusing(is_on: bool) {
 /// Gives everything that is free back to the system.
 pub(crate) fn release_memory() -> Result<()> {
     memory::clear_cache()?;
-    // Once large blocks have been freed, glibc serves others from its heap, which it never shrinks
-    // below what is in use at its end.
+    // After large blocks were freed, glibc serves later ones from its heap, which it never shrinks
+    // below the last block in use.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it has no preconditions.
     unsafe {
@@ -83,7 +85,7 @@ pub(crate) fn release_memory() -> Result<()> {
     Ok(())
 }
 
-/// Waits until the device has computed everything that it was asked for.
+/// Waits until the device has finished all queued work.
 pub(crate) fn synchronize() -> Result<()> {
     let stream = Stream::thread_local_or_default();
     // SAFETY: the stream is valid for as long as its owner lives.
@@ -95,7 +97,7 @@ fn has_compiler() -> bool {
     std::env::split_paths(&path).any(|directory| directory.join("g++").is_file())
 }
 
-/// mlx-rs draws a seed from the system clock by a call that only Apple systems have.
+/// Stands in for a clock that only Apple systems have; mlx-rs calls it to draw a seed.
 #[cfg(not(target_vendor = "apple"))]
 #[unsafe(no_mangle)]
 extern "C" fn mach_approximate_time() -> u64 {
@@ -122,7 +124,7 @@ fn call(f: impl FnOnce(*mut sys::mlx_array, sys::mlx_stream) -> c_int) -> Result
     }
 }
 
-/// Calls `f` with the handle of an optional array; mlx-c takes an empty one for "none".
+/// Calls `f` with the handle of an optional array; mlx-c uses an empty handle for "none".
 fn with_optional<T>(array: Option<&Array>, f: impl FnOnce(sys::mlx_array) -> T) -> T {
     // SAFETY: the empty handle is made and freed here and is valid in between.
     unsafe {
@@ -153,7 +155,7 @@ pub(super) struct Parts<'a> {
     pub biases: Option<&'a Array>,
 }
 
-/// Quantizes a matrix, to packed elements, scales and perhaps biases.
+/// Quantizes a matrix. Returns packed elements, scales and, for affine quantization, biases.
 pub(super) fn quantize(matrix: &Array, packing: Packing) -> Result<Vec<Array>> {
     let stream = Stream::thread_local_or_default();
     // SAFETY: `parts` is made and freed here; the arrays taken from it own their handles.
@@ -172,7 +174,7 @@ pub(super) fn quantize(matrix: &Array, packing: Packing) -> Result<Vec<Array>> {
     }
 }
 
-/// `x · wᵀ` when transposed, else `x · w`.
+/// The quantized product `x · wᵀ` if `transposed`, else `x · w`.
 pub(super) fn quantized_matmul(
     x: &Array,
     w: Parts,
@@ -192,7 +194,7 @@ pub(super) fn quantized_matmul(
     })
 }
 
-/// `x · w[ids]ᵀ`; `sorted` says that the ids never decrease.
+/// The quantized product `x · w[ids]ᵀ`; `sorted` says that the ids never decrease.
 pub(super) fn gather_qmm(
     x: &Array,
     w: Parts,
@@ -216,7 +218,7 @@ pub(super) fn gather_qmm(
     })
 }
 
-/// The matrix in floating point, as `dtype` when given.
+/// Dequantizes a matrix, as `dtype` if given.
 pub(super) fn dequantize(w: Parts, dtype: Option<Dtype>, packing: Packing) -> Result<Array> {
     let (group, bits) = (some_int(packing.group_size), some_int(packing.bits));
     let mode = packing.mode.as_ptr();
@@ -265,7 +267,7 @@ pub fn slice(x: &Array, axis: usize, start: i32, stop: i32) -> Result<Array> {
     })
 }
 
-/// `x` with `update` written at `start` along `axis`; in place when nobody else holds `x`.
+/// `x` with `update` written at `start` along `axis`; in place if this is the only handle of `x`.
 pub fn slice_update(x: &Array, update: &Array, axis: usize, start: i32) -> Result<Array> {
     let shape = x.shape();
     let (mut starts, mut stops) = (vec![0; shape.len()], shape.to_vec());
@@ -289,7 +291,7 @@ pub fn slice_update(x: &Array, update: &Array, axis: usize, start: i32) -> Resul
     })
 }
 
-/// As [`slice_update`], with a start `[1]` that only the device knows.
+/// As [`slice_update`], with a start `[1]` on the device.
 pub fn slice_update_at(x: &Array, update: &Array, axis: usize, start: &Array) -> Result<Array> {
     let axes = [axis as c_int];
     // SAFETY: `axes` has one element, as the length says.
@@ -324,7 +326,7 @@ pub fn shift_left(x: &Array, shift: &Array) -> Result<Array> {
     call(|out, stream| unsafe { sys::mlx_left_shift(out, x.as_ptr(), shift.as_ptr(), stream) })
 }
 
-/// How many bytes of memory the default device lets a program use, where MLX knows.
+/// The bytes of memory that the default device lets a program use, if MLX knows.
 pub(crate) fn device_memory() -> Option<u64> {
     let device = Device::try_default().ok()?;
     let (kind, index) = (device.get_type().ok()?, device.get_index().ok()?);
@@ -347,7 +349,8 @@ pub(crate) fn device_memory() -> Option<u64> {
     }
 }
 
-/// How many operations MLX would run to compute these arrays: what a decode step costs the host.
+/// The number of operations that MLX would run to compute these arrays: the host cost of a decode
+/// step.
 ///
 /// # Errors
 /// [`Error::Mlx`]; [`Error::Io`] when no temporary file can be written.

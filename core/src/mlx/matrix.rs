@@ -15,12 +15,12 @@ pub enum Matrix {
 }
 
 impl Matrix {
-    /// The rows, which are outputs, from `start` to `stop` of each of `groups`.
+    /// The output rows from `start` to `stop` of each of `groups` equal groups.
     pub(crate) fn rows(&self, groups: i32, start: i32, stop: i32) -> Result<Self> {
         self.map(|a| cut(a, a.ndim() - 2, groups, start, stop))
     }
 
-    /// The same done to all arrays, for what leaves the input axis and that of experts alone.
+    /// Applies a function to all arrays; it must not change the input axis or the axis of experts.
     pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
         Ok(match self {
             Matrix::Dense(weight) => Matrix::Dense(change(weight)?),
@@ -28,7 +28,7 @@ impl Matrix {
         })
     }
 
-    /// Of a stack, how many matrices there are, their inputs and their outputs.
+    /// The number of matrices in a stack, and their inputs and outputs.
     pub(crate) fn sizes(&self) -> [i32; 3] {
         match self {
             Matrix::Dense(weight) => [weight.dim(0), weight.dim(-1), weight.dim(-2)],
@@ -38,7 +38,7 @@ impl Matrix {
         }
     }
 
-    /// The matrices of the experts from `start` to `stop`, of a stack.
+    /// The experts from `start` to `stop` of a stack.
     pub(crate) fn experts(&self, start: i32, stop: i32) -> Result<Self> {
         let cut = |a: &Array| mlx::slice(a, 0, start, stop);
         let mut part = self.map(cut)?;
@@ -48,7 +48,7 @@ impl Matrix {
         Ok(part)
     }
 
-    /// The matrix of one expert, of a stack.
+    /// One expert of a stack.
     pub(crate) fn expert(&self, i: i32) -> Result<Self> {
         let alone = |a: &Array| -> Result<Array> { Ok(a.squeeze_axes(&[0])?) };
         let mut part = self.experts(i, i + 1)?.map(alone)?;
@@ -58,8 +58,8 @@ impl Matrix {
         Ok(part)
     }
 
-    /// As experts, which MLX multiplies on the CPU in single precision only; anything else would
-    /// end the process.
+    /// Prepares a stack of experts: on the CPU, MLX multiplies them in float32 only, and any other
+    /// type would end the process.
     pub(crate) fn for_experts(self) -> Result<Self> {
         Ok(match self {
             Matrix::Dense(weight) if mlx::is_cpu()? => {
@@ -70,7 +70,7 @@ impl Matrix {
     }
 }
 
-/// What stands from `start` to `stop` in each of the `groups` that an axis consists of.
+/// The elements from `start` to `stop` of each of the `groups` equal parts of an axis.
 pub(crate) fn cut(a: &Array, axis: usize, groups: i32, start: i32, stop: i32) -> Result<Array> {
     if groups == 1 {
         return mlx::slice(a, axis, start, stop);

@@ -1,8 +1,8 @@
-//! How much memory the process takes, and how much it may.
+//! The memory of the process: how much it uses, and its limit.
 //!
-//! Buffers that are free again stay in MLX's cache for the next step, up to 256 MB or a sixteenth of
-//! what MLX may take; all of them go back to the system when the engine has been
-//! idle for a second and when a model is dropped.
+//! MLX keeps freed buffers for the next step, up to 256 MB or a sixteenth of the memory that it may
+//! use. They return to the system when the engine has been idle for a second and when a model is
+//! dropped.
 
 use crate::error::{Error, Result};
 use mlx_rs::memory;
@@ -11,25 +11,25 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// More than this is seldom asked for again.
+/// The largest cache of freed buffers; larger ones are seldom reused.
 const FREE_BUFFERS: usize = 256 << 20;
 
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// What arrays take, in bytes.
+/// The memory of arrays, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// Weights, caches, and what is being computed.
+    /// Memory in use: weights, caches and intermediate results.
     pub active: usize,
-    /// Buffers that are free again and not yet given back.
+    /// Freed buffers that MLX keeps.
     pub free: usize,
-    /// The most that was active at once since the last generation began.
+    /// The peak of `active` since the last generation started.
     pub peak: usize,
-    /// What may be active, if there is a limit.
+    /// The limit of `active`.
     pub limit: Option<usize>,
 }
 
-/// What all models and sessions of this process take now.
+/// The memory that all models and sessions of this process use now.
 ///
 /// # Errors
 /// [`Error::Mlx`].
@@ -43,11 +43,12 @@ pub fn memory_use() -> Result<MemoryUse> {
     })
 }
 
-/// How many bytes all models and sessions of this process may take together; `None`, the default,
-/// is no limit. The system ends whole processes, so there is no limit for a single model.
+/// Sets the number of bytes that all models and sessions of this process may use together; `None`,
+/// the default, sets no limit. The system ends whole processes, so there is no limit for a single
+/// model.
 ///
-/// A model that does not fit is not loaded and a sequence that does not fit does not go on, each
-/// with [`Error::MemoryLimit`]; what is there already stays.
+/// A model that does not fit is not loaded, and a sequence that does not fit does not continue;
+/// both return [`Error::MemoryLimit`] and keep what is loaded.
 ///
 /// # Errors
 /// [`Error::Mlx`].
@@ -59,7 +60,7 @@ pub fn set_memory_limit(bytes: Option<usize>) -> Result<()> {
     bound_free_buffers()
 }
 
-/// An error unless so many more bytes are allowed.
+/// Checks that `needed` more bytes are within the limit.
 pub(crate) fn allow(needed: usize) -> Result<()> {
     let limit = LIMIT.load(Ordering::Acquire);
     if limit == usize::MAX {
@@ -72,7 +73,7 @@ pub(crate) fn allow(needed: usize) -> Result<()> {
     Ok(())
 }
 
-/// Bounds the buffers that MLX keeps.
+/// Limits the freed buffers that MLX keeps.
 pub(crate) fn bound_free_buffers() -> Result<()> {
     memory::set_cache_limit(FREE_BUFFERS.min(memory::memory_limit()? / 16))?;
     Ok(())

@@ -1,6 +1,6 @@
-//! What mlx-rs lacks: formats of quantized matrices, compiled functions, slices whose start only the
-//! device knows, and limits of memory. This room uses mlx-rs and mlx-c alone; it knows no
-//! checkpoint and no model.
+//! What mlx-rs lacks: quantized formats, compiled functions, slices at positions on the device,
+//! memory limits. This room may use mlx-rs, mlx-c and `error`; it must not know checkpoints or
+//! models.
 
 pub(crate) mod compiled;
 mod ffi;
@@ -16,13 +16,13 @@ pub(crate) use ffi::{device_memory, initialize, release_memory, synchronize};
 use crate::error::Result;
 use mlx_rs::{Array, ArrayElement, Dtype};
 
-/// A constant in the precision of the arrays it will meet, so that it does not widen them.
+/// A scalar in the type of the arrays that it is combined with, so that it does not widen them.
 pub fn scalar(value: f32, dtype: Dtype) -> Result<Array> {
     let value = Array::from_f32(value);
     if dtype == Dtype::Float32 { Ok(value) } else { Ok(value.as_dtype(dtype)?) }
 }
 
-/// The elements of an array in row-major order, computed if need be.
+/// The elements of an array in row-major order; evaluates it if necessary.
 pub fn to_vec<T: ArrayElement + Clone>(x: &Array) -> Result<Vec<T>> {
     Ok(x.flatten(None, None)?.contiguous()?.to_vec_cast()?)
 }

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use mlx_rs::{Array, Dtype};
 use std::ffi::CStr;
 
-/// How a matrix is quantized.
+/// A quantization format: scheme, bits and group size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
     /// The scheme.
@@ -59,16 +59,16 @@ impl Mode {
 /// A quantized matrix `[…, output, input]`, packed along its input.
 #[derive(Clone, Debug)]
 pub struct Quantized {
-    /// Packed elements, `[…, output, input · bits / 32]`, 32-bit.
+    /// Packed 32-bit integers, `[…, output, input · bits / 32]`.
     pub weight: Array,
-    /// Scales, `[…, output, input / group]`.
+    /// Scales, `[…, output, input / group size]`.
     pub scales: Array,
     /// Biases in the shape of the scales, for [`Mode::Affine`] only.
     pub biases: Option<Array>,
-    /// A factor of the whole matrix `[]` or of each expert `[experts]`, float32, such
-    /// as the second scale of [`Mode::Nvfp4`].
+    /// A float32 factor of the whole matrix `[]` or of each expert `[experts]`, such as the second
+    /// scale of [`Mode::Nvfp4`].
     pub global_scale: Option<Array>,
-    /// How the elements are packed.
+    /// The format of the packed elements.
     pub format: Format,
 }
 
@@ -85,7 +85,7 @@ impl Quantized {
         Ok(Quantized { weight, scales, biases: parts.next(), global_scale: None, format })
     }
 
-    /// The same done to all arrays, for what leaves the input axis alone.
+    /// Applies a function to all arrays; it must not change the input axis.
     pub(crate) fn map(&self, change: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
         Ok(Quantized {
             weight: change(&self.weight)?,
@@ -102,7 +102,7 @@ impl Quantized {
         scaled(x, factor, |x| self.multiply(x, true))
     }
 
-    /// `x · self`: `[…, output]` to `[…, input]`, for a matrix whose rows are summed.
+    /// `x · self`: `[…, output]` to `[…, input]`.
     pub(crate) fn sum_rows(&self, x: &Array) -> Result<Array> {
         let Some(factor) = &self.global_scale else { return self.multiply(x, false) };
         scaled(x, factor, |x| self.multiply(x, false))
@@ -116,7 +116,7 @@ impl Quantized {
         ffi::quantized_matmul(x, self.parts(), transposed, self.format.packing())
     }
 
-    /// Multiplies by the matrices that `ids` names: `[…, 1, input]` to `[…, 1, output]`.
+    /// Multiplies by the matrices with these `ids`: `[…, 1, input]` to `[…, 1, output]`.
     pub(crate) fn gather_matmul(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
         let Some(factors) = &self.global_scale else { return self.gather(x, ids, sorted) };
         let factor = factors.take_axis(ids, 0)?.expand_dims_axes(&[-1, -2])?;
@@ -127,7 +127,7 @@ impl Quantized {
         ffi::gather_qmm(x, self.parts(), ids, sorted, self.format.packing())
     }
 
-    /// The matrix in floating point, as `dtype` when given.
+    /// Dequantizes the matrix, as `dtype` if given.
     pub(crate) fn dequantize(&self, dtype: Option<Dtype>) -> Result<Array> {
         let Some(factor) = &self.global_scale else { return self.unpack(dtype) };
         let factor = match factor.ndim() {
@@ -147,7 +147,8 @@ impl Quantized {
     }
 }
 
-/// A product times a factor. Without the factor the product may exceed half precision.
+/// Multiplies a product by a factor. The product without the factor may exceed the range of half
+/// precision.
 fn scaled(
     x: &Array,
     factor: &Array,

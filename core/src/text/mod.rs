@@ -1,4 +1,6 @@
-//! Text on its way in and out: chat templates, token ids, and characters that stream.
+//! Text in and out: chat templates, tokenizers, streaming detokenization, stop texts.
+//!
+//! This room may use `error` and `checkpoint` (to read files). It must not know models or arrays.
 
 mod python;
 mod stop;

@@ -1,4 +1,4 @@
-//! What chat templates expect of Python and Jinja2, and MiniJinja does otherwise.
+//! Python and Jinja2 behaviour that chat templates rely on and MiniJinja lacks or does differently.
 //!
 //! The reference is the environment of transformers 5 (`utils/chat_template_utils.py`).
 
@@ -8,16 +8,17 @@ use minijinja::value::{Kwargs, Rest, Serde, StringInput, Tuple, Value, ValueKind
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use std::fmt::Write;
 
-/// More than a prompt needs, and little enough to allocate.
+/// The largest width of a format: more than a prompt needs, and small enough to allocate.
 const MAX_WIDTH: usize = 1_000;
 
-/// More nesting than a template needs, and little enough for the stack.
+/// The deepest nesting: more than a template needs, and small enough for the stack.
 const MAX_DEPTH: usize = 100;
 
-/// More instructions than any conversation needs, and few enough to run out of in seconds.
+/// The instructions that a template may execute: more than any chat needs, and used up in seconds by an
+/// endless loop.
 const FUEL: u64 = 20_000_000;
 
-/// An environment in which templates render as in transformers.
+/// A MiniJinja environment in which templates render as in transformers.
 pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -59,13 +60,13 @@ fn raise_exception(message: Value) -> Result<Value, Error> {
     Err(invalid(message.to_string()))
 }
 
-/// An undefined value is empty.
+/// `length`: an undefined value has the length 0.
 fn length(value: &Value) -> Result<usize, Error> {
     let length = if value.is_undefined() { Some(0) } else { value.len() };
     length.ok_or_else(|| invalid(format!("a {} has no length", value.kind())))
 }
 
-/// `default(value, boolean)`: with `boolean`, false and empty values have the default too.
+/// `default(value, boolean)`: with `boolean`, false and empty values are replaced too.
 fn default(value: Value, arguments: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
     let boolean = named.get::<Option<bool>>("boolean")?.unwrap_or(false);
     let boolean = arguments.get(1).map_or(boolean, Value::is_true);
@@ -74,7 +75,7 @@ fn default(value: Value, arguments: Rest<Value>, named: Kwargs) -> Result<Value,
     Ok(if absent { default() } else { value })
 }
 
-/// An undefined value has none.
+/// `items`: an undefined value has no items.
 fn items(value: &Value) -> Result<Value, Error> {
     if value.is_undefined() { Ok(Value::from(())) } else { minijinja::filters::items(value) }
 }
@@ -83,7 +84,7 @@ fn string(state: &State, value: &Value) -> Result<Value, Error> {
     exponential(value).map_or_else(|| minijinja::filters::string(state, value), |n| Ok(n.into()))
 }
 
-/// A number that Python writes with an exponent.
+/// The text of a number that Python writes with an exponent; `None` for other values.
 fn exponential(value: &Value) -> Option<String> {
     let number = (value.is_number() && !value.is_integer()).then(|| f64::try_from(value.clone()));
     number?.ok().map(float).filter(|text| text.contains('e'))
@@ -94,7 +95,7 @@ fn replace(text: &Value, from: &Value, to: &Value, count: Option<usize>) -> Stri
     text.replacen(&from, &to, count.unwrap_or(usize::MAX))
 }
 
-/// Whatever has a length: strings and mappings too.
+/// `sequence`: every value with a length, including strings and mappings.
 fn is_sequence(value: &Value) -> bool {
     value.is_undefined() || value.len().is_some()
 }
@@ -118,7 +119,7 @@ fn format_filter(template: &str, arguments: Rest<Value>) -> Result<String, Error
     format(FormatStyle::Printf, template, &arguments)
 }
 
-/// Refuses widths and precisions of more than four digits, for which memory might be missing.
+/// Refuses widths and precisions of more than four digits, which could exhaust memory.
 fn check_widths(template: &str, begins: char) -> Result<(), Error> {
     let everywhere = begins == '%';
     let (mut open, mut in_format, mut digits) = (everywhere, false, 0);
@@ -126,17 +127,17 @@ fn check_widths(template: &str, begins: char) -> Result<(), Error> {
         open = everywhere || c == '{' || open && c != '}';
         in_format = open && (c == begins || in_format && !c.is_alphabetic());
         digits = if in_format && c.is_ascii_digit() { digits + 1 } else { 0 };
-        // A star takes the width from the arguments, and so do braces inside of a format.
+        // A star takes the width from the arguments, and so do braces inside a format.
         if digits > 4 || in_format && (c == '*' || !everywhere && c == '{') {
-            return Err(invalid("too wide a format"));
+            return Err(invalid("the width or precision of the format is too large"));
         }
     }
     Ok(())
 }
 
-/// Refuses what filters would allocate at once.
+/// Refuses a width that a filter would allocate at once.
 fn bounded(width: usize) -> Result<(), Error> {
-    if width > MAX_WIDTH { Err(invalid(format!("{width} is too much"))) } else { Ok(()) }
+    if width > MAX_WIDTH { Err(invalid(format!("the width {width} is too large"))) } else { Ok(()) }
 }
 
 fn indent(
@@ -160,7 +161,7 @@ fn slice(state: &State, value: Value, count: usize, fill: Option<Value>) -> Resu
     minijinja::filters::slice(state, value, count, fill)
 }
 
-/// Text that is no number is 0, or the default.
+/// `int`: text that is not a number becomes 0 or the default.
 fn int(
     state: &State,
     value: &Value,
@@ -175,7 +176,7 @@ fn int(
     }
 }
 
-/// Methods that neither MiniJinja nor its collection for Python has.
+/// Methods of Python strings that MiniJinja and its `pycompat` collection lack.
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     let Some(text) = value.as_str() else {
         return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args);
@@ -256,13 +257,13 @@ fn rsplit(text: &str, separator: Option<&str>, limit: usize) -> Result<Value, Er
     Ok(parts.into_iter().rev().collect())
 }
 
-/// `json.loads`, which only templates of our own call.
+/// `json.loads`, which only the templates of this library call.
 fn from_json(text: &str) -> Result<Value, Error> {
     let json: serde_json::Value = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
     Ok(Value::from(Serde(&json)))
 }
 
-/// `json.dumps` without the escapes for HTML and ASCII.
+/// `json.dumps` without escapes for HTML and without `ensure_ascii` by default.
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
@@ -479,8 +480,8 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year + 400 * cycles, month, days - days_before(year, month, 1) + 1)
 }
 
-/// Rewrites what MiniJinja does not parse, without moving a line: `{% generation %}` blocks, which
-/// only scope their content, and `%` after a string, which formats.
+/// Rewrites syntax that MiniJinja does not parse, keeping line numbers: `{% generation %}` blocks, which
+/// only scope their content, and `%` after a string, which formats it.
 pub fn translate(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
@@ -542,7 +543,8 @@ fn expression(source: &str, depth: usize, out: &mut String) {
     out.push_str(&source[at..]);
 }
 
-/// How far an operand reaches: a sign, a literal, name or bracket, and what is applied to it.
+/// The length of an operand: a sign, a literal, name or bracket, and the calls, subscripts, attributes
+/// and filters after it.
 fn operand_end(text: &str) -> usize {
     let byte = |at: usize| text.as_bytes().get(at).copied();
     let space = |at: usize| text.len() - text[at..].trim_start().len();
@@ -572,7 +574,7 @@ fn operand_end(text: &str) -> usize {
     }
 }
 
-/// The end of the first `end` at or after `at` that is outside of strings and inner brackets.
+/// The end of the first `end` at or after `at` that is outside strings and inner brackets.
 fn expression_end(text: &str, mut at: usize, end: &str) -> usize {
     let mut depth = 0_usize;
     while let Some(byte) = text.as_bytes().get(at) {

@@ -1,33 +1,34 @@
-//! Texts that end a generation.
+//! Stop texts, which end a generation and do not appear in its output.
 
-/// Lets text through until a stop text begins, whatever the pieces that it comes in.
+/// Passes text through up to the first stop text, which may be split over several pieces.
 #[derive(Clone, Debug)]
 pub(crate) struct StopFilter {
     stops: Vec<String>,
-    /// A beginning of a stop text, or nothing.
+    /// The end of the text so far, if it may be the start of a stop text.
     held: String,
 }
 
 impl StopFilter {
-    /// Stop texts that are not empty.
+    /// A filter for stop texts, none of which may be empty.
     pub(crate) fn new(stops: &[String]) -> Self {
         StopFilter { stops: stops.to_vec(), held: String::new() }
     }
 
-    /// Takes a piece; gives the text that is certain to be before any stop text, and whether one
-    /// has been met.
+    /// Adds a piece. Returns the text that cannot be part of a stop text, and whether a stop text was
+    /// found.
     pub(crate) fn push(&mut self, piece: &str) -> (String, bool) {
         let mut text = std::mem::take(&mut self.held) + piece;
-        let met = self.stops.iter().filter_map(|stop| text.find(stop.as_str())).min();
-        let end = met.unwrap_or_else(|| {
-            let begins = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&text[*at..]));
-            text.char_indices().map(|(at, _)| at).find(begins).unwrap_or(text.len())
+        let found = self.stops.iter().filter_map(|stop| text.find(stop.as_str())).min();
+        let end = found.unwrap_or_else(|| {
+            let may_start =
+                |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&text[*at..]));
+            text.char_indices().map(|(at, _)| at).find(may_start).unwrap_or(text.len())
         });
         self.held = text.split_off(end);
-        (text, met.is_some())
+        (text, found.is_some())
     }
 
-    /// Gives what turned out to be no stop text.
+    /// Returns the text that was held back and turned out not to be a stop text.
     pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
@@ -37,16 +38,16 @@ impl StopFilter {
 mod tests {
     use super::*;
 
-    /// What comes out of all pieces, and whether a stop text was met.
+    /// The text that passes the filter, and whether a stop text was found.
     fn filter(stops: &[&str], pieces: &[&str]) -> (String, bool) {
         let stops: Vec<_> = stops.iter().map(ToString::to_string).collect();
         let mut filter = StopFilter::new(&stops);
         let mut out = String::new();
         for piece in pieces {
-            let (text, met) = filter.push(piece);
+            let (text, found) = filter.push(piece);
             out += &text;
             assert!(stops.iter().all(|stop| !out.contains(stop)));
-            if met {
+            if found {
                 return (out, true);
             }
         }
@@ -54,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_text_in_any_pieces_never_leaks() {
+    fn a_stop_text_split_anywhere_never_leaks() {
         let text = "Grüße, <|end|> und mehr";
         let stop = "<|end|>";
         for first in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
@@ -66,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_beginning_comes_out() {
+    fn a_partial_stop_text_is_released() {
         assert_eq!(filter(&["aab"], &["a", "a", "a", "c"]), ("aaac".into(), false));
         assert_eq!(filter(&["aab"], &["a", "a", "a", "b"]), ("a".into(), true));
         assert_eq!(filter(&["END"], &["the E", "N"]), ("the EN".into(), false));
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_several_counts() {
+    fn the_first_of_several_stop_texts_ends_the_text() {
         assert_eq!(filter(&["b", "ab", "abc"], &["xab", "c"]), ("x".into(), true));
         assert_eq!(filter(&["\n\n", "User:"], &["hi\n", "User", ":"]), ("hi\n".into(), true));
     }

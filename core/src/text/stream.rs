@@ -1,38 +1,38 @@
-//! Token ids to text, one at a time, whole characters only.
+//! Streaming detokenization: ids one at a time to text that consists of whole characters.
 
 use crate::error::Result;
 use crate::text::Tokenizer;
 
-/// Malformed text or tokens without text can keep the end of the text from ever being whole; the
-/// window is cut when it has this many ids, far more than a character has.
-const LONGEST_WINDOW: usize = 32;
+/// The longest window, in ids. Malformed bytes or tokens without text could otherwise make it grow
+/// for ever; a character has far fewer ids.
+const MAX_WINDOW: usize = 32;
 
-/// Decodes a stream of ids. The pieces, joined, are what [`Tokenizer::decode`] makes of all ids.
+/// Decodes a stream of ids. The joined pieces equal [`Tokenizer::decode`] of all ids.
 ///
-/// One exception: a run of byte tokens (`<0xE5>`) that turns out malformed is decoded to U+FFFD
-/// from its beginning, but characters of it that were whole have been given out by then.
+/// There is one exception: `decode` turns a malformed run of byte tokens (`<0xE5>`) into U+FFFD from
+/// its start, but the stream has already emitted the whole characters of the run.
 #[derive(Clone, Debug)]
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special_tokens: bool,
-    /// The last ids. What a token reads depends on the one before it (a leading space is dropped),
-    /// so the first `context` ids are already given out in full.
+    /// The last ids. The text of a token depends on the token before it (a leading space is dropped),
+    /// so the window starts with `context` ids whose text was already emitted.
     window: Vec<u32>,
     context: usize,
-    /// The beginning of the text of `window` that has been given out.
-    given: String,
+    /// The part of the text of `window` that was emitted.
+    emitted: String,
 }
 
 impl Detokenizer {
     pub(super) fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Self {
-        let (window, given) = (Vec::new(), String::new());
-        Detokenizer { tokenizer, skip_special_tokens, window, context: 0, given }
+        let (window, emitted) = (Vec::new(), String::new());
+        Detokenizer { tokenizer, skip_special_tokens, window, context: 0, emitted }
     }
 
-    /// Takes one id and gives the text that it completes, often none.
+    /// Adds an id and returns the text that it completes, which is often empty.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`](crate::error::Error::Tokenizer) when the decoder refuses the id.
+    /// [`Error::Tokenizer`](crate::error::Error::Tokenizer) when the decoder fails.
     pub fn push(&mut self, id: u32) -> Result<String> {
         let skipped = self.skip_special_tokens && self.tokenizer.is_special(id);
         if skipped || self.tokenizer.token(id).is_none() {
@@ -40,41 +40,41 @@ impl Detokenizer {
         }
         self.window.push(id);
         let mut text = self.decode()?;
-        if !text.starts_with(&self.given) && self.context > 0 {
-            // A byte token follows whole characters of the same run, which reads as malformed
-            // until its own character is complete: forget those that were given out.
+        if !text.starts_with(&self.emitted) && self.context > 0 {
+            // A byte token follows whole characters of the same run. The run decodes as malformed
+            // until its last character is complete, so the emitted characters leave the window.
             self.window.drain(..self.context);
             self.context = 0;
-            self.given.clear();
+            self.emitted.clear();
             text = self.decode()?;
         }
-        let Some(new) = text.strip_prefix(&self.given) else { return Ok(String::new()) };
+        let Some(new) = text.strip_prefix(&self.emitted) else { return Ok(String::new()) };
         let (piece, held) = new.split_at(whole_characters(new));
         if !piece.is_empty() && held.is_empty() {
             self.window.drain(..self.context);
             self.context = self.window.len();
-            self.given = self.decode()?;
-        } else if self.window.len() > LONGEST_WINDOW {
-            self.window.drain(..LONGEST_WINDOW / 2);
+            self.emitted = self.decode()?;
+        } else if self.window.len() > MAX_WINDOW {
+            self.window.drain(..MAX_WINDOW / 2);
             self.context = 0;
             let text = self.decode()?;
-            self.given = text.strip_suffix(held).unwrap_or(&text).to_string();
+            self.emitted = text.strip_suffix(held).unwrap_or(&text).to_string();
         } else {
-            self.given.push_str(piece);
+            self.emitted.push_str(piece);
         }
         Ok(piece.to_string())
     }
 
-    /// Gives what is left, with U+FFFD for incomplete characters, and starts anew.
+    /// Returns the remaining text, with U+FFFD for incomplete characters, and resets the stream.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`](crate::error::Error::Tokenizer) when the decoder refuses the ids.
+    /// [`Error::Tokenizer`](crate::error::Error::Tokenizer) when the decoder fails.
     pub fn finish(&mut self) -> Result<String> {
         let text = self.decode()?;
-        let rest = text.strip_prefix(&self.given).unwrap_or_default().to_string();
+        let rest = text.strip_prefix(&self.emitted).unwrap_or_default().to_string();
         self.window.clear();
         self.context = 0;
-        self.given.clear();
+        self.emitted.clear();
         Ok(rest)
     }
 
@@ -83,15 +83,15 @@ impl Detokenizer {
     }
 }
 
-/// The length of a text without the U+FFFD at its end that more ids could turn into a character:
-/// at most three, as one byte that is missing from a character may leave the other three.
+/// The length of a text without the U+FFFD at its end that further ids may complete: at most three,
+/// because a character has four bytes at most.
 fn whole_characters(text: &str) -> usize {
     let replaced = text.chars().rev().take(3).take_while(|c| *c == char::REPLACEMENT_CHARACTER);
     text.len() - replaced.count() * char::REPLACEMENT_CHARACTER.len_utf8()
 }
 
 impl Tokenizer {
-    /// Decodes one id after the other.
+    /// A stream that decodes ids one at a time.
     pub fn detokenizer(&self, skip_special_tokens: bool) -> Detokenizer {
         Detokenizer::new(self.clone(), skip_special_tokens)
     }
@@ -116,7 +116,7 @@ mod tests {
         tokens.iter().map(|t| tokenizer.token_id(t).unwrap()).collect()
     }
 
-    /// Reproducible numbers below `bound` (xorshift).
+    /// Pseudo-random numbers below `bound` (xorshift).
     fn random(state: &mut u64, bound: usize) -> usize {
         *state ^= *state << 13;
         *state ^= *state >> 7;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_comes_out_with_its_last_byte() {
+    fn a_character_is_emitted_with_its_last_byte() {
         let tokenizer = byte_level();
         let ids = tokenizer.encode("a😀é", false).unwrap();
         assert_eq!(pieces(&tokenizer, &ids, false), ["a", "", "", "", "😀", "", "é", ""]);
@@ -139,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_run_of_bytes_keeps_the_characters_that_were_given() {
+    fn a_malformed_run_of_bytes_keeps_the_emitted_characters() {
         let tokenizer = byte_fallback();
         let run = ids_of(&tokenizer, &["<0xE4>", "<0xBD>", "<0xA0>", "<0xE5>", "▁a"]);
         assert_eq!(pieces(&tokenizer, &run, false), ["", "", "你", "", "\u{fffd} a", ""]);
     }
 
     #[test]
-    fn pieces_join_to_the_decoded_text() {
+    fn joined_pieces_equal_the_decoded_text() {
         let word_piece = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
         let words = ["un", "##do", "it", ".", "n't", "##s"];
         let tokenizers = [
@@ -166,7 +166,8 @@ mod tests {
                     let id =
                         if id.is_multiple_of(2) { id } else { size - 1 - id % size.min(9) } as u32;
                     let is_byte = tokenizer.token(id).is_some_and(|t| t.starts_with("<0x"));
-                    // Runs of byte tokens that are malformed after a character are the exception.
+                    // Malformed runs of byte tokens are the exception, so only whole characters are
+                    // added.
                     if kind != 2 || !is_byte {
                         ids.push(id);
                     } else if !in_run {
@@ -191,7 +192,7 @@ mod tests {
             let mut text = String::new();
             for _ in 0..1000 {
                 text += &stream.push(id).unwrap();
-                assert!(stream.window.len() <= LONGEST_WINDOW);
+                assert!(stream.window.len() <= MAX_WINDOW);
             }
             assert_eq!(text + &stream.finish().unwrap(), "\u{fffd}".repeat(1000));
         }

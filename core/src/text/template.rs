@@ -1,4 +1,4 @@
-//! Chat templates: a conversation as the text that its model was trained on.
+//! Chat templates: a list of messages to the text format that a model was trained on.
 //!
 //! The reference is `apply_chat_template` of transformers 5.
 
@@ -18,13 +18,13 @@ const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
 const NAMED: &str = "additional_chat_templates";
 
-/// The roles that every model may meet, whether its template knows them or not.
+/// The roles that every template may get, whether it knows them or not.
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
-/// The names of what the assistant thought, in the order in which they count.
+/// The field names of the assistant's reasoning, in order of precedence.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// Templates that configs ask for by name (`chat_template_type`), as mlx-lm has them in Python.
+/// Templates that a config selects by name (`chat_template_type`); mlx-lm has them as Python code.
 const TYPES: [(&str, &str); 1] = [("deepseek_v32", DEEPSEEK_V32)];
 
 /// The template of DeepSeek V3.2, whose checkpoints have none.
@@ -33,29 +33,29 @@ pub(crate) const DEEPSEEK_V32: &str = include_str!("deepseek_v32.jinja");
 /// One message of a conversation, in the shape of the OpenAI API.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, `tool`, or what else the template knows.
+    /// The role: `system`, `user`, `assistant`, `tool`, or another one that the template knows.
     pub role: String,
-    /// What is said.
+    /// The text or the parts of the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
     /// The name of the speaker or of the tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What the assistant thought before it spoke.
+    /// The reasoning before the assistant's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// The calls that the assistant makes: `{"type": "function", "function": {"name", "arguments"}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<Json>>,
-    /// The call that a tool answers.
+    /// The id of the call that a tool message answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
-    /// Every other key, as the template will see it.
+    /// Every other key, passed to the template unchanged.
     #[serde(flatten)]
     pub other: Map<String, Json>,
 }
 
-/// Text, or text between media.
+/// The content of a message: text, or parts of text and media.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Content {
@@ -63,7 +63,7 @@ pub enum Content {
     Text(String),
     /// Text and media in their order.
     Parts(Vec<Part>),
-    /// Anything else, as the template will see it.
+    /// Any other JSON, passed to the template unchanged.
     Other(Json),
 }
 
@@ -76,7 +76,7 @@ pub struct Part {
     /// The text of a text part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Every other key, as the template will see it.
+    /// Every other key, passed to the template unchanged.
     #[serde(flatten)]
     pub other: Map<String, Json>,
 }
@@ -88,26 +88,26 @@ impl Message {
         Message { role: role.into(), content, ..Default::default() }
     }
 
-    /// Instructions for the whole conversation.
+    /// A system prompt.
     pub fn system(text: &str) -> Self {
         Message::new("system", text)
     }
 
-    /// What the user says.
+    /// A user's message.
     pub fn user(text: &str) -> Self {
         Message::new("user", text)
     }
 
-    /// What the assistant said.
+    /// An assistant's message.
     pub fn assistant(text: &str) -> Self {
         Message::new("assistant", text)
     }
 }
 
-/// Messages for a model that takes nothing but text: their parts become one text.
+/// Joins the text parts of each message, for a model that takes text only.
 ///
 /// # Errors
-/// [`Error::UnsupportedPart`] for an image or anything else that is no text.
+/// [`Error::UnsupportedPart`] for an image or any other part that is not text.
 pub fn text_only(messages: &[Message]) -> Result<Vec<Message>> {
     let each = |(index, message): (usize, &Message)| {
         let mut message = message.clone();
@@ -123,21 +123,21 @@ pub fn text_only(messages: &[Message]) -> Result<Vec<Message>> {
     messages.iter().enumerate().map(each).collect()
 }
 
-/// How to render a conversation.
+/// Options of [`ChatTemplate::render`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct TemplateOptions {
     /// End with the header of an assistant's message, so that the model answers. On by default.
     pub add_generation_prompt: bool,
-    /// End inside of the last message, so that the model goes on with it: with its content, or
-    /// with its reasoning where it has no content. This turns `add_generation_prompt` off.
+    /// End inside the last message, so that the model continues its content, or its reasoning if it
+    /// has no content. This turns `add_generation_prompt` off.
     pub continue_final_message: bool,
     /// JSON schemas of the functions that the model may call; an empty list means no tools.
     pub tools: Vec<Json>,
     /// More variables for the template, such as `enable_thinking` or `reasoning_effort`. They
     /// replace special tokens of the same name.
     pub variables: Map<String, Json>,
-    /// Which of several templates, such as `rag`. By default `tool_use` when there are tools,
-    /// otherwise `default`.
+    /// The name of one of several templates, such as `rag`. The default is `tool_use` when there are
+    /// tools, else `default`.
     pub name: Option<String>,
     /// Seconds since 1970-01-01 00:00 on the clock of the user's time zone, for templates that
     /// write the date. By default the clock and the time zone of the system.
@@ -157,7 +157,7 @@ impl Default for TemplateOptions {
     }
 }
 
-/// The chat template of a checkpoint, or several with names. Clones share them.
+/// The chat template of a checkpoint, or several named ones. Clones share them.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
@@ -167,10 +167,10 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// Reads `chat_template.jinja` and the folder `additional_chat_templates`, or else
     /// `chat_template.json`, or else `chat_template` in `tokenizer_config.json`, and the special
-    /// tokens that templates name. A `chat_template_type` goes before them all.
+    /// tokens that templates use. A `chat_template_type` takes precedence over all of them.
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] when it does not parse, [`Error::Config`] when it is no template,
+    /// [`Error::ChatTemplate`] when it does not parse, [`Error::Config`] when it is not a template,
     /// [`Error::Io`].
     pub fn load(files: &Files) -> Result<Option<Self>> {
         let config = Config::load(files)?;
@@ -191,8 +191,8 @@ impl ChatTemplate {
         Self::new(sources, config.special_tokens()).map(Some)
     }
 
-    /// Parses one template, which sees no special tokens but those in
-    /// [`TemplateOptions::variables`] and of [`with_special_tokens`](Self::with_special_tokens).
+    /// Parses one template. Its special tokens come from [`TemplateOptions::variables`] and
+    /// [`with_special_tokens`](Self::with_special_tokens) only.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] when it does not parse.
@@ -200,7 +200,7 @@ impl ChatTemplate {
         Self::new(vec![(DEFAULT.into(), source.into())], Map::new())
     }
 
-    /// Shows the template the special tokens of a tokenizer, such as `bos_token`.
+    /// Passes the special tokens of a tokenizer, such as `bos_token`, to the template.
     #[must_use]
     pub fn with_special_tokens(mut self, tokenizer: &Tokenizer) -> Self {
         self.special_tokens = tokenizer.special_tokens().clone();
@@ -215,23 +215,23 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment: Arc::new(environment), special_tokens })
     }
 
-    /// The text of a conversation. It holds its special tokens: encode it without adding any.
+    /// Renders messages to text. The text contains its special tokens: encode it without adding any.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] when the template raises one or cannot render these messages,
-    /// [`Error::UnknownRole`] when it leaves out the message of a role that is not usual.
+    /// [`Error::UnknownRole`] when it leaves out the message of a role that it does not know.
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
         if messages.is_empty() {
             return Err(refused("there are no messages"));
         }
         let template = self.select(options)?;
-        let visible = messages.iter().map(visible).collect::<Result<Vec<_>>>()?;
+        let json = messages.iter().map(to_json).collect::<Result<Vec<_>>>()?;
         let rendered = if options.continue_final_message {
-            continue_final(visible, template.source(), |messages| {
+            continue_final(json, template.source(), |messages| {
                 template.render(self.variables(messages, false, options)).map_err(error)
             })?
         } else {
-            let variables = self.variables(&visible, options.add_generation_prompt, options);
+            let variables = self.variables(&json, options.add_generation_prompt, options);
             template.render(variables).map_err(error)?
         };
         for message in messages.iter().filter(|message| !ROLES.contains(&&*message.role)) {
@@ -254,7 +254,7 @@ impl ChatTemplate {
         self.environment.get_template(name).map_err(|_| {
             let mut names: Vec<_> = self.environment.templates().map(|(name, _)| name).collect();
             names.sort_unstable();
-            refused(format!("there is no template `{name}`, only {}", names.join(", ")))
+            refused(format!("the checkpoint has no template `{name}`; it has {}", names.join(", ")))
         })
     }
 
@@ -277,7 +277,7 @@ impl ChatTemplate {
     }
 }
 
-/// `chat_template.jinja`, and the named ones beside it.
+/// The sources of `chat_template.jinja` and of the named templates beside it.
 fn source_files(files: &Files) -> Result<Vec<(String, String)>> {
     let named = files.names(NAMED)?.into_iter();
     let named = named.filter_map(|file| {
@@ -306,7 +306,7 @@ fn typed(name: &str) -> Result<Vec<(String, String)>> {
     Ok(vec![(DEFAULT.into(), source.to_string())])
 }
 
-/// A template as JSON: a string, or a list of `{"name", "template"}`.
+/// The sources of a template in JSON: a string, or a list of `{"name", "template"}`.
 fn configured(file: &str, template: &Json) -> Result<Vec<(String, String)>> {
     let named = |entry: &Json| {
         Some((entry.get("name")?.as_str()?.into(), entry.get("template")?.as_str()?.into()))
@@ -319,12 +319,12 @@ fn configured(file: &str, template: &Json) -> Result<Vec<(String, String)>> {
     sources.ok_or_else(|| Error::Config {
         file: file.into(),
         field: "chat_template".into(),
-        reason: "neither a string nor a list of names and templates".into(),
+        reason: "must be a string or a list of names and templates".into(),
     })
 }
 
-/// A message as templates see it: without nulls, and its reasoning under every name that is used.
-fn visible(message: &Message) -> Result<Json> {
+/// A message as JSON for a template: without nulls, and with its reasoning under every name in use.
+fn to_json(message: &Message) -> Result<Json> {
     let json = serde_json::to_value(message).map_err(|e| Error::Internal(e.to_string()))?;
     let Json::Object(mut fields) = json else { return Ok(json) };
     fields.retain(|_, value| !value.is_null());
@@ -337,7 +337,7 @@ fn visible(message: &Message) -> Result<Json> {
     Ok(Json::Object(fields))
 }
 
-/// Marks the end of the last message, renders, and cuts there.
+/// Renders with a mark at the end of the last message and truncates the text there.
 fn continue_final(
     mut messages: Vec<Json>,
     source: &str,
@@ -346,7 +346,7 @@ fn continue_final(
     const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
     let mut last = messages.last_mut();
     let content = last.as_ref().and_then(|message| message.get("content"));
-    // Without content the thought goes on, under all its names.
+    // Without content the reasoning is continued, under all its names.
     let fields = if content.is_some() { &["content"][..] } else { &REASONING };
     if !fields.iter().any(|field| source.contains(field)) {
         let field = fields[0];
@@ -451,7 +451,7 @@ mod tests {
         assert_eq!(named(None, &[json!({})]).unwrap(), "1 tools");
         assert_eq!(named(Some("rag"), &[json!({})]).unwrap(), "2 documents");
         let message = named(Some("other"), &[]).unwrap_err().to_string();
-        let expected = "there is no template `other`, only default, rag, tool_use";
+        let expected = "the checkpoint has no template `other`; it has default, rag, tool_use";
         assert_eq!(message, format!("chat template: {expected}"));
     }
 
@@ -479,7 +479,7 @@ mod tests {
             assert_eq!(named(None, vec![json!({})]).unwrap(), "1 tools");
             assert_eq!(named(Some("brief"), vec![json!({})]).unwrap(), "brief");
             let message = named(Some("readme"), vec![]).unwrap_err().to_string();
-            assert!(message.ends_with("only brief, default, tool_use"), "{message}");
+            assert!(message.ends_with("it has brief, default, tool_use"), "{message}");
         }
         std::fs::remove_dir_all(folder).unwrap();
     }

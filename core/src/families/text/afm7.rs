@@ -1,6 +1,6 @@
-//! Apple's 3B foundation model: keys and values rounded to 8 bits, queries and keys normalised after
-//! neighbouring pairs are rotated; the upper layers attend over the keys of the last lower one.
-//! Follows `afm7` of mlx-lm.
+//! Apple's 3B foundation model: Llama whose keys and values are rounded to 8 bits, with an
+//! interleaved rotary embedding and queries and keys normalised after it; the upper layers attend
+//! over the KV cache of the last lower layer. Follows `afm7` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -47,12 +47,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// The norms of heads have this one, whatever the config says.
+/// The epsilon of the norms of queries and keys; the config does not set it.
 const HEAD_EPS: f32 = 1e-5;
-/// The one layer that lends.
+/// The layer whose keys and values later layers share.
 const LENDER: i32 = 0;
 
-/// Attention over keys and values of its own.
+/// Attention with a KV cache of its own.
 fn own_keys(w: &Scope, c: &Text, lends: bool) -> Result<impl Layer + 'static> {
     let norm = |name| w.rms_norm(name, c.head_dim(), HEAD_EPS);
     let attention = Attention::fused(w, ["qkv_proj", "out_proj"], c, Rope::of(c)?)?
@@ -69,14 +69,14 @@ fn own_keys(w: &Scope, c: &Text, lends: bool) -> Result<impl Layer + 'static> {
     }))
 }
 
-/// What 8-bit integers would keep of `x`; the model was trained with that loss.
+/// Rounds `x` to 8-bit integers and back; the model was trained with this loss.
 fn round(x: &Array, scale: &Array) -> Result<Array> {
     let steps = x.as_dtype(Dtype::Float32)?.divide(scale)?.round(0)?;
     let kept = ops::clip(&steps, (Array::from_f32(-128.0), Array::from_f32(127.0)))?;
     Ok(kept.multiply(scale)?.as_dtype(x.dtype())?)
 }
 
-/// Attention over the keys and values of the last layer that has some.
+/// Attention over the shared KV cache of the last layer that has one.
 struct BorrowedKeys {
     q: Linear,
     rope: Rope,

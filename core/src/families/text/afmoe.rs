@@ -1,6 +1,6 @@
-//! Trinity (AFM of Arcee): norms before and after each branch, what attention gathers goes through
-//! a gate, only sliding layers have positions, and experts as in DeepSeek V3. Follows `afmoe` of
-//! mlx-lm.
+//! Arcee's Trinity (AFM): Qwen 3's attention with norms before and after each branch and a gate on
+//! its output; only sliding-window layers have a rotary embedding; DeepSeek V3's mixture of
+//! experts. Follows `afmoe` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen3;

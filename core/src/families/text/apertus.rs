@@ -1,4 +1,4 @@
-//! Apertus: Qwen 3's attention and a network without a gate, whose activation, xIELU, learns its
+//! Apertus: Qwen 3's attention and an MLP without a gate, whose activation xIELU has a learned
 //! curvature in each layer. Follows `apertus` of mlx-lm.
 
 use crate::families::prelude::*;
@@ -28,14 +28,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 fn curved_mlp(w: &Scope, c: &Text) -> Result<impl Layer + 'static> {
     let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
     let act = w.at("act_fn");
-    // Hugging Face files hold vectors of one element.
+    // Hugging Face checkpoints store these scalars as vectors of one element.
     let scalar = |name| -> Result<Array> {
         let vector = act.shape(name).is_some_and(|shape| shape == [1]);
         Ok(act.take(name, if vector { &[1] } else { &[] })?.reshape(&[])?)
     };
     let up = read(w, "up_proj", c.hidden_size, c.intermediate_size)?;
     let down = read(w, "down_proj", c.intermediate_size, c.hidden_size)?;
-    // Curvature above and below zero, slope at zero, and the largest argument of the exponential.
+    // The curvature above and below zero, the slope at zero, and the largest argument of the
+    // exponential.
     let beta = w.keep(scalar("beta")?);
     let alpha_p = w.keep(activation::softplus(&scalar("alpha_p")?)?);
     let alpha_n = w.keep(beta.add(activation::softplus(&scalar("alpha_n")?)?)?);

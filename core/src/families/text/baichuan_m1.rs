@@ -1,5 +1,6 @@
-//! Baichuan M1: Llama whose keys and values pass a convolution of two steps before they are rotated;
-//! sliding layers have heads of their own number. Follows `baichuan_m1` of mlx-lm.
+//! Baichuan M1: Llama whose keys and values pass a causal convolution of two steps before the
+//! rotary embedding; sliding-window layers have their own number of heads. Follows `baichuan_m1` of
+//! mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -31,7 +32,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder { head, ..decoder }))
 }
 
-/// The head, whose rows or columns are to have length 1; those of quantized checkpoints do.
+/// The output head, whose rows or columns are normalised to length 1; those of quantized
+/// checkpoints already are.
 pub fn unit_head(w: &Scope, c: &Text, axis: i32) -> Result<Head> {
     if c.tie_word_embeddings == Some(true) || w.has("lm_head.scales") {
         return Head::of(w, c);
@@ -44,7 +46,7 @@ pub fn unit_head(w: &Scope, c: &Text, axis: i32) -> Result<Head> {
 }
 
 impl Config {
-    /// The sizes of a layer's heads, with a window if it slides.
+    /// The head sizes of a layer, with a window if it is a sliding-window layer.
     fn sizes(&self, c: &Text, slides: bool) -> Result<Text> {
         let mut c = Text { head_dim: None, ..c.clone() };
         if !slides {
@@ -66,14 +68,14 @@ impl Config {
     }
 }
 
-/// `before · x[i - 1] + own · x[i]`, rounded after each operation, as the reference does.
+/// `before · x[i - 1] + own · x[i]`, rounded after each operation as in the reference.
 struct Conv {
     before: Array,
     own: Array,
 }
 
 impl Conv {
-    /// `[batch, length, channels]` after the last input of what came before.
+    /// Prepends the last input of the previous pass to `[batch, length, channels]`.
     fn forward(&self, x: &Array, last: &mut Recurrent) -> Result<Array> {
         let length = x.dim(1);
         let first = match last.0.take() {
@@ -100,7 +102,7 @@ impl ConvAttention {
         let (width, dims, kv_heads) = (c.hidden_size, c.head_dim(), c.kv_heads());
         let keys = kv_heads * dims;
         let [q, k, v] = w.fused("W_pack", width, [width, keys, keys])?;
-        // All elements of a head share its two steps.
+        // All elements of a head share its two weights.
         let conv = |name| -> Result<Conv> {
             let kernel = w.take(name, &[1, 1, kv_heads, 1, 2])?.reshape(&[kv_heads, 1, 2])?;
             let kernel = ops::broadcast_to(&kernel, &[kv_heads, dims, 2])?.reshape(&[keys, 2])?;

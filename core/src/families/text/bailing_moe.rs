@@ -1,5 +1,6 @@
-//! Ling and Ring: fused projections, queries and keys normalised in some, and DeepSeek V3's mixture
-//! of experts with other scores in some. Follows `bailing_moe` of mlx-lm.
+//! Ling and Ring: Llama with a fused QKV projection, in some with normalised queries and keys, and
+//! DeepSeek V3's mixture of experts, in some with another scoring function. Follows `bailing_moe`
+//! of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::baichuan_m1;
@@ -34,7 +35,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) =
         (Text::read_renamed(config, &[("use_bias", "mlp_bias")])?, config::read(config)?);
     let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
-    // Some checkpoints mean a head whose columns are divided by their lengths.
+    // Some checkpoints expect an output head whose columns are divided by their lengths
+    // (`norm_head`).
     let head = if e.norm_head { baichuan_m1::unit_head(w, &c, 0)? } else { Head::of(w, &c)? };
     let names = Names { embedding: "word_embeddings", ..Names::default() };
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |i, w| {

@@ -1,5 +1,5 @@
-//! BitNet b1.58: Llama with ternary weights, a squared ReLU as its gate, and norms before the last
-//! projection of attention and network. Follows `bitnet` of mlx-lm.
+//! BitNet b1.58: Llama with ternary weights, a squared ReLU gate, and a norm before the last
+//! projection of attention and MLP. Follows `bitnet` of mlx-lm.
 
 use crate::families::prelude::*;
 

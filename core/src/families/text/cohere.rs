@@ -1,5 +1,5 @@
-//! Command R: attention and feed-forward side by side after one layer norm, rotary pairs that are
-//! neighbours, scaled logits. Follows `cohere` of mlx-lm, and Cohere where positions are stretched.
+//! Command R: attention and MLP in parallel after one layer norm, an interleaved rotary embedding,
+//! scaled logits. Follows `cohere` of mlx-lm, and Cohere's code for `rope_scaling`.
 
 use crate::families::prelude::*;
 
@@ -38,7 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })
 }
 
-/// The fields of both Cohere families.
+/// The config fields of both Cohere families.
 pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
     let config = config::with_defaults(config, defaults);
     let config = config::with_defaults(
@@ -54,7 +54,7 @@ pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
     ))
 }
 
-/// Blocks of two branches side by side.
+/// Blocks with two parallel branches.
 pub fn stack(
     w: &Scope,
     c: &Text,

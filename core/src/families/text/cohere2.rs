@@ -1,5 +1,5 @@
-//! Command R7B and Command A: Command R with three sliding layers for each full one; full layers have
-//! no positions. Follows `cohere2` of mlx-lm.
+//! Command R7B and Command A: Command R with three sliding-window layers for each full layer; full
+//! layers have no rotary embedding. Follows `cohere2` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::cohere;

@@ -1,5 +1,5 @@
-//! DBRX: Mixtral with layer norms without biases, fused and bounded queries, keys and values, and
-//! names of its own. Follows `dbrx` of mlx-lm.
+//! DBRX: Mixtral with layer norms without biases, a fused QKV projection with `clip_qkv`, and
+//! tensor names of its own. Follows `dbrx` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -90,7 +90,7 @@ fn moe(w: &Scope, c: &Text, e: &FfnConfig) -> Result<Moe> {
     Ok(Moe::new(router, experts))
 }
 
-/// Weights are computed in single precision and rounded to that of the model.
+/// The router weights are computed in float32 and rounded to the precision of the model.
 fn route(logits: &Array, k: i32, top_k: TopK) -> Result<(Array, Array)> {
     let single = logits.as_dtype(Dtype::Float32)?;
     let (ids, weights) = softmax_then_top_k_normalized(&single, k, top_k)?;

@@ -1,6 +1,6 @@
-//! DeepSeek MoE (first generation): Llama with many narrow experts beside some that all tokens
-//! share, after a few dense layers. Follows `deepseek` of mlx-lm, and DeepSeek's own code where that
-//! scales positions or lets weights sum to one.
+//! DeepSeek MoE (first generation): Llama with many small routed experts beside shared experts,
+//! after a few dense layers. Follows `deepseek` of mlx-lm, and DeepSeek's own code for
+//! `rope_scaling` and normalised top-k weights.
 
 use crate::families::prelude::*;
 

@@ -1,5 +1,6 @@
-//! DeepSeek V2 and Coder V2: as V3, but keys and values are remembered, and experts come from the
-//! groups with the best one. Follows `deepseek_v2` of mlx-lm, which insists on `rope_scaling`.
+//! DeepSeek V2 and Coder V2: DeepSeek V3, but the KV cache holds expanded keys and values, and the
+//! router takes experts from the groups with the best single expert. Follows `deepseek_v2` of
+//! mlx-lm, which requires `rope_scaling`.
 
 use crate::families::prelude::*;
 use crate::families::text::deepseek_v3::Config;
@@ -27,12 +28,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let c = Config::read(config)?;
     let rope = c.latent.rope(&c.text)?;
-    // The norms of low ranks have an epsilon of their own.
+    // The norms of the low-rank projections have an epsilon of their own.
     let attention = |_, w: &Scope| ExpandedMla::read(w, &c.text, &c.latent, 1e-6, rope.clone());
     Ok(Box::new(c.decoder(w, attention, |w| router(w, &c.text, config))?))
 }
 
-/// Softmax over all experts, then the best of those in the best groups.
+/// Softmax over all experts, then top-k among the experts of the best groups.
 fn router(w: &Scope, text: &Text, config: &Json) -> Result<impl Router + use<>> {
     let c: Routing = config::read(config)?;
     let (Size(count), Size(k), Positive(factor)) =
@@ -47,7 +48,7 @@ fn router(w: &Scope, text: &Text, config: &Json) -> Result<impl Router + use<>> 
             router::check_groups(count, groups, taken)?;
             Some((groups, groups - taken)).filter(|(_, dropped)| *dropped > 0)
         }
-        // The first is how mlx-lm spells its default.
+        // The first name is how mlx-lm spells its default.
         "gready" | "greedy" => None,
         method => return Err(Error::config("topk_method", format!("`{method}` is not known"))),
     };

@@ -1,6 +1,7 @@
-//! DeepSeek V3 and R1, Kimi K2: latent attention that remembers latents; after a few dense layers,
-//! routed experts beside a shared one. Follows `deepseek_v3` of mlx-lm, and DeepSeek's own code, as
-//! transformers has it, for `rope_interleave` and `rope_parameters`.
+//! DeepSeek V3 and R1, Kimi K2: multi-head latent attention (MLA), whose KV cache holds the
+//! latents; after a few dense layers, routed experts beside a shared expert. Follows `deepseek_v3`
+//! of mlx-lm, and DeepSeek's own code, as in transformers, for `rope_interleave` and
+//! `rope_parameters`.
 
 use crate::families::prelude::*;
 
@@ -18,12 +19,12 @@ pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
     let config = &complete(config);
     let c = Config::read(config)?;
     let rope = c.latent.rope(&c.text)?;
-    // The norms of low ranks have an epsilon of their own.
+    // The norms of the low-rank projections have an epsilon of their own.
     let attention = |_, w: &Scope| Mla::read(w, &c.text, &c.latent, 1e-6, rope.clone());
     c.decoder(w, attention, |w| router(w, &c.text, config))
 }
 
-/// The config with what published ones leave out.
+/// The config with defaults for fields that published configs omit.
 pub fn complete(config: &Json) -> Json {
     config::with_defaults(
         config,
@@ -36,7 +37,7 @@ pub fn complete(config: &Json) -> Json {
     )
 }
 
-/// The fields that DeepSeek's models and their relatives share.
+/// The config fields that the DeepSeek families and their relatives share.
 pub struct Config {
     pub text: Text,
     pub latent: LatentSizes,
@@ -51,8 +52,8 @@ impl Config {
         Ok(Config { text, latent, sparsity })
     }
 
-    /// The usual stack, with `attention` in every layer, told which, and `router` where there are
-    /// experts.
+    /// The decoder with `attention` in every layer, which gets the layer index, and `router` in
+    /// layers with experts.
     pub fn decoder<A: Layer + 'static, R: Router + 'static>(
         &self,
         w: &Scope,
@@ -68,7 +69,7 @@ impl Config {
     }
 }
 
-/// The config as those read it whose `rope_parameters` go before fields outside of it.
+/// The config of models whose `rope_parameters` take precedence over top-level fields.
 pub fn nested_rope(config: &Json, default_theta: f32) -> Json {
     let mut config = config.clone();
     let nested = config.get("rope_parameters").and_then(Json::as_object);
@@ -85,7 +86,7 @@ pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {
     loss_free_router(w, c, &routing(config)?)
 }
 
-/// The fields of the router, of which only one kind is known.
+/// The router, with the config fields of which only one value is supported.
 pub fn routing(config: &Json) -> Result<LossFreeRouting> {
     config::only(config, json!({"topk_method": "noaux_tc", "scoring_func": "sigmoid"}))?;
     config::read(config)

@@ -1,5 +1,5 @@
-//! DeepSeek V3.2: V3 whose tokens attend to a limited number of tokens, which an indexer, a small
-//! attention of its own, chooses. Follows `deepseek_v32` of mlx-lm.
+//! DeepSeek V3.2: DeepSeek V3 with sparse attention: an indexer, a small attention of its own,
+//! selects the keys that each token attends to. Follows `deepseek_v32` of mlx-lm.
 
 use crate::families::text::deepseek_v3::{Config, complete, router};
 use crate::{
@@ -17,8 +17,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder(config, w, |_| true)?))
 }
 
-/// The stack, whose layers choose for themselves where `chooses` says so, and otherwise attend to
-/// what an earlier one has chosen.
+/// The decoder. Layers for which `chooses` is true run an indexer; the others reuse the selection
+/// of an earlier layer.
 pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Result<Decoder> {
     let defaults = json!({
         "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
@@ -28,10 +28,10 @@ pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Resul
     let (c, sizes): (_, TokenIndexerSizes) = (Config::read(config)?, config::read(config)?);
     let rope = c.latent.rope(&c.text)?;
     let attention = |i, w: &Scope| {
-        // The norms of low ranks have an epsilon of their own.
+        // The norms of the low-rank projections have an epsilon of their own.
         let mla = Mla::read(w, &c.text, &c.latent, 1e-6, rope.clone())?;
         if !chooses(i) {
-            // It goes without use where it is there.
+            // Some checkpoints have an indexer in these layers too; nothing uses it.
             w.ignore("indexer");
             return Ok(SparseMla::new(mla, None));
         }

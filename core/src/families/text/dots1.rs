@@ -1,5 +1,5 @@
 //! dots.llm1: Qwen 3's attention and DeepSeek V3's mixture of experts. Follows `dots1` of mlx-lm,
-//! and transformers where that has windows or biases.
+//! and transformers for sliding windows and biases.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen3;

@@ -1,4 +1,4 @@
-//! ERNIE 4.5 (dense): Llama whose rotary pairs are neighbours, with one switch for all biases.
+//! ERNIE 4.5 (dense): Llama with an interleaved rotary embedding and one switch for all biases.
 //! Follows `ernie4_5` of mlx-lm.
 
 use crate::families::prelude::*;

@@ -1,6 +1,5 @@
-//! ERNIE 4.5 with experts: ERNIE 4.5 (dense), between some of whose layers experts weigh tokens
-//! beside shared ones. Follows `ernie4_5_moe` of mlx-lm, and transformers where a bias corrects the
-//! choice.
+//! ERNIE 4.5 with experts: ERNIE 4.5 (dense) with routed and shared experts in some layers. Follows
+//! `ernie4_5_moe` of mlx-lm, and transformers for the correction bias of the router.
 
 use crate::families::prelude::*;
 
@@ -12,7 +11,7 @@ struct Config {
     moe_intermediate_size: Count,
     moe_num_shared_experts: Count,
     moe_layer_interval: Size,
-    /// A layer, or one for each kind of expert.
+    /// A layer index, or one for each kind of expert.
     moe_layer_start_index: PerLayer<i64>,
     moe_layer_end_index: Option<PerLayer<i64>>,
 }
@@ -30,7 +29,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
     let sparse = e.sparse()?;
     let rope = Rope::of(&c)?;
-    // They predict further tokens: ready for drafters.
+    // The multi-token prediction layers are ignored; they are meant for speculative decoding.
     ignore_parts(w, &["mtp_block", "mtp_linear_proj", "mtp_hidden_norm", "mtp_emb_norm"]);
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
@@ -41,7 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 impl Config {
-    /// Which layers have experts.
+    /// The layers with experts.
     fn sparse(&self) -> Result<impl Fn(i32) -> bool> {
         let empty = |field| move || Error::config(field, "is empty");
         let starts = self.moe_layer_start_index.entries().iter().min();
@@ -64,7 +63,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
         0 => c.intermediate_size,
         inner => inner,
     };
-    // MLX files leave it out.
+    // MLX checkpoints omit it.
     let statics = w.at("moe_statics");
     let correction = statics.optional("e_score_correction_bias", &[1, count])?;
     let logits = w.linear("gate", c.hidden_size, count)?;

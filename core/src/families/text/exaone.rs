@@ -1,4 +1,4 @@
-//! EXAONE 3 and 3.5: Llama under the names of GPT-2. Follows `exaone` of mlx-lm.
+//! EXAONE 3 and 3.5: Llama with GPT-2's tensor names. Follows `exaone` of mlx-lm.
 
 use crate::families::prelude::*;
 

@@ -1,5 +1,6 @@
-//! EXAONE 4: norms after each branch as in OLMo 2, queries and keys normalised as in Qwen 3. Where
-//! some layers slide, the others have no positions. Follows `exaone4` of mlx-lm.
+//! EXAONE 4: norms after each branch as in OLMo 2, normalised queries and keys as in Qwen 3; in
+//! models with sliding-window layers, full layers have no rotary embedding. Follows `exaone4` of
+//! mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::{olmo2, qwen3};
@@ -12,13 +13,13 @@ struct Config {
     sliding_window_pattern: Option<Pattern>,
 }
 
-/// Which layers slide, where no list says it.
+/// Which layers are sliding-window layers, if the config has no list.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Pattern {
-    /// `LLLG`: three local layers, then a global one, and so on.
+    /// `LLLG`: three local layers, then a global one, repeated.
     Letters(String),
-    /// All layers but every `n`th; none for 0.
+    /// All layers except every `n`th; no layer for 0.
     Every(u16),
 }
 
@@ -36,7 +37,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let pattern = e.sliding_window_pattern.filter(|pattern| match pattern {
         Pattern::Letters(kinds) => !kinds.is_empty(),
-        // Transformers writes it beside the list that it made of it.
+        // transformers writes this field beside the list that it derived from it.
         Pattern::Every(_) => c.layer_types.is_none(),
     });
     let window = |i: i32| match &pattern {

@@ -1,4 +1,4 @@
-//! K-EXAONE: EXAONE 4's attention, with norms before each branch, and DeepSeek V3's mixture of
+//! K-EXAONE: EXAONE 4's attention with norms before each branch, and DeepSeek V3's mixture of
 //! experts. Follows `exaone_moe` of mlx-lm.
 
 use crate::families::prelude::*;
@@ -32,7 +32,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let windows: Vec<_> = (0..layers).map(|i| c.window(i)).collect::<Result<_>>()?;
     let slides = windows.iter().any(Option::is_some);
     let rope = Rope::of(&c)?;
-    // It predicts further tokens: ready for drafters.
+    // The multi-token prediction layers are ignored; they are meant for speculative decoding.
     w.ignore("mtp");
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let window = windows[i as usize];

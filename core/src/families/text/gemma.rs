@@ -1,5 +1,5 @@
-//! Gemma: Llama with GeGLU, norms that store `w` and mean `1 + w`, and embeddings times the root of
-//! their width. Follows `gemma` of mlx-lm.
+//! Gemma: Llama with GeGLU, norms whose weight `w` means `1 + w`, and embeddings multiplied by the
+//! square root of their width. Follows `gemma` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -25,7 +25,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(scaled(decoder, &c)?))
 }
 
-/// With the embeddings and the last norm of all Gemmas.
+/// A decoder with the embeddings and the final norm of all Gemma models.
 pub fn scaled(decoder: Decoder, c: &Text) -> Result<Decoder> {
     Ok(Decoder {
         embedding_scale: Some((c.hidden_size as f32).sqrt()),

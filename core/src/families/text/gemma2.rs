@@ -1,6 +1,6 @@
-//! Gemma 2: Gemma with four norms a block and soft bounds for the products of queries and keys and
-//! for the logits; every second layer slides. Follows `gemma2` of mlx-lm, and Gemma's authors where
-//! it slides.
+//! Gemma 2: Gemma with four norms a block, softcapping of attention scores and logits, and a
+//! sliding window in every second layer. Follows `gemma2` of mlx-lm, and Gemma's authors for the
+//! sliding window.
 
 use crate::families::prelude::*;
 use crate::families::text::gemma;
@@ -31,7 +31,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         (e.query_pre_attn_scalar.powf(-0.5), e.attn_logit_softcapping.map(f32::from));
     let decoder = Decoder::stack(w, &c, |i, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
-        // mlx-lm lets no layer slide, which is the same as long as the window is not full.
+        // mlx-lm has no sliding window here, which is equivalent until the window is full.
         let window = c.window_where(i, |i| i % 2 == 0)?;
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let attention = attention.window(window).run_by(move |attention, x, kv, step| {

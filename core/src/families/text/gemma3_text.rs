@@ -1,5 +1,6 @@
-//! Gemma 3: four norms a block that store `w` and mean `1 + w`, normalised queries and keys, five
-//! sliding layers for each full one, with their own rotary bases. Follows `gemma3_text` of mlx-lm.
+//! Gemma 3: Gemma 2 with normalised queries and keys instead of softcapping, and five
+//! sliding-window layers for each full layer, each kind with its own rotary base. Follows
+//! `gemma3_text` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -36,7 +37,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         return Err(Error::config("use_bidirectional_attention", reason));
     }
     ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
-    // Published checkpoints leave the head to the embedding without saying so.
+    // Published checkpoints tie the output head to the embedding without saying so in the config.
     c.tie_word_embeddings = None;
     c.layer_types = c.layer_types.filter(|_| e.sliding_window_pattern.is_none());
     let pattern = e.sliding_window_pattern.map_or(6, i32::from);
@@ -63,7 +64,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }))
 }
 
-/// The config of the language model, which exports of the whole model nest and complete with
+/// The config of the language model. Exports of the multimodal model nest it and omit fields with
 /// other defaults.
 pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Result<Json> {
     let Some(text) = config.get("text_config") else {
@@ -78,7 +79,7 @@ pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Resu
     Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults)))
 }
 
-/// The rotary embeddings of sliding and of full layers.
+/// The rotary embeddings of sliding-window and of full layers.
 pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
     let scaling: Option<RopeScaling> = config::field(config, "rope_scaling")?;
     let nested: Option<RopeScaling> = config::field(config, "rope_parameters")?;
@@ -96,13 +97,12 @@ pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
     ))
 }
 
-/// The models were trained in bfloat16 and expect its rounding of this factor.
+/// The models were trained in bfloat16 and expect this factor in its rounding.
 fn bfloat16(value: f32) -> Result<f32> {
     Ok(mlx::scalar(value, Dtype::Bfloat16)?.as_dtype(Dtype::Float32)?.try_item_cast()?)
 }
 
-/// `x + y`; what leaves float16's range, as it can with weights trained in bfloat16, is cut to its
-/// largest value.
+/// `x + y`, clamped to the range of float16, which weights trained in bfloat16 can exceed.
 fn saturating_sum(x: &Array, y: &Array) -> Result<Array> {
     if x.dtype() != Dtype::Float16 {
         return Ok(x.add(y)?);

@@ -1,7 +1,6 @@
-//! Gemma 4: Gemma's four norms a block, without the `1 +`; wide heads with proportional
-//! rotary positions in full layers; the last layers attend over keys and values of an earlier one;
-//! an input of its own for each layer; in some, experts beside each network. Follows `gemma4_text`
-//! of mlx-lm.
+//! Gemma 4: Gemma 3 whose norms do not add 1, with wide heads and a proportional rotary embedding
+//! in full layers, KV caches that the last layers share with earlier ones, an extra input for each
+//! layer, and in some models experts beside each MLP. Follows `gemma4_text` of mlx-lm.
 
 use crate::families::text::gemma3_text::text_config;
 use crate::{
@@ -40,7 +39,7 @@ struct ExpertsConfig {
     moe_intermediate_size: Size,
 }
 
-/// What transformers 5 writes for a layer instead of the sizes of all full ones.
+/// What transformers 5 writes for one layer, where older configs have one size for all full layers.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default)]
 struct OwnSizes {
@@ -92,7 +91,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 impl Config {
-    /// The usual four norms around attention and the network, and what follows.
+    /// The four norms around attention and MLP, and what follows them.
     fn block(
         &self,
         w: &Scope,
@@ -119,12 +118,13 @@ impl Config {
         Ok(Block::new(((attention, network), end)))
     }
 
-    /// The window of a layer; every `sliding_window_pattern`th is full where no list says more.
+    /// The window of a layer; without a list, every `sliding_window_pattern`th layer is a full
+    /// layer.
     fn window(&self, c: &Text, layer: i32) -> Result<Option<i32>> {
         c.window_where(layer, |layer| (layer + 1) % *self.sliding_window_pattern != 0)
     }
 
-    /// The sizes with those of one layer's heads, which may have their own.
+    /// The sizes of one layer, which may have its own head size.
     fn heads(&self, c: &Text, layer: i32) -> Result<Text> {
         let kv_heads = self.num_global_key_value_heads.filter(|_| self.attention_k_eq_v);
         let own = match &self.per_layer_config {
@@ -169,8 +169,7 @@ impl Config {
     }
 }
 
-/// A network and experts, each between norms of its own; the router sees what the norms do not
-/// change.
+/// An MLP and experts, each between norms of its own; the router reads the input before the norms.
 fn beside_experts(
     w: &Scope,
     c: &Text,
@@ -213,7 +212,7 @@ fn scaled_router(w: &Scope, c: &Text, count: i32, k: i32) -> Result<impl Router 
     })
 }
 
-/// A decoder whose layers may have inputs of their own.
+/// A decoder that may have an extra input for each layer.
 struct Gemma4 {
     decoder: Decoder,
     inputs: Option<LayerInputs>,
@@ -232,7 +231,7 @@ impl Wrapper for Gemma4 {
     }
 }
 
-/// What follows a block: its own input through a gate, and a factor.
+/// The end of a block: its layer input through a gate, and a factor.
 struct LayerEnd {
     input: Option<InputGate>,
     scalar: Array,

@@ -1,5 +1,5 @@
-//! GLM 4 (9B) and GLM-Edge: GLM 4 without the norms after each branch. Follows `glm` of mlx-lm, and
-//! the authors' code where that rotates only a part of each head.
+//! GLM 4 (9B) and GLM-Edge: GLM 4 (0414) without the norms after each branch. Follows `glm` of
+//! mlx-lm, and the authors' code for the partial rotary embedding.
 
 use crate::families::prelude::*;
 use crate::families::text::{glm4, phi3, qwen2};

@@ -1,5 +1,5 @@
-//! GLM 4 (0414) and Z1: norms before and after each branch, half of each head is rotated, gate and
-//! values are one matrix. Follows `glm4` of mlx-lm.
+//! GLM 4 (0414) and Z1: Llama with norms before and after each branch, a rotary embedding of half
+//! of each head, and one matrix for gate and up projections. Follows `glm4` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::{phi3, qwen2};
@@ -19,7 +19,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// The fields, and positions for a part of each head, whose pairs are neighbours.
+/// The config fields, and the partial, interleaved rotary embedding.
 pub fn read(config: &Json) -> Result<(Text, Rope)> {
     let c = Text::read(&config::with_defaults(config, json!({"rope_traditional": true})))?;
     let rope = Rope::share(&c, 0.5)?;

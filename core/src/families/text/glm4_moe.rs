@@ -1,6 +1,6 @@
-//! GLM 4.5 to 4.7: Llama with biases as in Qwen 2, of whose heads a part is rotated, and DeepSeek
-//! V3's mixture of routed and shared experts. Follows `glm4_moe` of mlx-lm, and transformers where
-//! that scales positions.
+//! GLM 4.5 to 4.7: Llama with the biases of Qwen 2, a partial rotary embedding, and DeepSeek V3's
+//! mixture of routed and shared experts. Follows `glm4_moe` of mlx-lm, and transformers for
+//! `rope_scaling`.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen2;

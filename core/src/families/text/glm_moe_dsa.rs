@@ -1,6 +1,6 @@
-//! GLM 5: DeepSeek V3.2 with neighbouring rotary pairs in the indexer. Follows `glm_moe_dsa` of
-//! mlx-lm, and Z.ai's own code, as transformers has it, for layers that attend to what an earlier one
-//! has chosen.
+//! GLM 5: DeepSeek V3.2 with an interleaved rotary embedding in the indexer. Follows `glm_moe_dsa`
+//! of mlx-lm, and Z.ai's own code, as in transformers, for layers that reuse the selection of an
+//! earlier layer.
 
 use crate::families::prelude::*;
 use crate::families::text::{deepseek_v3::nested_rope, deepseek_v32};
@@ -12,7 +12,7 @@ pub const FAMILY: Family =
 struct Config {
     num_hidden_layers: Size,
     indexer_types: Option<Vec<String>>,
-    /// Names, or letters in one word.
+    /// A list of names, or one word of letters.
     index_topk_pattern: Option<PerLayer<String>>,
     index_topk_freq: Count,
     index_skip_topk_offset: Count,
@@ -29,7 +29,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(deepseek_v32::decoder(config, w, |layer| chooses[layer as usize])?))
 }
 
-/// Which layers choose for themselves.
+/// Which layers run an indexer of their own.
 fn choosing(e: Config) -> Result<Vec<bool>> {
     let Size(layers) = e.num_hidden_layers;
     let (field, kinds) = match (e.indexer_types, e.index_topk_pattern) {

@@ -1,5 +1,5 @@
-//! GPT-2: learned positions that are added to the embeddings, layer norms, a network without a gate,
-//! biases everywhere. Follows `gpt2` of mlx-lm, and transformers in how layers weigh keys and in their
+//! GPT-2: learned position embeddings, layer norms, an MLP without a gate, biases everywhere.
+//! Follows `gpt2` of mlx-lm, and transformers for the scaling of attention by layer and for the
 //! activation.
 
 use crate::families::prelude::*;
@@ -15,7 +15,7 @@ struct Config {
 }
 
 impl Config {
-    /// By how much a layer multiplies its scores.
+    /// The factor of the attention scores of a layer.
     fn scale(&self, c: &Text, layer: i32) -> f32 {
         let scale = if self.scale_attn_weights { (c.head_dim() as f32).powf(-0.5) } else { 1.0 };
         if self.scale_attn_by_inverse_layer_idx { scale / (layer + 1) as f32 } else { scale }
@@ -37,10 +37,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let place = ["model", "transformer"].into_iter().find(has_table);
     let body = place.map_or(w.clone(), |place| w.at(place));
     let decoder = decoder(w, &body, &c, |i, w| {
-        // Published files hold projections turned, those of mlx-lm do not.
+        // Published checkpoints store transposed weights, those of mlx-lm do not.
         let w = if place == Some("model") { w.clone() } else { w.transposed() };
         let a = w.at("attn");
-        // The masks of old exporters.
+        // Old exporters stored the attention masks.
         a.ignore("bias");
         a.ignore("masked_bias");
         grouped::require_biases(&a, ["c_attn", "c_proj"], &c)?;
@@ -51,7 +51,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Positioned::read(&body, config, c.hidden_size, decoder)?))
 }
 
-/// A stack under the names of OpenAI's first models; `layer` reads attention and the network.
+/// A decoder with the tensor names of GPT-2; `layer` reads attention and MLP.
 pub fn decoder(
     w: &Scope,
     body: &Scope,
@@ -72,7 +72,7 @@ pub fn decoder(
     })
 }
 
-/// The fields under the names of OpenAI's first models.
+/// The config fields under the names of GPT-2.
 pub fn read(config: &Json) -> Result<Text> {
     let config = config::with_defaults(config, json!({"layer_norm_epsilon": 1e-5}));
     let width = config.get("n_embd").and_then(Json::as_i64);
@@ -116,7 +116,8 @@ impl Wrapper for Positioned {
             let (tokens, limit) = (end as usize, limit as usize);
             return Err(Error::ContextOverflow { tokens, limit });
         }
-        // A decode step does not know where it is, and MLX does not check that a row exists.
+        // A compiled decode step does not know its position on the host, and MLX does not check
+        // that the row exists.
         let places = ops::minimum(&step.positions()?, Array::from_int(limit - 1))?;
         let hidden = x.hidden.add(self.table.lookup(&places)?)?;
         self.decoder.forward(&Embedded { ids: x.ids.clone(), hidden }, cache, step)

@@ -1,5 +1,5 @@
-//! StarCoder 1 and SantaCoder: GPT-2 whose heads share one key and one value. Follows `gpt_bigcode`
-//! of mlx-lm, and BigCode where heads have keys of their own or scores are not scaled.
+//! StarCoder 1 and SantaCoder: GPT-2 with multi-query attention (one key-value head). Follows
+//! `gpt_bigcode` of mlx-lm, and BigCode's code for multi-head attention and unscaled scores.
 
 use crate::families::prelude::*;
 use crate::families::text::gpt2;
@@ -27,7 +27,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let decoder = gpt2::decoder(w, &body, &c, |_, w| {
         let (a, names) = (w.at("attn"), ["c_attn", "c_proj"]);
         grouped::require_biases(&a, names, &c)?;
-        // Head by head, where mlx-lm takes one part after the other.
+        // The fused projection is ordered by heads, where mlx-lm expects all queries, then keys,
+        // then values.
         let mut attention = Attention::fused_by_group(&a, names, c.kv_heads(), &c, Rope::None)?;
         if !e.scale_attn_weights {
             attention = attention.scale(1.0);

@@ -1,5 +1,5 @@
-//! GPT-NeoX and Pythia: attention and a network without a gate side by side, each after its own layer
-//! norm; queries, keys and values in one matrix, head by head. Follows `gpt_neox` of mlx-lm.
+//! GPT-NeoX and Pythia: attention and an MLP without a gate in parallel, each after its own layer
+//! norm; the fused QKV projection is ordered by heads. Follows `gpt_neox` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -24,7 +24,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut c = Text::read_renamed(config, &names)?;
     c.num_key_value_heads = None;
     let rope = Rope::share(&c, 0.25)?;
-    // As published, then as mlx-lm writes it.
+    // The published name, then the name that mlx-lm writes.
     let (body, layers, head) = if w.has_below("gpt_neox") {
         (w.at("gpt_neox"), "layers", w.clone())
     } else {

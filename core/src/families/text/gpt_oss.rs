@@ -1,6 +1,6 @@
-//! GPT-OSS: every projection has a bias, every head an attention sink, layers take turns between a
-//! window and everything, and all feed-forward networks are clamped experts, published in MXFP4.
-//! Follows `gpt_oss` of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
+//! GPT-OSS: Mixtral with biases on every projection, an attention sink for every head, a sliding
+//! window in every second layer, and clamped experts that are published in MXFP4. Follows `gpt_oss`
+//! of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
 
 use crate::families::prelude::*;
 use crate::families::text::mixtral::Config;
@@ -68,9 +68,9 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
     Ok(Moe::new(router, GatedExperts::new(gate, up, down, clamped_swiglu(1.702, 7.0))))
 }
 
-/// The experts of one projection as they were published: MXFP4 in blocks of 16 bytes, or dense.
+/// The experts of one projection as published: MXFP4 in blocks of 16 bytes, or dense.
 fn published(w: &Scope, name: &str, count: i32, input: i32, output: i32) -> Result<Matrix> {
-    // Transformers multiplies from the left and stores the transpose.
+    // transformers stores transposed weights.
     let is_transposed = w.shape(name).is_some_and(|shape| shape == [count, input, output]);
     let w = if is_transposed && input != output { &w.transposed() } else { w };
     w.parameter(name).matrix(&[count, output, input])?.for_experts()
@@ -81,7 +81,8 @@ fn every_other_row(a: &Array, first: i32) -> Result<Array> {
     Ok(mlx::slice(&pairs, 2, first, first + 1)?.squeeze_axes(&[2])?.contiguous()?)
 }
 
-/// `(up + 1) · gate · sigmoid(alpha · gate)`, with the gate cut above a limit and `up` on both sides.
+/// `(up + 1) · gate · sigmoid(alpha · gate)`; the gate is clamped from above and `up` on both
+/// sides.
 pub fn clamped_swiglu(alpha: f32, limit: f32) -> impl Gate {
     move |gate: &Array, up: &Array| {
         let constant = |value| mlx::scalar(value, gate.dtype());

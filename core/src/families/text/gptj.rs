@@ -1,5 +1,5 @@
-//! GPT-J: attention and a network without a gate side by side after one layer norm; rotary pairs are
-//! neighbours, in a part of each head. Follows `gptj` of mlx-lm.
+//! GPT-J: attention and an MLP without a gate in parallel after one layer norm; a partial,
+//! interleaved rotary embedding. Follows `gptj` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::gpt2;
@@ -19,16 +19,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     c.rope_traditional = true;
     let rope = Rope::rotary_dim(&c, config::field(config, "rotary_dim")?)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    // As published, then as mlx-lm writes it.
+    // The published name, then the name that mlx-lm writes.
     let body = w.at(if w.has_below("transformer") { "transformer" } else { "model" });
-    // A head that is the embedding would still have a bias.
+    // The output head has a bias, which tied embeddings lack, so the checkpoint must contain it.
     w.at("lm_head").require("bias")?;
     let head = Head::read(w, Some(false), c.hidden_size, c.vocab_size)?;
     let ends = Ends { norm: norm(&body, "ln_f")?, head };
     let names = Names { embedding: "wte", layers: "h", ..Names::default() };
     Ok(Box::new(Decoder::assemble(&body, names, &c, ends, |_, w| {
         let a = w.at("attn");
-        // The masks of old exporters.
+        // Old exporters stored the attention masks.
         a.ignore("bias");
         a.ignore("masked_bias");
         let names = ["q_proj", "k_proj", "v_proj", "out_proj"];

@@ -1,4 +1,4 @@
-//! Granite: Llama with four factors, of the embeddings, of each branch, of attention's scores and
+//! Granite: Llama with four factors: of the embeddings, of each branch, of the attention scores and
 //! of the logits. Follows `granite` of mlx-lm.
 
 use crate::families::prelude::*;
@@ -40,7 +40,7 @@ pub fn build_with<F: Layer + 'static>(
     }))
 }
 
-/// The usual block, each of whose branches is multiplied by `scale`.
+/// The pre-norm block, each of whose branches is multiplied by `scale`.
 pub fn scaled_pre_norm(
     w: &Scope,
     c: &Text,

@@ -1,5 +1,5 @@
-//! Granite MoE: Granite whose feed-forward networks are experts, weighed in single precision.
-//! Follows `granitemoe` of mlx-lm.
+//! Granite MoE: Granite with a mixture of experts, whose router computes in float32. Follows
+//! `granitemoe` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::granite;

@@ -1,4 +1,4 @@
-//! Helium: Llama whose rotary pairs are neighbours. Follows `helium` of mlx-lm.
+//! Helium: Llama with an interleaved rotary embedding. Follows `helium` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen2;

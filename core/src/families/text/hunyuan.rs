@@ -1,5 +1,5 @@
-//! Hunyuan Large, A13B and 7B: Hunyuan (dense) with experts beside a shared network; in some, layers
-//! take keys and values, before they are rotated and normalised, from the layer before. Follows
+//! Hunyuan Large, A13B and 7B: Hunyuan (dense) with routed experts beside a shared expert; in some
+//! models, layers reuse the keys and values of the layer before (cross-layer attention). Follows
 //! `hunyuan` of mlx-lm.
 
 use crate::families::prelude::*;
@@ -30,7 +30,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = hunyuan_v1_dense::rope(config, &c)?;
-    // Configs say false of heads that no checkpoint has.
+    // Configs set this to false for heads that no checkpoint has.
     c.tie_word_embeddings = c.tie_word_embeddings.filter(|tied| *tied);
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = attention(&w.at("self_attn"), &c, &e, i, rope.clone())?;
@@ -43,15 +43,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// Keys and values of all heads as they were projected, `[batch, length, heads · head_dim]`.
+/// The projected keys and values of all heads, `[batch, length, heads · head_dim]`, before rotary
+/// embedding and norms.
 #[derive(Clone)]
 struct Projected {
     keys: Array,
     values: Array,
 }
 
-/// Attention to keys and values of its own, which it leaves for later layers, or to those that it
-/// finds there.
+/// Attention that projects keys and values and puts them into the step, or takes those of an
+/// earlier layer from it.
 fn attention(
     w: &Scope,
     c: &Text,
@@ -120,7 +121,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Ffn> {
     Ok(sum(moe, dense(&w.at("shared_mlp"), c, inner)?))
 }
 
-/// What experts give is weighed in single precision.
+/// The outputs of the experts are weighted in float32.
 fn route(logits: &Array, k: i32, top_k: TopK) -> Result<(Array, Array)> {
     let (ids, weights) = softmax_then_top_k(logits, k, top_k)?;
     Ok((ids, weights.as_dtype(Dtype::Float32)?))

@@ -1,5 +1,5 @@
-//! Hunyuan (dense): Llama whose queries and keys are normalised after they are rotated, over a base
-//! that the config stretches by `alpha`. Follows `hunyuan_v1_dense` of mlx-lm.
+//! Hunyuan (dense): Llama whose queries and keys are normalised after the rotary embedding, with a
+//! rotary base that the config scales by `alpha`. Follows `hunyuan_v1_dense` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -42,12 +42,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// Positions over a base that may be stretched.
+/// The rotary embedding, whose base may be scaled.
 pub fn rope(config: &Json, c: &Text) -> Result<Rope> {
     let e: Positions = config::read(config)?;
     let magnitude = e.rope_scaling.as_ref().or(e.rope_parameters.as_ref());
     let Some(alpha) = magnitude.and_then(|magnitude| magnitude.alpha) else { return Rope::of(c) };
-    // Configs call this dynamic, but with an alpha it depends on no length.
+    // Configs call this type `dynamic`, but with an `alpha` it does not depend on the length.
     let dims = f64::from(c.head_dim());
     let base = f64::from(c.rope_theta()) * alpha.powf(dims / (dims - 2.0));
     Rope::base(c.head_dim(), base as f32)

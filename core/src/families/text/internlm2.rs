@@ -1,5 +1,5 @@
-//! InternLM 2 and 2.5: Llama under other names; queries, keys and values are one matrix, in which
-//! each group of queries stands before its key and its value. Follows `internlm2` of mlx-lm.
+//! InternLM 2 and 2.5: Llama with other tensor names and a fused QKV projection, in which each
+//! group of query heads precedes its key and value heads. Follows `internlm2` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -14,7 +14,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let mut c = Text::read_renamed(config, &[("bias", "attention_bias")])?;
-    // Feed-forward networks have no biases, whatever the config says.
+    // The MLP has no biases, whatever the config says.
     c.mlp_bias = false;
     let rope = Rope::of(&c)?;
     let names = Names { embedding: "tok_embeddings", ..Names::default() };

@@ -1,5 +1,5 @@
-//! InternLM 3: Llama with one switch for the biases of attention and one for the others.
-//! Follows `internlm3` of mlx-lm, and InternLM's own code where the output has no bias.
+//! InternLM 3: Llama with one switch for the biases of attention and one for the others. Follows
+//! `internlm3` of mlx-lm, and InternLM's own code where the output projection has no bias.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen2;

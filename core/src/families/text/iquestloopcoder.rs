@@ -1,6 +1,6 @@
 //! IQuest Loop Coder: Llama whose stack runs twice. In the second run each head mixes, by a learned
-//! gate, what it finds among the first run's keys and in a short window of its own. Follows
-//! `iquestloopcoder` of mlx-lm.
+//! gate, attention over the keys of the first run and over a short sliding window of its own.
+//! Follows `iquestloopcoder` of mlx-lm.
 
 use crate::families::prelude::*;
 use std::rc::Rc;
@@ -38,12 +38,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }))
 }
 
-/// The weights of a layer, which both runs use.
+/// The weights of a layer, which both runs share.
 struct Shared {
     before: Norm,
     attention: Attention,
     ffn: Residual<Ffn>,
-    /// Weights `[heads, head_dim, 1]` and biases `[heads, 1, 1]`.
+    /// The gate: weights `[heads, head_dim, 1]` and biases `[heads, 1, 1]`.
     gate: (Array, Array),
 }
 
@@ -65,8 +65,8 @@ impl Shared {
     }
 }
 
-/// A layer in one of the runs: Llama's in the first, whose keys and values stay for the second, which
-/// has a window.
+/// A layer in one of the runs: the first is a Llama layer, whose keys and values the second run
+/// reads beside its sliding window.
 fn run(layer: i32, shared: Rc<Shared>, window: Option<i32>) -> Block {
     let run = move |x: &Array, kv: &mut KvCache, step: &Step| {
         let Shared { before, attention, ffn, gate: (weight, bias) } = &*shared;

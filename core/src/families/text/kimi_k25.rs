@@ -1,4 +1,5 @@
-//! Kimi K2.5: DeepSeek V3 in a wrapper, whose vision tower is left out. Follows `kimi_k25` of mlx-lm.
+//! Kimi K2.5: DeepSeek V3 inside a multimodal checkpoint, whose vision tower is ignored. Follows
+//! `kimi_k25` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::deepseek_v3;

@@ -1,5 +1,5 @@
-//! Klear: Qwen 3's attention; what the routed experts give and what the shared one gives are mixed
-//! by two coefficients of each token. Follows `Klear` of mlx-lm.
+//! Klear: Qwen 3's attention; two coefficients of each token mix the outputs of the routed experts
+//! and of the shared expert. Follows `Klear` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::{qwen3, qwen3_moe};
@@ -22,7 +22,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 fn mixed(w: &Scope, c: &Text, config: &Json, Size(shared): Size) -> Result<Ffn> {
     let routing = LossFreeRouting::read(config, &[("num_experts", "n_routed_experts")])?;
-    // Whatever else configs say of them.
+    // Configs contain other values for these, which the reference ignores.
     let routing = LossFreeRouting { n_group: None, routed_scaling_factor: 1.0, ..routing };
     let (count, normalizes) = (routing.n_routed_experts, routing.norm_topk_prob);
     let Size(inner) = config::field(config, "moe_intermediate_size")?;

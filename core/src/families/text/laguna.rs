@@ -1,5 +1,5 @@
-//! Laguna: Qwen 3's attention with a gate on what each head gathers, layers that differ in heads and
-//! rotary embeddings, and experts whose scores do not compete beside one that all share. Follows
+//! Laguna: Qwen 3's attention with a gate on the output of each head, layers with different head
+//! counts and rotary embeddings, and sigmoid-scored routed experts beside a shared expert. Follows
 //! `laguna` of mlx-lm, and transformers for gates on each element.
 
 use crate::families::text::qwen3;
@@ -89,11 +89,11 @@ fn rope(c: &Text, window: Option<i32>) -> Result<Rope> {
 }
 
 impl Config {
-    /// Experts, all of them scaled, beside one that all tokens share.
+    /// Routed experts with scaled outputs, beside a shared expert.
     fn experts(&self, w: &Scope, c: &Text, config: &Json) -> Result<Ffn> {
         let routing = LossFreeRouting::read(config, &[("num_experts", "n_routed_experts")])?;
         let (count, width, gate) = (routing.n_routed_experts, c.hidden_size, w.at("gate"));
-        // MLX's files have names of their own.
+        // MLX checkpoints use other names.
         let logits = if gate.has("weight") {
             w.linear("gate", width, count)?
         } else {
@@ -120,7 +120,7 @@ impl Config {
     }
 }
 
-/// Scores of logits that are bounded before.
+/// Scores of softcapped logits.
 fn capped(score: fn(&Array) -> Result<Array>, cap: f32) -> impl Fn(&Array) -> Result<Array> {
     move |logits| {
         if cap <= 0.0 {

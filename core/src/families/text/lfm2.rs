@@ -1,5 +1,5 @@
-//! LFM2: most layers mix with a short convolution between two gates, a few with attention over
-//! normalised queries and keys. Follows `lfm2` of mlx-lm.
+//! LFM2: Qwen 3 in which most layers replace attention by a short convolution between two gates.
+//! Follows `lfm2` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -66,7 +66,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 impl Config {
-    /// The width of the feed-forward network, of which two thirds are rounded up when gated.
+    /// The width of the MLP: with `block_auto_adjust_ff_dim`, two thirds of the given width,
+    /// rounded up to a multiple.
     fn ffn_width(&self, written: i32) -> Result<i32> {
         let width = self.block_ff_dim.map_or(written, i32::from);
         if !self.block_auto_adjust_ff_dim {

@@ -1,5 +1,5 @@
-//! Lille 130M: Llama under other names, with rotary pairs that are neighbours, and queries, keys
-//! and values in one matrix. Follows `lille-130m` of mlx-lm.
+//! Lille 130M: Llama with other tensor names, an interleaved rotary embedding, and a fused QKV
+//! projection. Follows `lille-130m` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -39,7 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// Eight thirds of the stream's width, rounded to a multiple of 256; half of one to the even one.
+/// Eight thirds of the model width, rounded to a multiple of 256, ties to even.
 fn ffn_width(width: i64) -> i64 {
     let exact = width.saturating_mul(8) / 3;
     256 * (exact as f64 / 256.0).round_ties_even() as i64

@@ -1,5 +1,6 @@
-//! Llama 2 and 3 and their many renamings: norms before each branch, grouped-query attention,
-//! SwiGLU. Follows `llama` of mlx-lm.
+//! Llama 2 and 3 and their many renamings: pre-norm blocks with grouped-query attention and SwiGLU.
+//! The other families describe themselves by their differences from this one. Follows `llama` of
+//! mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -10,7 +11,7 @@ pub const FAMILY: Family = Family {
 };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    // Transformers leaves out of a config what is its default.
+    // transformers omits fields that have its default.
     let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": true})))?;
     Ok(Box::new(decoder(w, &c)?))
 }

@@ -1,7 +1,7 @@
-//! Llama 4 Scout and Maverick (text): the dense text models with experts in some layers or all, of
-//! which a token takes one, multiplied by its score before it enters, beside one that all share.
-//! Follows `llama4` of mlx-lm, and Meta's code, as transformers has it, for `no_rope_layers` and
-//! `moe_layers`.
+//! Llama 4 Scout and Maverick (text): Llama 4's dense text models with experts in some or all
+//! layers; a token goes to one routed expert, whose input is multiplied by its score, and to a
+//! shared expert. Follows `llama4` of mlx-lm, and Meta's code, as in transformers, for
+//! `no_rope_layers` and `moe_layers`.
 
 use crate::families::prelude::*;
 use crate::families::text::llama4_text::{decoder, dense, read};
@@ -41,10 +41,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// Experts that get tokens times the sigmoid of their logits, beside one that gets them as they are.
+/// Routed experts, whose input is the token times the sigmoid of its logit, beside a shared expert
+/// with unscaled input.
 fn moe(w: &Scope, c: &Text, count: i32) -> Result<Ffn> {
     let router = w.linear("router", c.hidden_size, count)?;
-    // As published, all matrices are turned.
+    // Published checkpoints store transposed weights.
     let place = if w.has("experts.gate_up_proj") { &w.transposed() } else { w };
     let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
     let experts = GatedExperts::read(place, "experts", sizes, swiglu)?;

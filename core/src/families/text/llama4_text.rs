@@ -1,7 +1,7 @@
-//! Llama 4's dense text models: Llama with neighbouring rotary pairs, whose rotated queries and keys
-//! are normalised, without weights, and see their own chunk of the sequence; some layers have no
-//! positions and see everything. Follows `llama4_text` of mlx-lm; chunks and layers without positions
-//! follow Meta's code instead.
+//! Llama 4's dense text models: Llama with an interleaved rotary embedding, weightless norms of
+//! queries and keys after it, and chunked attention; some layers have neither rotary embedding nor
+//! chunks. Follows `llama4_text` of mlx-lm, and Meta's code for chunks and layers without
+//! positions.
 
 use crate::families::prelude::*;
 use crate::families::text::smollm3::Positions;
@@ -11,7 +11,7 @@ pub const FAMILY: Family =
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (config, mut c) = read(config)?;
-    // Exports of MLX call the head `output`.
+    // MLX checkpoints call the output head `output`.
     let output = w.has_below("output").then(|| w.linear("output", c.hidden_size, c.vocab_size));
     c.tie_word_embeddings = Some(output.is_some() || c.tie_word_embeddings == Some(true));
     let decoder = decoder(&config, w, &c, c.rms_norm_eps, |_, w| dense(w, &c, &config))?;
@@ -21,7 +21,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }))
 }
 
-/// The config of Llama 4's text models, with the defaults that transformers leaves out.
+/// The config of the text models, with the defaults that transformers omits.
 pub fn read(config: &Json) -> Result<(Json, Text)> {
     let config = config::with_defaults(
         config,
@@ -45,7 +45,7 @@ struct Config {
     attention_chunk_size: Option<Size>,
 }
 
-/// The first configs have a number where later ones have a truth.
+/// Early configs have a number where later ones have a boolean.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Switch {
@@ -53,7 +53,7 @@ enum Switch {
     Number(i32),
 }
 
-/// The stack; `eps` is that of the norms of queries and keys.
+/// The decoder; `eps` is the epsilon of the norms of queries and keys.
 pub fn decoder(
     config: &Json,
     w: &Scope,
@@ -91,8 +91,8 @@ pub fn decoder(
     })
 }
 
-/// Without positions, queries grow with theirs, in steps of so many
-/// ([Nakanishi 2025](https://arxiv.org/abs/2501.19399)).
+/// In layers without a rotary embedding, queries are scaled with their position, in steps of this
+/// many tokens ([Nakanishi 2025](https://arxiv.org/abs/2501.19399)).
 fn grow(q: Array, positions: f32, strength: f32, step: &Step) -> Result<Array> {
     let at = ops::arange::<_, f32>(1, step.length + 1, None)?.add(&step.position)?;
     let steps = at.divide(Array::from_f32(positions))?.floor()?;
@@ -101,7 +101,7 @@ fn grow(q: Array, positions: f32, strength: f32, step: &Step) -> Result<Array> {
     Ok(q.multiply(factor)?.as_dtype(q.dtype())?)
 }
 
-/// Attention of a chunk of the sequence to itself, or of everything.
+/// Attention within a chunk of the sequence, or over the whole sequence.
 fn in_chunks(attention: Attention, chunk: Option<i32>) -> impl Layer<State = KvCache> {
     attention.window(chunk).run_by(move |attention, x, kv, step| {
         let [q, k, v] = attention.heads(x, step)?;
@@ -120,7 +120,7 @@ fn in_chunks(attention: Attention, chunk: Option<i32>) -> impl Layer<State = KvC
     })
 }
 
-/// The network of layers without experts.
+/// The MLP of layers without experts.
 pub fn dense(w: &Scope, c: &Text, config: &Json) -> Result<Ffn> {
     let Size(inner) = config::field(config, "intermediate_size_mlp")?;
     Ok(Box::new(Mlp::sized(w, c, inner, swiglu)?))

@@ -1,6 +1,6 @@
-//! LongCat Flash: layers of two DeepSeek V3 attentions and two dense networks, across which a
-//! mixture of experts takes a shortcut; some of its experts do nothing. Follows `longcat_flash` of
-//! mlx-lm.
+//! LongCat Flash: layers with two DeepSeek V3 attentions and two dense MLPs, and a mixture of
+//! experts on a shortcut across them; some of its experts are identities. Follows `longcat_flash`
+//! of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -9,7 +9,7 @@ pub const FAMILY: Family =
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Config::read(config)?;
-    // It predicts further tokens, which nobody needs but a drafter.
+    // The multi-token prediction layers are ignored; they are meant for speculative decoding.
     w.at("model").ignore("mtp");
     Ok(Box::new(Decoder::stack(w, &c.text, |_, w| c.block(w))?))
 }
@@ -37,7 +37,7 @@ struct OwnConfig {
 impl Config {
     pub fn read(config: &Json) -> Result<Self> {
         config::only(config, json!({"attention_method": "MLA", "zero_expert_type": "identity"}))?;
-        // Transformers counts attentions as layers.
+        // transformers counts attentions as layers.
         let config = &config::without(config, &["num_hidden_layers"]);
         let config = &config::with_defaults(
             config,
@@ -64,7 +64,7 @@ impl Config {
         let scale = |rank| (c.hidden_size as f32 / rank as f32).sqrt();
         let q_rank = self.latent.q_lora_rank.filter(|_| e.mla_scale_q_lora);
         let kv_rank = Some(self.latent.kv_lora_rank).filter(|_| e.mla_scale_kv_lora);
-        // The norms of low ranks have an epsilon of their own.
+        // The norms of the low-rank projections have an epsilon of their own.
         let a = w.at("self_attn").at(i);
         Ok(Half {
             before_attention: norm("input_layernorm")?,
@@ -75,7 +75,7 @@ impl Config {
         })
     }
 
-    /// Experts of which those after the last give back what they get.
+    /// A mixture whose expert ids above the number of experts are identities.
     fn experts(&self, w: &Scope) -> Result<Ffn> {
         let (e, width, count) = (&self.own, self.text.hidden_size, *self.own.n_routed_experts);
         let (all, k) = (count + *e.zero_expert_num, *e.moe_topk);
@@ -118,7 +118,7 @@ struct Shortcut {
 struct Half {
     before_attention: Norm,
     attention: Mla,
-    /// Factors of queries and of latents.
+    /// The factors of queries and of latents.
     scales: [Option<f32>; 2],
     before_mlp: Norm,
     mlp: Mlp,
@@ -147,7 +147,7 @@ impl Layer for Shortcut {
 }
 
 impl Half {
-    /// The stream after attention, and what the networks see of it.
+    /// The residual stream after attention, and its normalised value, which the MLPs read.
     fn attend(&self, x: &Array, kv: &mut KvCache, step: &Step) -> Result<(Array, Array)> {
         let mut projected = self.attention.project(&self.before_attention.forward(x)?)?;
         for (x, scale) in [&mut projected.q, &mut projected.latent].into_iter().zip(self.scales) {

@@ -1,5 +1,5 @@
-//! LongCat Flash Lite: LongCat Flash whose embeddings know the tokens before, through tables of
-//! hashed n-grams. Follows `longcat_flash_ngram` of mlx-lm.
+//! LongCat Flash Lite: LongCat Flash whose embeddings include tables of hashed n-grams of the
+//! tokens before. Follows `longcat_flash_ngram` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::longcat_flash;
@@ -13,7 +13,7 @@ struct Config {
     ngram_vocab_size_ratio: Size,
     /// The longest n-gram, in tokens.
     emb_neighbor_num: Size,
-    /// Tables for each length.
+    /// The number of tables for each length.
     emb_split_num: Size,
 }
 
@@ -22,7 +22,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, defaults);
     let (c, e): (_, Config) = (longcat_flash::Config::read(config)?, config::read(config)?);
     let (text, body) = (&c.text, w.at("model"));
-    // It predicts further tokens, which nobody needs but a drafter.
+    // The multi-token prediction layers are ignored; they are meant for speculative decoding.
     body.ignore("mtp");
     let words = if body.has_below("embed_tokens") {
         body.ignore("ngram_embeddings.word_embeddings");
@@ -69,7 +69,7 @@ impl Wrapper for NgramDecoder {
 
 struct Grams {
     tables: Vec<Gram>,
-    /// How many tokens before its own the longest n-gram has.
+    /// The number of tokens before the current one in the longest n-gram.
     before: i32,
 }
 
@@ -77,7 +77,7 @@ struct Grams {
 struct Gram {
     table: Embedding,
     projection: Linear,
-    /// Factors of the tokens before, the nearest first.
+    /// The hash factors of the tokens before, nearest first.
     factors: Vec<Array>,
     size: Array,
 }
@@ -110,8 +110,8 @@ impl Grams {
         Ok(Grams { tables: (0..count).map(gram).collect::<Result<_>>()?, before })
     }
 
-    /// The mean of the tokens' embeddings and those of the n-grams that end with them; before the
-    /// first token stands the token 0.
+    /// The mean of the embeddings of the tokens and of the n-grams that end with them; the token 0
+    /// stands before the first token.
     fn add_to(&self, x: &Embedded, past: &mut Recurrent) -> Result<Array> {
         let ids = x.ids.as_dtype(Dtype::Int64)?;
         let (length, before) = (ids.dim(1), self.before);

@@ -1,5 +1,5 @@
-//! Mamba 2 and Codestral Mamba: no attention, one mixer a block. Follows `mamba2` of mlx-lm, whose
-//! block norms keep the epsilon 1e-5 whatever the config says.
+//! Mamba 2 and Codestral Mamba: no attention and no MLP, one recurrent mixer a block. Follows
+//! `mamba2` of mlx-lm, whose block norms have the epsilon 1e-5 whatever the config says.
 
 use crate::families::prelude::*;
 
@@ -23,7 +23,7 @@ const NAMES: &[(&str, &str)] =
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let e: Config = config::read(config)?;
-    // There is no attention and no network, whatever the config says of them.
+    // The model has no attention and no MLP, whatever the config says of them.
     let absent = ["num_attention_heads", "num_key_value_heads", "rms_norm_eps"];
     let own = config::without(config, &absent);
     let own = config::with_defaults(&json!({"intermediate_size": 1}), own);

@@ -1,5 +1,5 @@
-//! Mellum 2: Qwen 3 MoE some of whose layers slide, with a rotary embedding for each kind of layer.
-//! Follows `mellum` of mlx-lm, and transformers where that has dense layers.
+//! Mellum 2: Qwen 3 MoE with sliding-window layers, with a rotary embedding for each kind of layer.
+//! Follows `mellum` of mlx-lm, and transformers for dense layers.
 
 use crate::families::prelude::*;
 use crate::families::text::{qwen3, qwen3_moe};
@@ -19,7 +19,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, qwen3_moe::Config) = (qwen3::read(config)?, config::read(config)?);
     let kinds: Option<Vec<String>> = config::field(config, "mlp_layer_types")?;
     config::check_entries("mlp_layer_types", kinds.as_ref(), c.num_hidden_layers)?;
-    // It predicts further tokens: ready for drafters.
+    // The multi-token prediction layers are ignored; they are meant for speculative decoding.
     w.ignore("mtp");
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let (mlp, window) = (w.at("mlp"), c.window(i)?);

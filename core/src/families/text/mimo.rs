@@ -1,4 +1,4 @@
-//! MiMo: Qwen 2 that was also trained to predict further tokens. Follows `mimo` of mlx-lm.
+//! MiMo: Qwen 2 with multi-token prediction layers, which are ignored. Follows `mimo` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen2;
@@ -9,7 +9,7 @@ pub const FAMILY: Family =
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": false})))?;
     c.attention_bias = true;
-    // These only predict further tokens.
+    // The multi-token prediction layers are ignored; they are meant for speculative decoding.
     w.at("model").ignore("mtp_layers");
     Ok(Box::new(qwen2::decoder(w, &c)?))
 }

@@ -1,6 +1,6 @@
-//! MiMo V2 Flash: sliding and full layers that differ in heads, their widths and rotary bases;
-//! values narrower than keys, and scaled; DeepSeek V3's experts. Follows `mimo_v2_flash` of mlx-lm,
-//! and Xiaomi's code where that stretches positions.
+//! MiMo V2 Flash: sliding-window and full layers with different head counts, head sizes and rotary
+//! bases; values narrower than keys, and scaled; DeepSeek V3's mixture of experts. Follows
+//! `mimo_v2_flash` of mlx-lm, and Xiaomi's code for `rope_scaling`.
 
 use crate::families::prelude::*;
 use crate::families::text::deepseek_v3;
@@ -20,7 +20,7 @@ struct Config {
     add_full_attention_sink_bias: bool,
 }
 
-/// What sliding layers have for themselves, as the config of full ones spells it.
+/// The fields of sliding-window layers, under the names that the config uses for full layers.
 const SLIDING: [(&str, &str); 6] = [
     ("swa_num_attention_heads", "num_attention_heads"),
     ("swa_num_key_value_heads", "num_key_value_heads"),

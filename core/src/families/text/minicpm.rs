@@ -1,6 +1,6 @@
-//! MiniCPM 1 and 2: Llama whose branches shrink with the depth of the stack, with factors of the
-//! embeddings and of what the head sees. Follows `minicpm` of mlx-lm, and OpenBMB's own code for
-//! the default of `rope_theta` and for tied heads.
+//! MiniCPM 1 and 2: Llama with factors for embeddings and logits, and for each branch one that
+//! falls with the depth of the stack. Follows `minicpm` of mlx-lm, and OpenBMB's own code for the
+//! default of `rope_theta` and for tied embeddings.
 
 use crate::families::prelude::*;
 use crate::families::text::granite::scaled_pre_norm;
@@ -21,7 +21,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     stack(config, w, &c, |w| Attention::read(w, QKVO, &c, rope.clone()))
 }
 
-/// The stack with its factors, and `attention` in each block.
+/// The decoder with its factors, and `attention` in each block.
 pub fn stack<A: Layer + 'static>(
     config: &Json,
     w: &Scope,

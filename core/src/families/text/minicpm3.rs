@@ -1,6 +1,6 @@
-//! MiniCPM 3: MiniCPM with latent attention that remembers keys and values, and positions stretched
-//! by LongRoPE. Follows `minicpm3` of mlx-lm, and OpenBMB's own code for the default of `rope_theta`,
-//! for `v_head_dim` and for tied heads.
+//! MiniCPM 3: MiniCPM with latent attention whose KV cache holds expanded keys and values, and
+//! LongRoPE scaling. Follows `minicpm3` of mlx-lm, and OpenBMB's own code for the default of
+//! `rope_theta`, for `v_head_dim` and for tied embeddings.
 
 use crate::families::prelude::*;
 use crate::families::text::minicpm;
@@ -15,6 +15,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, defaults);
     let sizes = LatentSizes::read(config, c.num_attention_heads)?;
     let rope = sizes.rope(&c)?;
-    // The norms of low ranks have an epsilon of their own.
+    // The norms of the low-rank projections have an epsilon of their own.
     minicpm::stack(config, w, &c, |w| ExpandedMla::read(w, &c, &sizes, 1e-5, rope.clone()))
 }

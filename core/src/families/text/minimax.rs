@@ -1,5 +1,5 @@
-//! MiniMax M2: Llama with queries and keys normalised over all heads at once, of which a part is
-//! rotated, and experts chosen in single precision as in DeepSeek V3. Follows `minimax` of mlx-lm.
+//! MiniMax M2: Llama with queries and keys normalised over all heads together, a partial rotary
+//! embedding, and DeepSeek V3's router in float32. Follows `minimax` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::{mixtral, olmo2};
@@ -46,7 +46,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// A router whose logits are of single precision too, and whose weights have that of the tokens.
+/// A router whose logits are computed in float32 too, and whose weights are rounded to the
+/// precision of the tokens.
 struct SinglePrecision(LossFreeRouter);
 
 impl Router for SinglePrecision {

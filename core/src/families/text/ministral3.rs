@@ -1,5 +1,5 @@
-//! Ministral 3: Llama whose queries grow with the logarithm of their position, in steps of the
-//! context of the first training. Follows `ministral3` of mlx-lm.
+//! Ministral 3: Llama whose queries are scaled with the logarithm of their position, in steps of
+//! the original context length. Follows `ministral3` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen2;
@@ -12,7 +12,7 @@ struct Config {
     rope_parameters: Growth,
 }
 
-/// How queries grow with their positions.
+/// The scaling of queries by position.
 #[derive(Clone, Copy, Deserialize)]
 pub struct Growth {
     #[serde(rename = "llama_4_scaling_beta")]

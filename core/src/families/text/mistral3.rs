@@ -1,5 +1,5 @@
-//! Mistral Small 3.1, Ministral 3 and Mistral 4: the text model in a wrapper, whose vision tower is
-//! left out. Follows `mistral3` of mlx-lm.
+//! Mistral Small 3.1, Ministral 3 and Mistral 4: the text model of a multimodal checkpoint, whose
+//! vision tower is ignored. Follows `mistral3` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::{llama, ministral3, mistral4};
@@ -15,7 +15,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     match kind.map(Json::as_str) {
         Some(Some("ministral3")) => Ok(Box::new(ministral3::decoder(text, w)?)),
         Some(Some("mistral4")) => Ok(Box::new(mistral4::decoder(text, w)?)),
-        // The checkpoint says whether the head is the embedding where the config does not.
+        // The tensors tell whether the embeddings are tied, if the config does not.
         None | Some(Some("mistral" | "llama")) => {
             Ok(Box::new(llama::decoder(w, &Text::read(text)?)?))
         }

@@ -1,5 +1,5 @@
-//! Mistral 4: DeepSeek V3 with Ministral 3's growing queries and a router whose scores sum to one.
-//! Follows `mistral4` of mlx-lm, and Mistral's own code, as transformers has it, for the defaults of
+//! Mistral 4: DeepSeek V3 with Ministral 3's scaled queries and a router whose weights sum to one.
+//! Follows `mistral4` of mlx-lm, and Mistral's own code, as in transformers, for the defaults of
 //! `rope_parameters`.
 
 use crate::families::prelude::*;
@@ -29,7 +29,7 @@ pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
     );
     let (c, growth) = (Config::read(config)?, Growth::read(config)?);
     let rope = c.latent.rope(&c.text)?;
-    // The norms of low ranks have an epsilon of their own.
+    // The norms of the low-rank projections have an epsilon of their own.
     let attention = |_, w: &Scope| {
         Ok(GrowingMla { mla: Mla::read(w, &c.text, &c.latent, 1e-6, rope.clone())?, growth })
     };

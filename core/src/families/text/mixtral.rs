@@ -1,5 +1,5 @@
-//! Mixtral: Llama whose feed-forward networks are experts, weighed among those that are chosen.
-//! Follows `mixtral` of mlx-lm, and transformers where that scales positions or has a window.
+//! Mixtral: Llama with a mixture of experts, whose weights are a softmax over the top-k. Follows
+//! `mixtral` of mlx-lm, and transformers for `rope_scaling` and the sliding window.
 
 use crate::families::prelude::*;
 
@@ -36,7 +36,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// Experts as wide as the config says of any network.
+/// Experts with the `intermediate_size` of the config.
 pub fn experts(w: &Scope, c: &Text, count: i32) -> Result<GatedExperts> {
     let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
     let names = MlpNames { gate: "w1", up: "w3", down: "w2" };

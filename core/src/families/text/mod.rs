@@ -1,4 +1,4 @@
-//! Families that read and write text.
+//! Families of text models: one file or folder for each, and their list.
 
 mod afm7;
 mod afmoe;

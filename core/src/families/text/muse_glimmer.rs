@@ -1,6 +1,6 @@
-//! Muse Glimmer (text): four norms a block that mean `1 + w`, a gate on what attention gathers,
-//! normalised embeddings; three sliding layers with positions, then a full one without. Follows
-//! `muse_glimmer` of mlx-lm.
+//! Muse Glimmer (text): four norms a block whose weight `w` means `1 + w`, a gate on the output of
+//! attention, normalised embeddings; three sliding-window layers with a rotary embedding, then a
+//! full layer without. Follows `muse_glimmer` of mlx-lm.
 
 use crate::families::text::nanochat::Normed;
 use crate::{families::prelude::*, layers::attention::gated::sigmoid};

@@ -1,6 +1,7 @@
-//! Muse Spark (text): a residual stream of single precision that fixed gates mix with each branch,
-//! experts at a narrower width between two projections, Muse Glimmer's attention with what heads
-//! gather normalised. Follows `muse_spark` of mlx-lm, and transformers for bases of single layers.
+//! Muse Spark (text): Muse Glimmer's attention with normalised head outputs, a float32 residual
+//! stream that fixed gates mix with each branch, and experts that work at a narrower width between
+//! two projections. Follows `muse_spark` of mlx-lm, and transformers for rotary bases of single
+//! layers.
 
 use crate::families::prelude::*;
 
@@ -48,7 +49,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if *e.num_shared_experts > 0 || e.mlp_layer_types.as_ref().is_some_and(is_dense) {
         return Err(Error::config("mlp_layer_types", "networks that are not sparse are unknown"));
     }
-    // The text is read alone.
+    // Only the text model is read.
     ignore_parts(w, &["vision_tower", "vision_adapter", "vision_projection", "audio_tower"]);
     let decoder = Decoder::stack(w, &c, |i, w| {
         let form = Form::of(w, &c, &e);
@@ -97,7 +98,7 @@ const NETWORK_GATE: GateNames = GateNames {
     beta: "add_ffn_beta",
 };
 
-/// One layer's place, and whether MLX has converted it.
+/// The scope of one layer, and whether it is in the layout of MLX checkpoints.
 struct Form<'a> {
     w: &'a Scope,
     c: &'a Text,
@@ -112,7 +113,7 @@ impl<'a> Form<'a> {
         Form { w, c, e, is_converted }
     }
 
-    /// The weights of a norm, published less one.
+    /// The weights of a norm; published checkpoints store `w − 1`.
     fn gain(&self, name: &str, width: i32) -> Result<Array> {
         let w = self.w.at(name);
         let weight = w.take("weight", &[width])?;
@@ -122,7 +123,7 @@ impl<'a> Form<'a> {
         }))
     }
 
-    /// Attention whose heads are normalised before they mix and after, with a gate on each element.
+    /// Attention whose heads are normalised before and after mixing, with a gate on each element.
     fn attention(
         &self,
         w: &Scope,
@@ -139,7 +140,7 @@ impl<'a> Form<'a> {
             w.fused("qkvg_proj", width, [queries, keys, keys, queries])?
         };
         let output = w.linear("o_proj", queries, width)?;
-        // Converted, the rows of queries and keys stand in another order.
+        // MLX checkpoints order the rows of queries and keys differently.
         let (pairs, context) = (self.is_converted, c.max_position_embeddings);
         let rope = match base {
             0.0 => Rope::None,
@@ -167,7 +168,7 @@ impl<'a> Form<'a> {
         Ok(Mixer { window, run })
     }
 
-    /// Experts that work at a narrower width; each is normalised before they are mixed.
+    /// Experts at a narrower width; the output of each is normalised before they are mixed.
     fn experts(
         &self,
         w: &Scope,
@@ -236,7 +237,7 @@ fn single(x: &Array) -> Result<Array> {
     Ok(x.as_dtype(Dtype::Float32)?)
 }
 
-/// `alpha · x + beta · norm(scale · inner(norm(x)))` in a stream of single precision.
+/// `alpha · x + beta · norm(scale · inner(norm(x)))` in a float32 residual stream.
 struct Branch<L> {
     pre: Norm,
     dtype: Dtype,
@@ -265,12 +266,12 @@ impl<L: Layer> Layer for Branch<L> {
     }
 }
 
-/// SwiGLU in single precision.
+/// SwiGLU in float32.
 fn single_swiglu(gate: &Array, up: &Array) -> Result<Array> {
     Ok(swiglu(&single(gate)?, &single(up)?)?.as_dtype(up.dtype())?)
 }
 
-/// A decoder whose embeddings are normalised, and whose stream and logits are of single precision.
+/// A decoder with normalised embeddings and a float32 residual stream and logits.
 struct SingleStream {
     decoder: Decoder,
     dtype: Dtype,

@@ -1,5 +1,5 @@
-//! Nanbeige: Llama whose whole stack runs several times, each time with keys and values of its own.
-//! Follows `nanbeige` of mlx-lm.
+//! Nanbeige: Llama whose whole stack runs several times, each time with its own KV caches. Follows
+//! `nanbeige` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::llama;
@@ -28,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     )?;
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    // The training has a weight for the loss of each loop after the first.
+    // Training weighs the loss of each loop after the first; inference does not use this field.
     let loops = match &e.loop_loss_weights {
         Some(weights) if !weights.is_empty() => weights.len() + 1,
         _ => *e.num_loops as usize,
@@ -40,7 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Looped { decoder, loops, norm_between: !e.skip_loop_final_norm }))
 }
 
-/// A number in a config must not make a cache of any size.
+/// A limit, so that a number in a config cannot allocate caches of any size.
 const MOST_LOOPS: usize = 64;
 
 struct Looped {

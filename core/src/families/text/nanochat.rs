@@ -1,5 +1,6 @@
-//! nanochat: norms without weights, also after the embedding and of queries and keys, positions that
-//! turn the other way, a network without a gate, bounded logits. Follows `nanochat` of mlx-lm.
+//! nanochat: Llama with weightless norms, also after the embedding and of queries and keys, a
+//! rotary embedding in the opposite direction, an MLP without a gate, and softcapped logits.
+//! Follows `nanochat` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -19,7 +20,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = backwards(&c)?;
     let act = activation::named("hidden_act", c.hidden_act.as_deref().unwrap_or("relu2"))?;
     let norm = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
-    // As transformers names things, then as the authors do.
+    // The name in transformers, then the authors' name.
     let hugging = w.has("model.embed_tokens.weight");
     let body = w.at(if hugging { "model" } else { "transformer" });
     let own = Names { embedding: "wte", layers: "h", ..Names::default() };
@@ -37,7 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Normed { norm: norm(), decoder }))
 }
 
-/// Positions that turn the other way.
+/// A rotary embedding in the opposite direction.
 pub fn backwards(c: &Text) -> Result<Rope> {
     match Rope::of(c)? {
         Rope::Base { dims, traditional, base, scale } => {
@@ -47,7 +48,7 @@ pub fn backwards(c: &Text) -> Result<Rope> {
     }
 }
 
-/// A decoder whose embeddings are normalised.
+/// A decoder with normalised embeddings.
 pub struct Normed {
     pub norm: Norm,
     pub decoder: Decoder,

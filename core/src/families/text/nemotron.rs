@@ -1,6 +1,6 @@
-//! Nemotron 4 and Minitron: layer norms that store `w` and mean `1 + w`, a network without a gate
-//! whose activation is squared, heads that are rotated in part. Follows `nemotron` of mlx-lm,
-//! and transformers where `hidden_act` is another.
+//! Nemotron 4 and Minitron: Llama with layer norms whose weight `w` means `1 + w`, an MLP without a
+//! gate and with squared ReLU, and a partial rotary embedding. Follows `nemotron` of mlx-lm, and
+//! transformers for other values of `hidden_act`.
 
 use crate::families::prelude::*;
 

@@ -1,6 +1,6 @@
-//! Llama-Nemotron Super and Ultra: Llama from which an architecture search has taken parts. Each
-//! layer's attention and network is of its own width, a single matrix, or nothing. Follows
-//! `nemotron-nas` of mlx-lm, and NVIDIA's own code where attention has windows.
+//! Llama-Nemotron Super and Ultra: Llama reduced by an architecture search: attention and MLP of
+//! each layer have their own width, are a single matrix, or are absent. Follows `nemotron-nas` of
+//! mlx-lm, and NVIDIA's own code for sliding windows.
 
 use crate::families::prelude::*;
 
@@ -36,7 +36,7 @@ struct FfnConfig {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    // Configs write null for what each layer has its own of.
+    // Configs write null where each layer has its own value.
     let own = json!({"intermediate_size": 1, "num_key_value_heads": null, "head_dim": null});
     let defaults = json!({
         "rope_theta": 500_000.0, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
@@ -83,7 +83,7 @@ fn branch(w: &Scope, c: &Text, norm: &str, inner: impl Layer + 'static) -> Resul
 }
 
 impl AttentionConfig {
-    /// The sizes of a layer with heads.
+    /// The sizes of a layer with attention.
     fn sizes(&self, c: &Text, at: impl Fn(&str) -> String) -> Result<Text> {
         if self.num_sink_tokens.is_some() {
             let reason = "windows that keep the first tokens are not supported";
@@ -101,14 +101,14 @@ impl AttentionConfig {
 /// Two thirds of the multiple, rounded up to a multiple of 256.
 fn width(multiplier: f64, hidden: i32) -> Result<i32> {
     let rounded = (multiplier * 1e6).round() / 1e6;
-    // A cast of what is too large gives the largest number, which the product refuses.
+    // A cast saturates, and the checked product refuses the result.
     let width = (2.0 * rounded * f64::from(hidden) / 3.0) as i32;
     let blocks = width / 256 + i32::from(width % 256 > 0);
     config::product("ffn_mult", [blocks, 256])
 }
 
-/// A matrix in place of attention or a network. Published files have names of their own for it,
-/// mlx-lm calls all `linear`.
+/// A single matrix in place of attention or MLP. Published checkpoints name it differently for
+/// each; mlx-lm calls both `linear`.
 fn matrix(w: &Scope, c: &Text, published: &str) -> Result<impl Layer + 'static> {
     let name = if w.has_below(published) { published } else { "linear" };
     let linear = w.linear(name, c.hidden_size, c.hidden_size)?;

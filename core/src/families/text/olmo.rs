@@ -1,12 +1,12 @@
-//! OLMo: Llama with layer norms that have no weights and, in some, bounded queries, keys and values.
-//! Follows `olmo` of mlx-lm for the first exports, and transformers for the later ones and the bound.
+//! OLMo: Llama with weightless layer norms and, in some models, `clip_qkv`. Follows `olmo` of
+//! mlx-lm for the first exports, and transformers for the later ones and for `clip_qkv`.
 
 use crate::families::prelude::*;
 
 pub const FAMILY: Family =
     Family { model_types: &["olmo"], build, recommended: Recommended::NOTHING };
 
-/// No config says it.
+/// The epsilon, which no config contains.
 const EPS: f32 = 1e-5;
 
 #[derive(Deserialize)]
@@ -49,7 +49,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// The fields under the names of the first exports.
+/// The config fields under the names of the first exports.
 fn read_first(config: &Json) -> Result<Text> {
     let integer = |name| config.get(name).and_then(Json::as_i64);
     let ratio = integer("mlp_ratio").unwrap_or(4);

@@ -1,5 +1,5 @@
-//! OLMo 2: Llama with the norms after each branch instead of before, and queries and keys normalised
-//! over all heads at once. Follows `olmo2` of mlx-lm.
+//! OLMo 2: Llama with norms after each branch instead of before, and queries and keys normalised
+//! over all heads together. Follows `olmo2` of mlx-lm.
 
 use crate::families::prelude::*;
 

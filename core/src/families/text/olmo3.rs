@@ -1,5 +1,5 @@
-//! OLMo 3: OLMo 2 with three sliding layers for each full one; only full layers magnitude their
-//! positions. Follows `olmo3` of mlx-lm.
+//! OLMo 3: OLMo 2 with three sliding-window layers for each full layer; `rope_scaling` applies to
+//! full layers only. Follows `olmo3` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::olmo2;
@@ -12,7 +12,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let window = c.window_where(i, |i| (i + 1) % 4 != 0)?;
         let scaling = c.rope_scaling().filter(|_| window.is_none());
-        // Transformers 5 nests them by kind of layer.
+        // transformers 5 nests them by kind of layer.
         let own = c.rope_of(window).ok();
         let base = own.and_then(|own| own.rope_theta).unwrap_or(c.rope_theta());
         let (dims, context) = (c.head_dim(), c.max_position_embeddings);

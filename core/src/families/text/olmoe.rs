@@ -1,5 +1,5 @@
-//! OLMoE: OLMo 2's attention, with norms before each branch, and routed experts. Follows `olmoe` of
-//! mlx-lm, and transformers where that bounds queries, keys and values.
+//! OLMoE: OLMo 2's attention with norms before each branch, and routed experts. Follows `olmoe` of
+//! mlx-lm, and transformers for `clip_qkv`.
 
 use crate::families::prelude::*;
 use crate::families::text::{olmo2, qwen3_moe};

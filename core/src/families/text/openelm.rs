@@ -1,5 +1,5 @@
-//! OpenELM: Llama with heads and networks that widen from layer to layer, normalised queries and
-//! keys, and fused projections. Follows `openelm` of mlx-lm, and Apple's own code for networks
+//! OpenELM: Llama with head counts and MLP widths that grow from layer to layer, normalised queries
+//! and keys, and fused projections. Follows `openelm` of mlx-lm, and Apple's own code for MLPs
 //! without a gate and other activations.
 
 use crate::families::prelude::*;
@@ -27,7 +27,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "num_hidden_layers": config.get("num_transformer_layers"),
             "rope_theta": config.get("rope_freq_constant"), "normalize_qk_projections": true,
             "tie_word_embeddings": config.get("share_input_output_layers").unwrap_or(&json!(true)),
-            // Each layer has its own.
+            // Each layer has its own value.
             "num_attention_heads": 1, "intermediate_size": 1,
         }),
     );
@@ -83,7 +83,7 @@ impl Config {
         let divisor = f64::from(*self.ffn_dim_divisor);
         let nearest = (((wanted + divisor / 2.0) / divisor).floor() * divisor).max(divisor);
         let inner = if nearest < 0.9 * wanted { nearest + divisor } else { nearest };
-        // One that is no number becomes 0.
+        // A value that is not a number becomes 0.
         config::product("ffn_multipliers", [(inner / divisor) as i32, *self.ffn_dim_divisor])
     }
 }

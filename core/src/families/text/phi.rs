@@ -1,6 +1,6 @@
-//! Phi 1.5 and 2: attention and a network without a gate side by side after one layer norm, heads
-//! that are rotated in part, biases everywhere, the head included. Follows `phi` of mlx-lm, and
-//! transformers where heads have norms.
+//! Phi 1.5 and 2: attention and an MLP without a gate in parallel after one layer norm, a partial
+//! rotary embedding, and biases everywhere, in the output head too. Follows `phi` of mlx-lm, and
+//! transformers for norms of queries and keys.
 
 use crate::families::prelude::*;
 
@@ -25,7 +25,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut c = Text::read_renamed(config, &[("layer_norm_eps", "rms_norm_eps")])?;
     let rope = Rope::share(&c, 0.4)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
-    // A head that is the embedding would still have a bias.
+    // The output head has a bias, which tied embeddings lack, so the checkpoint must contain it.
     c.tie_word_embeddings = Some(false);
     w.at("lm_head").require("bias")?;
     let last = |w: &Scope| norm(w, "final_layernorm");

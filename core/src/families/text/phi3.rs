@@ -1,5 +1,5 @@
-//! Phi 3, 3.5 and 4 mini: Llama with fused projections, of whose heads a part is rotated.
-//! Follows `phi3` of mlx-lm, and Microsoft's own code where that has a window.
+//! Phi 3, 3.5 and 4 mini: Llama with fused projections and a partial rotary embedding. Follows
+//! `phi3` of mlx-lm, and Microsoft's own code for the sliding window.
 
 use crate::families::prelude::*;
 
@@ -22,8 +22,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// The config with the context of the first training, which stands outside of the scaling that needs
-/// it.
+/// The config with the original context length inside `rope_scaling`, which needs it; published
+/// configs have it beside it.
 pub fn complete(config: &Json, defaults: Json) -> Json {
     const ORIGINAL: &str = "original_max_position_embeddings";
     let config = config::with_defaults(config, json!({ORIGINAL: 4096}));
@@ -37,7 +37,7 @@ pub fn complete(config: &Json, defaults: Json) -> Json {
     config
 }
 
-/// SwiGLU whose gate and values are one matrix.
+/// SwiGLU with one matrix for gate and up projections.
 pub fn mlp(w: &Scope, c: &Text) -> Result<Mlp> {
     let (width, inner) = (c.hidden_size, c.intermediate_size);
     let [gate, up] = w.fused("gate_up_proj", width, [inner, inner])?;

@@ -1,7 +1,7 @@
-//! Phi-3 small: layer norms, interleaved projections, a clamped gated GELU; heads of every other
-//! layer see a few blocks before them and, further back, each its own regular choice of blocks.
-//! Follows `phi3small` of mlx-lm, but for what it gets wrong in prompts: blocks are counted from the
-//! start of the sequence, and no query sees later keys.
+//! Phi-3 small: layer norms, interleaved projections, a clamped gated GELU, and block-sparse
+//! attention in every other layer: a few local blocks and a regular pattern of distant ones that
+//! differs by head. Follows `phi3small` of mlx-lm, except for two errors in its prefill: blocks are
+//! counted from the start of the sequence, and no query sees later keys.
 
 use crate::families::prelude::*;
 use crate::families::text::gpt_oss::clamped_swiglu;
@@ -22,7 +22,7 @@ struct Config {
     dummy_token_indices: Option<Vec<u32>>,
 }
 
-/// Which blocks a head sees, in layers where it does not see all.
+/// The blocks that a head attends to in block-sparse layers.
 #[derive(Clone, Copy, Deserialize)]
 struct Blocks {
     blocksparse_block_size: Size,
@@ -52,7 +52,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     (c.attention_bias, c.tie_word_embeddings) = (true, Some(true));
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     let logit_scale = e.mup_width_multiplier.map_or(1.0, |width| width.recip());
-    // Places in the table that no token has.
+    // The ids in the table that no token has.
     let unused = |id: &u32| match &e.dummy_token_indices {
         Some(unused) => unused.contains(id),
         None => matches!(id, 100_256 | 100_258..=100_260 | 100_264..=100_265 | 100_267..=100_351),
@@ -94,7 +94,7 @@ impl Wrapper for Phi3Small {
 }
 
 impl Blocks {
-    /// `[heads, queries, keys]` from positions `[queries, 1]` and `[1, keys]`.
+    /// The mask `[heads, queries, keys]` for positions `[queries, 1]` and `[1, keys]`.
     fn seen(&self, heads: i32, queries: &Array, keys: &Array) -> Result<Array> {
         let size = Array::from_int(*self.blocksparse_block_size);
         let (queries, keys) = (queries.floor_divide(&size)?, keys.floor_divide(&size)?);
@@ -106,7 +106,7 @@ impl Blocks {
     }
 }
 
-/// Attention to a choice of blocks, or to all.
+/// Block-sparse or full attention.
 fn attention(
     w: &Scope,
     c: &Text,
@@ -138,7 +138,7 @@ fn attention(
     }))
 }
 
-/// A network whose gates and values stand in turns.
+/// An MLP whose gate and up rows alternate.
 fn mlp(w: &Scope, c: &Text, limit: f32) -> Result<Mlp> {
     let (width, inner) = (c.hidden_size, c.intermediate_size);
     w.at("up_proj").require("bias")?;

@@ -1,6 +1,6 @@
-//! Phi 3.5 MoE and Phi mini MoE: Mixtral with layer norms and biases everywhere, whose router masks
-//! what is far below each choice. Follows `phimoe` of mlx-lm, and transformers where that has a
-//! window.
+//! Phi 3.5 MoE and Phi mini MoE: Mixtral with layer norms and biases everywhere, and a router
+//! (SparseMixer) that masks experts far below each choice. Follows `phimoe` of mlx-lm, and
+//! transformers for the sliding window.
 
 use crate::families::prelude::*;
 use crate::families::text::{mixtral, phi3};
@@ -54,13 +54,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     )?))
 }
 
-/// Chooses one expert after the other. The weight of each is its softmax among what is neither
-/// chosen already nor far below it ([Liu et al. 2023](https://arxiv.org/abs/2310.00811)).
+/// Selects one expert after the other. The weight of each is its softmax among the experts that are
+/// neither selected already nor far below it ([Liu et al. 2023](https://arxiv.org/abs/2310.00811)).
 fn sparse_mixer(w: &Scope, c: &Text, e: &Config) -> Result<impl Router + use<>> {
     let (count, Size(k)) = (*e.num_local_experts, e.num_experts_per_tok);
     check_choice("num_experts_per_tok", count, k)?;
     let logits = w.linear("gate", c.hidden_size, count)?;
-    // How far below the choice an expert may be, as a share of the larger magnitude.
+    // The largest distance of an expert from the selected one, as a share of the larger magnitude.
     let band = 2.0 * *e.router_jitter_noise;
     Ok(move |x: &Array| {
         let logits = logits.forward(x)?;

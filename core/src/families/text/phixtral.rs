@@ -1,6 +1,6 @@
-//! Phi 1 to 2 under Microsoft's first names, and Phixtral, whose networks are experts: Phi with
-//! fused queries, keys and values, and a head with a norm of its own. Follows `phixtral` of mlx-lm,
-//! and Microsoft's own code where there are no experts.
+//! Phi 1 to 2 under Microsoft's first names, and Phixtral, whose MLPs are experts: Phi with a fused
+//! QKV projection and an output head with a norm of its own. Follows `phixtral` of mlx-lm, and
+//! Microsoft's own code for models without experts.
 
 use crate::families::prelude::*;
 use crate::families::text::gpt2;

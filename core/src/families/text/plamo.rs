@@ -1,5 +1,5 @@
-//! PLaMo: attention and feed-forward side by side after one norm; head `h` uses the key and value
-//! `h mod n`, where grouped-query attention counts in blocks. Follows `plamo` of mlx-lm.
+//! PLaMo: attention and MLP in parallel after one norm; query head `h` uses key-value head `h mod
+//! n`, where grouped-query attention uses blocks of heads. Follows `plamo` of mlx-lm.
 
 use crate::families::prelude::*;
 
@@ -38,7 +38,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// Heads that count through `rows · columns`, counted through `columns · rows`.
+/// Reorders heads from `rows · columns` to `columns · rows`.
 fn turned(x: &Array, rows: i32, columns: i32) -> Result<Array> {
     let table = x.reshape(&[x.dim(0), rows, columns, x.dim(2), x.dim(3)])?;
     Ok(table.swap_axes(1, 2)?.reshape(x.shape())?)

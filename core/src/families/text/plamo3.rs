@@ -1,6 +1,6 @@
-//! PLaMo 3: four norms a block that store `w` less an offset of their own, normalised queries and
-//! keys, fused projections, seven sliding layers for each full one, with their own rotary base.
-//! Follows `plamo3` of mlx-lm.
+//! PLaMo 3: four norms a block whose weights are stored less an offset, normalised queries and
+//! keys, fused projections, and seven sliding-window layers with a rotary base of their own for
+//! each full layer. Follows `plamo3` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::phi3;
@@ -37,7 +37,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         |w| norm(w, "norm", width, 1.0),
         |i, _| {
             let w = layers.at(i);
-            // A window is what comes before a token, which mlx-lm cuts by one when it decodes.
+            // The window counts the tokens before a token; mlx-lm uses one less when it decodes.
             let back = c.sliding_window.unwrap_or(*e.window_size) + 1;
             let is_full = (i + 1) % *e.sliding_window_pattern == 0;
             let (rope, window) = if is_full { (&full, None) } else { (&local, Some(back)) };

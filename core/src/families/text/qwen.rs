@@ -1,7 +1,6 @@
-//! Qwen 1: Llama under the names of GPT-2; queries, keys and values are one matrix with a bias, and
-//! the config counts the widths of gate and values together. Follows `qwen` of mlx-lm, and Qwen's
-//! own code where queries grow beyond the context of the training (`use_logn_attn`), but not where
-//! positions are stretched by the length of the whole prompt (`use_dynamic_ntk`).
+//! Qwen 1: Llama with GPT-2's tensor names and a fused QKV projection with a bias; the config gives
+//! the width of gate and up projections together. Follows `qwen` of mlx-lm, and Qwen's own code for
+//! `use_logn_attn`, but not for `use_dynamic_ntk`, which scales by the length of the whole prompt.
 
 use crate::families::prelude::*;
 
@@ -61,7 +60,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// Queries beyond the context of the training, in proportion to the logarithm of their number.
+/// Scales queries beyond the original context length with the logarithm of their position.
 fn grow(q: Array, step: &Step, context: i32) -> Result<Array> {
     let number = step.positions()?.add(Array::from_f32(1.0))?;
     let context = Array::from_f32(context as f32);

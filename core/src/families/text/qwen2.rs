@@ -1,5 +1,5 @@
 //! Qwen 2 and 2.5: Llama with biases on queries, keys and values. Follows `qwen2` of mlx-lm, and
-//! Qwen's own code where that has windows.
+//! Qwen's own code for sliding windows.
 
 use crate::families::prelude::*;
 
@@ -18,8 +18,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder(w, &c)?))
 }
 
-/// Windows only where the config switches them on; without a list, the layers slide for which
-/// `slides` is true, which gets `max_window_layers` too.
+/// Sliding windows, if the config enables them. Without a list, the layers for which `slides`
+/// returns true have one; it gets `max_window_layers` too.
 pub fn switch_windows(c: Text, config: &Json, slides: fn(i32, i32) -> bool) -> Result<Text> {
     let config = config::with_defaults(
         config,
@@ -43,7 +43,7 @@ pub fn decoder(w: &Scope, c: &Text) -> Result<Decoder> {
     })
 }
 
-/// Attention whose output does without a bias, whatever queries, keys and values need.
+/// Attention without a bias on the output projection, whatever queries, keys and values have.
 pub fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {
     Ok(Attention::new(projections(w, c)?, c, rope))
 }

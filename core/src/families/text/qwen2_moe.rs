@@ -1,6 +1,6 @@
-//! Qwen 1.5 and 2 MoE: Qwen 2's attention; routed experts beside one that all tokens share, through
-//! a gate of its own. Follows `qwen2_moe` of mlx-lm, and transformers where that has dense layers,
-//! windows, weights that sum to one, or scales positions.
+//! Qwen 1.5 and 2 MoE: Qwen 2's attention; routed experts beside a shared expert with a gate of its
+//! own. Follows `qwen2_moe` of mlx-lm, and transformers for dense layers, sliding windows,
+//! normalised top-k weights and `rope_scaling`.
 
 use crate::families::prelude::*;
 use crate::families::text::{qwen2, qwen3_moe};

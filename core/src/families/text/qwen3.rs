@@ -1,5 +1,5 @@
-//! Qwen 3: Llama whose queries and keys are normalised, each head by itself. Follows `qwen3` of
-//! mlx-lm, and Qwen's own code where that has windows.
+//! Qwen 3: Llama with a norm of queries and keys in each head. Follows `qwen3` of mlx-lm, and
+//! Qwen's own code for sliding windows.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen2;
@@ -21,7 +21,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-/// The fields, with a width of heads that does not follow from the others.
+/// The config fields, with an explicit `head_dim`.
 pub fn read(config: &Json) -> Result<Text> {
     Text::read(&config::with_defaults(config, json!({"head_dim": 128})))
 }

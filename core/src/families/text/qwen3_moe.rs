@@ -1,5 +1,5 @@
 //! Qwen 3 MoE: Qwen 3's attention; routed experts except in the layers that the config lists as
-//! dense. Follows `qwen3_moe` of mlx-lm, and Qwen's own code where that scales positions.
+//! dense. Follows `qwen3_moe` of mlx-lm, and Qwen's own code for `rope_scaling`.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen3;

@@ -1,5 +1,5 @@
-//! Seed-OSS: Llama whose attention has one switch for the biases of queries, keys and values and
-//! one for the output's. Follows `seed_oss` of mlx-lm.
+//! Seed-OSS: Llama with one switch for the biases of queries, keys and values and one for that of
+//! the output projection. Follows `seed_oss` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen2;

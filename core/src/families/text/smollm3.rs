@@ -1,4 +1,4 @@
-//! SmolLM 3: Llama of which every fourth layer has no positions. Follows `smollm3` of mlx-lm.
+//! SmolLM 3: Llama without a rotary embedding in every fourth layer. Follows `smollm3` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::llama;
@@ -8,10 +8,11 @@ pub const FAMILY: Family = Family { model_types: &["smollm3"], build, recommende
 const RECOMMENDED: Recommended =
     Recommended { sampling: Sampling::nucleus(0.6, 0.95), ..Recommended::NOTHING };
 
-/// Which layers have positions.
+/// Which layers have a rotary embedding.
 #[derive(Deserialize)]
 pub struct Positions {
-    /// Against what it is called, 0 where a layer has none, else 1.
+    /// Despite its name, the list has 0 for a layer without a rotary embedding and 1 for a layer
+    /// with one.
     no_rope_layers: Option<Vec<i32>>,
     no_rope_layer_interval: Size,
 }

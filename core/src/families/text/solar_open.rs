@@ -1,4 +1,4 @@
-//! Solar Open: GLM 4.5 whose heads are rotated in whole. Follows `solar_open` of mlx-lm.
+//! Solar Open: GLM 4.5 with a rotary embedding of the whole head. Follows `solar_open` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::glm4_moe;

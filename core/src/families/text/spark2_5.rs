@@ -1,5 +1,5 @@
-//! Spark 2.5: three sliding layers for each full one, with their own rotary embeddings, and a gate
-//! on what each head gathers. Follows `spark2_5` of mlx-lm.
+//! Spark 2.5: Llama with three sliding-window layers for each full layer, a rotary embedding for
+//! each kind, and a gate on the output of each head. Follows `spark2_5` of mlx-lm.
 
 use crate::{families::prelude::*, layers::attention::gated::single_sigmoid};
 
@@ -23,7 +23,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let kind = |i| if i % 4 == 3 { "full_attention" } else { "sliding_attention" };
     c.layer_types.get_or_insert_with(|| (0..c.num_hidden_layers).map(|i| kind(i).into()).collect());
     let (body, heads) = (w.at("model"), c.num_attention_heads);
-    // Some conversions rename the table.
+    // Some conversions rename the embedding table.
     let table = if body.has_below("embed_tokens") { "embed_tokens" } else { "embedding" };
     let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
     let names = Names { embedding: table, ..Names::default() };

@@ -1,5 +1,5 @@
-//! StableLM 2: Llama with layer norms and heads that are rotated in part; some have a layer norm for
-//! each head, some run both branches side by side. Follows `stablelm` of mlx-lm.
+//! StableLM 2: Llama with layer norms and a partial rotary embedding; some models have a layer norm
+//! for each head, some run attention and MLP in parallel. Follows `stablelm` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen2;

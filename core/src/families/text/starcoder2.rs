@@ -1,5 +1,5 @@
-//! StarCoder 2: Llama with layer norms, a network without a gate, and biases everywhere.
-//! Follows `starcoder2` of mlx-lm, and BigCode where it slides or stretches positions.
+//! StarCoder 2: Llama with layer norms, an MLP without a gate, and biases everywhere. Follows
+//! `starcoder2` of mlx-lm, and BigCode's code for the sliding window and `rope_scaling`.
 
 use crate::families::prelude::*;
 

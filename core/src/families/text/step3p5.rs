@@ -1,5 +1,6 @@
-//! Step 3.5 Flash: a gate on what each head gathers, sliding layers with heads of their own, a rotary
-//! embedding for each layer, clamped networks, and DeepSeek V3's router. Follows `step3p5` of mlx-lm.
+//! Step 3.5 Flash: a gate on the output of each head, sliding-window layers with their own head
+//! counts, a rotary embedding for each layer, clamped MLPs, and DeepSeek V3's router. Follows
+//! `step3p5` of mlx-lm.
 
 use crate::{
     families::prelude::*,
@@ -49,13 +50,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let e: Config = config::read(config)?;
-    // Their lists go on for the layers that predict further tokens.
+    // The lists have further entries for the multi-token prediction layers.
     let c = Text::read_renamed(&config::without(config, &["layer_types", "rope_theta"]), NAMES)?;
     let routing = LossFreeRouting::read(config, ROUTING)?;
     check_choice("moe_top_k", routing.n_routed_experts, routing.num_experts_per_tok)?;
     let sparse = e.sparse_layers(&c)?;
     ignore_prediction_layers(w, &c);
-    // Published files, whose tensors MLX's rename, store norms less one.
+    // Published checkpoints, whose tensors MLX checkpoints rename, store the weights of norms less
+    // one.
     let (body, _) = body(w);
     let is_published = (0..c.num_hidden_layers).any(|i| body.at("layers").at(i).has_below("moe"));
     let norm = |w: &Scope, name: &str, width| {
@@ -87,7 +89,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 impl Config {
-    /// The sizes, the positions and the window of one layer.
+    /// The sizes, the rotary embedding and the window of one layer.
     fn attention(&self, c: &Text, i: i32) -> Result<(Text, Rope, Option<i32>)> {
         let mut c = c.clone();
         let kinds = self.layer_types.as_ref();
@@ -117,7 +119,7 @@ impl Config {
         Ok((c, rope, window))
     }
 
-    /// The layers that have experts: all but the first, if nothing else is said.
+    /// The layers with experts: all but the first, unless the config lists them.
     fn sparse_layers(&self, c: &Text) -> Result<Vec<i32>> {
         let listed = self.moe_layers_enum.as_deref().map(str::trim).unwrap_or_default();
         if listed.is_empty() {
@@ -154,7 +156,7 @@ fn limit(limits: &Option<Vec<Option<f32>>>, i: i32) -> Option<f32> {
     Some(limit).filter(|limit| *limit > 0.0)
 }
 
-/// SwiGLU, the gate cut above the limit after its activation and the values on both sides.
+/// SwiGLU; the gate is clamped from above after its activation, the up projection on both sides.
 fn clamped_swiglu(limit: Option<f32>) -> impl Gate {
     move |gate: &Array, up: &Array| {
         let Some(limit) = limit else { return swiglu(gate, up) };

@@ -1,6 +1,6 @@
-//! Talkie: norms without weights, learned gains instead (of heads, branches and the head), rotary
-//! positions that turn backwards, and the embedding added again after every block. Follows `talkie`
-//! of mlx-lm.
+//! Talkie: nanochat's weightless norms and rotary embedding in the opposite direction, with learned
+//! gains of heads, branches and output head, and the embedding added again after every block.
+//! Follows `talkie` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::nanochat::{Normed, backwards};
@@ -17,7 +17,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "rms_norm_eps": f32::EPSILON,
         }),
     ))?;
-    // Tables of rotations, which follow from the config.
+    // The tables of rotary frequencies follow from the config.
     w.ignore_named(&["cos", "sin"]);
     let body = w.at("model");
     let norm = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
@@ -69,7 +69,7 @@ impl<L: Layer> Layer for Gain<L> {
 
 struct Talkie {
     inner: Normed,
-    /// How much of the embedding each block adds.
+    /// The factor of the embedding that each block adds.
     skips: Vec<Array>,
     head_gain: Array,
 }

@@ -1,5 +1,5 @@
-//! TeleChat 3: Llama whose head is not the embedding unless the config says so.
-//! Follows `telechat3` of mlx-lm.
+//! TeleChat 3: Llama without tied embeddings unless the config says so. Follows `telechat3` of
+//! mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::llama;

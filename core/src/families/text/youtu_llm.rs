@@ -1,5 +1,6 @@
-//! Youtu-LLM: Llama with latent attention that remembers keys and values. Follows `youtu_llm` of
-//! mlx-lm, and Tencent's own code, as transformers has it, for YaRN's correction of the scores.
+//! Youtu-LLM: Llama with latent attention whose KV cache holds expanded keys and values. Follows
+//! `youtu_llm` of mlx-lm, and Tencent's own code, as in transformers, for YaRN's correction of the
+//! scores.
 
 use crate::families::prelude::*;
 

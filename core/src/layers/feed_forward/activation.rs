@@ -1,4 +1,4 @@
-//! Activations, element by element.
+//! Elementwise activation functions.
 
 use crate::{
     error::{Error, Result},
@@ -6,13 +6,14 @@ use crate::{
 };
 use mlx_rs::{Array, ops};
 
-/// What a network does between its projections.
+/// The activation between the projections of a feed-forward network.
 pub type Activation = fn(&Array) -> Result<Array>;
 
-/// The activation that configs call `name`, as transformers does; `field` is where they say it.
+/// The activation named `name`, in the names of transformers; `field` is the config field, for
+/// errors.
 ///
 /// # Errors
-/// [`Error::Config`] for an unknown one.
+/// [`Error::Config`] for an unknown name.
 pub fn named(field: &str, name: &str) -> Result<Activation> {
     Ok(match name {
         "gelu" | "gelu_python" => gelu,
@@ -69,22 +70,22 @@ pub fn gelu_tanh(x: &Array) -> Result<Array> {
     Ok(half.multiply(tanh.add(constant(1.0, x)?)?)?)
 }
 
-/// What is positive.
+/// ReLU: `max(x, 0)`.
 pub fn relu(x: &Array) -> Result<Array> {
     Ok(ops::maximum(x, constant(0.0, x)?)?)
 }
 
-/// The square of what is positive ([So et al. 2021](https://arxiv.org/abs/2109.08668)).
+/// Squared ReLU ([So et al. 2021](https://arxiv.org/abs/2109.08668)).
 pub fn relu_squared(x: &Array) -> Result<Array> {
     Ok(relu(x)?.square()?)
 }
 
-/// `x · sigmoid(x)` ([Elfwing et al. 2017](https://arxiv.org/abs/1702.03118)).
+/// SiLU ([Elfwing et al. 2017](https://arxiv.org/abs/1702.03118)): `x · sigmoid(x)`.
 pub fn silu(x: &Array) -> Result<Array> {
     Ok(x.multiply(ops::sigmoid(x)?)?)
 }
 
-/// `ln(1 + e^x)`.
+/// Softplus: `ln(1 + e^x)`.
 pub fn softplus(x: &Array) -> Result<Array> {
     Ok(ops::logaddexp(x, constant(0.0, x)?)?)
 }
@@ -93,7 +94,7 @@ pub fn softplus(x: &Array) -> Result<Array> {
 mod tests {
     use super::*;
 
-    /// What transformers computes.
+    /// The expected values were computed by transformers.
     #[test]
     fn names_are_those_of_transformers() {
         const X: [f32; 7] = [-7.0, -2.0, -0.5, 0.0, 0.5, 2.0, 12.0];

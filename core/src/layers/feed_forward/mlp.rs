@@ -11,15 +11,15 @@ use crate::{
 };
 use mlx_rs::Array;
 
-/// A feed-forward network of any kind: it remembers nothing.
+/// A feed-forward network of any kind, which has no state.
 pub type Ffn = Box<dyn Layer<State = ()>>;
 
-/// `a(x) + b(x)`, as one network: a mixture of experts, say, and one that all tokens share.
+/// `a(x) + b(x)` as one network, such as routed experts and a shared expert.
 pub fn sum(a: impl Layer<State = ()> + 'static, b: impl Layer<State = ()> + 'static) -> Ffn {
     Box::new(Sum(a, b))
 }
 
-/// The network of a layer without experts: SwiGLU with the usual names and the widths of the config.
+/// The MLP of a dense layer: SwiGLU with the usual names and the widths of the config.
 ///
 /// # Errors
 /// As [`Scope::linear`].
@@ -62,7 +62,7 @@ pub struct PlainNames<'n> {
 /// The names of the projections in most checkpoints.
 pub const GATE_UP_DOWN: MlpNames = MlpNames { gate: "gate_proj", up: "up_proj", down: "down_proj" };
 
-/// What a gate does to the values: `(gate, up)` to their product.
+/// The gate function: `(gate, up)` to their product.
 pub trait Gate: Fn(&Array, &Array) -> Result<Array> + 'static {}
 
 impl<G: Fn(&Array, &Array) -> Result<Array> + 'static> Gate for G {}
@@ -82,12 +82,12 @@ pub fn geglu_tanh(gate: &Array, up: &Array) -> Result<Array> {
     Ok(gelu_tanh(gate)?.multiply(up)?)
 }
 
-/// A gate of any activation: `activation(gate) · up`.
+/// A gate with any activation: `activation(gate) · up`.
 pub fn gated(activation: Activation) -> impl Gate {
     move |gate: &Array, up: &Array| Ok(activation(gate)?.multiply(up)?)
 }
 
-/// `down(activation(up(x)))`: a network without a gate.
+/// An MLP without a gate: `down(activation(up(x)))`.
 pub struct PlainMlp {
     up: Linear,
     down: Linear,
@@ -122,7 +122,7 @@ impl Layer for PlainMlp {
     }
 }
 
-/// `down(gate(x) · up(x))`.
+/// A gated MLP: `down(gate(x) · up(x))`.
 pub struct Mlp {
     gate: Linear,
     up: Linear,
@@ -144,7 +144,7 @@ impl Mlp {
         Ok(Self::new(gate, up, down, activation))
     }
 
-    /// As [`Mlp::read`], with the activation that the config names.
+    /// As [`Mlp::read`], with the activation of the config.
     ///
     /// # Errors
     /// As [`Scope::linear`], and [`crate::error::Error`] for an unknown activation.
@@ -153,7 +153,7 @@ impl Mlp {
         Self::read(w, names, c, gated(activation::named("hidden_act", name)?))
     }
 
-    /// As [`Mlp::read`], with the usual names and another inner width than that of the config.
+    /// As [`Mlp::read`], with the usual names and the given inner width.
     ///
     /// # Errors
     /// As [`Scope::linear`].
@@ -168,7 +168,7 @@ impl Mlp {
         Mlp { gate, up, down, activation: Box::new(activation) }
     }
 
-    /// `[…, width]` to the same.
+    /// Maps `[…, width]` to `[…, width]`.
     pub fn apply(&self, x: &Array) -> Result<Array> {
         self.down.forward(&(self.activation)(&self.gate.forward(x)?, &self.up.forward(x)?)?)
     }

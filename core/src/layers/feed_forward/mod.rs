@@ -1,4 +1,5 @@
-//! Feed-forward networks: activations, gated and plain ones, routers, and mixtures of experts.
+//! Feed-forward networks: activations, MLPs with and without a gate, routers, and mixtures of
+//! experts.
 
 pub mod activation;
 pub mod mlp;

@@ -1,4 +1,4 @@
-//! Mixtures of gated experts ([Shazeer et al. 2017](https://arxiv.org/abs/1701.06538)).
+//! Mixtures of gated experts (MoE, [Shazeer et al. 2017](https://arxiv.org/abs/1701.06538)).
 
 use crate::{
     checkpoint::scope::Scope,
@@ -17,7 +17,8 @@ use crate::{
 };
 use mlx_rs::{Array, ops};
 
-/// From this many choices on, tokens are sorted by expert, so that each expert is read once.
+/// From this number of (token, expert) pairs on, tokens are sorted by expert, so that the weights
+/// of each expert are read once.
 const SORT_FROM: usize = 64;
 
 /// How many experts there are, and what each maps: `width` to `inner` and back.
@@ -72,7 +73,7 @@ impl GatedExperts {
         Self::read_named(w, stacked, GATE_UP_DOWN, sizes, activation)
     }
 
-    /// As [`GatedExperts::read`], with other names where each expert is a tensor.
+    /// As [`GatedExperts::read`], with other names for the layout of one tensor for each expert.
     ///
     /// # Errors
     /// As [`Scope::experts`].
@@ -133,7 +134,7 @@ impl GatedExperts {
         Ok(Self::new(gate, up, down, activation))
     }
 
-    /// Tokens `[batch, length, width]` through the experts `ids` `[batch, length, k]`, to
+    /// Runs tokens `[batch, length, width]` through the experts `ids` `[batch, length, k]`. Returns
     /// `[batch, length, k, width]`.
     pub fn forward(&self, x: &Array, ids: &Array) -> Result<Array> {
         dispatch(x, ids, |x, ids, sorted| {
@@ -143,9 +144,9 @@ impl GatedExperts {
     }
 }
 
-/// Sends tokens `[batch, length, width]` to the experts `ids` `[batch, length, k]`, and gives
-/// `[batch, length, k, width]`. `experts` gets tokens `[…, 1, width]`, ids `[…]`, and whether these
-/// never decrease.
+/// Dispatches tokens `[batch, length, width]` to the experts `ids` `[batch, length, k]` and returns
+/// `[batch, length, k, width]`. `experts` gets tokens `[…, 1, width]`, ids `[…]`, and whether the
+/// ids are sorted.
 pub fn dispatch(
     x: &Array,
     ids: &Array,
@@ -164,8 +165,8 @@ pub fn dispatch(
     Ok(unsorted.reshape(&[x.dim(0), x.dim(1), k, -1])?)
 }
 
-/// The sum of what experts give, `[…, k, width]`, by weights `[…, k]`, in the precision of the
-/// experts.
+/// The weighted sum of the outputs of the experts `[…, k, width]` with weights `[…, k]`, in the
+/// precision of the outputs.
 pub fn mix(y: &Array, weights: &Array) -> Result<Array> {
     let sum = y.multiply(weights.expand_dims(-1)?)?.sum_axis(-2, false)?;
     Ok(sum.as_dtype(y.dtype())?)
@@ -178,12 +179,12 @@ pub struct Moe {
 }
 
 impl Moe {
-    /// Composes the two.
+    /// Composes a router and its experts.
     pub fn new(router: impl Router + 'static, experts: GatedExperts) -> Self {
         Moe { router: Box::new(router), experts }
     }
 
-    /// `[batch, length, width]` to the same.
+    /// Maps `[batch, length, width]` to `[batch, length, width]`.
     pub fn apply(&self, x: &Array) -> Result<Array> {
         let (ids, weights) = self.router.route(x)?;
         mix(&self.experts.forward(x, &ids)?, &weights)

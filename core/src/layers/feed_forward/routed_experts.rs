@@ -1,6 +1,6 @@
-//! Mixtures in which routed experts stand beside a shared one
-//! ([Dai et al. 2024](https://arxiv.org/abs/2401.06066)), after a few dense layers, and their routers
-//! with a correction bias ([Wang et al. 2024](https://arxiv.org/abs/2408.15664)).
+//! Routed experts beside a shared expert ([Dai et al. 2024](https://arxiv.org/abs/2401.06066)),
+//! after a few dense layers, with routers that have a correction bias ([Wang et al.
+//! 2024](https://arxiv.org/abs/2408.15664)).
 
 use crate::{
     checkpoint::{
@@ -16,7 +16,7 @@ use crate::{
 };
 use serde::Deserialize;
 
-/// Which layers have experts, and how large these are.
+/// The config fields that say which layers have experts, and the sizes of the experts.
 #[derive(Deserialize)]
 pub struct Sparsity {
     n_routed_experts: Option<Size>,
@@ -42,8 +42,8 @@ impl Sparsity {
         Ok(sparsity)
     }
 
-    /// The network of one layer: dense, or experts to which `router`, told how many there are, sends
-    /// tokens, beside those that all share.
+    /// The feed-forward network of one layer: a dense MLP, or routed experts beside shared experts.
+    /// `router` reads the router and gets the number of experts.
     pub fn network<R: Router + 'static>(
         &self,
         w: &Scope,
@@ -70,7 +70,7 @@ impl Sparsity {
     }
 }
 
-/// Routed experts of width `inner`, beside a network as wide as `shared` of them.
+/// Routed experts of width `inner`, beside a shared expert with the width of `shared` of them.
 pub fn routed_experts(
     w: &Scope,
     c: &Text,
@@ -83,13 +83,13 @@ pub fn routed_experts(
     with_shared_expert(w, c, moe, inner, shared)
 }
 
-/// A router whose correction stands with it, or beside it.
+/// A router whose correction bias is stored inside its scope or beside it.
 pub fn loss_free_router(w: &Scope, c: &Text, routing: &LossFreeRouting) -> Result<LossFreeRouter> {
     let place = if w.has("e_score_correction_bias") { w } else { &w.at("gate") };
     loss_free_router_at(w, place, c, routing)
 }
 
-/// A router whose correction stands in this place.
+/// A router whose correction bias is stored at this place.
 pub fn loss_free_router_at(
     w: &Scope,
     place: &Scope,

@@ -1,4 +1,4 @@
-//! Which experts a token goes to, and how much each of them counts.
+//! Routers: which experts a token goes to, and with which weights.
 
 use crate::layers::{feed_forward::activation::softplus, linear::Linear};
 use crate::{
@@ -9,40 +9,40 @@ use crate::{
 use mlx_rs::{Array, Dtype, ops, ops::indexing::take_along_axis};
 use serde::Deserialize;
 
-/// Chooses experts.
+/// Selects the experts of a token.
 pub trait Router {
-    /// Tokens `[…, width]` to the ids of their experts and to weights, both `[…, k]`.
+    /// Maps tokens `[…, width]` to the ids of their experts and to their weights, both `[…, k]`.
     fn route(&self, x: &Array) -> Result<(Array, Array)>;
 }
 
-/// A family may bring its own as a function.
+/// A function is a router, so that a family can write its own.
 impl<R: Fn(&Array) -> Result<(Array, Array)>> Router for R {
     fn route(&self, x: &Array) -> Result<(Array, Array)> {
         self(x)
     }
 }
 
-/// The ids `[…, k]` of the largest of scores `[…, experts]`, in no order.
+/// Selects the ids `[…, k]` of the largest scores `[…, experts]`, in no particular order.
 pub type TopK = fn(&Array, i32) -> Result<Array>;
 
-/// The usual [`TopK`]. Of equal scores the last are taken.
+/// The usual [`TopK`], which takes the last of equal scores.
 pub fn top_k(scores: &Array, k: i32) -> Result<Array> {
     let (count, axis) = (scores.dim(-1), scores.ndim() - 1);
     mlx::slice(&ops::argpartition_axis(scores, count - k, -1)?, axis, count - k, count)
 }
 
-/// As [`top_k`], but of equal scores the first are taken. In half precision many are equal, and
-/// numbers are only those of a reference if the same experts are chosen.
+/// As [`top_k`], but takes the first of equal scores. Equal scores are frequent in half precision,
+/// and the outputs equal those of a reference only if the same experts are selected.
 pub fn first_top_k(scores: &Array, k: i32) -> Result<Array> {
     let sorted = ops::argpartition_axis(scores.negative()?, k - 1, -1)?;
     mlx::slice(&sorted, scores.ndim() - 1, 0, k)
 }
 
-/// From the logits `[…, experts]` of a router to ids and weights `[…, k]`. A plain function, so
-/// that a family can bring its own.
+/// Maps the logits `[…, experts]` of a router to ids and weights `[…, k]`. It is a plain function,
+/// so that a family can write its own.
 pub type Route = fn(&Array, i32, TopK) -> Result<(Array, Array)>;
 
-/// Softmax over all experts, then the `k` largest.
+/// Softmax over all experts, then top-k.
 pub fn softmax_then_top_k(logits: &Array, k: i32, top_k: TopK) -> Result<(Array, Array)> {
     let probabilities = ops::softmax_axis(logits, -1, true)?;
     let ids = top_k(&probabilities, k)?;
@@ -50,7 +50,7 @@ pub fn softmax_then_top_k(logits: &Array, k: i32, top_k: TopK) -> Result<(Array,
     Ok((ids, weights))
 }
 
-/// As [`softmax_then_top_k`], with weights that sum to one.
+/// As [`softmax_then_top_k`], with weights normalised to a sum of one.
 pub fn softmax_then_top_k_normalized(
     logits: &Array,
     k: i32,
@@ -61,14 +61,14 @@ pub fn softmax_then_top_k_normalized(
     Ok((ids, weights))
 }
 
-/// The `k` largest, then softmax over those.
+/// Top-k, then softmax over the selected logits.
 pub fn top_k_then_softmax(logits: &Array, k: i32, top_k: TopK) -> Result<(Array, Array)> {
     let ids = top_k(logits, k)?;
     let weights = ops::softmax_axis(take_along_axis(logits, &ids, -1)?, -1, true)?;
     Ok((ids, weights))
 }
 
-/// A projection to logits and what follows from them.
+/// A router that projects tokens to logits and selects by a function.
 pub struct LinearRouter {
     logits: Linear,
     route: Route,
@@ -77,7 +77,7 @@ pub struct LinearRouter {
 }
 
 impl LinearRouter {
-    /// A router over `count` experts, of which each token takes `k`.
+    /// A router over `count` experts that selects `k` for each token.
     ///
     /// # Errors
     /// [`Error::Config`] when there are fewer experts than a token takes.
@@ -86,7 +86,7 @@ impl LinearRouter {
         Ok(LinearRouter { logits, route, k, top_k })
     }
 
-    /// Finds the largest scores in another way.
+    /// Sets the function that selects the largest scores.
     pub fn choosing(self, top_k: TopK) -> Self {
         LinearRouter { top_k, ..self }
     }
@@ -109,31 +109,32 @@ pub fn check_choice(field: &str, count: i32, k: i32) -> Result<()> {
     Err(Error::config(field, format!("{k} of {count} experts cannot be chosen")))
 }
 
-/// The fields of a [`LossFreeRouter`], as most configs call them.
+/// The config fields of a [`LossFreeRouter`], under their most common names.
 #[derive(Clone, Deserialize)]
 pub struct LossFreeRouting {
-    /// Number of experts.
+    /// The number of experts.
     #[serde(deserialize_with = "config::size")]
     pub n_routed_experts: i32,
-    /// Experts a token.
+    /// The number of experts of a token.
     #[serde(deserialize_with = "config::size")]
     pub num_experts_per_tok: i32,
-    /// Groups of experts; one when absent.
+    /// The number of groups of experts; 1 by default.
     #[serde(default, deserialize_with = "config::optional_size")]
     pub n_group: Option<i32>,
-    /// Groups from which a token's experts come; one when absent.
+    /// The number of groups that the experts of a token come from; 1 by default.
     #[serde(default, deserialize_with = "config::optional_size")]
     pub topk_group: Option<i32>,
-    /// Whether weights sum to one before they are scaled; where there is but one, it stays.
+    /// Whether weights are normalised to a sum of one before they are scaled; a single weight is
+    /// not.
     pub norm_topk_prob: bool,
-    /// Factor of the weights.
+    /// The factor of the weights.
     #[serde(deserialize_with = "config::positive")]
     pub routed_scaling_factor: f32,
 }
 
-/// From logits to scores `[…, experts]`, both in single precision.
+/// A scoring function from logits to scores `[…, experts]`, both in float32.
 impl LossFreeRouting {
-    /// Reads the fields, of which some may have other names: `(theirs, ours)`.
+    /// Reads the fields. Some may have other names: `(theirs, ours)`.
     ///
     /// # Errors
     /// As [`config::read`], with their names.
@@ -144,10 +145,10 @@ impl LossFreeRouting {
 
 type Score = Box<dyn Fn(&Array) -> Result<Array>>;
 
-/// A router that was balanced without an auxiliary loss
-/// ([Wang et al. 2024](https://arxiv.org/abs/2408.15664)): a bias that the weights do not see
-/// corrects which experts are chosen. They come from the best groups of experts, judged by the sum
-/// of their two best. All is computed in single precision.
+/// A router balanced without an auxiliary loss ([Wang et al.
+/// 2024](https://arxiv.org/abs/2408.15664)): a correction bias influences which experts are
+/// selected and not their weights. Experts come from the best groups, which score by the sum of
+/// their two best experts. Computes in float32.
 pub struct LossFreeRouter {
     logits: Linear,
     correction: Option<Array>,
@@ -159,11 +160,11 @@ pub struct LossFreeRouter {
 }
 
 impl LossFreeRouter {
-    /// Composes a projection to logits and the correction `[experts]` of their sigmoids.
+    /// Composes a projection to logits and the correction bias `[experts]` of their sigmoids.
     ///
     /// # Errors
-    /// [`Error::Config`] when there are fewer experts than a token takes, or fewer groups, or when
-    /// the groups cannot be equal.
+    /// [`Error::Config`] when a token selects more experts or groups than there are, or when the
+    /// groups would differ in size.
     pub fn new(logits: Linear, correction: Option<Array>, c: &LossFreeRouting) -> Result<Self> {
         let (count, groups) = (c.n_routed_experts, c.n_group.unwrap_or(1));
         check_choice("num_experts_per_tok", count, c.num_experts_per_tok)?;
@@ -178,27 +179,27 @@ impl LossFreeRouter {
         Ok(LossFreeRouter { logits, correction, c, normalize, is_rounded: false, score, top_k })
     }
 
-    /// Rounds weights to the precision of the tokens.
+    /// Rounds the weights to the precision of the tokens.
     pub fn rounded(self) -> Self {
         LossFreeRouter { is_rounded: true, ..self }
     }
 
-    /// Lets weights sum to one whatever the config says, also where there is but one.
+    /// Normalises the weights to a sum of one whatever the config says, even a single weight.
     pub fn normalized(self) -> Self {
         LossFreeRouter { normalize: true, ..self }
     }
 
-    /// Scores experts by another function of the logits, to and from single precision.
+    /// Sets the scoring function, from and to float32.
     pub fn scores(self, score: impl Fn(&Array) -> Result<Array> + 'static) -> Self {
         LossFreeRouter { score: Box::new(score), ..self }
     }
 
-    /// Finds the largest scores in another way.
+    /// Sets the function that selects the largest scores.
     pub fn choosing(self, top_k: TopK) -> Self {
         LossFreeRouter { top_k, ..self }
     }
 
-    /// Scores `[…, experts]`, of which those outside of the best groups become zero.
+    /// Sets the scores `[…, experts]` outside the best groups to zero.
     fn best_groups(&self, scores: Array) -> Result<Array> {
         let groups = self.c.n_group.unwrap_or(1);
         let dropped = groups - self.c.topk_group.unwrap_or(1);
@@ -225,7 +226,7 @@ impl Router for LossFreeRouter {
         let ids = (self.top_k)(&self.best_groups(corrected)?, self.c.num_experts_per_tok)?;
         let mut weights = take_along_axis(&scores, &ids, -1)?;
         if self.normalize {
-            // No sum is so small that this changes it; but it may be zero.
+            // The term changes no sum of scores, and avoids a division by zero.
             let sum = weights.sum_axis(-1, true)?.add(Array::from_f32(1e-20))?;
             weights = weights.divide(sum)?;
         }
@@ -234,12 +235,12 @@ impl Router for LossFreeRouter {
     }
 }
 
-/// Scores that do not compete.
+/// Independent scores: the sigmoid of each logit.
 pub fn sigmoid(logits: &Array) -> Result<Array> {
     Ok(ops::sigmoid(logits)?)
 }
 
-/// The function from logits to scores that a field of the config names.
+/// The scoring function that a config field names.
 ///
 /// # Errors
 /// [`Error::Config`] about the field.
@@ -267,7 +268,7 @@ pub fn check_groups(count: i32, groups: i32, taken: i32) -> Result<()> {
     Ok(())
 }
 
-/// Scores that sum to one.
+/// Scores that sum to one: the softmax of the logits.
 pub fn softmax(logits: &Array) -> Result<Array> {
     Ok(ops::softmax_axis(logits, -1, None)?)
 }

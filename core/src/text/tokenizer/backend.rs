@@ -1,7 +1,7 @@
-//! The pipeline of the `tokenizers` crate with models and a normalizer of our own beside its own,
-//! so that added tokens, decoding and streaming are one path for every kind of vocabulary.
+//! The pipeline of the `tokenizers` crate, extended by segmentations and a normalizer that the crate
+//! lacks, so that added tokens, decoding and streaming are one path for every kind of vocabulary.
 
-use crate::text::tokenizer::normalizer::Sentencepiece;
+use crate::text::tokenizer::vocabularies::sentencepiece_normalizer::SentencepieceNormalizer;
 use serde::{Deserialize, Deserializer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,24 +12,24 @@ use tokenizers::{
     PreTokenizerWrapper, Token, TokenizerImpl,
 };
 
-/// `Result` of the `tokenizers` crate, or with another error.
+/// A `Result` whose default error is that of the `tokenizers` crate.
 pub type Result<T, E = tokenizers::Error> = std::result::Result<T, E>;
 
-/// What turns text into ids and back.
+/// The pipeline that turns text into ids and back.
 pub type Backend =
     TokenizerImpl<Model, Normalizer, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
-/// How a piece of text becomes ids.
+/// The vocabulary and the segmentation of text into its pieces.
 pub enum Model {
     /// A model of the `tokenizers` crate.
     Crate(Box<ModelWrapper>),
-    /// A vocabulary and the way to cut text into its pieces.
+    /// A vocabulary and a segmentation of this library.
     Pieces(Vocabulary, Box<dyn Segment>),
 }
 
-/// Cuts text into pieces of a vocabulary.
+/// Splits text into pieces of a vocabulary.
 pub trait Segment: Send + Sync {
-    /// The ids of the pieces that a text is made of.
+    /// The ids of the pieces of a text.
     fn segment(&self, text: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>>;
 }
 
@@ -41,20 +41,23 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Adds a piece, or says that its id or its text is taken.
+    /// Adds a piece.
+    ///
+    /// # Errors
+    /// A message when another piece has its id or its text.
     pub fn insert(&mut self, piece: &str, id: u32) -> Result<(), String> {
         if self.piece(id).is_some() {
             return Err(format!("two pieces have the id {id}"));
         }
         if self.ids.contains_key(piece) {
-            return Err(format!("the piece {piece:?} is there twice"));
+            return Err(format!("the piece {piece:?} appears twice"));
         }
-        self.name(piece, id);
+        self.set_piece(piece, id);
         Ok(())
     }
 
-    /// Gives an id its text; what else has this id still means it.
-    pub fn name(&mut self, piece: &str, id: u32) {
+    /// Sets the piece of an id. Other pieces of this id keep it.
+    pub fn set_piece(&mut self, piece: &str, id: u32) {
         let index = id as usize;
         if self.pieces.len() <= index {
             self.pieces.resize(index + 1, None);
@@ -78,8 +81,8 @@ impl Vocabulary {
         self.pieces.len()
     }
 
-    /// The smallest id without a piece, below the largest one.
-    pub fn hole(&self) -> Option<usize> {
+    /// The smallest id without a piece, if it is below the largest id.
+    pub fn first_gap(&self) -> Option<usize> {
         self.pieces.iter().position(Option::is_none)
     }
 }
@@ -92,7 +95,7 @@ impl tokenizers::Model for Model {
             Model::Crate(model) => model.tokenize(text),
             Model::Pieces(vocabulary, segment) => {
                 let ids = segment.segment(text, vocabulary)?;
-                // Encoding asks for ids only.
+                // The caller reads the ids only, so text and offsets stay empty.
                 Ok(ids.into_iter().map(|id| Token::new(id, String::new(), (0, 0))).collect())
             }
         }
@@ -131,7 +134,7 @@ impl tokenizers::Model for Model {
     fn save(&self, folder: &Path, prefix: Option<&str>) -> Result<Vec<PathBuf>> {
         match self {
             Model::Crate(model) => model.save(folder, prefix),
-            Model::Pieces(..) => Err("a converted vocabulary is not saved".into()),
+            Model::Pieces(..) => Err("saving a vocabulary is not supported".into()),
         }
     }
 
@@ -149,16 +152,16 @@ impl<'de> Deserialize<'de> for Model {
     }
 }
 
-/// What happens to text before it is cut.
+/// Changes text before it is split.
 pub enum Normalizer {
     /// A normalizer of the `tokenizers` crate.
     Crate(NormalizerWrapper),
-    /// That of a sentencepiece model.
-    Sentencepiece(Box<Sentencepiece>),
+    /// The normalizer of a sentencepiece model.
+    Sentencepiece(Box<SentencepieceNormalizer>),
 }
 
 impl Normalizer {
-    /// Composed characters.
+    /// Unicode normalization form C.
     pub fn nfc() -> Self {
         Normalizer::Crate(NFC.into())
     }
@@ -169,9 +172,9 @@ impl tokenizers::Normalizer for Normalizer {
         match self {
             Normalizer::Crate(normalizer) => normalizer.normalize(text),
             Normalizer::Sentencepiece(normalizer) => {
-                let begins = text.offsets_original().0 == 0;
-                // Encoding asks for ids only, so where characters came from may be forgotten.
-                *text = NormalizedString::from(normalizer.normalize(text.get(), begins));
+                let is_start = text.offsets_original().0 == 0;
+                // The caller reads the ids only, so the offsets may be lost.
+                *text = NormalizedString::from(normalizer.normalize(text.get(), is_start));
                 Ok(())
             }
         }

@@ -1,4 +1,4 @@
-//! What `tokenizer_config.json` and the older files beside it say.
+//! `tokenizer_config.json` and the older files beside it: special tokens, added tokens, flags.
 
 use crate::checkpoint::files::Files;
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 const ADDED_TOKENS: &str = "added_tokens.json";
 const DECODER: &str = "added_tokens_decoder";
 
-/// The fields of `tokenizer_config.json`, over which older checkpoints lay others.
+/// The fields of `tokenizer_config.json`, extended by those of older files.
 pub struct Config(Map<String, Json>);
 
 impl Config {
@@ -23,7 +23,7 @@ impl Config {
         Ok(Config(config))
     }
 
-    /// Reads `added_tokens.json` too, which counts where there is no `tokenizer.json`.
+    /// Reads `added_tokens.json` too, which is used when there is no `tokenizer.json`.
     pub fn with_added_tokens(mut self, files: &Files) -> Result<Self> {
         if !self.0.contains_key(DECODER) {
             let special: Vec<_> = self.named().map(|token| token.content).collect();
@@ -37,28 +37,28 @@ impl Config {
         Ok(self)
     }
 
-    /// Gives a role to a token, unless the config says something of that role.
+    /// Sets the token of a role, unless the config has the role.
     pub fn set_role(&mut self, role: &str, token: &str) {
         self.0.entry(role).or_insert_with(|| token.into());
     }
 
-    /// Whether each text between added tokens begins anew, as it did before transformers 4.31.
+    /// Whether a space is added after each added token too, as before transformers 4.31.
     pub fn is_legacy(&self) -> bool {
         self.flag("legacy")
             .unwrap_or(!["LlamaTokenizer", "CodeLlamaTokenizer"].contains(&self.class()))
     }
 
-    /// A field of any kind.
+    /// A field.
     pub fn get(&self, field: &str) -> Option<&Json> {
         self.0.get(field)
     }
 
-    /// A truth value.
+    /// A boolean field.
     pub fn flag(&self, field: &str) -> Option<bool> {
         self.0.get(field)?.as_bool()
     }
 
-    /// The name of the class in transformers, without `Fast`.
+    /// The name of the tokenizer class in transformers, without `Fast`.
     pub fn class(&self) -> &str {
         let class = self.0.get("tokenizer_class").and_then(Json::as_str).unwrap_or_default();
         class.strip_suffix("Fast").unwrap_or(class)
@@ -72,7 +72,7 @@ impl Config {
         tokens.filter_map(|(role, token)| Some((role.clone(), content(token)?.into()))).collect()
     }
 
-    /// The tokens that are added with their ids, in the order of these.
+    /// The added tokens that have an id, sorted by id.
     pub fn listed(&self) -> Vec<(u32, AddedToken)> {
         let decoder = self.0.get(DECODER).and_then(Json::as_object).into_iter().flatten();
         let listed =
@@ -82,8 +82,8 @@ impl Config {
         listed
     }
 
-    /// What is added to a vocabulary, or described otherwise than there: all tokens with ids, and
-    /// those with a role that are not yet `present`.
+    /// The tokens to add to a vocabulary or to describe anew: all tokens with ids, and tokens with a
+    /// role that are not yet `present`.
     pub fn added(&self, present: impl Fn(&str) -> bool) -> Vec<AddedToken> {
         let mut added: Vec<_> = self.listed().into_iter().map(|(_, token)| token).collect();
         for token in self.named() {
@@ -94,7 +94,7 @@ impl Config {
         added
     }
 
-    /// The tokens that have a role but no id of their own.
+    /// The tokens that have a role, without ids.
     fn named(&self) -> impl Iterator<Item = AddedToken> {
         let roles = self.0.iter().filter(|(role, _)| role.ends_with("_token"));
         let roles = roles.map(|(_, token)| token);
@@ -115,12 +115,12 @@ fn object(files: &Files, name: &str) -> Result<Map<String, Json>> {
         Some(_) => Err(Error::Config {
             file: name.into(),
             field: String::new(),
-            reason: "not an object".into(),
+            reason: "the file must contain a JSON object".into(),
         }),
     }
 }
 
-/// A token is written as a string or as an object with its `content`.
+/// The text of a token, which is a string or an object with a `content`.
 fn content(token: &Json) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }

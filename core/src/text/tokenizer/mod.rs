@@ -1,23 +1,12 @@
-//! Text to token ids and back, as the files of a checkpoint say.
+//! Tokenizers: text to token ids and back.
 //!
-//! The reference for `tokenizer.json` is `TokenizersBackend` of transformers 5. It does not honour
-//! `add_bos_token` and `add_eos_token` next to that file, whose post-processor alone decides; nor
-//! do we. Any other vocabulary is put into the same pipeline ([`convert`]), and its reference is
-//! the library or the code of the authors that the file was made for.
+//! Most checkpoints have a `tokenizer.json`, which this file reads. The reference is
+//! `TokenizersBackend` of transformers 5, which ignores `add_bos_token` and `add_eos_token` beside
+//! that file: its post-processor alone decides. The readers of older files are in [`vocabularies`].
 
 mod backend;
 mod config;
-mod convert;
-mod fallback;
-mod lattice;
-mod lists;
-mod merge;
-mod normalizer;
-mod parts;
-mod prefixes;
-mod protobuf;
-mod ranks;
-mod sentencepiece;
+mod vocabularies;
 
 use crate::checkpoint::files::Files;
 use crate::error::{Error, Result};
@@ -42,24 +31,24 @@ struct Inner {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, or whichever file holds the vocabulary instead, and
-    /// `tokenizer_config.json` when there is one.
+    /// Reads `tokenizer.json` or another vocabulary file, and `tokenizer_config.json` if there is
+    /// one.
     ///
-    /// Without a `tokenizer.json` these are read: `tekken.json`; `qwen.tiktoken`, `hy.tiktoken`,
+    /// Without a `tokenizer.json` the first of these files is read: `tekken.json`; `qwen.tiktoken`, `hy.tiktoken`,
     /// `cl100k_base.tiktoken`, `tiktoken.model`, `tokenizer.tiktoken`; the `tokenizer.jsonl` of
     /// Preferred Networks; RWKV's World vocabulary; models of sentencepiece (`tokenizer.model`,
     /// `spiece.model`, `sentencepiece.bpe.model`); `vocab.json` with `merges.txt`; `vocab.txt`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`], which names the file, when there is none or it is damaged,
-    /// [`Error::Config`] when a config is no JSON object, [`Error::Io`].
+    /// [`Error::Tokenizer`] when there is no vocabulary or it is damaged, [`Error::Config`] when a
+    /// config is not a JSON object, [`Error::Io`].
     pub fn load(files: &Files) -> Result<Self> {
         let config = Config::load(files)?;
         let Some(bytes) = files.read(TOKENIZER)? else {
-            let (file, backend, config) = convert::convert(files, config)?;
+            let (file, backend, config) = vocabularies::read(files, config)?;
             return Ok(Tokenizer::new(file, backend, &config));
         };
-        let backend = contain(TOKENIZER, || {
+        let backend = catch_panics(TOKENIZER, || {
             let mut backend = Backend::from_bytes(&bytes)?;
             backend.with_padding(None).with_truncation(None)?;
             let present = backend.get_added_vocabulary().get_vocab().clone();
@@ -74,7 +63,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`].
     pub fn file(files: &Files) -> Result<Option<&'static str>> {
-        for file in std::iter::once(TOKENIZER).chain(convert::files()) {
+        for file in std::iter::once(TOKENIZER).chain(vocabularies::files()) {
             if files.read(file)?.is_some() {
                 return Ok(Some(file));
             }
@@ -88,54 +77,56 @@ impl Tokenizer {
         Tokenizer(Arc::new(Inner { file, backend, special_tokens, vocabulary_size }))
     }
 
-    /// The ids of a text. With `add_special_tokens` those are added that every text of the model
-    /// has, such as one for the beginning of the sequence; a rendered chat wants none.
+    /// Encodes a text. `add_special_tokens` adds the tokens that every text of the model has, such as
+    /// the token at the start; a rendered chat template contains them already.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the vocabulary cannot spell the text.
+    /// [`Error::Tokenizer`] when the vocabulary has no tokens for the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        contain(self.0.file, || {
+        catch_panics(self.0.file, || {
             Ok(self.0.backend.encode_fast(text, add_special_tokens)?.get_ids().to_vec())
         })
     }
 
-    /// How many ids [`encode`](Self::encode) makes of a text.
+    /// The number of ids that [`encode`](Self::encode) returns for a text.
     ///
     /// # Errors
     /// Those of [`encode`](Self::encode).
     pub fn count(&self, text: &str, add_special_tokens: bool) -> Result<usize> {
-        contain(self.0.file, || Ok(self.0.backend.encode_fast(text, add_special_tokens)?.len()))
+        catch_panics(self.0.file, || {
+            Ok(self.0.backend.encode_fast(text, add_special_tokens)?.len())
+        })
     }
 
-    /// The text of some ids. Ids that are not in the vocabulary have no text.
+    /// Decodes ids to text. Ids outside the vocabulary are ignored.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the decoder of the vocabulary refuses them.
+    /// [`Error::Tokenizer`] when the decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        contain(self.0.file, || self.0.backend.decode(ids, skip_special_tokens))
+        catch_panics(self.0.file, || self.0.backend.decode(ids, skip_special_tokens))
     }
 
-    /// The id of a token as the vocabulary spells it.
+    /// The id of a token, written as in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.0.backend.token_to_id(token)
     }
 
-    /// The token of an id as the vocabulary spells it, which is not always its text.
+    /// The token of an id, written as in the vocabulary, which may differ from its text.
     pub fn token(&self, id: u32) -> Option<String> {
         self.0.backend.id_to_token(id)
     }
 
-    /// How many tokens there are, added ones included. Ids may have gaps and be larger.
+    /// The number of tokens, including added ones. Ids may have gaps, so an id may be larger.
     pub fn vocabulary_size(&self) -> usize {
         self.0.vocabulary_size
     }
 
-    /// Whether decoding can skip this id.
+    /// Whether the id is a special token, which decoding can skip.
     pub fn is_special(&self, id: u32) -> bool {
         self.token(id).is_some_and(|t| self.0.backend.get_added_vocabulary().is_special_token(&t))
     }
 
-    /// The tokens that `tokenizer_config.json` gives a role: `bos_token`, `eos_token`,
+    /// The tokens that have a role in `tokenizer_config.json`: `bos_token`, `eos_token`,
     /// `pad_token`, and any other key of that form. Chat templates see them under these names.
     pub fn special_tokens(&self) -> &Map<String, Json> {
         &self.0.special_tokens
@@ -146,17 +137,17 @@ impl Tokenizer {
         self.0.special_tokens.get(role)?.as_str()
     }
 
-    /// The token that begins a sequence.
+    /// The token at the start of a sequence.
     pub fn bos_token(&self) -> Option<&str> {
         self.special_token("bos_token")
     }
 
-    /// The token that ends a sequence.
+    /// The token at the end of a sequence.
     pub fn eos_token(&self) -> Option<&str> {
         self.special_token("eos_token")
     }
 
-    /// The id of [`eos_token`](Self::eos_token). Generation may have more ends than this one.
+    /// The id of [`eos_token`](Self::eos_token). A generation may end at other tokens too.
     pub fn eos_token_id(&self) -> Option<u32> {
         self.token_id(self.eos_token()?)
     }
@@ -169,8 +160,8 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// Runs the `tokenizers` crate, which panics on some inputs that it does not expect.
-fn contain<T>(file: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+/// Calls the `tokenizers` crate and turns its panics on unexpected input into errors.
+fn catch_panics<T>(file: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     let reason = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error.to_string(),
@@ -241,7 +232,7 @@ pub(super) mod tests {
         tokenizer(&["▁", "▁▁", "▁a", "b", "▁c▁", "é"], decoder)
     }
 
-    /// In the manner of Llama 2.
+    /// A vocabulary with byte fallback and `▁` for spaces.
     pub fn byte_fallback() -> Tokenizer {
         let bytes: Vec<_> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
         let words = ["▁", "▁▁", "▁a", "b", "é"].map(String::from);
@@ -256,9 +247,9 @@ pub(super) mod tests {
         tokenizer(&tokens, decoder)
     }
 
-    /// What the libraries that vocabularies are made for encode and decode.
+    /// The expected ids and texts were computed by the libraries that the vocabularies are made for.
     #[test]
-    fn converted_vocabularies_are_those_of_their_libraries() {
+    fn vocabularies_equal_their_reference_libraries() {
         let fixture = fixture();
         let list = |json: &Json| json.as_array().unwrap().clone();
         let mut failures = Vec::new();
@@ -304,7 +295,7 @@ pub(super) mod tests {
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     }
 
-    /// Files cut off or with bytes changed load as something else, or are errors that name them.
+    /// Truncated or changed files either load or are errors that name the file.
     #[test]
     fn damaged_vocabularies_are_errors() {
         let mut state = 1_u64;
@@ -350,7 +341,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn errors_say_what_is_wrong_with_a_vocabulary() {
+    fn errors_name_the_fault_of_a_vocabulary() {
         let all: String = (0..=255_u8).map(|b| format!("{} {b}\n", encode_byte(b))).collect();
         let tekken = |vocabulary: &str| {
             format!(
@@ -366,24 +357,28 @@ pub(super) mod tests {
         let malformed = tekken(r#"[{"rank": 0, "token_bytes": "Q"}]"#);
         for (file, content, expected) in [
             ("qwen.tiktoken", &*broken, "line 66: malformed base64"),
-            ("qwen.tiktoken", &twice, "the piece \"A\" is there twice"),
+            ("qwen.tiktoken", &twice, "the piece \"A\" appears twice"),
             ("hy.tiktoken", &rank, "two pieces have the id 65"),
-            ("tiktoken.model", &hole, "the rank 300 leaves holes among 257 tokens"),
-            ("tiktoken.model", "QQ==\n", "line 1: no token and rank"),
-            ("tokenizer.model", "QQ== x\n", "line 1: the rank is no number"),
-            ("tokenizer.model", &incomplete, "no token spells the byte 0xff"),
-            ("tokenizer.model", "\u{1}", "not a sentencepiece model, or cut off"),
-            ("tokenizer.model", "\n\u{3}\n\u{1}a", "there is no piece for unknown text"),
-            ("tokenizer.model", "", "there are no pieces"),
-            ("tekken.json", "{}", "`config.pattern` is no string"),
-            ("tekken.json", &wrong_place, "`vocab`, entry 0: the rank is not that of its place"),
+            ("tiktoken.model", &hole, "the rank 300 leaves a gap: the file has 257 tokens"),
+            ("tiktoken.model", "QQ==\n", "line 1: not a token and its rank"),
+            ("tokenizer.model", "QQ== x\n", "line 1: the rank is not a number"),
+            ("tokenizer.model", &incomplete, "no token for the byte 0xff"),
+            ("tokenizer.model", "\u{1}", "not a sentencepiece model, or truncated"),
+            ("tokenizer.model", "\n\u{3}\n\u{1}a", "the piece for unknown text is missing"),
+            ("tokenizer.model", "", "the model has no pieces"),
+            ("tekken.json", "{}", "`config.pattern` is not a string"),
+            (
+                "tekken.json",
+                &wrong_place,
+                "`vocab`, entry 0: the rank is not its position in the list",
+            ),
             ("tekken.json", &malformed, "`vocab`, entry 0: malformed base64"),
             ("tokenizer.jsonl", "[1, 2]\n", "line 1: not a list of a piece and its score"),
             ("tokenizer.jsonl", r#"["a", 0]"#, "the byte piece <0x00> is missing"),
             ("rwkv_vocab_v20230424.txt", "1 'a' 2\n", "line 1: not an id, a text and its length"),
-            ("rwkv_vocab_v20230424.txt", "1 'a' 1\n", "no token spells the byte 0x00"),
-            ("vocab.txt", "a\nb\na\n", "line 3: the piece \"a\" is there twice"),
-            ("vocab.txt", "a\n", "there is no piece \"[UNK]\" for unknown text"),
+            ("rwkv_vocab_v20230424.txt", "1 'a' 1\n", "no token for the byte 0x00"),
+            ("vocab.txt", "a\nb\na\n", "line 3: the piece \"a\" appears twice"),
+            ("vocab.txt", "a\n", "the piece \"[UNK]\" for unknown text is missing"),
             ("vocab.json", r#"{"a": 0, "b": 0}"#, "two pieces have the id 0"),
         ] {
             let content = content.to_string().into_bytes().leak();
@@ -397,8 +392,8 @@ pub(super) mod tests {
             let files = if merges.is_empty() { files[..1].to_vec() } else { files };
             Tokenizer::load(&Files::Embedded(files.leak())).unwrap_err().to_string()
         };
-        assert_eq!(merges(b""), "merges.txt: there is no such file");
-        assert_eq!(merges(b"a b c"), "merges.txt: line 1: not two pieces");
+        assert_eq!(merges(b""), "merges.txt: the file is missing; it must stand beside vocab.json");
+        assert_eq!(merges(b"a b c"), "merges.txt: line 1: not a pair of pieces");
         let missing = "line 2: the piece \"ab\" is not in vocab.json";
         assert_eq!(merges(b"#version: 0.2\na b"), format!("merges.txt: {missing}"));
 
@@ -408,7 +403,7 @@ pub(super) mod tests {
         let files =
             Files::Embedded(vec![("hy.tiktoken", all), ("tokenizer_config.json", far)].leak());
         let message = Tokenizer::load(&files).unwrap_err().to_string();
-        let expected = "the token \"<far>\" has the id 4000000000, the vocabulary 466 pieces";
+        let expected = "the token \"<far>\" has the id 4000000000, but there are 466 pieces";
         assert_eq!(message, format!("hy.tiktoken: {expected}"));
     }
 
@@ -421,7 +416,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn older_files_add_tokens() {
+    fn added_tokens_json_adds_tokens() {
         let Files::Embedded(whole) = fixture_files(&fixture()["kinds"][13]["files"]) else {
             unreachable!()
         };
@@ -440,11 +435,11 @@ pub(super) mod tests {
         assert_eq!(tokenizer.bos_token(), Some("<|endoftext|>"));
     }
 
-    /// The files of one kind, which are text, or base64 in an object.
+    /// The files of one case. Each is text, or base64 in an object.
     fn fixture_files(files: &Json) -> Files {
         let content = |json: &Json| match json.as_str() {
             Some(text) => text.as_bytes().to_vec(),
-            None => ranks::base64(json["base64"].as_str().unwrap()).unwrap(),
+            None => vocabularies::byte_level::base64(json["base64"].as_str().unwrap()).unwrap(),
         };
         let files = files.as_object().unwrap().iter();
         let leak = |name: &str| -> &'static str { name.to_string().leak() };
@@ -453,7 +448,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn neither_pads_nor_truncates() {
+    fn encoding_neither_pads_nor_truncates() {
         let tokenizer = byte_level();
         let ids = tokenizer.encode("a é<end>", true).unwrap();
         assert_eq!(ids.len(), 5);
@@ -465,7 +460,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_config_adds_tokens_and_names_roles() {
+    fn the_config_adds_tokens_and_roles() {
         let config = json!({
             "added_tokens_decoder": {
                 "258": {"content": "<call>", "special": false, "normalized": false},
@@ -489,7 +484,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn damaged_files_are_errors() {
+    fn a_damaged_tokenizer_json_is_an_error() {
         let reason = |bytes: &[u8]| {
             let file: &'static [u8] = bytes.to_vec().leak();
             let files = Files::Embedded(vec![(TOKENIZER, file)].leak());
@@ -511,10 +506,14 @@ pub(super) mod tests {
         merges["model"]["merges"] = json!([["a", "nowhere"]]);
         assert!(reason(merges.to_string().as_bytes()).contains("nowhere"));
 
-        let panics = contain::<()>(TOKENIZER, || panic!("odd input"));
+        let panics = catch_panics::<()>(TOKENIZER, || panic!("odd input"));
         assert!(panics.unwrap_err().to_string().contains("odd input"));
 
         let nothing = Tokenizer::load(&Files::Embedded(&[])).unwrap_err().to_string();
-        assert!(nothing.starts_with("tokenizer.json: there is no such file, nor tekken.json"));
+        assert!(
+            nothing.starts_with(
+                "tokenizer.json: the checkpoint has neither this file nor tekken.json"
+            )
+        );
     }
 }

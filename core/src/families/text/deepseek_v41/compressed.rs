@@ -1,6 +1,6 @@
-//! Attention over a window, and beyond it over groups of tokens: each group is pooled into one
-//! latent, which is both key and value, for the layer that pools it and for later ones. An open
-//! group has an entry too, which nobody sees.
+//! Attention over a sliding window and, beyond it, over groups of tokens. Each group is pooled into
+//! one latent that serves as key and value, for the layer that pools it and for later layers. An
+//! open group has an entry too, which the mask hides. Follows `deepseek_v41` of mlx-lm.
 
 use crate::layers::{
     attention::{scores::Scores, view::AttentionView},
@@ -14,24 +14,25 @@ use crate::{
 };
 use mlx_rs::{Array, Dtype, fast, ops, ops::indexing::take_along_axis};
 
-/// Pools the tokens of a group, by weights for each element.
+/// Pools the tokens of a group by a softmax over its tokens, with separate weights for each
+/// element.
 pub struct Compressor {
     latent: Linear,
-    /// Groups of one need none.
+    /// `None` for groups of one token.
     gate: Option<Linear>,
     norm: Norm,
     size: i32,
 }
 
 impl Compressor {
-    /// Composes the projections to latents and to the logits of their weights, the norm of what is
-    /// pooled, and the size of a group.
+    /// Composes the pooling from the projections to latents and to the logits of their weights, the
+    /// norm of the pooled latent, and the group size.
     pub fn new(latent: Linear, gate: Option<Linear>, norm: Norm, size: i32) -> Self {
         Compressor { latent, gate, norm, size }
     }
 
-    /// Tokens `[batch, length, width]` to the latents `[batch, 1, groups, dims]` of the groups of
-    /// [`Step::grouped`]. `open` remembers `[batch, 2, size, dims]` of the last one.
+    /// Maps tokens `[batch, length, width]` to the latents `[batch, 1, groups, dims]` of the groups
+    /// of [`Step::grouped`]. `open` is the state `[batch, 2, size, dims]` of the last group.
     pub(crate) fn forward(&self, x: &Array, open: &mut Recurrent, step: &Step) -> Result<Array> {
         let Some(gate) = &self.gate else {
             return Ok(self.norm.forward(&self.latent.forward(x)?)?.expand_dims(1)?);
@@ -41,7 +42,7 @@ impl Compressor {
         let rows = self.rows(new, open.0.take(), step)?;
         let length = rows.dim(2);
         let last = mlx::slice(&rows, 2, length - self.size, length)?;
-        // A slice keeps all of a long pass in memory.
+        // A slice would keep all of a long pass in memory, so it is copied.
         open.0 = Some(if length > self.size { last.contiguous()? } else { last });
         let groups = ops::unflatten(rows, 2, &[-1, self.size])?;
         let part = |i| mlx::slice(&groups, 1, i, i + 1);
@@ -50,7 +51,8 @@ impl Compressor {
         self.norm.forward(&pooled.as_dtype(x.dtype())?)
     }
 
-    /// Whole groups `[batch, 2, groups · size, dims]`. Rows that are still to come are anything.
+    /// Pads the pass to whole groups `[batch, 2, groups · size, dims]`. Rows of tokens still to
+    /// come have arbitrary values.
     fn rows(&self, new: Array, open: Option<Array>, step: &Step) -> Result<Array> {
         let rows = |count| ops::zeros_dtype(&[new.dim(0), 2, count, new.dim(3)], new.dtype());
         let open = open.map_or_else(|| rows(self.size), Ok)?;
@@ -72,30 +74,31 @@ impl Compressor {
     }
 }
 
-/// The entries of groups of `size` tokens, which one layer makes and others attend over.
+/// The entries of groups of `size` tokens, which one layer pools and others attend over.
 pub struct Groups {
     seen: AttentionView,
     size: i32,
 }
 
 impl Groups {
-    /// What `layer` has lent, which [`KvCache::strided`](super::kv::KvCache::strided) remembers.
+    /// The entries lent by `layer`, which are stored in
+    /// [`KvCache::strided`](super::kv::KvCache::strided).
     pub fn lent(layer: i32, size: i32, step: &Step) -> Result<Self> {
         Ok(Groups { seen: step.lent(layer)?, size })
     }
 
-    /// `[batch, 1, groups, dims]`.
+    /// The latents, `[batch, 1, groups, dims]`.
     pub fn latents(&self) -> &Array {
         &self.seen.entries[0]
     }
 
-    /// What an indexer scores instead, where the layer has made it.
+    /// The keys that an indexer scores, if the layer computed them.
     pub fn index_keys(&self) -> &Array {
         &self.seen.entries[1]
     }
 
-    /// Which groups each token sees: those that end at or before it. And which of them is the last.
-    /// Both `[length, groups]`.
+    /// Two masks `[length, groups]`: the groups visible to each token, which end at or before it,
+    /// and the last of them.
     pub fn closed(&self, step: &Step) -> Result<(Array, Array)> {
         let (grouped, size) = (step.grouped(self.size)?, Array::from_int(self.size));
         let groups = self.seen.positions(&grouped)?.expand_dims(0)?;
@@ -148,7 +151,7 @@ pub fn attend(
         let mask = ops::concatenate(&[mask, closed], -1)?;
         return weigh(q, &ops::concatenate(&[near, far], 2)?, &mask);
     };
-    // Each query has keys of its own, so each is a sequence of its own.
+    // Each query has its own keys, so each query is treated as a sequence of its own.
     let (places, there) = window.places(step)?;
     let all = |x: &Array| ops::broadcast_to(x, &[batch, length, x.dim(1)]);
     let keys = ops::concatenate(&[gather(near, &all(&places)?)?, gather(far, &choice)?], 2)?;
@@ -159,7 +162,8 @@ pub fn attend(
     Ok(y.reshape(&[batch, length, heads, dims])?.swap_axes(1, 2)?)
 }
 
-/// `[batch, 1, keys, dims]` at places `[batch, length, k]`, to `[batch · length, 1, k, dims]`.
+/// Gathers keys `[batch, 1, keys, dims]` at indices `[batch, length, k]` to `[batch · length, 1, k,
+/// dims]`.
 fn gather(keys: &Array, places: &Array) -> Result<Array> {
     let (batch, count, dims) = (keys.dim(0), keys.dim(2), keys.dim(3));
     let (length, chosen) = (places.dim(1), places.dim(2));
@@ -182,7 +186,7 @@ mod tests {
 
     const LENGTH: i32 = 50;
 
-    /// Entries that hold the numbers of their groups, which each token sees as their definition says.
+    /// Entries that hold their group index are visible to a token exactly as the definition says.
     fn check(size: i32, bound: Option<(i32, i32)>, pieces: &[i32]) {
         let mut plan = CachePlan::new(LENGTH as usize);
         plan.bound = bound.map(|(slots, keep)| Bound::new(slots as usize, keep as usize).unwrap());
@@ -241,7 +245,7 @@ mod tests {
         }
     }
 
-    /// Latents of whole groups, however tokens come in.
+    /// The latents of whole groups do not depend on how the prompt is split into passes.
     #[test]
     fn a_group_is_pooled_when_it_is_whole() {
         const WIDTH: i32 = 6;
@@ -294,7 +298,7 @@ mod tests {
         }
     }
 
-    /// Whether keys are gathered for each query or masked for all is the same to it.
+    /// Gathering the keys of each query and masking all keys give the same result.
     #[test]
     fn all_groups_may_be_chosen_one_by_one() {
         const SIZE: i32 = 3;

@@ -1,5 +1,6 @@
-//! Attention with one key, which is its own value, for all heads: over a window, and beyond it over
-//! groups of tokens, which some layers pool and some choose, and whose outputs are turned back.
+//! Attention with one key-value head for all query heads: over a sliding window and, beyond it,
+//! over groups of tokens that some layers pool and some select. The rotary embedding is undone on
+//! its output. Follows `deepseek_v41` of mlx-lm.
 
 use crate::{
     checkpoint::{
@@ -31,25 +32,27 @@ use mlx_rs::{Array, Dtype, ops};
 use serde::Deserialize;
 use serde_json::json;
 
-/// Of the names that MLX and the authors have for a tensor, that of the checkpoint.
+/// The name of a tensor in this checkpoint, of the two that MLX and the authors use.
 pub type Name = fn([&'static str; 2]) -> &'static str;
 
-/// What all layers are read with.
+/// The settings that all layers share.
 pub struct CompressedSizes<'a> {
     text: &'a Text,
     name: Name,
     own: OwnSizes,
     compression: Compression,
-    /// Positions in layers without groups, which nothing stretches, and in those with.
+    /// The rotary embeddings of layers without groups, which have no scaling, and of layers with
+    /// groups.
     ropes: [TailRope; 2],
 }
 
-/// The fields of the attention itself, as configs spell them.
+/// The config fields of the attention.
 #[derive(Deserialize)]
 struct OwnSizes {
     q_lora_rank: Size,
     qk_rope_head_dim: Size,
-    /// Into how many groups of heads the output is split, and to which width each is projected.
+    /// The number of groups of heads that the output is split into, and the rank that each is
+    /// projected to.
     o_groups: Size,
     o_lora_rank: Size,
 }
@@ -115,7 +118,7 @@ struct Pool {
 }
 
 impl<'a> CompressedSizes<'a> {
-    /// Reads the fields beside the usual ones; `name` says how tensors are called.
+    /// Reads the config fields; `name` maps tensor names.
     ///
     /// # Errors
     /// [`Error::Config`] with the field at fault.
@@ -178,7 +181,7 @@ impl<'a> CompressedSizes<'a> {
         })
     }
 
-    /// A matrix for each group of heads; the authors have them in one.
+    /// One matrix for each group of heads; the authors store them as one.
     fn grouped(&self, w: &Scope) -> Result<Experts> {
         let (groups, rank) = (*self.own.o_groups, *self.own.o_lora_rank);
         let w = w.at((self.name)(["o_a_proj", "wo_a"]));
@@ -225,7 +228,7 @@ impl<'a> CompressedSizes<'a> {
 }
 
 impl Pool {
-    /// Lets this layer and later ones attend to the groups of the step.
+    /// Makes the groups of the step available to this layer and later ones.
     fn lend(
         &self,
         x: &Array,
@@ -249,16 +252,17 @@ impl Pool {
     }
 }
 
-/// The ids of the groups that an indexer chose, for its layer and for those without one; `None`
-/// where all groups are visible.
+/// The ids of the groups selected by an indexer, for its layer and for later layers without one;
+/// `None` when all groups are visible.
 #[derive(Clone)]
 struct ChosenGroups(Option<Array>);
 
 impl Layer for CompressedAttention {
-    /// The window, and the open group and the entries of all groups where a layer pools.
+    /// The sliding window, and, in layers that pool, the open group and the entries of all groups.
     type State = (KvCache, Option<(Recurrent, KvCache)>);
 
-    /// What is remembered is rounded to few bits already, in other ways than quantized caches do.
+    /// The cached keys are already rounded to few bits, in a different way than quantized caches
+    /// round.
     fn state(&self, plan: &CachePlan) -> Self::State {
         let plan = &CachePlan { quantization: None, ..*plan };
         let groups = |pool: &Pool| (Recurrent::default(), KvCache::strided(pool.size, plan));

@@ -1,5 +1,5 @@
-//! Which layers pool groups of tokens, which choose among them, and whose groups a layer attends
-//! to.
+//! The plan of compressed attention: which layers pool groups of tokens, which select among them,
+//! and whose groups a layer attends to. Follows `deepseek_v41` of mlx-lm.
 
 use crate::{
     checkpoint::config::{Count, Json, Positive, Size, read},
@@ -22,27 +22,27 @@ pub struct Compression {
     compress_ratios: Vec<i32>,
     kv_source_layer_ids: Vec<i32>,
     index_source_layer_ids: Vec<i32>,
-    /// The base of the positions in layers with groups.
+    /// The rotary base of layers with groups.
     pub compress_rope_theta: Positive,
     candidate_source_layer_id: i64,
     candidate_topk_blocks: Count,
     candidate_block_size: Size,
-    /// Heads of an indexer.
+    /// The number of heads of an indexer.
     pub index_n_heads: Size,
-    /// Width of a head of an indexer.
+    /// The head size of an indexer.
     pub index_head_dim: Size,
-    /// How many groups a token attends to.
+    /// The number of groups that a token attends to.
     pub index_topk: Size,
 }
 
-/// Whose groups a layer attends to.
+/// The groups that a layer attends to.
 #[derive(Clone, Copy)]
 pub struct Reads {
     /// The layer that pools them.
     pub pooled: i32,
-    /// The layer whose index keys an indexer scores.
+    /// The layer whose index keys the indexer scores.
     pub scored: i32,
-    /// How many tokens make a group.
+    /// The number of tokens in a group.
     pub size: i32,
 }
 
@@ -52,7 +52,7 @@ impl Compression {
     /// # Errors
     /// [`Error::Config`] with the field at fault.
     pub fn read(config: &Json) -> Result<Self> {
-        // A group is remembered whole until it is closed.
+        // The state keeps the tokens of a group until the group is closed.
         const MOST_TOKENS: i32 = 4096;
         let fields: Compression = read(config)?;
         match fields.compress_ratios.iter().find(|ratio| !(0..=MOST_TOKENS).contains(*ratio)) {
@@ -64,7 +64,7 @@ impl Compression {
         }
     }
 
-    /// How many tokens make a group in this layer; none where it has its window only.
+    /// The group size of this layer; `None` if it has its sliding window only.
     pub fn size(&self, layer: i32) -> i32 {
         self.compress_ratios.get(layer as usize).copied().unwrap_or(0)
     }
@@ -74,12 +74,12 @@ impl Compression {
         self.kv_source_layer_ids.contains(&layer) && self.size(layer) > 0
     }
 
-    /// Whether a layer chooses groups.
+    /// Whether a layer selects groups.
     pub fn chooses(&self, layer: i32) -> bool {
         self.index_source_layer_ids.contains(&layer) && self.size(layer) > 0
     }
 
-    /// What a layer has although nobody could use it.
+    /// Tensors that published layers contain but no layer reads.
     pub fn unused(&self, layer: i32, reads: Option<Reads>) -> impl Iterator<Item = &'static str> {
         let pools = self.kv_source_layer_ids.contains(&layer) && !self.pools(layer);
         let chooses = self.index_source_layer_ids.contains(&layer) && reads.is_none();
@@ -96,11 +96,11 @@ impl Compression {
         restricts.then_some(Blocks { most, size })
     }
 
-    /// Whose groups a layer attends to, if any: those of the last layer that pools, as the last one
-    /// has chosen that can.
+    /// The groups that a layer attends to: those of the last layer that pools, as selected by the
+    /// last layer that selects among them.
     ///
     /// # Errors
-    /// [`Error::Config`] when the groups of those layers are not of the same size.
+    /// [`Error::Config`] when the groups of those layers differ in size.
     pub fn reads(&self, layer: i32) -> Result<Option<Reads>> {
         let last = |before: i32, is_one: &dyn Fn(i32) -> bool| {
             let ids = self.kv_source_layer_ids.iter().chain(&self.index_source_layer_ids);

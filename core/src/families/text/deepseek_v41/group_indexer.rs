@@ -1,5 +1,6 @@
-//! A small attention that chooses to which groups of tokens a large one attends, and among which
-//! blocks of them later ones may choose.
+//! The indexer of compressed attention: a small attention that selects the groups of tokens that
+//! the main attention reads, and the blocks of groups that later indexers may select from. Follows
+//! `deepseek_v41` of mlx-lm.
 
 use crate::{error::Result, layers::step::Step};
 use crate::{
@@ -20,15 +21,15 @@ use crate::{
 };
 use mlx_rs::{Array, Dtype, ops};
 
-/// Scores groups by a weighted sum over heads of what is positive in their products with queries.
+/// Scores groups by a weighted sum over heads of the positive part of query-key products.
 pub struct GroupIndexer {
-    /// From the source of queries, `[batch, length, rank]`, to those of all heads.
+    /// The projection from the latent `[batch, length, rank]` to the queries of all heads.
     pub q: Linear,
-    /// From the stream to the weights of the heads.
+    /// The projection from the residual stream to the weights of the heads.
     pub weights: Linear,
-    /// How many heads there are.
+    /// The number of heads.
     pub heads: i32,
-    /// How many groups a token attends to.
+    /// The number of groups that a token attends to.
     pub top_k: i32,
     /// To which blocks it restricts later indexers.
     pub candidates: Option<Blocks>,
@@ -37,8 +38,8 @@ pub struct GroupIndexer {
 }
 
 impl GroupIndexer {
-    /// The groups that each token attends to, `[batch, length, top_k]`; nothing when there are no
-    /// more than these. Some of them may not be closed.
+    /// Selects the groups that each token attends to, `[batch, length, top_k]`; `None` when there
+    /// are no more groups than `top_k`. Some of them may still be open.
     pub(crate) fn choose(
         &self,
         x: &Array,
@@ -75,7 +76,7 @@ impl GroupIndexer {
     }
 }
 
-/// The groups among which later indexers choose; `None` where that is all of them.
+/// The groups that later indexers select from; `None` when there is no restriction.
 #[derive(Clone)]
 struct Candidates(Option<Array>);
 

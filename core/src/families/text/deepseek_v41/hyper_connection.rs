@@ -1,6 +1,7 @@
 //! Hyper-connections ([Zhu et al. 2024](https://arxiv.org/abs/2409.19606)): several residual
-//! streams, of which every branch reads one mixture, and which mix by a matrix that is nearly doubly
-//! stochastic ([Xie et al. 2025](https://arxiv.org/abs/2512.24880)).
+//! streams, of which every branch reads a mixture, and which are mixed by a nearly doubly
+//! stochastic matrix ([Xie et al. 2025](https://arxiv.org/abs/2512.24880)). Follows `deepseek_v41`
+//! of mlx-lm.
 
 use crate::{
     checkpoint::{
@@ -18,19 +19,19 @@ use crate::{
 use mlx_rs::{Array, Dtype, ops};
 use serde::Deserialize;
 
-/// The fields of hyper-connections, as configs spell them.
+/// The config fields of hyper-connections.
 #[derive(Clone, Copy, Deserialize)]
 pub struct HyperSizes {
-    /// How many streams.
+    /// The number of streams.
     pub hc_mult: Size,
-    /// How often the mixture of the streams is normalised.
+    /// The number of Sinkhorn iterations that normalise the mixing matrix.
     pub hc_sinkhorn_iters: Size,
-    /// Added to what is normalised.
+    /// The epsilon of the normalisation.
     pub hc_eps: Epsilon,
 }
 
-/// `[batch, length, width]` as the first of so many streams `[batch, length, streams, width]`, which
-/// are all the same, and as what the first branch reads.
+/// The first block: copies the embeddings `[batch, length, width]` into equal streams `[batch,
+/// length, streams, width]`, and computes the input of the first branch.
 pub struct Spread(pub i32);
 
 impl Layer for Spread {
@@ -45,7 +46,8 @@ impl Layer for Spread {
     }
 }
 
-/// What a branch after the last one would read, `[batch, length, width]`.
+/// The last block: the mixture `[batch, length, width]` that a branch after the last one would
+/// read.
 pub struct Gather;
 
 impl Layer for Gather {
@@ -58,7 +60,7 @@ impl Layer for Gather {
     }
 }
 
-/// What the next branch reads, `[batch, length, width]`.
+/// The input of the next branch, `[batch, length, width]`.
 #[derive(Clone)]
 struct BranchInput(Array);
 
@@ -67,13 +69,13 @@ fn input(step: &Step) -> Result<Array> {
     Ok(input)
 }
 
-/// A branch of the streams, between [`Spread`] and [`Gather`].
+/// A branch over the streams, between [`Spread`] and [`Gather`].
 pub struct Connected<L> {
-    /// How it joins them.
+    /// How the branch reads and writes the streams.
     pub connection: HyperConnection,
-    /// The norm of what it reads.
+    /// The norm of its input.
     pub norm: Norm,
-    /// What it makes of that.
+    /// The branch itself.
     pub inner: L,
 }
 
@@ -97,10 +99,11 @@ impl<L: Layer> Layer for Connected<L> {
     }
 }
 
-/// How one branch joins the streams.
+/// How one branch reads and writes the streams.
 pub struct HyperConnection {
     norm: Norm,
-    /// From all streams to what is read of each, written to each, and moved from each to each.
+    /// The projection from all streams to three sets of coefficients: what is read of each stream,
+    /// written to each, and moved between them.
     mixtures: Linear,
     factors: Array,
     base: Array,
@@ -113,7 +116,8 @@ impl HyperConnection {
     /// # Errors
     /// As [`Scope::tensor`]; [`Error::Config`] for sizes that no model has.
     pub fn read(w: &Scope, prefix: &str, width: i32, sizes: HyperSizes, eps: f32) -> Result<Self> {
-        // The iterations are unrolled, and have long converged.
+        // The iterations are unrolled in the graph; more of them change nothing, because they have
+        // converged.
         const MOST_ITERATIONS: i32 = 256;
         let (streams, iterations) = (*sizes.hc_mult, *sizes.hc_sinkhorn_iters);
         if iterations > MOST_ITERATIONS {
@@ -137,8 +141,8 @@ impl HyperConnection {
         })
     }
 
-    /// What the next branch reads of each stream and this one writes to each `[batch, length,
-    /// streams]`, and what moves from each to each, `[…, from, to]`; in single precision.
+    /// The coefficients with which the next branch reads each stream and this one writes to each,
+    /// `[batch, length, streams]`, and the mixing matrix `[…, from, to]`; in float32.
     fn mixtures(&self, streams: &Array) -> Result<[Array; 3]> {
         let (count, eps) = (*self.sizes.hc_mult, Array::from_f32(*self.sizes.hc_eps));
         let flat = self.norm.forward(&streams.flatten(-2, -1)?.as_dtype(Dtype::Float32)?)?;

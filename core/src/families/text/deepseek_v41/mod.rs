@@ -1,6 +1,6 @@
-//! DeepSeek V4.1: hyper-connected streams; attention to a window and to groups of tokens, which a
-//! few layers pool and choose for all; clamped experts, of which the square root of softplus decides.
-//! Follows `deepseek_v41` of mlx-lm.
+//! DeepSeek V4.1: hyper-connected residual streams; attention over a sliding window and over
+//! compressed groups of tokens, which a few layers pool and select for all; clamped experts whose
+//! scores are the square root of softplus. Follows `deepseek_v41` of mlx-lm.
 
 mod compressed;
 mod compressed_attention;
@@ -58,7 +58,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if !e.engram_layer_ids.is_empty() {
         return Err(Error::config("engram_layer_ids", "memories of n-grams are not supported"));
     }
-    // Layers that predict further tokens, ready for drafters, and what sees images.
+    // The multi-token prediction layers and the vision tower are ignored.
     for unused in ["mtp", "vision", "aligner"] {
         w.ignore(unused);
     }
@@ -94,10 +94,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 impl Config {
     fn moe(&self, w: &Scope, name: Name, c: &Text, config: &Json) -> Result<Ffn> {
-        // The reference knows no groups of experts.
+        // The reference does not group experts.
         let routing = LossFreeRouting { n_group: None, topk_group: None, ..config::read(config)? };
         let (count, gate) = (routing.n_routed_experts, w.at("gate"));
-        // It routes images.
+        // This bias routes images.
         gate.ignore("bias_vl");
         let logits = gate.take("weight", &[count, c.hidden_size])?.as_dtype(Dtype::Float32)?;
         let logits = Linear::new(Matrix::Dense(gate.keep(logits)), None);
@@ -125,7 +125,8 @@ impl Config {
     }
 }
 
-/// SwiGLU in single precision, the gate cut above a limit and the values on both sides; 0 is none.
+/// SwiGLU in float32; the gate is clamped from above and the up projection on both sides. A limit
+/// of 0 clamps nothing.
 fn clamped_swiglu(limit: f32) -> impl Gate {
     move |gate: &Array, up: &Array| {
         let (mut wide, mut values) = (gate.as_dtype(Dtype::Float32)?, up.as_dtype(Dtype::Float32)?);

@@ -1,11 +1,11 @@
-//! What is left of numbers in the microscaled formats of MLX, for models that were trained to read
-//! their keys so. All is computed in single precision; where blocks do not divide the last axis,
-//! everything is left.
+//! Rounding of keys to the microscaled formats of MLX (MXFP8, MXFP4, NVFP4) and back, for models
+//! trained with such keys. Computes in float32; if blocks do not divide the last axis, the values
+//! stay unchanged. Follows `deepseek_v41` of mlx-lm.
 
 use crate::error::Result;
 use mlx_rs::{Array, Dtype, ops};
 
-/// 8-bit floats (e4m3), of which 32 share a power of two.
+/// Rounds to 8-bit floats (e4m3), of which 32 share a power of two.
 pub fn mxfp8(x: &Array) -> Result<Array> {
     by_block(
         x,
@@ -19,15 +19,15 @@ pub fn mxfp8(x: &Array) -> Result<Array> {
     )
 }
 
-/// 4-bit floats (e2m1), of which 32 share a power of two.
+/// Rounds to 4-bit floats (e2m1), of which 32 share a power of two.
 pub fn mxfp4(x: &Array) -> Result<Array> {
     let least = 6.0 * f32::MIN_POSITIVE;
     by_block(x, 32, least, |largest| power_of_two(&largest.divide(constant(6.0))?), four_bits)
 }
 
-/// 4-bit floats (e2m1), of which 16 share an 8-bit one (e4m3).
+/// Rounds to 4-bit floats (e2m1), of which 16 share an 8-bit float (e4m3).
 pub fn nvfp4(x: &Array) -> Result<Array> {
-    // The least scale that is not zero is 2⁻⁹.
+    // The smallest scale above zero is 2⁻⁹.
     let scale = |largest: &Array| -> Result<Array> {
         Ok(largest.divide(constant(6.0))?.to_fp8()?.from_fp8(Dtype::Float32)?)
     };
@@ -54,12 +54,12 @@ fn by_block(
     Ok(rounded.flatten(-2, -1)?.as_dtype(x.dtype())?)
 }
 
-/// The least that is no less.
+/// The smallest power of two that is at least `x`.
 fn power_of_two(x: &Array) -> Result<Array> {
     Ok(constant(2.0).power(ops::ceil(x.log2()?)?)?)
 }
 
-/// 0, 0.5, 1, 1.5, 2, 3, 4 or 6, and their negatives.
+/// Rounds to 0, 0.5, 1, 1.5, 2, 3, 4 or 6 and their negatives.
 fn four_bits(x: &Array) -> Result<Array> {
     let within = ops::clip(x, (constant(-6.0), constant(6.0)))?;
     let size = within.abs()?;
@@ -76,14 +76,14 @@ mod tests {
 
     const FOUR_BITS: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
-    /// All floats of four bits of exponent and three of mantissa, in order.
+    /// All floats with a 4-bit exponent and a 3-bit mantissa, in order.
     fn eight_bits() -> Vec<f32> {
         let normal = |code: i32| (1.0 + (code % 8) as f32 / 8.0) * f32::powi(2.0, code / 8 - 7);
         let value = |code: i32| if code < 8 { code as f32 / 512.0 } else { normal(code) };
         (0..127).map(value).collect()
     }
 
-    /// The nearest of `values`; of two, the one at an even place.
+    /// The nearest of `values`; of two equally near ones, the one with the even index.
     fn nearest(x: f32, values: &[f32]) -> f32 {
         let mut best = 0;
         for (i, value) in values.iter().enumerate() {
@@ -102,7 +102,7 @@ mod tests {
     ) {
         let x = random::normal::<f32>(&[40 * size as i32], None, None, None).unwrap();
         let mut x: Vec<f32> = mlx::to_vec(&x).unwrap();
-        // What is rounded evenly, what is too small for its block, and nothing.
+        // Ties, values too small for their block, and zeros.
         x[..10].copy_from_slice(&[6.0, 5.0, -3.5, 2.5, 1.75, -1.25, 0.75, 0.25, 1e-9, 0.0]);
         x[size..2 * size].fill(0.0);
         x[2 * size..3 * size].fill(1e-5);

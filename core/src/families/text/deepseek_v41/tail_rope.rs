@@ -1,4 +1,5 @@
-//! Rotary positions of the last elements of heads, in single precision, which can be taken back.
+//! A rotary embedding of the last elements of each head, in float32, which can be undone. Follows
+//! `deepseek_v41` of mlx-lm.
 
 use crate::layers::position::rope::Rope;
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
 use mlx_rs::{Array, Dtype, fast, ops};
 use serde_json::json;
 
-/// Positions of the last `dims` elements of heads, in neighbouring pairs.
+/// An interleaved rotary embedding of the last `dims` elements of each head.
 #[derive(Clone)]
 pub struct TailRope {
     dims: i32,
@@ -18,11 +19,11 @@ pub struct TailRope {
 }
 
 impl TailRope {
-    /// Frequencies from a base, stretched by YaRN as `scaling` says, with no correction of the
-    /// magnitude; by nothing where it says nothing.
+    /// Frequencies from a base, with the YaRN scaling that `scaling` describes but without its
+    /// correction of the magnitude.
     ///
     /// # Errors
-    /// [`Error::Config`] for fields that make no sense.
+    /// [`Error::Config`] for invalid fields.
     pub fn yarn(dims: i32, base: f32, scaling: &Json) -> Result<Self> {
         let mut fields = json!({
             "type": "yarn", "factor": 1.0, "mscale": 0.0, "mscale_all_dim": 0.0,
@@ -42,13 +43,13 @@ impl TailRope {
         }
     }
 
-    /// Rotates `[batch, heads, length, head_dim]` to positions that begin at `start` `[1]`, each
-    /// `distance` after the one before.
+    /// Rotates `[batch, heads, length, head_dim]` to positions that start at `start` `[1]`, each
+    /// `distance` after the previous one.
     pub(crate) fn forward(&self, x: &Array, start: &Array, distance: i32) -> Result<Array> {
         self.turn(x, start, distance, &self.forwards)
     }
 
-    /// As [`TailRope::forward`], the other way round.
+    /// The inverse of [`TailRope::forward`].
     pub(crate) fn back(&self, x: &Array, start: &Array) -> Result<Array> {
         self.turn(x, start, 1, &self.backwards)
     }

@@ -1,6 +1,6 @@
-//! Alternating updates ([Baykal et al. 2023](https://arxiv.org/abs/2301.13310)): several residual
-//! streams, of which a block computes one; the others are predicted, and corrected by what the
-//! prediction of that one missed. In single precision.
+//! Alternating updates (AltUp, [Baykal et al. 2023](https://arxiv.org/abs/2301.13310)): several
+//! residual streams, of which a block computes one; the others are predicted and then corrected by
+//! the error of that one's prediction. Computes in float32. Follows `gemma3n` of mlx-lm.
 
 use crate::{
     checkpoint::{
@@ -17,16 +17,16 @@ use crate::{
 use mlx_rs::{Array, Dtype, ops};
 use serde::Deserialize;
 
-/// The fields of alternating updates, as configs spell them.
+/// The config fields of alternating updates.
 #[derive(Clone, Copy, Deserialize)]
 pub struct AltUpSizes {
-    /// How many streams.
+    /// The number of streams.
     pub altup_num_inputs: Size,
     altup_coef_clip: Option<Positive>,
     altup_active_idx: Count,
 }
 
-/// How the streams join one block.
+/// The predictor and corrector of one block.
 pub struct AltUp {
     router: (Norm, Linear),
     prediction: Linear,
@@ -66,12 +66,12 @@ impl AltUp {
         })
     }
 
-    /// The stream that is computed, `[batch, length, width]`, of `[streams, batch, length, width]`.
+    /// The active stream `[batch, length, width]` of `[streams, batch, length, width]`.
     pub fn active(&self, streams: &Array) -> Result<Array> {
         stream(streams, self.active)
     }
 
-    /// `[batch, length, streams]`.
+    /// The outputs of the router, `[batch, length, streams]`.
     fn modalities(&self, x: &Array) -> Result<Array> {
         let (norm, router) = &self.router;
         let share = mlx::scalar((x.dim(-1) as f32).recip(), x.dtype())?;
@@ -79,7 +79,7 @@ impl AltUp {
         Ok(ops::tanh(&routed.as_dtype(Dtype::Float32)?)?)
     }
 
-    /// What the streams will be.
+    /// Predicts the streams after the block.
     pub fn predict(&self, streams: &Array) -> Result<Array> {
         let mixture = self.prediction.forward(&self.modalities(&self.active(streams)?)?)?;
         let shape = [mixture.dim(0), mixture.dim(1), self.streams, self.streams];
@@ -89,7 +89,7 @@ impl AltUp {
         Ok(mixed.transpose_axes(&[3, 0, 1, 2])?.add(wide)?.as_dtype(streams.dtype())?)
     }
 
-    /// What the streams are, when the active one has become `[batch, length, width]`.
+    /// Corrects the predictions with the computed active stream `[batch, length, width]`.
     pub fn correct(&self, predictions: &Array, activated: &Array) -> Result<Array> {
         let shares = self.correction.forward(&self.modalities(activated)?)?;
         let shares = shares.add(Array::from_f32(1.0))?.transpose_axes(&[2, 0, 1])?;
@@ -99,8 +99,8 @@ impl AltUp {
     }
 }
 
-/// From one stream to several, or back to one: all but the first pass a projection, and keep the root
-/// mean square of the first.
+/// Expands one stream to several, or reduces them to one. All but the first pass a projection and
+/// keep the root mean square of the first.
 pub struct Streams(Vec<Linear>);
 
 impl Streams {
@@ -115,12 +115,12 @@ impl Streams {
         Ok(Streams(projections.collect::<Result<_>>()?))
     }
 
-    /// `[batch, length, width]` to `[streams, batch, length, width]`.
+    /// Maps `[batch, length, width]` to `[streams, batch, length, width]`.
     pub fn spread(&self, x: &Array) -> Result<Array> {
         self.project(x, |_| Ok(x.clone()))
     }
 
-    /// `[streams, batch, length, width]` to their mean.
+    /// Maps `[streams, batch, length, width]` to the mean of the streams.
     pub fn gather(&self, streams: &Array) -> Result<Array> {
         let all = self.project(&stream(streams, 0)?, |i| stream(streams, i))?;
         Ok(all.mean_axis(0, false)?)
@@ -139,7 +139,8 @@ fn stream(streams: &Array, i: i32) -> Result<Array> {
     Ok(mlx::slice(streams, 0, i, i + 1)?.squeeze_axes(&[0])?)
 }
 
-/// `x` with the root mean square of `y`; as in transformers, what is nearly zero stays.
+/// Scales `x` to the root mean square of `y`; as in transformers, values near zero stay as they
+/// are.
 fn alike(x: &Array, y: &Array) -> Result<Array> {
     let square = |x: &Array| -> Result<Array> { Ok(x.square()?.mean_axis(-1, true)?) };
     let own = ops::maximum(square(x)?, mlx::scalar(1e-5, x.dtype())?)?;

@@ -1,6 +1,6 @@
-//! Gemma 3n (text): several streams, of which a block computes one and predicts the others (AltUp),
-//! a low-rank branch beside attention (Laurel), networks with few active elements; otherwise the
-//! keys and layer inputs of Gemma 4. Follows `gemma3n` of mlx-lm.
+//! Gemma 3n (text): Gemma 4's shared KV caches and layer inputs, with several residual streams
+//! (AltUp), a low-rank branch beside attention (Laurel), and MLPs with sparse activations. Follows
+//! `gemma3n` of mlx-lm.
 
 mod altup;
 
@@ -57,7 +57,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     });
     let config = text_config(config, defaults, json!({"vocab_size": vocabulary}))?;
     let (e, altup): (Config, AltUpSizes) = (config::read(&config)?, config::read(&config)?);
-    // Each layer may have its own width.
+    // Each layer may have its own MLP width.
     let sizes = config::without(&config, &["intermediate_size", "rope_parameters"]);
     let mut c = Text::read(&config::with_defaults(&sizes, json!({"intermediate_size": 1})))?;
     c.tie_word_embeddings = Some(true);
@@ -93,7 +93,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }))
 }
 
-/// A decoder whose layers have inputs of their own.
+/// A decoder with an extra input for each layer.
 struct Gemma3n {
     decoder: Decoder,
     inputs: LayerInputs,
@@ -106,7 +106,7 @@ impl Wrapper for Gemma3n {
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
-        // Tokens of other modalities have no inputs of their own.
+        // Tokens of other modalities have no layer inputs.
         let known = x.ids.lt(Array::from_int(self.vocabulary))?;
         let ids = x.ids.multiply(known.as_dtype(x.ids.dtype())?)?;
         self.inputs.leave(&Embedded { ids, hidden: x.hidden.clone() }, step)?;
@@ -114,7 +114,7 @@ impl Wrapper for Gemma3n {
     }
 }
 
-/// A block of streams `[streams, batch, length, width]`.
+/// A block over streams `[streams, batch, length, width]`.
 struct AlternatingBlock {
     altup: AltUp,
     before: Norm,
@@ -187,7 +187,7 @@ impl Layer for AlternatingBlock {
 }
 
 impl Config {
-    /// The share of a network's gates that is not active.
+    /// The share of inactive gates of an MLP.
     fn sparsity(&self, c: &Text, layer: i32) -> Result<f32> {
         let field = "activation_sparsity_pattern";
         let sparsity = match &self.activation_sparsity_pattern {
@@ -202,9 +202,9 @@ impl Config {
     }
 }
 
-/// GeGLU in which only gates well above the mean are active.
+/// GeGLU in which only gates far above the mean are active.
 fn sparse_geglu(sparsity: f32) -> Result<impl Gate> {
-    // How many deviations above the mean.
+    // The threshold, in standard deviations above the mean.
     let normal = ops::erfinv(Array::from_f32(2.0 * sparsity - 1.0))?;
     let cutoff = SQRT_2 * normal.try_item_cast::<f32>()?;
     Ok(move |gate: &Array, up: &Array| {

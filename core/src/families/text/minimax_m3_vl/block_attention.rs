@@ -1,5 +1,5 @@
-//! Attention to a limited number of blocks of keys, which an indexer, a small attention with keys of
-//! its own, chooses.
+//! Block-sparse attention: an indexer, a small attention with keys of its own, selects the blocks
+//! of keys that each query attends to. Follows `minimax_m3_vl` of mlx-lm.
 
 use crate::layers::{
     attention::{
@@ -22,21 +22,22 @@ use crate::{
 use mlx_rs::{Array, Dtype, ops};
 use serde::Deserialize;
 
-/// Attention whose heads see what its indexer chooses, as many heads together as it has choices.
+/// Attention whose heads read the blocks that its indexer selects; several heads share one
+/// selection.
 pub struct BlockAttention {
     attention: Attention,
     indexer: BlockIndexer,
 }
 
 impl BlockAttention {
-    /// Lets what attends over everything before attend to blocks alone.
+    /// Restricts full attention to selected blocks.
     pub fn new(attention: Attention, indexer: BlockIndexer) -> Self {
         BlockAttention { attention, indexer }
     }
 }
 
 impl Layer for BlockAttention {
-    /// Keys and values, and the keys of the indexer.
+    /// The KV cache, and the key cache of the indexer.
     type State = (KvCache, KvCache);
 
     fn state(&self, plan: &CachePlan) -> (KvCache, KvCache) {
@@ -64,11 +65,11 @@ impl Layer for BlockAttention {
     }
 }
 
-/// The fields of an indexer of blocks, as configs spell them.
+/// The config fields of the indexer.
 #[derive(Clone, Copy, Deserialize)]
 pub struct BlockIndexerSizes {
     index_n_heads: Size,
-    /// Width of a head.
+    /// The head size.
     pub index_head_dim: Size,
     index_block_size: Size,
     index_topk_blocks: Size,
@@ -88,11 +89,12 @@ pub struct BlockIndexer {
 }
 
 impl BlockIndexer {
-    /// Reads the projections, and the norms of heads by `norm`, which gets their names and width.
+    /// Reads the projections, and the norms of the heads through `norm`, which gets their name and
+    /// width.
     ///
     /// # Errors
-    /// As [`Scope::linear`], and those of `norm`; [`Error::Config`] when heads do not share choices
-    /// evenly.
+    /// As [`Scope::linear`], and those of `norm`; [`Error::Config`] when the heads cannot share the
+    /// selections evenly.
     pub fn read(
         w: &Scope,
         c: &Text,
@@ -118,8 +120,9 @@ impl BlockIndexer {
         })
     }
 
-    /// Remembers keys of its own, and says which ones each query sees, beside those after it:
-    /// `[batch, heads, length, keys]`; nothing when there are no more blocks than it may choose.
+    /// Caches the keys of the indexer and returns the mask of visible keys for each query, without
+    /// causality: `[batch, heads, length, keys]`; `None` when there are no more blocks than it may
+    /// select.
     fn choose(&self, x: &Array, kv: &mut KvCache, step: &Step) -> Result<Option<Array>> {
         let [q_norm, k_norm] = &self.norms;
         let place = |x: Array, heads, norm: &Norm| -> Result<Array> {

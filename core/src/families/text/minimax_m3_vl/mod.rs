@@ -1,6 +1,5 @@
-//! MiniMax M3 (text): norms that mean `1 + w`, clamped networks, experts as in DeepSeek V3 beside one
-//! that all share; most layers attend to a limited number of blocks of keys, which an indexer, a
-//! small attention of its own, chooses. Follows `minimax_m3_vl` of mlx-lm.
+//! MiniMax M3 (text): MiniMax M2 with norms whose weight `w` means `1 + w`, clamped MLPs, a shared
+//! expert, and block-sparse attention in most layers. Follows `minimax_m3_vl` of mlx-lm.
 
 mod block_attention;
 
@@ -32,7 +31,7 @@ struct Config {
     index_block_size: Option<Size>,
 }
 
-/// Where published configs nest what later ones do not, and how they call it.
+/// The fields that published configs nest and later ones do not, with the names they use.
 const NEST: &str = "sparse_attention_config";
 const NESTED: &[(&str, &str)] = &[
     ("sparse_num_index_heads", "index_n_heads"),
@@ -87,7 +86,7 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     config::check_entries("moe_layer_freq", e.moe_layer_freq.as_ref(), layers)?;
     config::check_entries("layer_types", e.layer_types.as_ref(), layers)?;
     config::check_entries("sparse_attention_freq", e.sparse_attention_freq.as_ref(), layers)?;
-    // The text is read alone.
+    // Only the text model is read.
     ignore_parts(w, &["vision_tower", "multi_modal_projector", "patch_merge_mlp"]);
     let norm = |w: &Scope, name: &str, width| {
         let norm = w.rms_norm(name, width, c.rms_norm_eps)?;
@@ -147,7 +146,7 @@ impl Config {
     fn network(&self, w: &Scope, c: &Text, layer: usize, routing: &LossFreeRouting) -> Result<Ffn> {
         let moe = w.at("block_sparse_moe");
         if !self.has_experts(layer) {
-            // Some exports keep the name of mixtures.
+            // Some checkpoints keep the name that Mixtral uses.
             let mlp = if w.has_below("mlp") { w.at("mlp") } else { moe };
             return Ok(Box::new(Mlp::sized(&mlp, c, *self.dense_intermediate_size, self.gate())?));
         }
@@ -196,7 +195,7 @@ impl Config {
         Ok((experts, Mlp::new(gate?, up?, down?, self.gate())))
     }
 
-    /// The network that all tokens share, where it stands alone.
+    /// The shared expert, where it is stored separately.
     fn shared(&self, w: &Scope, c: &Text) -> Result<Mlp> {
         let (w, inner) = (w.at("shared_experts"), *self.shared_intermediate_size);
         if !w.has_below("gate_up_proj") {

@@ -1,33 +1,33 @@
-//! What sentencepiece does to text before it is cut (`normalizer.cc`).
+//! The normalizer of sentencepiece models. Follows `normalizer.cc` of sentencepiece.
 
-use crate::text::tokenizer::prefixes::Prefixes;
+use crate::text::tokenizer::vocabularies::prefixes::Prefixes;
 
-/// The mark that stands for a space.
+/// The character that stands for a space in pieces.
 pub const SPACE: char = '▁';
 
 /// The normalizer of a sentencepiece model.
-pub struct Sentencepiece {
-    /// Replacements of characters, if the model has any.
+pub struct SentencepieceNormalizer {
+    /// The replacements of characters.
     pub characters: Option<CharacterMap>,
     /// Pieces that are never changed.
-    pub fixed: Prefixes,
-    /// Whether a space is added, so that a word is the same at the beginning and later.
+    pub user_defined: Prefixes,
+    /// Whether to add a space, so that the first word has the same piece as a later one.
     pub add_dummy_prefix: bool,
-    /// Whether that is done at the beginning only, and not again after each added token.
+    /// Whether to add it at the start of the text only, and not again after each added token.
     pub prefix_once: bool,
-    /// Whether that space comes last.
+    /// Whether to add it at the end instead.
     pub space_is_suffix: bool,
-    /// Whether runs of spaces become one, and none at the ends.
+    /// Whether to collapse runs of spaces and to strip the ends.
     pub remove_extra_whitespaces: bool,
-    /// Whether spaces become [`SPACE`].
+    /// Whether to replace spaces by [`SPACE`].
     pub escape_whitespaces: bool,
 }
 
-impl Sentencepiece {
-    /// A text as its pieces spell it; `begins` says that no other text comes before it.
-    pub fn normalize(&self, text: &str, begins: bool) -> String {
+impl SentencepieceNormalizer {
+    /// Normalizes a text. `is_start` says that no other text comes before it.
+    pub fn normalize(&self, text: &str, is_start: bool) -> String {
         let space = if self.escape_whitespaces { SPACE } else { ' ' };
-        let add_space = self.add_dummy_prefix && (begins || !self.prefix_once);
+        let add_space = self.add_dummy_prefix && (is_start || !self.prefix_once);
         let mut out = String::with_capacity(text.len() + text.len() / 4);
         if add_space && !self.space_is_suffix {
             out.push(space);
@@ -36,7 +36,7 @@ impl Sentencepiece {
         let mut has_text = !self.remove_extra_whitespaces && !text.is_empty();
         let mut rest = text;
         while !rest.is_empty() {
-            let (length, replaced) = self.prefix(rest);
+            let (length, replaced) = self.next_unit(rest);
             let mut written = replaced.unwrap_or(&rest[..length]);
             rest = &rest[length..];
             if after_space {
@@ -60,9 +60,9 @@ impl Sentencepiece {
         out
     }
 
-    /// How much of a text is replaced next, and by what.
-    fn prefix(&self, text: &str) -> (usize, Option<&str>) {
-        if let Some(length) = self.fixed.longest(text) {
+    /// The length of the next unit of a text, and its replacement.
+    fn next_unit(&self, text: &str) -> (usize, Option<&str>) {
+        if let Some(length) = self.user_defined.longest(text) {
             return (length, None);
         }
         if let Some((length, replaced)) = self.characters.as_ref().and_then(|map| map.find(text)) {
@@ -72,16 +72,19 @@ impl Sentencepiece {
     }
 }
 
-/// A `precompiled_charsmap`: a double array of the texts that are replaced, and the replacements.
+/// A `precompiled_charsmap`: a double-array trie of the texts to replace, and the replacements.
 pub struct CharacterMap {
     units: Vec<u32>,
     replacements: String,
 }
 
 impl CharacterMap {
-    /// Reads a map, or says what is wrong with it.
+    /// Reads a map.
+    ///
+    /// # Errors
+    /// A message that says that it is damaged.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        let damaged = || "the map of characters is damaged".to_string();
+        let damaged = || "`precompiled_charsmap` is damaged".to_string();
         let (size, rest) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
         let size = u32::from_le_bytes(*size) as usize;
         let (units, replacements) = rest.split_at_checked(size).ok_or_else(damaged)?;
@@ -94,7 +97,7 @@ impl CharacterMap {
         Ok(CharacterMap { units, replacements })
     }
 
-    /// The longest beginning of a text that is replaced, and by what.
+    /// The length of the longest prefix of a text that is replaced, and its replacement.
     fn find(&self, text: &str) -> Option<(usize, &str)> {
         let unit = |at: usize| self.units.get(at).copied();
         let offset = |unit: u32| ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;

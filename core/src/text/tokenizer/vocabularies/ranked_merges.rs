@@ -1,29 +1,28 @@
-//! Byte-pair encoding by the rank of the merged piece, in the manner of tiktoken and
-//! sentencepiece: of all neighbours that make a piece the best-ranked are joined first, the
-//! leftmost of equals. (`tokenizers` ranks pairs instead, which differs where a piece can be made
-//! of several pairs.)
+//! Byte-pair encoding that ranks the merged piece, as tiktoken and sentencepiece do: of all neighbours
+//! that form a piece the best-ranked are merged first, the leftmost of equal ranks. The `tokenizers`
+//! crate ranks pairs instead, which differs where a piece can be formed by several pairs.
 
 use crate::text::tokenizer::backend::{Result, Segment, Vocabulary};
-use crate::text::tokenizer::fallback::{Cut, Fallback};
-use crate::text::tokenizer::prefixes::Prefixes;
+use crate::text::tokenizer::vocabularies::prefixes::Prefixes;
+use crate::text::tokenizer::vocabularies::unknown_text::{TextPiece, UnknownText};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-/// The rank of a piece that merging does not make.
-pub const NEVER: u32 = u32::MAX;
+/// The rank of a piece that no merge forms.
+pub const NEVER_MERGED: u32 = u32::MAX;
 
-/// Ranked merges.
-pub struct Merge {
+/// The merges of a BPE vocabulary, ranked by the merged piece.
+pub struct RankedMerges {
     /// The rank of each id; the lowest is merged first.
     pub ranks: Vec<u32>,
-    /// Whether a text that is a piece is never cut.
-    pub whole: bool,
-    /// Pieces that are found in the text first, and never merged with others.
-    pub fixed: Prefixes,
-    /// Pieces that merges pass through, and that are cut again at the end.
+    /// Whether a text that is a piece is never split.
+    pub ignore_merges: bool,
+    /// Pieces that are found in the text first and never merged with others.
+    pub user_defined: Prefixes,
+    /// Pieces that merges may form on the way, and that are split again at the end.
     pub unused: HashSet<u32>,
-    /// What becomes of characters without a piece.
-    pub fallback: Fallback,
+    /// The tokens of characters without a piece.
+    pub unknown_text: UnknownText,
 }
 
 /// A piece in a list of neighbours.
@@ -37,10 +36,10 @@ struct Symbol {
 
 const NONE: usize = usize::MAX;
 
-impl Merge {
+impl RankedMerges {
     fn rank(&self, piece: &str, vocabulary: &Vocabulary) -> Option<(u32, u32)> {
         let id = vocabulary.id(piece)?;
-        let rank = self.ranks.get(id as usize).copied().filter(|rank| *rank != NEVER)?;
+        let rank = self.ranks.get(id as usize).copied().filter(|rank| *rank != NEVER_MERGED)?;
         Some((rank, id))
     }
 
@@ -48,7 +47,7 @@ impl Merge {
         let mut symbols = Vec::with_capacity(text.len());
         let mut start = 0;
         while let Some(c) = text[start..].chars().next() {
-            let fixed = self.fixed.longest(&text[start..]);
+            let fixed = self.user_defined.longest(&text[start..]);
             let end = start + fixed.unwrap_or(c.len_utf8());
             let (left, right) = (symbols.len().wrapping_sub(1), symbols.len() + 1);
             symbols.push(Symbol { start, end, left, right, fixed: fixed.is_some() });
@@ -61,17 +60,17 @@ impl Merge {
     }
 }
 
-impl Segment for Merge {
+impl Segment for RankedMerges {
     fn segment(&self, text: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
-        if self.whole
+        if self.ignore_merges
             && let Some((_, id)) = self.rank(text, vocabulary)
         {
             return Ok(vec![id]);
         }
         let mut symbols = self.symbols(text);
         let mut queue = BinaryHeap::new();
-        let mut passed = HashMap::new();
-        let mut offer = |symbols: &[Symbol], left: usize, queue: &mut BinaryHeap<_>| {
+        let mut split_points = HashMap::new();
+        let mut push_merge = |symbols: &[Symbol], left: usize, queue: &mut BinaryHeap<_>| {
             let Some(a) = symbols.get(left) else { return };
             let Some(b) = symbols.get(a.right) else { return };
             if a.fixed || b.fixed {
@@ -80,12 +79,12 @@ impl Segment for Merge {
             if let Some((rank, id)) = self.rank(&text[a.start..b.end], vocabulary) {
                 queue.push(Reverse((rank, left, b.end)));
                 if self.unused.contains(&id) {
-                    passed.insert(id, b.start - a.start);
+                    split_points.insert(id, b.start - a.start);
                 }
             }
         };
         for left in 0..symbols.len() {
-            offer(&symbols, left, &mut queue);
+            push_merge(&symbols, left, &mut queue);
         }
         while let Some(Reverse((_, left, end))) = queue.pop() {
             let right = symbols[left].right;
@@ -99,10 +98,10 @@ impl Segment for Merge {
             if let Some(next) = symbols.get(symbols[left].right).map(|_| symbols[left].right) {
                 symbols[next].left = left;
             }
-            offer(&symbols, symbols[left].left, &mut queue);
-            offer(&symbols, left, &mut queue);
+            push_merge(&symbols, symbols[left].left, &mut queue);
+            push_merge(&symbols, left, &mut queue);
         }
-        let mut cuts = Vec::new();
+        let mut pieces = Vec::new();
         let mut at = if symbols.is_empty() { NONE } else { 0 };
         let mut open = Vec::new();
         while let Some(symbol) = symbols.get(at) {
@@ -110,14 +109,14 @@ impl Segment for Merge {
             while let Some((start, end)) = open.pop() {
                 let id = vocabulary.id(&text[start..end]);
                 let middle =
-                    id.filter(|id| self.unused.contains(id)).and_then(|id| passed.get(&id));
+                    id.filter(|id| self.unused.contains(id)).and_then(|id| split_points.get(&id));
                 match middle.map(|length| start + length) {
                     Some(middle) => open.extend([(middle, end), (start, middle)]),
-                    None => cuts.push(Cut { start, end, id }),
+                    None => pieces.push(TextPiece { start, end, id }),
                 }
             }
             at = symbol.right;
         }
-        self.fallback.ids(text, cuts)
+        self.unknown_text.ids(text, pieces)
     }
 }

@@ -1,44 +1,44 @@
-//! The fields of a message in the wire format of protocol buffers.
+//! A reader for the protobuf wire format, as far as sentencepiece models need it.
 
 /// The value of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
-    /// A number or a bool.
+    /// A varint: an integer or a bool.
     Number(u64),
     /// Four bytes, such as a float.
-    Four([u8; 4]),
-    /// Text, bytes or a message.
+    Fixed32([u8; 4]),
+    /// A length-delimited value: text, bytes or a message.
     Bytes(&'a [u8]),
 }
 
 impl<'a> Value<'a> {
-    /// A number that may be negative.
+    /// The value as an integer.
     pub fn int(self) -> Option<i64> {
         if let Value::Number(number) = self { Some(number.cast_signed()) } else { None }
     }
 
-    /// A truth value.
+    /// The value as a bool.
     pub fn bool(self) -> Option<bool> {
         self.int().map(|number| number != 0)
     }
 
-    /// A number with a fraction.
+    /// The value as a float.
     pub fn float(self) -> Option<f32> {
-        if let Value::Four(bytes) = self { Some(f32::from_le_bytes(bytes)) } else { None }
+        if let Value::Fixed32(bytes) = self { Some(f32::from_le_bytes(bytes)) } else { None }
     }
 
-    /// Bytes.
+    /// The value as bytes.
     pub fn bytes(self) -> Option<&'a [u8]> {
         if let Value::Bytes(bytes) = self { Some(bytes) } else { None }
     }
 
-    /// Text.
+    /// The value as UTF-8 text.
     pub fn text(self) -> Option<&'a str> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 }
 
-/// The numbers and values of a message's fields; `None` where it is damaged or cut off.
+/// The field numbers and values of a message; `None` if it is damaged or truncated.
 pub fn fields(message: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
     let mut rest = message;
     let mut fields = Vec::new();
@@ -51,7 +51,7 @@ pub fn fields(message: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
                 let length = usize::try_from(varint(&mut rest)?).ok()?;
                 Some(Value::Bytes(take(&mut rest, length)?))
             }
-            5 => Some(Value::Four(take(&mut rest, 4)?.try_into().ok()?)),
+            5 => Some(Value::Fixed32(take(&mut rest, 4)?.try_into().ok()?)),
             _ => return None,
         };
         fields.extend(value.map(|value| (key >> 3, value)));

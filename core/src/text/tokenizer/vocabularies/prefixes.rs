@@ -1,11 +1,11 @@
-//! All pieces that a text begins with.
+//! An index of pieces by prefix: all pieces that a text starts with.
 
-/// Pieces in the order of their bytes.
+/// Pieces and their ids, sorted by bytes.
 #[derive(Default)]
 pub struct Prefixes(Vec<(Box<str>, u32)>);
 
 impl Prefixes {
-    /// Sorts pieces; empty ones begin no text.
+    /// Builds the index. Empty pieces are left out.
     pub fn new<'a>(pieces: impl Iterator<Item = (&'a str, u32)>) -> Self {
         let pieces = pieces.filter(|(piece, _)| !piece.is_empty());
         let mut pieces: Vec<_> = pieces.map(|(piece, id)| (Box::from(piece), id)).collect();
@@ -13,12 +13,12 @@ impl Prefixes {
         Prefixes(pieces)
     }
 
-    /// The lengths in bytes and the ids of the pieces that a text begins with, shortest first.
+    /// The lengths in bytes and the ids of the pieces that a text starts with, shortest first.
     pub fn of<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, u32)> + 'a {
         let mut rest = self.0.as_slice();
         (0..text.len())
             .map_while(move |depth| {
-                // All of `rest` agree with the text up to `depth`, and the shortest come first.
+                // All of `rest` equal the text up to `depth`; the shortest come first.
                 let byte = text.as_bytes()[depth];
                 let at = |piece: &str| piece.as_bytes().get(depth).copied();
                 let begin = rest.partition_point(|(piece, _)| at(piece) < Some(byte));
@@ -30,7 +30,7 @@ impl Prefixes {
             .flatten()
     }
 
-    /// The length in bytes of the longest piece that a text begins with.
+    /// The length in bytes of the longest piece that a text starts with.
     pub fn longest(&self, text: &str) -> Option<usize> {
         if self.0.is_empty() { None } else { self.of(text).last().map(|(length, _)| length) }
     }

@@ -1,19 +1,20 @@
-//! sentencepiece models (`tokenizer.model`): Unigram or BPE, and their normalizer.
+//! sentencepiece models (`tokenizer.model`): Unigram or BPE with a normalizer.
 //!
-//! The reference is the `sentencepiece` library on the text between added tokens; transformers
-//! gives up some of it when it converts a model (merges of equal rank, extra spaces, pieces that
-//! users define).
+//! The reference is the `sentencepiece` library on the text between added tokens. The conversion of
+//! transformers loses some of its behaviour: merges of equal rank, extra spaces, user-defined pieces.
 
 use crate::error::Result;
 use crate::text::tokenizer::backend::{Model, Normalizer, Segment, Vocabulary};
 use crate::text::tokenizer::config::Config;
-use crate::text::tokenizer::fallback::Fallback;
-use crate::text::tokenizer::lattice::{Score, Unigram};
-use crate::text::tokenizer::merge::{Merge, NEVER};
-use crate::text::tokenizer::normalizer::{CharacterMap, SPACE, Sentencepiece};
-use crate::text::tokenizer::parts::{Parts, damaged};
-use crate::text::tokenizer::prefixes::Prefixes;
-use crate::text::tokenizer::protobuf::{Value, fields};
+use crate::text::tokenizer::vocabularies::pipeline::{Pipeline, damaged};
+use crate::text::tokenizer::vocabularies::prefixes::Prefixes;
+use crate::text::tokenizer::vocabularies::protobuf::{Value, fields};
+use crate::text::tokenizer::vocabularies::ranked_merges::{NEVER_MERGED, RankedMerges};
+use crate::text::tokenizer::vocabularies::sentencepiece_normalizer::{
+    CharacterMap, SPACE, SentencepieceNormalizer,
+};
+use crate::text::tokenizer::vocabularies::unigram::{Score, Unigram};
+use crate::text::tokenizer::vocabularies::unknown_text::UnknownText;
 use std::collections::HashSet;
 use tokenizers::AddedToken;
 use tokenizers::decoders::byte_fallback::ByteFallback;
@@ -38,11 +39,11 @@ struct Piece<'a> {
     kind: i64,
 }
 
-/// What a model's `trainer_spec` and `normalizer_spec` say.
+/// The fields of `trainer_spec` and `normalizer_spec` that matter here.
 struct Spec<'a> {
     model_type: i64,
     byte_fallback: bool,
-    /// The roles of pieces and their ids.
+    /// The roles of special pieces and their ids.
     roles: [(&'static str, i64); 4],
     characters: &'a [u8],
     add_dummy_prefix: bool,
@@ -52,23 +53,23 @@ struct Spec<'a> {
 }
 
 /// Reads a model.
-pub fn read(file: &str, bytes: &[u8], config: &Config) -> Result<Parts> {
+pub fn read(file: &str, bytes: &[u8], config: &Config) -> Result<Pipeline> {
     let message =
-        fields(bytes).ok_or_else(|| damaged(file, "not a sentencepiece model, or cut off"))?;
+        fields(bytes).ok_or_else(|| damaged(file, "not a sentencepiece model, or truncated"))?;
     let (pieces, spec) =
         parse(&message).ok_or_else(|| damaged(file, "not a sentencepiece model"))?;
     if pieces.is_empty() {
-        return Err(damaged(file, "there are no pieces"));
+        return Err(damaged(file, "the model has no pieces"));
     }
     let mut vocabulary = Vocabulary::default();
     for (piece, id) in pieces.iter().zip(0..) {
         vocabulary.insert(piece.text, id).map_err(|reason| damaged(file, reason))?;
     }
     let unknown = pieces.iter().position(|piece| piece.kind == UNKNOWN);
-    let unknown = unknown.ok_or_else(|| damaged(file, "there is no piece for unknown text"))?;
-    let fallback = match spec.byte_fallback {
-        true => Fallback::bytes(&vocabulary).map_err(|reason| damaged(file, reason))?,
-        false => Fallback::Unknown(unknown as u32),
+    let unknown = unknown.ok_or_else(|| damaged(file, "the piece for unknown text is missing"))?;
+    let unknown_text = match spec.byte_fallback {
+        true => UnknownText::bytes(&vocabulary).map_err(|reason| damaged(file, reason))?,
+        false => UnknownText::Unknown(unknown as u32),
     };
     let of = |kinds: &'static [i64]| {
         let ids = pieces.iter().zip(0_u32..);
@@ -81,29 +82,34 @@ pub fn read(file: &str, bytes: &[u8], config: &Config) -> Result<Parts> {
                 (normal().fold(f32::MAX, f32::min), normal().fold(f32::MIN_POSITIVE, f32::max));
             let score = |piece: &Piece| match piece.kind {
                 USER_DEFINED => Score::PerByte(most),
-                _ => Score::Is(piece.score),
+                _ => Score::LogProbability(piece.score),
             };
             Box::new(Unigram {
                 prefixes: Prefixes::new(of(&[NORMAL, USER_DEFINED])),
                 scores: pieces.iter().map(score).collect(),
-                unknown: least - 10.0,
-                fallback,
+                unknown_score: least - 10.0,
+                unknown_text,
             })
         }
-        BPE => Box::new(Merge {
+        BPE => Box::new(RankedMerges {
             ranks: ranks(&pieces),
-            whole: false,
-            fixed: Prefixes::new(of(&[USER_DEFINED])),
+            ignore_merges: false,
+            user_defined: Prefixes::new(of(&[USER_DEFINED])),
             unused: of(&[UNUSED]).map(|(_, id)| id).collect::<HashSet<_>>(),
-            fallback,
+            unknown_text,
         }),
-        other => return Err(damaged(file, format!("models of type {other} are not supported"))),
+        other => {
+            return Err(damaged(
+                file,
+                format!("sentencepiece models of type {other} are not supported"),
+            ));
+        }
     };
     let characters = Some(spec.characters).filter(|map| !map.is_empty()).map(CharacterMap::read);
     let characters = characters.transpose().map_err(|reason| damaged(file, reason))?;
-    let normalizer = Sentencepiece {
+    let normalizer = SentencepieceNormalizer {
         characters,
-        fixed: Prefixes::new(of(&[USER_DEFINED])),
+        user_defined: Prefixes::new(of(&[USER_DEFINED])),
         add_dummy_prefix: spec.add_dummy_prefix && config.flag("add_prefix_space").unwrap_or(true),
         prefix_once: !config.is_legacy(),
         space_is_suffix: spec.space_is_suffix,
@@ -120,14 +126,14 @@ pub fn read(file: &str, bytes: &[u8], config: &Config) -> Result<Parts> {
     let role = |(role, id): (&'static str, i64)| {
         Some((role, pieces.get(usize::try_from(id).ok()?)?.text.to_string()))
     };
-    Ok(Parts {
+    Ok(Pipeline {
         added,
         roles: spec.roles.into_iter().filter_map(role).collect(),
         normalizer: Some(Normalizer::Sentencepiece(Box::new(normalizer))),
         decoder: Some(Sequence::new(decoders).into()),
-        // The code of the authors of this class adds none.
-        begin: (config.class() != "Ernie4_5_Tokenizer").then_some("bos_token"),
-        ..Parts::new(Model::Pieces(vocabulary, segment))
+        // The published tokenization code of this class adds no token at the start.
+        start: (config.class() != "Ernie4_5_Tokenizer").then_some("bos_token"),
+        ..Pipeline::new(Model::Pieces(vocabulary, segment))
     })
 }
 
@@ -135,15 +141,15 @@ fn replace_space(file: &str) -> Result<Replace> {
     Replace::new(SPACE.to_string(), " ").map_err(|e| damaged(file, e.to_string()))
 }
 
-/// The ranks of BPE: pieces of equal score are equals.
+/// The BPE ranks of the pieces. Pieces of equal score have equal ranks.
 fn ranks(pieces: &[Piece]) -> Vec<u32> {
-    let merges = |piece: &Piece| [NORMAL, USER_DEFINED, UNUSED].contains(&piece.kind);
-    let mut scores: Vec<f32> = pieces.iter().filter(|p| merges(p)).map(|p| p.score).collect();
+    let is_merged = |piece: &Piece| [NORMAL, USER_DEFINED, UNUSED].contains(&piece.kind);
+    let mut scores: Vec<f32> = pieces.iter().filter(|p| is_merged(p)).map(|p| p.score).collect();
     scores.sort_by(|a, b| b.total_cmp(a));
     scores.dedup();
-    let rank = |piece: &Piece| match merges(piece) {
+    let rank = |piece: &Piece| match is_merged(piece) {
         true => scores.partition_point(|score| *score > piece.score) as u32,
-        false => NEVER,
+        false => NEVER_MERGED,
     };
     pieces.iter().map(rank).collect()
 }
