@@ -63,6 +63,7 @@ fn capped(
         let cap = constant(softcap)?;
         scores = ops::tanh(&scores.divide(&cap)?)?.multiply(cap)?;
     }
+    let mask = if mask.ndim() == 4 { mask.expand_dims(1)? } else { mask };
     let scores = ops::select(&mask, &scores, constant(f32::NEG_INFINITY)?)?;
     let weights = ops::softmax_axis(&scores, -1, true)?;
     Ok(weights.matmul(values.expand_dims(2)?)?.reshape(q.shape())?)
