@@ -3,3 +3,4 @@
 mod adapters;
 mod caches;
 mod families;
+mod rows;

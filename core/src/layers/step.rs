@@ -12,23 +12,33 @@ use std::{
 };
 
 /// What one forward pass knows of its place in the sequence: facts of the call, never of the model.
+///
+/// A pass runs over `[batch, length]` tokens. Either all rows of the batch stand at one position,
+/// or each row has its own; the shapes below name the number of positions `rows`, which is 1 or
+/// `batch`.
 pub struct Step {
-    /// The position of the first token, `[1]`, on the device.
+    /// The position of the first token of each row, `[rows]`, on the device.
     pub position: Array,
     /// How many tokens the pass has.
     pub length: i32,
-    /// The position of the first token where the host knows it. A decode step that is being
-    /// compiled has none: it is replayed at every position.
+    /// The position of the first token where the host knows it. A pass that is being compiled has
+    /// none: it is replayed at every position.
     pub offset: Option<i32>,
-    masks: RefCell<Vec<(Mask, Array)>>,
+    /// Whether the states keep what they need to take tokens of this pass back.
+    is_verify: bool,
+    memo: RefCell<Vec<(Memo, Array)>>,
     /// Values that layers leave for later ones, by their type and the layer.
     extensions: RefCell<HashMap<(TypeId, i32), Box<dyn Any>>>,
 }
 
+/// What a pass computes once and all its layers use.
 #[derive(Clone, Copy, PartialEq)]
-enum Mask {
-    AttentionView(Option<Ring>),
-    Filled(i32),
+enum Memo {
+    Positions,
+    CausalMask(Option<Ring>),
+    DecodeMask(i32),
+    VerifyMask(Option<Ring>, i32),
+    RingPositions(Ring, i32),
     Slot(Ring),
 }
 
@@ -39,18 +49,36 @@ impl Step {
         Step { length, offset: Some(offset), ..Step::decode(position) }
     }
 
-    /// A pass over one token at a position that only the device knows.
+    /// A pass over one token of each row at positions `[rows]` that only the device knows.
     pub fn decode(position: Array) -> Self {
         Step {
             position,
             length: 1,
             offset: None,
-            masks: RefCell::default(),
+            is_verify: false,
+            memo: RefCell::default(),
             extensions: RefCell::default(),
         }
     }
 
-    /// The same pass over groups of `size` tokens: those that it has tokens of.
+    /// A pass over `length` tokens of each row from positions `[rows]` on that only the device
+    /// knows. Any number of its tokens can be taken back: the states keep what they would
+    /// overwrite, and beside it what [`Cache::accept`](crate::models::cache::Cache::accept) commits.
+    pub fn verify(position: Array, length: i32) -> Self {
+        Step { length, is_verify: true, ..Step::decode(position) }
+    }
+
+    /// Whether the states keep what they need to take tokens of this pass back.
+    pub fn is_verify(&self) -> bool {
+        self.is_verify
+    }
+
+    /// Whether each row of the batch has a position of its own.
+    pub fn has_rows(&self) -> bool {
+        self.position.dim(0) > 1
+    }
+
+    /// The same prefill or decode step over groups of `size` tokens: those that it has tokens of.
     pub(crate) fn grouped(&self, size: i32) -> Result<Self> {
         Ok(match self.offset {
             Some(offset) => {
@@ -61,9 +89,21 @@ impl Step {
         })
     }
 
-    /// The positions of all its tokens, `[length]`.
+    /// The positions of all tokens: `[length]`, or `[batch, length]` where each row has its own.
     pub(crate) fn positions(&self) -> Result<Array> {
-        Ok(ops::arange::<_, i32>(0, self.length, None)?.add(&self.position)?)
+        self.memoized(Memo::Positions, || {
+            let tokens = ops::arange::<_, i32>(0, self.length, None)?;
+            if self.has_rows() {
+                return Ok(tokens.add(self.position.expand_dims(1)?)?);
+            }
+            Ok(tokens.add(&self.position)?)
+        })
+    }
+
+    /// As [`Step::positions`], for what heads share: `[length]` or `[batch, 1, length]`.
+    pub(crate) fn positions_of_heads(&self) -> Result<Array> {
+        let positions = self.positions()?;
+        if self.has_rows() { Ok(positions.expand_dims(1)?) } else { Ok(positions) }
     }
 
     /// Leaves a value for later layers of this pass, in place of an earlier one of its type. The
@@ -96,20 +136,20 @@ impl Step {
         })
     }
 
-    /// Each mask is built once a pass, not once a layer.
-    fn memoized(&self, key: Mask, build: impl FnOnce() -> Result<Array>) -> Result<Array> {
-        if let Some((_, mask)) = self.masks.borrow().iter().find(|(known, _)| *known == key) {
-            return Ok(mask.clone());
+    /// The pass builds each mask once, not once a layer.
+    fn memoized(&self, key: Memo, build: impl FnOnce() -> Result<Array>) -> Result<Array> {
+        if let Some((_, value)) = self.memo.borrow().iter().find(|(known, _)| *known == key) {
+            return Ok(value.clone());
         }
-        let mask = build()?;
-        self.masks.borrow_mut().push((key, mask.clone()));
-        Ok(mask)
+        let value = build()?;
+        self.memo.borrow_mut().push((key, value.clone()));
+        Ok(value)
     }
 
-    /// Which of the `past` keys before the pass and of its own each query sees: itself and all
-    /// before it that are in the ring. `[length, past + length]`, true where seen.
+    /// The attention mask of a prefill over `past` keys before it and its own: a query sees itself
+    /// and all keys before it that are in the ring. `[length, past + length]`, true for visible keys.
     pub(crate) fn causal_mask(&self, past: i32, ring: Option<Ring>) -> Result<Array> {
-        self.memoized(Mask::AttentionView(ring), || {
+        self.memoized(Memo::CausalMask(ring), || {
             let queries = ops::arange::<_, i32>(past, past + self.length, None)?.expand_dims(1)?;
             let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
             let distance = queries.subtract(&keys)?;
@@ -124,17 +164,63 @@ impl Step {
         })
     }
 
-    /// Which slots of a buffer hold keys, the token's own included. `[capacity]`.
+    /// The attention mask of a decode step over a buffer, which holds the token's own key: the
+    /// slots that are filled, `[capacity]` or `[batch, 1, 1, capacity]`.
     pub(crate) fn decode_mask(&self, capacity: i32) -> Result<Array> {
-        self.memoized(Mask::Filled(capacity), || {
-            Ok(ops::arange::<_, i32>(0, capacity, None)?.le(&self.position)?)
+        self.memoized(Memo::DecodeMask(capacity), || {
+            let slots = ops::arange::<_, i32>(0, capacity, None)?;
+            if self.has_rows() {
+                return Ok(slots.le(self.position.reshape(&[-1, 1, 1, 1])?)?);
+            }
+            Ok(slots.le(&self.position)?)
         })
     }
 
-    /// The slot `[1]` of the token.
+    /// The attention mask of a verify pass over `count` keys: a buffer that holds the pass's own
+    /// keys, or a ring buffer and the pass's own keys after it. `[length, count]` or
+    /// `[batch, 1, length, count]`.
+    pub(crate) fn verify_mask(&self, ring: Option<Ring>, count: i32) -> Result<Array> {
+        self.memoized(Memo::VerifyMask(ring, count), || {
+            let queries = self.positions_of_heads()?.expand_dims(-1)?;
+            let Some(ring) = ring else {
+                return Ok(ops::arange::<_, i32>(0, count, None)?.le(queries)?);
+            };
+            let keys = over_queries(self.ring_positions(ring, count)?)?;
+            let near = queries.subtract(&keys)?.lt(Array::from_int(ring.turning()))?;
+            let near = match ring.keep {
+                0 => near,
+                keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
+            };
+            Ok(keys.le(&queries)?.logical_and(near)?)
+        })
+    }
+
+    /// The positions of `count` keys of a verify pass, a ring buffer and the pass's own keys after
+    /// it: `[count]` or `[batch, count]`. Slots that are not filled are at the end of time.
+    pub(crate) fn ring_positions(&self, ring: Ring, count: i32) -> Result<Array> {
+        self.memoized(Memo::RingPositions(ring, count), || {
+            let slots = ops::arange::<_, i32>(0, count - self.length, None)?;
+            let latest = self.position.subtract(Array::from_int(1))?;
+            let latest = if self.has_rows() { latest.expand_dims(1)? } else { latest };
+            let keep = Array::from_int(ring.keep);
+            let ago = latest.subtract(&slots)?.remainder(Array::from_int(ring.turning()))?;
+            let mut positions = latest.subtract(ago)?;
+            let mut is_filled = positions.ge(&keep)?;
+            if ring.keep > 0 {
+                let stays = slots.lt(&keep)?;
+                is_filled = ops::select(&stays, slots.le(&latest)?, is_filled)?;
+                positions = ops::select(&stays, &slots, positions)?;
+            }
+            let past = ops::select(&is_filled, positions, Array::from_int(i32::MAX))?;
+            Ok(ops::concatenate(&[past, self.positions()?], -1)?)
+        })
+    }
+
+    /// The slot of the token of a decode step in a ring buffer, or of the first token of a verify
+    /// pass in a buffer that grows: `[rows]`.
     pub(crate) fn slot(&self, ring: Option<Ring>) -> Result<Array> {
         let Some(ring) = ring else { return Ok(self.position.clone()) };
-        self.memoized(Mask::Slot(ring), || {
+        self.memoized(Memo::Slot(ring), || {
             let (keep, turning) = (Array::from_int(ring.keep), Array::from_int(ring.turning()));
             if ring.keep == 0 {
                 return Ok(self.position.remainder(turning)?);
@@ -143,4 +229,12 @@ impl Step {
             Ok(ops::select(&self.position.lt(keep)?, &self.position, turned)?)
         })
     }
+}
+
+/// Facts of keys, `[keys]` or `[batch, keys]`, in a shape that broadcasts over heads and queries.
+pub(crate) fn over_queries(keys: Array) -> Result<Array> {
+    Ok(match keys.ndim() {
+        1 => keys.expand_dims(0)?,
+        _ => keys.expand_dims_axes(&[1, 2])?,
+    })
 }

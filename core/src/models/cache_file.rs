@@ -71,7 +71,7 @@ impl Cache {
     /// replaced when the new one is whole.
     ///
     /// # Errors
-    /// [`Error::SavedCache`] for a cache that has seen nothing, and when the file cannot be written.
+    /// [`Error::SavedCache`] for an empty cache, for one of several rows, and when the file cannot be written.
     pub fn save(
         &mut self,
         path: &Path,
@@ -81,6 +81,9 @@ impl Cache {
         let unfit = |reason: String| Error::SavedCache { file: path.into(), reason };
         if self.offset == 0 {
             return Err(unfit("there is nothing to save".into()));
+        }
+        if self.positions().len() > 1 {
+            return Err(unfit("a batch is saved row by row".into()));
         }
         if path.extension().is_none_or(|extension| extension != "safetensors") {
             return Err(unfit("its name does not end in `.safetensors`".into()));

@@ -1,19 +1,27 @@
-//! Prefill, and the decode step that is compiled as a whole.
+//! Prefill, and the decode steps and verify passes that are compiled as a whole.
 
 use crate::{
     error::{Error, Result},
     layers::{cache_plan::CachePlan, step::Step},
-    mlx::{compiled::Compiled, memory},
-    models::{cache::Cache, language::LanguageModel},
+    mlx::{self, compiled::Compiled, memory},
+    models::{
+        cache::{Cache, Verified},
+        language::LanguageModel,
+    },
 };
-use mlx_rs::Array;
+use mlx_rs::{Array, ops};
 use std::rc::Rc;
 
 /// Runs a part of a prompt: ids `[batch, length]` to hidden states.
 ///
 /// # Errors
-/// [`Error::MemoryLimit`], [`Error::Mlx`].
+/// [`Error::MemoryLimit`], [`Error::Mlx`]; [`Error::Internal`] for a cache of rows with positions
+/// of their own, which decode only.
 pub fn prefill(model: &dyn LanguageModel, ids: &Array, cache: &mut Cache) -> Result<Array> {
+    check_settled(cache)?;
+    if cache.positions().len() > 1 {
+        return Err(Error::Internal("the rows of a batch are prefilled one by one".into()));
+    }
     let length = ids.dim(1);
     cache.reserve(cache.offset + length)?;
     let hidden = pass(model, ids, cache)?;
@@ -30,23 +38,61 @@ pub(super) fn pass(model: &dyn LanguageModel, ids: &Array, cache: &mut Cache) ->
     model.forward(&model.embed(ids)?, cache, &step)
 }
 
-/// The decode steps of a model, compiled for each shape of a cache and replayed from then on.
+fn check_settled(cache: &Cache) -> Result<()> {
+    match cache.verified {
+        Some(_) => Err(Error::Internal("the tokens of a verify pass wait to be accepted".into())),
+        None => Ok(()),
+    }
+}
+
+/// The decode steps and verify passes of a model, compiled for each shape of a cache and replayed
+/// from then on.
 ///
 /// Building the graph of a step costs the host more than a small model costs the device; a
 /// compiled step is built once and its operations are fused.
 #[derive(Default)]
 pub struct DecodeStep(Vec<(Shape, Compiled)>);
 
-/// What the shapes of a step follow from: the plan of the cache with its capacity, whether it is
-/// quantized already, and the size of the batch.
-type Shape = (CachePlan, bool, i32);
+/// What the shapes of a compiled pass follow from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Shape {
+    /// The plan of the cache, with its capacity.
+    plan: CachePlan,
+    quantized: bool,
+    batch: i32,
+    /// How many positions the rows of the batch have.
+    positions: usize,
+    pass: Pass,
+}
 
-/// Sequences of so many lengths can take turns without compiling anew.
-const KEPT: usize = 4;
+/// What is compiled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Pass {
+    Decode,
+    /// So many tokens at once.
+    Verify(i32),
+    /// So many tokens one by one, with the states after each.
+    VerifyOneByOne(i32),
+}
+
+impl Pass {
+    fn length(self) -> i32 {
+        match self {
+            Pass::Decode => 1,
+            Pass::Verify(length) | Pass::VerifyOneByOne(length) => length,
+        }
+    }
+}
+
+/// So many shapes can take turns without compiling anew.
+const KEPT: usize = 8;
+
+/// The most tokens of a verify pass.
+pub const MOST_DRAFT_TOKENS: i32 = 16;
 
 impl DecodeStep {
-    /// Runs one token `[batch, 1]`, which may still be on its way through the device, to logits
-    /// `[batch, 1, vocabulary]`.
+    /// Runs one token of each row, `[batch, 1]`, which may still be on its way through the device,
+    /// to logits `[batch, 1, vocabulary]`.
     ///
     /// # Errors
     /// [`Error::Mlx`]; [`Error::Internal`] when the cache is empty.
@@ -56,48 +102,159 @@ impl DecodeStep {
         id: &Array,
         cache: &mut Cache,
     ) -> Result<Array> {
-        if cache.offset == 0 {
-            return Err(Error::Internal("a prompt comes before the first token".into()));
-        }
-        cache.reserve(cache.offset + 1)?;
-        let shape = (cache.plan, cache.quantized, id.dim(0));
-        let place = self.0.iter().position(|(known, _)| *known == shape).unwrap_or_else(|| {
-            tracing::debug!(?shape, "compiling a decode step");
-            self.0.truncate(KEPT - 1);
-            self.0.insert(0, (shape, compile(model.clone(), cache)));
-            0
-        });
-        let compiled = &mut self.0[place].1;
-        let position = Array::from_slice(&[cache.offset], &[1]);
-        let mut inputs = vec![id.clone(), position];
-        inputs.extend(cache.arrays().into_iter().map(|array| array.clone()));
-        let mut outputs = compiled.call(&inputs)?.into_iter();
-        let logits = outputs.next().expect("the logits come first");
-        for (array, output) in cache.arrays().into_iter().zip(outputs) {
-            *array = output;
-        }
+        let (logits, _) = self.replay(model, id, cache, Pass::Decode)?;
         cache.advance(1)?;
         Ok(logits)
     }
+
+    /// Runs up to [`MOST_DRAFT_TOKENS`] tokens of each row, `[batch, length]`, to logits
+    /// `[batch, length, vocabulary]`: those that as many decode steps would give. The positions of
+    /// the cache stay as they are until [`Cache::accept`] says how many tokens it keeps.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`]; [`Error::Internal`] when the cache is empty or there are too many tokens.
+    pub fn verify(
+        &mut self,
+        model: &Rc<dyn LanguageModel>,
+        ids: &Array,
+        cache: &mut Cache,
+    ) -> Result<Array> {
+        let length = ids.dim(1);
+        if !(1..=MOST_DRAFT_TOKENS).contains(&length) {
+            let reason = format!("a verify pass has 1 to {MOST_DRAFT_TOKENS} tokens, not {length}");
+            return Err(Error::Internal(reason));
+        }
+        if !cache.quantized && cache.is_due_after(length - 1) {
+            return self.verify_by_steps(model, ids, cache);
+        }
+        let at_once = cache.verifies_at_once();
+        let pass = if at_once { Pass::Verify(length) } else { Pass::VerifyOneByOne(length) };
+        let before = cache.fork();
+        let (logits, left) = self.replay(model, ids, cache, pass)?;
+        cache.verified = Some(if at_once {
+            cache.expect_trail();
+            put(cache.trail(), left);
+            Verified::Trail(length)
+        } else {
+            let last = cache.fork();
+            let fork = |count: i32, volatile: Vec<Array>| {
+                let mut fork = last.fork();
+                put(fork.volatile_arrays(), volatile);
+                fork.offset += count;
+                fork
+            };
+            let volatile = |mut cache: Cache| -> Vec<Array> {
+                cache.volatile_arrays().into_iter().map(|array| array.clone()).collect()
+            };
+            let first = volatile(before);
+            let each = left.chunks(first.len().max(1)).map(<[Array]>::to_vec);
+            let mut after: Vec<Vec<Array>> = std::iter::once(first).chain(each).collect();
+            after.resize(length as usize, Vec::new());
+            after.push(volatile(last.fork()));
+            Verified::Forks((0..).zip(after).map(|(count, left)| fork(count, left)).collect())
+        });
+        Ok(logits)
+    }
+
+    /// A verify pass in which the cache becomes quantized.
+    fn verify_by_steps(
+        &mut self,
+        model: &Rc<dyn LanguageModel>,
+        ids: &Array,
+        cache: &mut Cache,
+    ) -> Result<Array> {
+        check_settled(cache)?;
+        let (mut forks, mut logits) = (vec![cache.fork()], Vec::new());
+        for at in 0..ids.dim(1) {
+            let mut next = forks[at as usize].fork();
+            logits.push(self.run(model, &mlx::slice(ids, 1, at, at + 1)?, &mut next)?);
+            forks.push(next);
+        }
+        cache.verified = Some(Verified::Forks(forks));
+        Ok(ops::concatenate(&logits, 1)?)
+    }
+
+    /// Runs a compiled pass; the cache gets its arrays. Returns the logits and what the pass gives
+    /// beside the arrays of the cache.
+    fn replay(
+        &mut self,
+        model: &Rc<dyn LanguageModel>,
+        ids: &Array,
+        cache: &mut Cache,
+        pass: Pass,
+    ) -> Result<(Array, Vec<Array>)> {
+        if cache.offset == 0 {
+            return Err(Error::Internal("a prompt comes before the first token".into()));
+        }
+        check_settled(cache)?;
+        cache.reserve(cache.offset + pass.length())?;
+        let positions = cache.positions();
+        let (batch, rows) = (ids.dim(0), positions.len());
+        let (plan, quantized) = (cache.plan, cache.quantized);
+        let shape = Shape { plan, quantized, batch, positions: rows, pass };
+        let place = self.0.iter().position(|(known, _)| *known == shape).unwrap_or_else(|| {
+            tracing::debug!(?shape, "compiling a decode step");
+            self.0.truncate(KEPT - 1);
+            self.0.insert(0, (shape, compile(model.clone(), cache, pass)));
+            0
+        });
+        let compiled = &mut self.0[place].1;
+        let position = Array::from_slice(&positions, &[rows as i32]);
+        let mut inputs = vec![ids.clone(), position];
+        inputs.extend(cache.arrays().into_iter().map(|array| array.clone()));
+        let mut outputs = compiled.call(&inputs)?;
+        let states = outputs.split_off(1);
+        let mut arrays = cache.arrays();
+        let (count, logits) = (arrays.len(), outputs.pop().expect("the logits come first"));
+        let left = states[count..].to_vec();
+        arrays.iter_mut().zip(states).for_each(|(array, state)| **array = state);
+        Ok((logits, left))
+    }
 }
 
-/// A step for caches like this one.
-fn compile(model: Rc<dyn LanguageModel>, cache: &Cache) -> Compiled {
+fn put(arrays: Vec<&mut Array>, values: Vec<Array>) {
+    arrays.into_iter().zip(values).for_each(|(array, value)| *array = value);
+}
+
+/// A pass for caches like this one: ids, positions and the arrays of the cache to logits, the arrays
+/// of the cache, and what the pass sets aside.
+fn compile(model: Rc<dyn LanguageModel>, cache: &Cache, pass: Pass) -> Compiled {
     let mut template = cache.fork();
-    // The step must not keep what the sequence it was made for remembers.
+    // The compiled step must not keep the entries of the sequence it was made for.
     template.arrays().into_iter().for_each(|array| *array = Array::from_int(0));
     Compiled::new(move |inputs| {
-        let [id, position, states @ ..] = inputs else {
-            return Err(Error::Internal("a decode step has an id and a position".into()));
+        let [ids, position, states @ ..] = inputs else {
+            return Err(Error::Internal("a decode step has ids and positions".into()));
         };
         let mut cache = template.fork();
-        for (array, state) in cache.arrays().into_iter().zip(states) {
-            *array = state.clone();
-        }
-        let step = Step::decode(position.clone());
-        let hidden = model.forward(&model.embed(id)?, &mut cache, &step)?;
+        put(cache.arrays(), states.to_vec());
+        let forward = |ids: &Array, cache: &mut Cache, step: Step| {
+            model.forward(&model.embed(ids)?, cache, &step)
+        };
+        let mut left = Vec::new();
+        let hidden = match pass {
+            Pass::Decode => forward(ids, &mut cache, Step::decode(position.clone()))?,
+            Pass::Verify(length) => {
+                let hidden = forward(ids, &mut cache, Step::verify(position.clone(), length))?;
+                left.extend(cache.trail().into_iter().map(|array| array.clone()));
+                hidden
+            }
+            Pass::VerifyOneByOne(length) => {
+                let mut hidden = Vec::new();
+                for at in 0..length {
+                    let step = Step::decode(position.add(Array::from_int(at))?);
+                    hidden.push(forward(&mlx::slice(ids, 1, at, at + 1)?, &mut cache, step)?);
+                    if at + 1 < length {
+                        let volatile = cache.volatile_arrays();
+                        left.extend(volatile.into_iter().map(|array| array.clone()));
+                    }
+                }
+                ops::concatenate(&hidden, 1)?
+            }
+        };
         let mut outputs = vec![model.logits(&hidden)?];
         outputs.extend(cache.arrays().into_iter().map(|array| array.clone()));
+        outputs.append(&mut left);
         Ok(outputs)
     })
 }

@@ -75,15 +75,9 @@ struct Conv {
 }
 
 impl Conv {
-    /// Prepends the last input of the previous pass to `[batch, length, channels]`.
-    fn forward(&self, x: &Array, last: &mut Recurrent) -> Result<Array> {
-        let length = x.dim(1);
-        let first = match last.0.take() {
-            Some(last) => last,
-            None => ops::zeros_dtype(&[x.dim(0), 1, x.dim(2)], x.dtype())?,
-        };
-        last.0 = Some(mlx::slice(x, 1, length - 1, length)?.contiguous()?);
-        let earlier = ops::concatenate(&[first, mlx::slice(x, 1, 0, length - 1)?], 1)?;
+    /// `[batch, length, channels]` after the last input of the token before.
+    fn forward(&self, x: &Array, last: &mut Recurrent, step: &Step) -> Result<Array> {
+        let earlier = mlx::slice(&last.after_last(x, 1, step)?, 1, 0, x.dim(1))?;
         Ok(earlier.multiply(&self.before)?.add(x.multiply(&self.own)?)?)
     }
 }
@@ -131,9 +125,9 @@ impl Layer for ConvAttention {
 
     fn forward(&self, x: &Array, state: &mut Self::State, step: &Step) -> Result<Array> {
         let ([q, k, v, output], [heads, kv_heads]) = (&self.projections, self.heads);
-        let ([k_conv, v_conv], (kv, (k_tail, v_tail))) = (&self.convs, state);
-        let k = split_heads(&k_conv.forward(&k.forward(x)?, k_tail)?, kv_heads)?;
-        let v = split_heads(&v_conv.forward(&v.forward(x)?, v_tail)?, kv_heads)?;
+        let ([k_conv, v_conv], (kv, (k_last, v_last))) = (&self.convs, state);
+        let k = split_heads(&k_conv.forward(&k.forward(x)?, k_last, step)?, kv_heads)?;
+        let v = split_heads(&v_conv.forward(&v.forward(x)?, v_last, step)?, kv_heads)?;
         let q = self.rope.forward(&split_heads(&q.forward(x)?, heads)?, step)?;
         let k = self.rope.forward(&k, step)?;
         output.forward(&join_heads(&kv.attend(&q, k, v, &self.scores, step)?)?)

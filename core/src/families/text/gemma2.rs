@@ -38,6 +38,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let [q, k, v] = attention.heads(x, step)?;
             let (keys, values, mask) = kv.update(k, v, step)?.parts(step)?;
             let scores = capped_scores(&q, &keys, scale, softcap)?;
+            // A mask of every row gets an axis for the groups of heads.
+            let mask = if mask.ndim() == 4 { mask.expand_dims(1)? } else { mask };
             let scores = ops::select(&mask, &scores, mlx::scalar(f32::NEG_INFINITY, q.dtype())?)?;
             let weights = ops::softmax_axis(&scores, -1, true)?;
             let gathered = weights.matmul(values.expand_dims(2)?)?.reshape(q.shape())?;

@@ -107,9 +107,9 @@ impl Layer for ShortConv {
         Recurrent::default()
     }
 
-    fn forward(&self, x: &Array, tail: &mut Recurrent, _: &Step) -> Result<Array> {
+    fn forward(&self, x: &Array, last: &mut Recurrent, step: &Step) -> Result<Array> {
         let parts = ops::split_equal(&self.input.forward(x)?, 3, -1)?;
         let (b, c, x) = (&parts[0], &parts[1], &parts[2]);
-        self.output.forward(&c.multiply(self.conv.forward(&b.multiply(x)?, tail)?)?)
+        self.output.forward(&c.multiply(self.conv.forward(&b.multiply(x)?, last, step)?)?)
     }
 }

@@ -94,7 +94,7 @@ pub fn decoder(
 /// In layers without a rotary embedding, queries are scaled with their position, in steps of this
 /// many tokens ([Nakanishi 2025](https://arxiv.org/abs/2501.19399)).
 fn grow(q: Array, positions: f32, strength: f32, step: &Step) -> Result<Array> {
-    let at = ops::arange::<_, f32>(1, step.length + 1, None)?.add(&step.position)?;
+    let at = step.positions_of_heads()?.add(Array::from_f32(1.0))?;
     let steps = at.divide(Array::from_f32(positions))?.floor()?;
     let factor = steps.log1p()?.multiply(Array::from_f32(strength))?;
     let factor = factor.add(Array::from_f32(1.0))?.expand_dims(-1)?;

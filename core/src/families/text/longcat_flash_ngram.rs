@@ -62,7 +62,7 @@ impl Wrapper for NgramDecoder {
         let last = cache.states.last_mut().expect("the last state is that of the tokens before");
         let past = (&mut **last as &mut dyn Any).downcast_mut();
         let past = past.expect("a state stays with the model that made it");
-        let hidden = self.grams.add_to(x, past)?;
+        let hidden = self.grams.add_to(x, past, step)?;
         self.decoder.forward(&Embedded { ids: x.ids.clone(), hidden }, cache, step)
     }
 }
@@ -110,17 +110,12 @@ impl Grams {
         Ok(Grams { tables: (0..count).map(gram).collect::<Result<_>>()?, before })
     }
 
-    /// The mean of the embeddings of the tokens and of the n-grams that end with them; the token 0
-    /// stands before the first token.
-    fn add_to(&self, x: &Embedded, past: &mut Recurrent) -> Result<Array> {
+    /// The mean of the tokens' embeddings and those of the n-grams that end with them; before the
+    /// first token stands the token 0.
+    fn add_to(&self, x: &Embedded, past: &mut Recurrent, step: &Step) -> Result<Array> {
         let ids = x.ids.as_dtype(Dtype::Int64)?;
         let (length, before) = (ids.dim(1), self.before);
-        let earlier = match past.0.take() {
-            Some(earlier) => earlier,
-            None => ops::zeros_dtype(&[ids.dim(0), before], Dtype::Int64)?,
-        };
-        let context = ops::concatenate(&[&earlier, &ids], 1)?;
-        past.0 = Some(mlx::slice(&context, 1, length, length + before)?);
+        let context = past.after_last(&ids, before, step)?;
         let mut hidden = x.hidden.clone();
         for Gram { table, projection, factors, size } in &self.tables {
             let mut key = ids.clone();

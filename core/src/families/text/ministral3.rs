@@ -25,11 +25,11 @@ impl Growth {
         Ok(config::read::<Config>(config)?.rope_parameters)
     }
 
-    /// `1 + beta · ln(1 + ⌊position / context⌋)`, `[length, 1]`.
+    /// `1 + beta · ln(1 + ⌊position / context⌋)`, `[length, 1]` or `[batch, 1, length, 1]`.
     pub fn factor(&self, step: &Step) -> Result<Array> {
         let one = Array::from_f32(1.0);
         let context = Array::from_f32(*self.original_max_position_embeddings);
-        let steps = step.positions()?.divide(context)?.floor()?;
+        let steps = step.positions_of_heads()?.divide(context)?.floor()?;
         let growth = steps.add(&one)?.log()?.multiply(Array::from_f32(self.beta))?;
         Ok(growth.add(one)?.expand_dims(-1)?)
     }

@@ -94,7 +94,7 @@ impl Wrapper for Phi3Small {
 }
 
 impl Blocks {
-    /// The mask `[heads, queries, keys]` for positions `[queries, 1]` and `[1, keys]`.
+    /// `[…, heads, queries, keys]` from positions `[…, queries, 1]` and `[…, 1, keys]`.
     fn seen(&self, heads: i32, queries: &Array, keys: &Array) -> Result<Array> {
         let size = Array::from_int(*self.blocksparse_block_size);
         let (queries, keys) = (queries.floor_divide(&size)?, keys.floor_divide(&size)?);

@@ -62,7 +62,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// Scales queries beyond the original context length with the logarithm of their position.
 fn grow(q: Array, step: &Step, context: i32) -> Result<Array> {
-    let number = step.positions()?.add(Array::from_f32(1.0))?;
+    let number = step.positions_of_heads()?.add(Array::from_f32(1.0))?;
     let context = Array::from_f32(context as f32);
     let factor = ops::maximum(number, &context)?.log()?.divide(context.log()?)?.expand_dims(-1)?;
     Ok(q.multiply(factor.as_dtype(q.dtype())?)?)

@@ -1,7 +1,7 @@
-//! The keys and values that one attention layer remembers.
+//! The KV cache of one attention layer.
 //!
-//! They are buffers of fixed size: positions in order, or a ring. What is filled follows from the
-//! position alone. Whoever runs a step has reserved room for it.
+//! Its buffers have a fixed size: positions in order, or a ring buffer. Which slots are filled
+//! follows from the position of the step alone. The caller of a step reserves room for it.
 
 use crate::layers::attention::{ring_buffer::Ring, scores::Scores};
 
@@ -15,6 +15,7 @@ use crate::{
     },
 };
 use mlx_rs::{Array, ops};
+use std::mem;
 
 /// Keys and values of the past.
 #[derive(Clone)]
@@ -22,37 +23,43 @@ pub struct KvCache {
     /// `[batch, heads, capacity, …]`, keys before values: an array each, or the three of a quantized
     /// one.
     buffers: Vec<Array>,
+    /// What the last verify pass would have written to a ring buffer, `[batch, heads, tokens, …]`.
+    trail: Vec<Array>,
     ring: Option<Ring>,
     capacity: i32,
     /// How many positions of the sequence share an entry.
     stride: i32,
     /// How they are quantized when the cache is.
     format: Option<Format>,
+    /// Whether a layer uses the slots of entries, beside their positions.
+    is_read_by_slot: bool,
 }
 
 impl KvCache {
-    /// An empty memory; `window` is how far attention looks back, the token itself included.
+    /// An empty cache; `window` is the size of the sliding window, the token itself included.
     pub fn new(window: Option<i32>, plan: &CachePlan) -> Self {
         let window = window.map(|slots| Ring { slots, keep: 0 });
         let bound = plan.bound.map(|bound| Ring { slots: bound.positions, keep: bound.keep });
         let narrower = |ring: &Ring| bound.is_none_or(|bound| ring.slots <= bound.slots);
         KvCache {
             buffers: Vec::new(),
+            trail: Vec::new(),
             ring: window.filter(narrower).or(bound),
             capacity: plan.first_capacity(),
             stride: 1,
             format: plan.quantization.map(|quantization| quantization.format),
+            is_read_by_slot: false,
         }
     }
 
-    /// An empty memory of the keys of an indexer: they decide what is seen, so they keep their
-    /// precision.
+    /// An empty cache for the keys of an indexer: they decide which keys are visible, so they keep
+    /// their precision.
     pub fn of_indexer(plan: &CachePlan) -> Self {
         KvCache::new(None, &CachePlan { quantization: None, ..*plan })
     }
 
-    /// As [`KvCache::new`], for entries of `stride` positions each: whoever runs a step says where it
-    /// stands among them, as `Step::grouped` does.
+    /// As [`KvCache::new`], for entries of `stride` positions each: the caller passes steps over
+    /// groups, as `Step::grouped` makes them.
     pub fn strided(stride: i32, plan: &CachePlan) -> Self {
         let ring = plan.bound.map(|bound| {
             let slots = (bound.positions / stride).max(1);
@@ -61,7 +68,12 @@ impl KvCache {
         KvCache { stride, ring, ..KvCache::new(None, plan) }
     }
 
-    /// Remembers `k` and `v` and attends over everything in sight. All are
+    /// The same cache, for layers that read entries by their slots: verify passes run token by token.
+    pub fn read_by_slot(self) -> Self {
+        KvCache { is_read_by_slot: true, ..self }
+    }
+
+    /// Appends `k` and `v` and attends over all visible keys. All are
     /// `[batch, heads, length, head_dim]`, and so is the result.
     pub fn attend(
         &mut self,
@@ -74,22 +86,23 @@ impl KvCache {
         self.update(k, v, step)?.attend(q, scores, step)
     }
 
-    /// Remembers `k` and `v`; returns what queries of this step may see, for layers that share it.
+    /// Appends `k` and `v`; returns a view of the keys and values that queries of this step may
+    /// see, for layers that share it.
     pub fn update(&mut self, k: Array, v: Array, step: &Step) -> Result<AttentionView> {
         let format = self.format.filter(|_| self.is_quantized());
         let new = match format {
             Some(format) => [quantize(&k, format)?, quantize(&v, format)?].concat(),
             None => vec![k, v],
         };
-        self.remember(new, format, step)
+        self.append(new, format, step)
     }
 
     /// As [`KvCache::update`], for keys that are their own values, and keep their precision.
     pub fn update_keys(&mut self, k: Array, step: &Step) -> Result<AttentionView> {
-        self.remember(vec![k], None, step)
+        self.append(vec![k], None, step)
     }
 
-    fn remember(
+    fn append(
         &mut self,
         new: Vec<Array>,
         format: Option<Format>,
@@ -101,18 +114,65 @@ impl KvCache {
                 let past = entries[0].dim(2) - step.length;
                 (entries, Some(past))
             }
+            None if step.is_verify() && self.ring.is_some() => (self.set_aside(new)?, None),
             None => (self.put(&new, step)?, None),
         };
         Ok(AttentionView { entries, format, ring: self.ring, past })
     }
 
-    /// One token, at a position that the device knows.
+    /// Writes the tokens of a step at the positions that the device knows.
     fn put(&mut self, new: &[Array], step: &Step) -> Result<Vec<Array>> {
         let slot = step.slot(self.ring)?;
         for (buffer, new) in self.buffers.iter_mut().zip(new) {
-            *buffer = mlx::slice_update_at(buffer, new, 2, &slot)?;
+            *buffer = write_rows(buffer, new, &slot)?;
         }
         Ok(self.buffers.clone())
+    }
+
+    /// Leaves the ring buffer as it is, and returns its entries and the new ones after them.
+    fn set_aside(&mut self, new: Vec<Array>) -> Result<Vec<Array>> {
+        let both = self.buffers.iter().zip(&new);
+        let entries = both.map(|(old, new)| Ok(ops::concatenate(&[old, new], 2)?)).collect();
+        self.trail = new;
+        entries
+    }
+
+    /// Commits the first `counts` tokens of the last verify pass, which began at `offsets`: one
+    /// number for all rows of the batch, or one for each.
+    pub(crate) fn accept(&mut self, counts: &[i32], offsets: &[i32]) -> Result<()> {
+        let trail = mem::take(&mut self.trail);
+        let Some(ring) = self.ring else { return Ok(()) };
+        for (buffer, new) in self.buffers.iter_mut().zip(trail) {
+            let commit = |buffer: &Array, new: &Array, row: usize| match counts[row] {
+                0 => Ok(buffer.clone()),
+                count => ring.write(buffer, &mlx::slice(new, 2, 0, count)?, offsets[row]),
+            };
+            *buffer = if counts.len() == 1 {
+                commit(buffer, &new, 0)?
+            } else {
+                let cut = |x: &Array, row: usize| mlx::slice(x, 0, row as i32, row as i32 + 1);
+                let row = |row| commit(&cut(buffer, row)?, &cut(&new, row)?, row);
+                let rows: Vec<Array> = (0..counts.len()).map(row).collect::<Result<_>>()?;
+                ops::concatenate(&rows, 0)?
+            };
+        }
+        Ok(())
+    }
+
+    pub(crate) fn trail(&mut self) -> Vec<&mut Array> {
+        self.trail.iter_mut().collect()
+    }
+
+    /// Makes room for what a verify pass of another cache of this shape has set aside.
+    pub(crate) fn expect_trail(&mut self) {
+        if self.ring.is_some() {
+            self.trail.clone_from(&self.buffers);
+        }
+    }
+
+    /// Whether a verify pass can run over several tokens at once.
+    pub(crate) fn verifies_at_once(&self) -> bool {
+        self.stride == 1 && !self.is_read_by_slot
     }
 
     /// Tokens from position `offset` on.
@@ -123,14 +183,14 @@ impl KvCache {
             self.buffers = new.iter().map(|new| empty(new, slots)).collect::<Result<_>>()?;
         }
         let end = offset + new[0].dim(2);
-        let mut seen = Vec::new();
+        let mut visible = Vec::new();
         for (buffer, new) in self.buffers.iter_mut().zip(new) {
             let past = buffer.clone();
             *buffer = match self.ring {
                 None => mlx::slice_update(buffer, &new, 2, offset)?,
                 Some(ring) => ring.write(buffer, &new, offset)?,
             };
-            seen.push(match self.ring {
+            visible.push(match self.ring {
                 _ if offset == 0 => new,
                 None => mlx::slice(buffer, 2, 0, end)?,
                 Some(ring) => {
@@ -140,7 +200,7 @@ impl KvCache {
                 }
             });
         }
-        Ok(seen)
+        Ok(visible)
     }
 
     fn check_groups(&self, entries: &[Array]) -> Result<()> {
@@ -173,6 +233,7 @@ impl KvCache {
 
     pub(crate) fn clear(&mut self) {
         self.buffers.clear();
+        self.trail.clear();
     }
 
     pub(crate) fn reserve(&mut self, positions: i32) -> Result<()> {
@@ -187,7 +248,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Gives up room beyond `positions`, which hold all that there is.
+    /// Gives up room beyond `positions`, which hold all entries.
     pub(crate) fn shrink(&mut self, positions: i32) -> Result<()> {
         self.capacity = positions;
         let slots = self.slots();
@@ -198,7 +259,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Keeps what is there, and what will come, in fewer bits, if the plan says so.
+    /// Quantizes the entries and all later ones, if the plan says so.
     pub(crate) fn quantize(&mut self) -> Result<()> {
         if let (Some(format), [keys, values]) = (self.format, &self.buffers[..]) {
             self.buffers = [quantize(keys, format)?, quantize(values, format)?].concat();
@@ -206,8 +267,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Whether the last of `from` positions can be forgotten: a ring that has turned has lost what
-    /// they replaced.
+    /// Whether the last of `from` positions can be removed: a ring buffer that is full has lost the
+    /// entries that they replaced.
     pub(crate) fn rewinds(&self, from: i32) -> bool {
         self.ring.is_none_or(|ring| (from - 1) / self.stride < ring.slots)
     }
@@ -215,6 +276,20 @@ impl KvCache {
     pub(crate) fn is_ring(&self) -> bool {
         self.ring.is_some()
     }
+}
+
+/// `buffer` with `new` `[batch, …, length, dims]` written along axis 2 from `slots` `[rows]` on; in
+/// place when nothing else holds the buffer.
+pub(crate) fn write_rows(buffer: &Array, new: &Array, slots: &Array) -> Result<Array> {
+    if slots.dim(0) == 1 {
+        return mlx::slice_update_at(buffer, new, 2, slots);
+    }
+    let (first, length) = (slots.reshape(&[-1, 1, 1, 1])?, new.dim(2));
+    if length == 1 {
+        return Ok(buffer.put_along_axis(&first, new, 2)?);
+    }
+    let tokens = ops::arange::<_, i32>(0, length, None)?.reshape(&[1, 1, length, 1])?;
+    Ok(buffer.put_along_axis(first.add(tokens)?, new, 2)?)
 }
 
 /// Zeros in the shape and precision of `like`, with `length` positions.

@@ -1,5 +1,5 @@
-//! Attention over quantized keys and values, without turning them back into floating point. Follows
-//! `quantized_scaled_dot_product_attention` of mlx-lm, and takes sinks too.
+//! Attention over quantized keys and values, without dequantizing them. Follows
+//! `quantized_scaled_dot_product_attention` of mlx-lm, and takes attention sinks too.
 
 use crate::layers::attention::scores::Scores;
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
 use mlx_rs::{Array, ops};
 
 /// Queries `[batch, heads, length, head_dim]` over keys and values
-/// `[batch, kv_heads, positions, head_dim]`; `mask` `[length, positions]`, or of each head,
-/// `[…, heads, length, positions]`, is true where seen.
+/// `[batch, kv_heads, positions, head_dim]`; `mask` is true for visible keys: `[length, positions]`,
+/// or `[…, heads or 1, length, positions]`.
 pub(crate) fn quantized_attention(
     q: &Array,
     [keys, values]: &[Quantized; 2],
@@ -26,6 +26,7 @@ pub(crate) fn quantized_attention(
     if let Some(mask) = mask {
         let mask = match mask.ndim() {
             1 | 2 => mask.clone(),
+            _ if mask.dim(-3) == 1 => mask.expand_dims(-3)?,
             _ => ops::unflatten(mask, -3, &[kv_heads, heads / kv_heads])?,
         };
         logits = ops::select(&mask, &logits, mlx::scalar(f32::NEG_INFINITY, logits.dtype())?)?;

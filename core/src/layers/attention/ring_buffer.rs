@@ -1,9 +1,10 @@
-//! Where the positions of a sequence stand in a buffer that does not grow with it.
+//! The ring buffer of a sliding window: slots are written again and again.
 
 use crate::{error::Result, mlx};
 use mlx_rs::Array;
 
-/// Slots of which the first `keep` hold the first positions for good and the others the latest.
+/// Slots of which the first `keep` hold the first positions for good (attention sinks) and the
+/// others the latest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ring {
     pub slots: i32,
@@ -11,7 +12,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// How many slots are written again and again.
+    /// How many slots are reused.
     pub fn turning(self) -> i32 {
         self.slots - self.keep
     }
@@ -23,7 +24,7 @@ impl Ring {
         self.keep + (position - self.keep) % self.turning()
     }
 
-    /// What the first query at `offset` sees of the positions before it, in order.
+    /// The entries before `offset` that are visible to a query there, in the order of their positions.
     pub fn before(self, buffer: &Array, offset: i32) -> Result<Vec<Array>> {
         let cut = |from, to| mlx::slice(buffer, 2, from, to);
         if offset < self.slots {

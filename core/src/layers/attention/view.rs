@@ -1,9 +1,9 @@
-//! What the queries of one step may see of the keys and values of a layer.
+//! The visible keys and values of one attention layer in one step.
 
 use crate::layers::attention::{quantized::quantized_attention, ring_buffer::Ring, scores::Scores};
 use crate::{
     error::Result,
-    layers::step::Step,
+    layers::step::{Step, over_queries},
     mlx::quantized::{Format, Quantized},
 };
 use mlx_rs::{
@@ -15,12 +15,14 @@ use mlx_rs::{
 /// Keys and values that the queries of one step may see.
 #[derive(Clone)]
 pub struct AttentionView {
-    /// As the buffers of [`KvCache`].
+    /// As the buffers of [`KvCache`](super::kv_cache::KvCache), `[batch, heads, keys, …]`.
     pub(crate) entries: Vec<Array>,
     /// How they are quantized, if they are.
     pub(super) format: Option<Format>,
     pub(crate) ring: Option<Ring>,
-    /// How many come before the step's own; they are whole buffers where the host does not know.
+    /// How many entries come before the step's own, where the host knows the position. In a decode
+    /// step the entries are whole buffers; in a verify pass over a ring buffer, the buffer and the
+    /// pass's own entries after it.
     pub(crate) past: Option<i32>,
 }
 
@@ -37,22 +39,24 @@ impl AttentionView {
         }
     }
 
-    /// As [`AttentionView::attend`], where `seen` says which of the keys before a query, both given by their
-    /// positions `[length, 1]` and `[1, keys]`, it sees.
+    /// As [`AttentionView::attend`], where `visible` says which of the keys before a query the query
+    /// sees. It gets the positions of queries and of keys, `[length, 1]` and `[1, keys]`, or
+    /// `[batch, 1, length, 1]` and `[batch, 1, 1, keys]`, and its result broadcasts to
+    /// `[batch, heads, length, keys]`.
     pub fn attend_where(
         &self,
         q: &Array,
         scores: &Scores,
         step: &Step,
-        seen: impl FnOnce(&Array, &Array) -> Result<Array>,
+        visible: impl FnOnce(&Array, &Array) -> Result<Array>,
     ) -> Result<Array> {
-        let mask =
-            seen(&step.positions()?.expand_dims(1)?, &self.positions(step)?.expand_dims(0)?)?;
+        let queries = step.positions_of_heads()?.expand_dims(-1)?;
+        let mask = visible(&queries, &over_queries(self.positions(step)?)?)?;
         let mask = mask.logical_and(self.mask(step)?)?;
         self.weigh(q, scores, Some(Mask::Array(&mask)))
     }
 
-    /// Keys, values, and which keys each query sees, for attention that no kernel computes.
+    /// Keys, values and the attention mask, for attention that no kernel computes.
     pub fn parts(&self, step: &Step) -> Result<(Array, Array, Array)> {
         if let Some([keys, values]) = self.quantized() {
             return Ok((keys.dequantize(None)?, values.dequantize(None)?, self.mask(step)?));
@@ -60,16 +64,24 @@ impl AttentionView {
         Ok((self.entries[0].clone(), self.entries[1].clone(), self.mask(step)?))
     }
 
-    /// Keys that are their own values, and which of them each query sees.
+    /// Keys that are their own values, and the attention mask.
     pub fn keys(&self, step: &Step) -> Result<(Array, Array)> {
         Ok((self.entries[0].clone(), self.mask(step)?))
     }
 
-    /// Which of the keys are the step's own, `[length]`.
+    /// Which of the keys are the step's own, `[length]` or `[batch, 1, length]`.
     pub fn own(&self, step: &Step) -> Result<Array> {
-        match self.past {
-            Some(past) => Ok(ops::arange::<_, i32>(past, past + step.length, None)?),
-            None => step.slot(self.ring),
+        match (self.past, self.ring) {
+            (Some(past), _) => Ok(ops::arange::<_, i32>(past, past + step.length, None)?),
+            (None, Some(_)) if step.is_verify() => {
+                let count = self.entries[0].dim(2);
+                Ok(ops::arange::<_, i32>(count - step.length, count, None)?)
+            }
+            (None, None) if step.length > 1 => step.positions_of_heads(),
+            _ => {
+                let slot = step.slot(self.ring)?;
+                if step.has_rows() { Ok(slot.reshape(&[-1, 1, 1])?) } else { Ok(slot) }
+            }
         }
     }
 
@@ -99,46 +111,64 @@ impl AttentionView {
         Ok(scaled_dot_product_attention(q, keys, values, *scale, mask, sinks.as_ref())?)
     }
 
-    /// Where among the keys of a ring those stand that each query sees, and whether they are there:
-    /// both `[length, slots]`.
+    /// The places, among the keys, of those that each query of a prefill or decode step sees, and
+    /// whether they are filled: both `[length, slots]`, the latter `[batch, 1, slots]` where each row
+    /// has its own position.
     pub(crate) fn places(&self, step: &Step) -> Result<(Array, Array)> {
         let count = self.entries[0].dim(2);
         let (Some(past), Some(ring)) = (self.past, self.ring) else {
             let places = ops::arange::<_, i32>(0, count, None)?.expand_dims(0)?;
-            let all = ops::broadcast_to(&self.mask(step)?, &[step.length, count])?;
-            return Ok((ops::broadcast_to(&places, &[step.length, count])?, all));
+            let places = ops::broadcast_to(&places, &[step.length, count])?;
+            let mask = self.mask(step)?;
+            return Ok(match mask.ndim() {
+                4 => (places, mask.squeeze_axes(&[1])?),
+                _ => (places, ops::broadcast_to(&mask, &[step.length, count])?),
+            });
         };
         let turning = ring.turning().min(count);
         let first = past + 1 - turning;
         let first = ops::arange::<_, i32>(first, first + step.length, None)?.expand_dims(1)?;
         let latest = first.add(ops::arange::<_, i32>(0, turning, None)?)?;
-        let (mut places, mut there) = (vec![latest.clone()], vec![latest.ge(Array::from_int(0))?]);
+        let (mut places, mut filled) = (vec![latest.clone()], vec![latest.ge(Array::from_int(0))?]);
         if ring.keep > 0 {
             let kept = ops::arange::<_, i32>(0, ring.keep.min(count), None)?.expand_dims(0)?;
-            there.push(kept.lt(&first)?);
+            filled.push(kept.lt(&first)?);
             places.push(ops::broadcast_to(&kept, &[step.length, kept.dim(1)])?);
         }
         let places = ops::maximum(ops::concatenate(&places, 1)?, Array::from_int(0))?;
-        Ok((places, ops::concatenate(&there, 1)?))
+        Ok((places, ops::concatenate(&filled, 1)?))
     }
 
-    /// Which keys each query sees: `[length, keys]`, or `[keys]` for the one query of a decode step.
+    /// The attention mask, true for visible keys: `[length, keys]`, or `[keys]` for the one query of
+    /// a decode step; `[batch, 1, length, keys]` where each row has its own position.
     pub(crate) fn mask(&self, step: &Step) -> Result<Array> {
+        let keys = self.entries[0].dim(2);
         match self.past {
-            None => step.decode_mask(self.entries[0].dim(2)),
             Some(past) => step.causal_mask(past, self.ring),
+            None if step.is_verify() => step.verify_mask(self.ring, keys),
+            None => step.decode_mask(keys),
         }
     }
 
-    /// The position of each key `[keys]`; anything in slots that are not filled.
+    /// The position of each key, `[keys]`, or `[batch, keys]` where rows have their own; anything in
+    /// slots that are not filled.
     pub(crate) fn positions(&self, step: &Step) -> Result<Array> {
-        let slots = ops::arange::<_, i32>(0, self.entries[0].dim(2), None)?;
-        let Some(ring) = self.ring else { return Ok(slots) };
+        let keys = self.entries[0].dim(2);
+        let Some(ring) = self.ring else { return Ok(ops::arange::<_, i32>(0, keys, None)?) };
+        if self.past.is_none() && step.is_verify() {
+            return step.ring_positions(ring, keys);
+        }
+        let slots = ops::arange::<_, i32>(0, keys, None)?;
+        let position = || -> Result<Array> {
+            let position = &step.position;
+            if step.has_rows() { Ok(position.expand_dims(1)?) } else { Ok(position.clone()) }
+        };
         let positions = match self.past {
             Some(past) => slots.add(step.position.subtract(Array::from_int(past))?)?,
             None => {
-                let ago = step.position.subtract(&slots)?;
-                step.position.subtract(ago.remainder(Array::from_int(ring.turning()))?)?
+                let position = position()?;
+                let ago = position.subtract(&slots)?;
+                position.subtract(ago.remainder(Array::from_int(ring.turning()))?)?
             }
         };
         Ok(ops::select(&slots.lt(Array::from_int(ring.keep))?, &slots, positions)?)

@@ -1,5 +1,5 @@
 //! Rotary position embedding ([Su et al. 2021](https://arxiv.org/abs/2104.09864)) and the ways to
-//! magnitude it to longer contexts. Follows `rope_utils` of mlx-lm.
+//! stretch it to longer contexts. Follows `rope_utils` of mlx-lm.
 
 use crate::layers::position::wavelengths::{
     exponents, llama3, longrope, missing, proportional, required, yarn,
@@ -148,6 +148,23 @@ impl Rope {
         }
     }
 
+    /// Rotates each token of each row as a decode step of its own.
+    fn forward_each(&self, x: &Array, step: &Step) -> Result<Array> {
+        let rows = step.position.dim(0);
+        let row = |row| {
+            let x = if rows > 1 { mlx::slice(x, 0, row, row + 1)? } else { x.clone() };
+            let first = mlx::slice(&step.position, 0, row, row + 1)?;
+            let token = |at| {
+                let position = first.add(Array::from_int(at))?;
+                self.forward(&mlx::slice(&x, 2, at, at + 1)?, &Step::decode(position))
+            };
+            let tokens: Vec<Array> = (0..step.length).map(token).collect::<Result<_>>()?;
+            Ok(ops::concatenate(&tokens, 2)?)
+        };
+        let rows: Vec<Array> = (0..rows).map(row).collect::<Result<_>>()?;
+        Ok(ops::concatenate(&rows, 0)?)
+    }
+
     /// Rotates `x` to the positions of this step.
     pub(crate) fn forward(&self, x: &Array, step: &Step) -> Result<Array> {
         let at = &step.position;
@@ -159,6 +176,12 @@ impl Rope {
             Rope::Frequencies { dims, traditional, wavelengths, magnitude } => {
                 let x = &magnify(x, *dims, *magnitude)?;
                 fast::rope_dynamic(x, *dims, *traditional, None, 1.0, at, wavelengths)?
+            }
+            // Each token of a single step has its own base.
+            Rope::Dynamic { .. }
+                if step.offset.is_none() && (step.has_rows() || step.length > 1) =>
+            {
+                self.forward_each(x, step)?
             }
             Rope::Dynamic { dims, traditional, base, factor, trained } => {
                 let constant = Array::from_f32;

@@ -1,6 +1,10 @@
 //! Causal depthwise convolution over the sequence, for recurrent and hybrid models.
 
-use crate::{checkpoint::scope::Scope, error::Result, layers::state::Recurrent, mlx};
+use crate::{
+    checkpoint::scope::Scope,
+    error::Result,
+    layers::{state::Recurrent, step::Step},
+};
 use mlx_rs::{Array, ops};
 
 /// One kernel of `taps` steps a channel.
@@ -28,21 +32,10 @@ impl CausalConv {
         CausalConv { kernel, bias, channels, taps }
     }
 
-    /// Convolves `[batch, length, channels]`, after the last `taps - 1` inputs of what came before,
-    /// which are the state `[batch, taps - 1, channels]`.
-    pub(crate) fn forward(&self, x: &Array, tail: &mut Recurrent) -> Result<Array> {
-        let keep = self.taps - 1;
-        let padded = match tail.0.take() {
-            Some(tail) => ops::concatenate(&[&tail, x], 1)?,
-            None => {
-                let zeros = ops::zeros_dtype(&[x.dim(0), keep, self.channels], x.dtype())?;
-                ops::concatenate(&[&zeros, x], 1)?
-            }
-        };
-        let length = padded.dim(1);
-        let last = mlx::slice(&padded, 1, length - keep, length)?;
-        // A slice keeps all of a long pass in memory.
-        tail.0 = Some(if x.dim(1) > 1 { last.contiguous()? } else { last });
+    /// Convolves `[batch, length, channels]` after the last `taps - 1` inputs of the tokens before,
+    /// which are the conv state `[batch, taps - 1, channels]`.
+    pub(crate) fn forward(&self, x: &Array, last: &mut Recurrent, step: &Step) -> Result<Array> {
+        let padded = last.after_last(x, self.taps - 1, step)?;
         let y = ops::conv1d(&padded, &self.kernel, 1, 0, 1, self.channels)?;
         Ok(match &self.bias {
             Some(bias) => y.add(bias)?,

@@ -112,7 +112,7 @@ impl Mamba2 {
         b: &Array,
         c: &Array,
         dt: &Array,
-        state: &Option<Array>,
+        state: Option<&Array>,
     ) -> Result<(Array, Array)> {
         let Mamba2Sizes { heads, groups, head_dim, state: width, .. } = self.sizes;
         let (batch, length) = (x.dim(0), x.dim(1));
@@ -147,31 +147,40 @@ impl Mamba2 {
     }
 
     /// All tokens of a pass: `x` `[batch, length, heads, head_dim]`, `b` and `c`
-    /// `[batch, length, groups, state]`; the memory is `[batch, heads, head_dim, state]`.
-    fn scan(
-        &self,
-        x: &Array,
-        b: &Array,
-        c: &Array,
-        dt: &Array,
-        ssm: &mut Recurrent,
-    ) -> Result<Array> {
+    /// `[batch, length, groups, state]`; the recurrent state is `[batch, heads, head_dim, state]`.
+    fn scan(&self, [x, b, c, dt]: [&Array; 4], ssm: &mut Recurrent, step: &Step) -> Result<Array> {
         let dt = self.dt(dt)?;
         let length = x.dim(1);
         let skip = x.multiply(self.d.reshape(&[1, 1, -1, 1])?)?;
-        let y = if let (1, Some(state)) = (length, &ssm.0) {
-            let (y, next) = self.step(x, b, c, &dt, state)?;
-            ssm.0 = Some(next);
-            y
-        } else {
-            let mut parts = Vec::new();
-            for start in (0..length).step_by(CHUNK as usize) {
-                let cut = |a: &Array| mlx::slice(a, 1, start, length.min(start + CHUNK));
-                let (y, next) = self.chunk(&cut(x)?, &cut(b)?, &cut(c)?, &cut(&dt)?, &ssm.0)?;
-                ssm.0 = Some(next);
-                parts.push(y);
+        let y = match ssm.get().cloned() {
+            Some(mut state) if step.is_verify() => {
+                let (mut parts, mut states) = (Vec::new(), Vec::new());
+                for at in 0..length {
+                    let cut = |a: &Array| mlx::slice(a, 1, at, at + 1);
+                    let y = self.step(&cut(x)?, &cut(b)?, &cut(c)?, &cut(&dt)?, &state)?;
+                    state = y.1;
+                    parts.push(y.0);
+                    states.push(state.clone());
+                }
+                ssm.set_aside(&states)?;
+                ops::concatenate(&parts, 1)?
             }
-            ops::concatenate(&parts, 1)?
+            Some(state) if length == 1 => {
+                let (y, next) = self.step(x, b, c, &dt, &state)?;
+                ssm.set(next);
+                y
+            }
+            _ => {
+                let mut parts = Vec::new();
+                for start in (0..length).step_by(CHUNK as usize) {
+                    let cut = |a: &Array| mlx::slice(a, 1, start, length.min(start + CHUNK));
+                    let past = ssm.get();
+                    let (y, next) = self.chunk(&cut(x)?, &cut(b)?, &cut(c)?, &cut(&dt)?, past)?;
+                    ssm.set(next);
+                    parts.push(y);
+                }
+                ops::concatenate(&parts, 1)?
+            }
         };
         Ok(y.as_dtype(x.dtype())?.add(skip)?)
     }
@@ -185,7 +194,7 @@ impl Layer for Mamba2 {
         Self::State::default()
     }
 
-    fn forward(&self, x: &Array, (tail, ssm): &mut Self::State, _: &Step) -> Result<Array> {
+    fn forward(&self, x: &Array, (last, ssm): &mut Self::State, step: &Step) -> Result<Array> {
         let s = self.sizes;
         let (batch, length) = (x.dim(0), x.dim(1));
         let (inner, shared) = (s.heads * s.head_dim, s.groups * s.state);
@@ -193,13 +202,13 @@ impl Layer for Mamba2 {
         let channels = inner + 2 * shared;
         let parts = ops::split_at_indices(&projected, &[inner, inner + channels], -1)?;
         let (gate, mixed, dt) = (&parts[0], &parts[1], &parts[2]);
-        let mixed = self.conv.forward(mixed, tail)?;
+        let mixed = self.conv.forward(mixed, last, step)?;
         let mixed = mixed.multiply(ops::sigmoid(&mixed)?)?;
         let parts = ops::split_at_indices(&mixed, &[inner, inner + shared], -1)?;
         let x = parts[0].reshape(&[batch, length, s.heads, s.head_dim])?;
         let b = parts[1].reshape(&[batch, length, s.groups, s.state])?;
         let c = parts[2].reshape(&[batch, length, s.groups, s.state])?;
-        let y = self.scan(&x, &b, &c, dt, ssm)?.reshape(&[batch, length, inner])?;
+        let y = self.scan([&x, &b, &c, dt], ssm, step)?.reshape(&[batch, length, inner])?;
         self.output.forward(&self.norm.forward(&swiglu(gate, &y)?)?)
     }
 }

@@ -3,7 +3,7 @@
 //! open group has an entry too, which the mask hides. Follows `deepseek_v41` of mlx-lm.
 
 use crate::layers::{
-    attention::{scores::Scores, view::AttentionView},
+    attention::{kv_cache::write_rows, scores::Scores, view::AttentionView},
     linear::Linear,
     norm::Norm,
 };
@@ -39,11 +39,11 @@ impl Compressor {
         };
         let wide = x.as_dtype(Dtype::Float32)?;
         let new = ops::stack(&[self.latent.forward(&wide)?, gate.forward(&wide)?], 1)?;
-        let rows = self.rows(new, open.0.take(), step)?;
+        let rows = self.rows(new, open.take(), step)?;
         let length = rows.dim(2);
         let last = mlx::slice(&rows, 2, length - self.size, length)?;
-        // A slice would keep all of a long pass in memory, so it is copied.
-        open.0 = Some(if length > self.size { last.contiguous()? } else { last });
+        // A slice keeps all of a long pass in memory.
+        open.set(if length > self.size { last.contiguous()? } else { last });
         let groups = ops::unflatten(rows, 2, &[-1, self.size])?;
         let part = |i| mlx::slice(&groups, 1, i, i + 1);
         let weights = ops::softmax_axis(part(1)?, 3, None)?;
@@ -58,7 +58,7 @@ impl Compressor {
         let open = open.map_or_else(|| rows(self.size), Ok)?;
         let Some(offset) = step.offset else {
             let place = step.position.remainder(Array::from_int(self.size))?;
-            return mlx::slice_update_at(&open, &new, 2, &place);
+            return write_rows(&open, &new, &place);
         };
         let before = offset % self.size;
         let missing = (self.size - (before + step.length) % self.size) % self.size;
@@ -97,12 +97,12 @@ impl Groups {
         &self.seen.entries[1]
     }
 
-    /// Two masks `[length, groups]`: the groups visible to each token, which end at or before it,
-    /// and the last of them.
+    /// Which groups each token sees: those that end at or before it. And which of them is the last.
+    /// Both `[length, groups]`, or `[batch, length, groups]` where each row has its own position.
     pub fn closed(&self, step: &Step) -> Result<(Array, Array)> {
         let (grouped, size) = (step.grouped(self.size)?, Array::from_int(self.size));
-        let groups = self.seen.positions(&grouped)?.expand_dims(0)?;
-        let tokens = step.positions()?.expand_dims(1)?;
+        let groups = self.seen.positions(&grouped)?.expand_dims(-2)?;
+        let tokens = step.positions()?.expand_dims(-1)?;
         let next = tokens.add(Array::from_int(1))?.floor_divide(&size)?;
         let mut closed = groups.lt(&next)?;
         if let Some(ring) = self.seen.ring {
@@ -110,7 +110,9 @@ impl Groups {
             let kept = groups.lt(Array::from_int(ring.keep))?;
             closed = closed.logical_and(groups.gt(first)?.logical_or(kept)?)?;
             if self.seen.past.is_none() {
-                closed = closed.logical_and(self.seen.mask(&grouped)?)?;
+                let filled = self.seen.mask(&grouped)?;
+                let filled = if filled.ndim() == 4 { filled.squeeze_axes(&[1])? } else { filled };
+                closed = closed.logical_and(filled)?;
             }
         }
         let last = groups.eq(next.subtract(Array::from_int(1))?)?.logical_and(&closed)?;
@@ -147,13 +149,16 @@ pub fn attend(
     let (far, (closed, _)) = (groups.latents(), groups.closed(step)?);
     let (batch, heads, length, dims) = (q.dim(0), q.dim(1), q.dim(2), q.dim(3));
     let Some(choice) = choice else {
-        let mask = ops::broadcast_to(window.mask(step)?, &[length, near.dim(2)])?;
+        let (mask, closed) = match window.mask(step)? {
+            mask if mask.ndim() == 4 => (mask, closed.expand_dims(1)?),
+            mask => (ops::broadcast_to(mask, &[length, near.dim(2)])?, closed),
+        };
         let mask = ops::concatenate(&[mask, closed], -1)?;
         return weigh(q, &ops::concatenate(&[near, far], 2)?, &mask);
     };
     // Each query has its own keys, so each query is treated as a sequence of its own.
     let (places, there) = window.places(step)?;
-    let all = |x: &Array| ops::broadcast_to(x, &[batch, length, x.dim(1)]);
+    let all = |x: &Array| ops::broadcast_to(x, &[batch, length, x.dim(-1)]);
     let keys = ops::concatenate(&[gather(near, &all(&places)?)?, gather(far, &choice)?], 2)?;
     let mask = [all(&there)?, take_along_axis(all(&closed)?, &choice, -1)?];
     let mask = ops::concatenate(&mask, -1)?.reshape(&[batch * length, 1, 1, -1])?;

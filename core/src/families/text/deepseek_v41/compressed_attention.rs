@@ -266,7 +266,8 @@ impl Layer for CompressedAttention {
     fn state(&self, plan: &CachePlan) -> Self::State {
         let plan = &CachePlan { quantization: None, ..*plan };
         let groups = |pool: &Pool| (Recurrent::default(), KvCache::strided(pool.size, plan));
-        (KvCache::new(Some(self.window), plan), self.pool.as_ref().map(groups))
+        let window = KvCache::new(Some(self.window), plan).read_by_slot();
+        (window, self.pool.as_ref().map(groups))
     }
 
     fn forward(&self, x: &Array, (kv, groups): &mut Self::State, step: &Step) -> Result<Array> {
