@@ -136,7 +136,10 @@ impl From<Error> for MynahError {
             | Error::SavedCache { .. }
             | Error::HashMismatch { .. }
             | Error::NotANumber { .. } => MynahError::Damaged { reason },
-            Error::UnknownModelType { .. } | Error::CustomCode(_) | Error::Quantization { .. } => {
+            Error::UnknownModelType { .. }
+            | Error::ModelKind { .. }
+            | Error::CustomCode(_)
+            | Error::Quantization { .. } => {
                 MynahError::Unsupported { reason }
             }
             Error::MemoryLimit { needed, used, limit } => MynahError::OutOfMemory {
@@ -152,6 +155,7 @@ impl From<Error> for MynahError {
             | Error::ChatTemplate { .. }
             | Error::UnknownRole(_)
             | Error::UnsupportedPart { .. }
+            | Error::TextOnly { .. }
             | Error::EmptyPrompt
             | Error::TokenOutOfVocabulary { .. }
             | Error::Option { .. } => MynahError::InvalidRequest { reason },

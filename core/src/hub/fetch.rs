@@ -179,18 +179,17 @@ impl<'a> Attempt<'a> {
         let files = Files::from(snapshot.as_path());
 
         // What the model is, before the rest of it is fetched.
-        let no_config = || Error::config("", "the repository has no such file");
-        let config = listing.file("config.json").ok_or_else(no_config)?;
+        let config = listing.file("config.json");
         let index = listing.file(select::INDEX);
         let silent = Tally::silent();
-        for file in [Some(config), index].into_iter().flatten() {
+        for file in [config, index].into_iter().flatten() {
             self.bring(listing, file, &silent)?;
         }
-        (plan.check_config)(&files)?;
+        let rules = (plan.check_config)(&files, &listing.names())?;
 
         let index = index.map(|_| files.json(select::INDEX)).transpose()?.flatten();
-        let weights = select::weights(listing, index.as_ref())?;
-        let small = select::small(listing);
+        let weights = select::weights(listing, index.as_ref(), rules)?;
+        let small = [select::small(listing), select::beside(listing, rules)].concat();
         let missing = |file: &&&RemoteFile| !self.cache.has(&listing.commit, file);
         let missing_small: Vec<_> = small.iter().filter(missing).copied().collect();
         let missing_weights: Vec<_> = weights.iter().filter(missing).copied().collect();
@@ -207,6 +206,10 @@ impl<'a> Attempt<'a> {
         self.bring_all(listing, &missing_small, 4, &tally)?;
         (plan.check_small)(&files)?;
         self.bring_all(listing, &missing_weights, 2, &tally)?;
+        if !rules.is_usual() {
+            let names: Vec<_> = small.iter().chain(&weights).map(|file| &*file.name).collect();
+            self.cache.set_needed(&listing.commit, &names)?;
+        }
         self.cache.set_commit(self.source.revision(), &listing.commit)?;
         tally.finish();
         Ok(snapshot)

@@ -1,11 +1,14 @@
 //! The files of a commit, as the hub lists them.
 
-/// The files of a commit, those that no model needs left out.
+/// The files of a commit.
 pub(crate) struct Listing {
     pub commit: String,
     /// Whether its licence must be accepted.
     pub gated: bool,
+    /// Those that some model has under the usual names.
     pub files: Vec<RemoteFile>,
+    /// The others: only a family with files of its own needs any.
+    pub others: Vec<RemoteFile>,
 }
 
 /// A file as the hub announces it.
@@ -19,6 +22,11 @@ pub(crate) struct RemoteFile {
 }
 
 impl Listing {
+    /// The names of all files.
+    pub fn names(&self) -> Vec<String> {
+        self.files.iter().chain(&self.others).map(|file| file.name.clone()).collect()
+    }
+
     /// The file of this name.
     pub fn file(&self, name: &str) -> Option<&RemoteFile> {
         self.files.iter().find(|file| file.name == name)

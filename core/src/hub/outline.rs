@@ -7,10 +7,11 @@ use crate::hub::{
     client::Client,
     fetch::on_thread,
     listing::{Listing, RemoteFile},
+    plan::Plan,
     select,
 };
 use crate::{
-    checkpoint::files::Files,
+    checkpoint::{file_rules::FileRules, files::Files},
     error::{Error, Result},
 };
 use std::{
@@ -44,12 +45,12 @@ pub(crate) struct Outline {
 ///
 /// # Errors
 /// As [`super::fetch`], before any weights are fetched.
-pub(crate) async fn outline(source: &Source) -> Result<Outline> {
+pub(crate) async fn outline(source: &Source, plan: Plan) -> Result<Outline> {
     let source = source.clone();
-    on_thread(move |cancel| draw(&source, cancel)).await
+    on_thread(move |cancel| draw(&source, cancel, plan)).await
 }
 
-fn draw(source: &Source, cancel: &Cancel) -> Result<Outline> {
+fn draw(source: &Source, cancel: &Cancel, plan: Plan) -> Result<Outline> {
     let cache = Cache::of(source);
     let cached = |commit: &str, gated| Outline {
         files: cache.snapshot(commit).into(),
@@ -85,7 +86,13 @@ fn draw(source: &Source, cancel: &Cancel) -> Result<Outline> {
     })?;
     let files = Files::from(folder.as_path());
     let index = files.json(select::INDEX)?;
-    let weights = select::weights(&listing, index.as_ref())?;
+    // A model that is refused has an outline too.
+    let rules = (plan.check_config)(&files, &listing.names()).unwrap_or(&FileRules::USUAL);
+    at_once(&select::beside(&listing, rules), |file| {
+        let size = if file.size <= LARGE { file.size } else { 0 };
+        write(folder, file, &client.bytes(&listing.commit, file, 0..size)?)
+    })?;
+    let weights = select::weights(&listing, index.as_ref(), rules)?;
     at_once(&weights, |file| write(folder, file, &beginning(&client, &listing, file)?))?;
     Ok(Outline { files, gated: Some(listing.gated), _scratch: Some(scratch) })
 }

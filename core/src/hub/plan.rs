@@ -1,6 +1,9 @@
 //! What a caller wants of a repository, and how it judges the files while they are downloaded.
 
-use crate::{checkpoint::files::Files, error::Result};
+use crate::{
+    checkpoint::{file_rules::FileRules, files::Files},
+    error::Result,
+};
 
 /// A download as its caller wants it. The hub knows names and bytes; whether they are a model that
 /// runs, the caller knows.
@@ -9,8 +12,9 @@ pub(crate) struct Plan {
     pub wanted: Wanted,
     /// Whether a cached snapshot suffices when the hub cannot be asked; for tokenizers and adapters.
     pub is_complete: fn(&Files) -> bool,
-    /// Called once `config.json` is there and nothing else: an error ends the download.
-    pub check_config: fn(&Files) -> Result<()>,
+    /// Called with the names of all files of the repository once `config.json`, if there is one, is
+    /// downloaded and nothing else: which files the model needs. An error ends the download.
+    pub check_config: fn(&Files, &[String]) -> Result<&'static FileRules>,
     /// Called before the weights are downloaded: an error ends the download.
     pub check_small: fn(&Files) -> Result<()>,
 }

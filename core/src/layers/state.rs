@@ -20,6 +20,8 @@ pub enum Memory<'a> {
     KvCache(&'a mut KvCache),
     /// The whole past in one array.
     Recurrent(&'a mut Recurrent),
+    /// Arrays that no token changes, such as the keys and values of cross attention.
+    Fixed(&'a mut Fixed),
 }
 
 impl<'a> Memory<'a> {
@@ -27,27 +29,28 @@ impl<'a> Memory<'a> {
         match self {
             Memory::KvCache(kv) => kv.arrays(),
             Memory::Recurrent(state) => state.0.iter_mut().collect(),
+            Memory::Fixed(fixed) => fixed.0.iter_mut().collect(),
         }
     }
 
     pub(crate) fn reserve(self, positions: i32) -> Result<()> {
         match self {
             Memory::KvCache(kv) => kv.reserve(positions),
-            Memory::Recurrent(_) => Ok(()),
+            Memory::Recurrent(_) | Memory::Fixed(_) => Ok(()),
         }
     }
 
     pub(crate) fn shrink(self, positions: i32) -> Result<()> {
         match self {
             Memory::KvCache(kv) => kv.shrink(positions),
-            Memory::Recurrent(_) => Ok(()),
+            Memory::Recurrent(_) | Memory::Fixed(_) => Ok(()),
         }
     }
 
     pub(crate) fn quantize(self) -> Result<()> {
         match self {
             Memory::KvCache(kv) => kv.quantize(),
-            Memory::Recurrent(_) => Ok(()),
+            Memory::Recurrent(_) | Memory::Fixed(_) => Ok(()),
         }
     }
 
@@ -56,6 +59,14 @@ impl<'a> Memory<'a> {
         match self {
             Memory::KvCache(kv) => kv.clear(),
             Memory::Recurrent(state) => state.0 = None,
+            Memory::Fixed(fixed) => fixed.0.clear(),
+        }
+    }
+
+    /// Forgets all positions, and keeps what belongs to none of them.
+    pub(crate) fn rewind_to_start(self) {
+        if !matches!(self, Memory::Fixed(_)) {
+            self.clear();
         }
     }
 
@@ -64,19 +75,24 @@ impl<'a> Memory<'a> {
         match self {
             Memory::KvCache(kv) => kv.rewinds(from),
             Memory::Recurrent(_) => from == to,
+            Memory::Fixed(_) => true,
         }
     }
 
     /// Whether any number of entries can be forgotten.
     pub(crate) fn is_by_position(&self) -> bool {
-        matches!(self, Memory::KvCache(kv) if !kv.is_ring())
+        match self {
+            Memory::KvCache(kv) => !kv.is_ring(),
+            Memory::Recurrent(_) => false,
+            Memory::Fixed(_) => true,
+        }
     }
 
     /// A copy of what rewinding may not bring back.
     pub(crate) fn volatile(&self) -> Volatile {
         match self {
             Memory::KvCache(kv) if kv.is_ring() => Volatile::Ring((**kv).clone()),
-            Memory::KvCache(_) => Volatile::Nothing,
+            Memory::KvCache(_) | Memory::Fixed(_) => Volatile::Nothing,
             Memory::Recurrent(state) => Volatile::Recurrent((**state).clone()),
         }
     }
@@ -115,6 +131,20 @@ pub struct Recurrent(pub Option<Array>);
 impl State for Recurrent {
     fn memories(&mut self) -> Vec<Memory<'_>> {
         vec![Memory::Recurrent(self)]
+    }
+    fn fork(&self) -> Box<dyn State> {
+        Box::new(self.clone())
+    }
+}
+
+/// Arrays `[batch, …]` that a sequence has from its first pass on and that no token changes, such as
+/// the keys and values of cross attention. They survive rewinding; none before the first pass.
+#[derive(Clone, Default)]
+pub struct Fixed(pub Vec<Array>);
+
+impl State for Fixed {
+    fn memories(&mut self) -> Vec<Memory<'_>> {
+        vec![Memory::Fixed(self)]
     }
     fn fork(&self) -> Box<dyn State> {
         Box::new(self.clone())

@@ -2,13 +2,14 @@
 
 use crate::{
     error::{Error, Result},
-    layers::attention::ring_buffer::Ring,
+    layers::{attention::ring_buffer::Ring, embedded::span_mask},
 };
 use mlx_rs::{Array, ops};
 use std::{
     any::{Any, TypeId},
     cell::RefCell,
     collections::HashMap,
+    ops::Range,
 };
 
 /// What one forward pass knows of its place in the sequence: facts of the call, never of the model.
@@ -20,9 +21,22 @@ pub struct Step {
     /// The position of the first token where the host knows it. A decode step that is being
     /// compiled has none: it is replayed at every position.
     pub offset: Option<i32>,
+    /// Rotary positions, where they are not the positions of the sequence.
+    pub rotary: Option<Rotary>,
+    /// Tokens of this pass that see each other both ways.
+    pub spans: Vec<Range<usize>>,
     masks: RefCell<Vec<(Mask, Array)>>,
     /// Values that layers leave for later ones, by their type and the layer.
     extensions: RefCell<HashMap<(TypeId, i32), Box<dyn Any>>>,
+}
+
+/// Rotary positions of the tokens of one pass.
+#[derive(Clone)]
+pub enum Rotary {
+    /// Those of each token, `[axes, batch, length]`.
+    Each(Array),
+    /// All axes advance together from here, `[batch]`.
+    From(Array),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -45,6 +59,8 @@ impl Step {
             position,
             length: 1,
             offset: None,
+            rotary: None,
+            spans: Vec::new(),
             masks: RefCell::default(),
             extensions: RefCell::default(),
         }
@@ -107,21 +123,30 @@ impl Step {
     }
 
     /// Which of the `past` keys before the pass and of its own each query sees: itself and all
-    /// before it that are in the ring. `[length, past + length]`, true where seen.
+    /// before it that are in the ring, and the whole span that it is in.
+    /// `[length, past + length]`, true where seen.
     pub(crate) fn causal_mask(&self, past: i32, ring: Option<Ring>) -> Result<Array> {
         self.memoized(Mask::AttentionView(ring), || {
             let queries = ops::arange::<_, i32>(past, past + self.length, None)?.expand_dims(1)?;
             let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
             let distance = queries.subtract(&keys)?;
             let seen = distance.ge(Array::from_int(0))?;
-            let Some(ring) = ring else { return Ok(seen) };
+            let Some(ring) = ring else { return self.with_spans(seen, past) };
             let near = distance.lt(Array::from_int(ring.turning()))?;
             let near = match ring.keep {
                 0 => near,
                 keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
             };
-            Ok(seen.logical_and(near)?)
+            self.with_spans(seen.logical_and(near)?, past)
         })
+    }
+
+    /// Adds to a mask `[length, past + length]` what tokens of one span see of each other.
+    fn with_spans(&self, mask: Array, past: i32) -> Result<Array> {
+        if self.spans.is_empty() {
+            return Ok(mask);
+        }
+        Ok(mask.logical_or(span_mask(&self.spans, past, self.length)?)?)
     }
 
     /// Which slots of a buffer hold keys, the token's own included. `[capacity]`.

@@ -24,6 +24,9 @@ pub struct Cache {
     /// The capacity that was asked for.
     expected: i32,
     pub(crate) quantized: bool,
+    /// What the rotary positions of the next tokens add to their positions in the sequence, `[batch]`,
+    /// once a prompt has had positions of its own.
+    pub(crate) rotary_delta: Option<Array>,
 }
 
 /// A place that a cache can come back to: what rewinding it may not bring back, which is rings and
@@ -32,6 +35,7 @@ pub struct Cache {
 pub struct CacheCheckpoint {
     offset: i32,
     quantized: bool,
+    rotary_delta: Option<Array>,
     volatile: Vec<Volatile>,
 }
 
@@ -39,7 +43,14 @@ impl Cache {
     /// A cache of empty states.
     pub fn new(states: Vec<Box<dyn State>>, plan: &CachePlan) -> Self {
         let now = CachePlan { capacity: plan.first_capacity(), ..*plan };
-        Cache { offset: 0, states, plan: now, expected: plan.capacity, quantized: false }
+        Cache {
+            offset: 0,
+            states,
+            plan: now,
+            expected: plan.capacity,
+            quantized: false,
+            rotary_delta: None,
+        }
     }
 
     /// How it was asked to be kept.
@@ -102,10 +113,52 @@ impl Cache {
 
     /// Everything it holds.
     pub fn arrays(&mut self) -> Vec<&mut Array> {
-        self.memories().flat_map(Memory::arrays).collect()
+        let memories = self.states.iter_mut().flat_map(|state| state.memories());
+        memories.flat_map(Memory::arrays).chain(&mut self.rotary_delta).collect()
     }
 
-    /// What its arrays take, whoever shares them.
+    /// Forgets what belongs to the media of a prompt and to no position: the next prompt brings its
+    /// own.
+    pub(crate) fn forget_media(&mut self) {
+        for memory in self.states.iter_mut().flat_map(|state| state.memories()) {
+            if let Memory::Fixed(fixed) = memory {
+                fixed.0.clear();
+            }
+        }
+        self.rotary_delta = None;
+    }
+
+    /// The sizes of the fixed states, and for each of [`Cache::arrays`] whether it is one of theirs.
+    pub(super) fn fixed(&mut self) -> (Vec<usize>, Vec<bool>) {
+        let (mut sizes, mut is_fixed) = (Vec::new(), Vec::new());
+        for memory in self.memories() {
+            let fixed = matches!(memory, Memory::Fixed(_));
+            let count = memory.arrays().len();
+            if fixed {
+                sizes.push(count);
+            }
+            is_fixed.extend(std::iter::repeat_n(fixed, count));
+        }
+        is_fixed.extend(self.rotary_delta.iter().map(|_| false));
+        (sizes, is_fixed)
+    }
+
+    /// Gives the fixed states so many arrays, which are placeholders.
+    pub(super) fn set_fixed(&mut self, sizes: &[usize]) -> bool {
+        let mut fixed: Vec<_> = self
+            .memories()
+            .filter_map(|memory| match memory {
+                Memory::Fixed(fixed) => Some(fixed),
+                _ => None,
+            })
+            .collect();
+        for (fixed, size) in fixed.iter_mut().zip(sizes) {
+            fixed.0 = vec![Array::from_int(0); *size];
+        }
+        fixed.len() == sizes.len()
+    }
+
+    /// The bytes of its arrays, shared or not.
     pub fn bytes(&self) -> usize {
         self.fork().arrays().iter().map(|array| array.nbytes()).sum()
     }
@@ -113,15 +166,22 @@ impl Cache {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.memories().for_each(Memory::clear);
-        (self.offset, self.quantized) = (0, false);
+        (self.offset, self.quantized, self.rotary_delta) = (0, false, None);
     }
 
-    /// Forgets the last `count` positions; `false`, with nothing changed, when a memory cannot.
+    /// Forgets all positions; what belongs to none of them stays (see
+    /// [`Fixed`](crate::layers::state::Fixed)).
+    fn rewind_to_start(&mut self) {
+        self.memories().for_each(Memory::rewind_to_start);
+        (self.offset, self.quantized, self.rotary_delta) = (0, false, None);
+    }
+
+    /// Forgets the last `count` positions; `false`, with nothing changed, when a state cannot.
     /// All of them can always be forgotten. What has been quantized stays so.
     pub fn rewind(&mut self, count: i32) -> bool {
         let (from, to) = (self.offset, self.offset - count);
         if to == 0 {
-            self.clear();
+            self.rewind_to_start();
             return true;
         }
         let can = (1..=from).contains(&to) && self.memories().all(|m| m.rewinds(from, to));
@@ -140,7 +200,12 @@ impl Cache {
     /// changes them.
     pub fn checkpoint(&mut self) -> CacheCheckpoint {
         let volatile = self.memories().map(|memory| memory.volatile()).collect();
-        CacheCheckpoint { offset: self.offset, quantized: self.quantized, volatile }
+        CacheCheckpoint {
+            offset: self.offset,
+            quantized: self.quantized,
+            rotary_delta: self.rotary_delta.clone(),
+            volatile,
+        }
     }
 
     /// Goes back to a checkpoint of this cache, or of one that it was forked from or that was forked
@@ -154,13 +219,14 @@ impl Cache {
             return Ok(false);
         }
         if checkpoint.offset == 0 {
-            self.clear();
+            self.rewind_to_start();
             return Ok(true);
         }
         for (mut memory, volatile) in self.memories().zip(&checkpoint.volatile) {
             memory.restore(volatile);
         }
         self.offset = checkpoint.offset;
+        self.rotary_delta = checkpoint.rotary_delta.clone();
         self.fit()?;
         if self.quantized || checkpoint.quantized {
             self.quantize()?;
@@ -171,7 +237,7 @@ impl Cache {
     /// A copy that shares its arrays: the one that goes on first copies what it changes.
     pub fn fork(&self) -> Cache {
         let states = self.states.iter().map(|state| state.fork()).collect();
-        Cache { states, ..*self }
+        Cache { states, rotary_delta: self.rotary_delta.clone(), ..*self }
     }
 }
 

@@ -113,6 +113,6 @@ impl Wrapper for Positioned {
         // A decode step does not know where it is, and MLX does not check that a row exists.
         let places = ops::minimum(&step.positions()?, Array::from_int(limit - 1))?;
         let hidden = x.hidden.add(self.table.lookup(&places)?)?;
-        self.decoder.forward(&Embedded { ids: x.ids.clone(), hidden }, cache, step)
+        self.decoder.forward(&x.with_hidden(hidden), cache, step)
     }
 }
