@@ -17,9 +17,9 @@ const HALF_TOLERANCE: f32 = 1e-1;
 
 fn build(case: &Case, scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
     let family = families::find(case.config["model_type"].as_str().unwrap())?;
-    let model = (family.build)(&case.config, scope)?;
+    let model = family.language(&case.config, scope)?;
     scope.finish(|_| {})?;
-    Ok(model.into())
+    Ok(model)
 }
 
 fn empty(model: &Rc<dyn LanguageModel>) -> Cache {

@@ -139,9 +139,7 @@ impl From<Error> for MynahError {
             Error::UnknownModelType { .. }
             | Error::ModelKind { .. }
             | Error::CustomCode(_)
-            | Error::Quantization { .. } => {
-                MynahError::Unsupported { reason }
-            }
+            | Error::Quantization { .. } => MynahError::Unsupported { reason },
             Error::MemoryLimit { needed, used, limit } => MynahError::OutOfMemory {
                 reason,
                 needed: needed as u64,
