@@ -310,7 +310,11 @@ fn files_that_are_not_this_cache_are_refused() {
             }
             metadata
         };
-        assert!(write(&arrays, &with("\"version\":1", "\"version\":9")).contains("version 9"));
+        for version in [1, 9] {
+            let refused = write(&arrays, &with("\"version\":2", &format!("\"version\":{version}")));
+            assert!(refused.contains(&format!("version {version}")), "{refused}");
+            assert!(refused.contains("compute the cache anew"), "{refused}");
+        }
         for (from, to) in [
             ("\"offset\":20", "\"offset\":0"),
             ("\"offset\":20", "\"offset\":257"),
@@ -320,6 +324,9 @@ fn files_that_are_not_this_cache_are_refused() {
             ("\"capacity\":256", "\"capacity\":1000000000"),
             ("\"capacity\":256", "\"capacity\":-1"),
             ("\"quantized\":false", "\"quantized\":true"),
+            ("\"rotary_delta\":false", "\"rotary_delta\":true"),
+            ("\"fixed\":[]", "\"fixed\":[1]"),
+            ("\"fixed\":[]", "\"fixed\":[18446744073709551615,2]"),
             ("\"quantization\":null", "\"quantization\":[5,64,0]"),
             ("\"bound\":null", "\"bound\":[4,4]"),
             ("\"bound\":null", "\"bound\":[10,4]"),

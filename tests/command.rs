@@ -344,7 +344,7 @@ fn the_demo_model_is_what_its_config_says() {
 #[test]
 fn families_are_listed_with_their_model_types() {
     let types =
-        |family: &families::Family| (family.model_types[0].into(), json!(family.model_types));
+        |family: &families::Entry| (family.model_types[0].into(), json!(family.model_types));
     let all: Map<String, Json> = families::all().map(types).collect();
     assert_eq!(json(&["families"]), Json::Object(all));
 }

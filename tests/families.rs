@@ -27,9 +27,9 @@ fn tolerance(case: &Case) -> f32 {
 
 fn build(case: &Case, scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
     let family = families::find(case.config["model_type"].as_str().unwrap())?;
-    let model = (family.build)(&case.config, scope)?;
+    let model = family.language(&case.config, scope)?;
     scope.finish(|_| {})?;
-    Ok(model.into())
+    Ok(model)
 }
 
 fn empty(model: &Rc<dyn LanguageModel>) -> Cache {

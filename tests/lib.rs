@@ -274,9 +274,9 @@ impl Case {
     pub fn model(&self) -> Result<Rc<dyn LanguageModel>> {
         let scope = self.scope(self.checkpoint()?)?;
         let family = families::find(self.config["model_type"].as_str().unwrap())?;
-        let model = (family.build)(&self.config, &scope)?;
+        let model = family.language(&self.config, &scope)?;
         scope.finish(|_| {})?;
-        Ok(model.into())
+        Ok(model)
     }
 
     /// Writes the checkpoint as a model repository would hold it. On the engine's thread.

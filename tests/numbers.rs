@@ -3,4 +3,5 @@
 mod adapters;
 mod caches;
 mod families;
+mod prompts;
 mod rows;

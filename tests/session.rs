@@ -609,7 +609,7 @@ fn files_that_are_no_session_of_this_model_are_refused() {
         damaged
     };
     let first = words(80, 1)[0];
-    let listed = |id: &str| format!("mynah.tokens\":\"{id},");
+    let listed = |id: &str| format!("mynah.keys\":\"{id},");
     let fewer = text(
         &listed(&first.to_string()),
         &listed(&"7".repeat(first.to_string().len())).replace(",", "7"),
@@ -619,7 +619,7 @@ fn files_that_are_no_session_of_this_model_are_refused() {
         saved[..saved.len() / 2].to_vec(),
         saved[..saved.len() - 1].to_vec(),
         vec![255; 200],
-        text("mynah.tokens", "mynah.taxons"),
+        text("mynah.keys", "mynah.locks"),
         fewer,
         text(&listed(&first.to_string()), &listed(&"x".repeat(first.to_string().len()))),
     ];

@@ -107,15 +107,17 @@ pub(crate) fn kind(error: &Error) -> ErrorKind {
         | Error::HashMismatch { .. }
         | Error::Tokenizer { .. }
         | Error::NotANumber { .. } => ErrorKind::Damaged,
-        Error::UnknownModelType { .. } | Error::CustomCode(_) | Error::Quantization { .. } => {
-            ErrorKind::Unsupported
-        }
+        Error::UnknownModelType { .. }
+        | Error::ModelKind { .. }
+        | Error::CustomCode(_)
+        | Error::Quantization { .. } => ErrorKind::Unsupported,
         Error::MemoryLimit { .. } => ErrorKind::OutOfMemory,
         Error::ContextOverflow { .. } => ErrorKind::ContextOverflow,
         Error::NoChatTemplate
         | Error::ChatTemplate { .. }
         | Error::UnknownRole(_)
         | Error::UnsupportedPart { .. }
+        | Error::TextOnly { .. }
         | Error::EmptyPrompt
         | Error::TokenOutOfVocabulary { .. }
         | Error::Option { .. } => ErrorKind::InvalidRequest,

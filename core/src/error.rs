@@ -112,6 +112,26 @@ pub enum Error {
         /// The `type` of the part.
         kind: String,
     },
+    /// A prompt has media, and the model reads text only.
+    #[error(
+        "the model reads text only, and the prompt has {media} pictures, clips or sounds; leave them out or choose a model that reads them"
+    )]
+    TextOnly {
+        /// How many of them.
+        media: usize,
+    },
+    /// The model is of another kind than the one that was asked for.
+    #[error(
+        "`{model_type}` is {found}, not {expected}; load it as what it is, or choose another model"
+    )]
+    ModelKind {
+        /// The `model_type` of the config, or the name of the family where it has none.
+        model_type: String,
+        /// What the model is, such as "a transcriber (speech to text)".
+        found: &'static str,
+        /// What was asked for, such as "a language model".
+        expected: &'static str,
+    },
     /// There is nothing to continue.
     #[error("the prompt is empty")]
     EmptyPrompt,

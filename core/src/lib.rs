@@ -66,21 +66,41 @@ pub fn model_types() -> impl Iterator<Item = &'static [&'static str]> {
 pub mod internals {
     pub use crate::{
         checkpoint::scope::Scope,
-        layers::{embedded::Embedded, state::State, step::Step},
+        engine::{
+            prefix_cache::{PrefixCache, Slot},
+            prompt::EnginePrompt,
+        },
+        layers::{
+            attention::{
+                bidirectional::{BidirectionalAttention, Heads},
+                cross::{CrossAttention, Encoded},
+            },
+            embedded::{Embedded, Key, MediaRange, PromptPositions},
+            position::{
+                rope::Rope,
+                sections::{contiguous, interleaved},
+            },
+            state::{Fixed, State},
+            step::{Rotary, Step},
+        },
         mlx::{
             matrix::Matrix,
             quantized::{Format, Mode, Quantized},
         },
         models::{
             cache::{Cache, CacheCheckpoint},
-            decode_step::{DecodeStep, prefill},
-            language::LanguageModel,
+            decode_step::{DecodeStep, prefill, prefill_embedded},
+            embedder::Embedder,
+            language::{Input, LanguageModel, Media, Wrapper},
+            network::{Kind, Network},
+            speech::{Codec, Detector, Speaker, Transcriber, Voice},
         },
     };
 
     /// The list of families.
     pub mod families {
-        pub use crate::families::{Family, all, find};
+        pub use crate::checkpoint::file_rules::{Contents, FileRules};
+        pub use crate::families::{Build, Checkpoint, Entry, Family, all, find, recognize};
     }
 
     /// Operations on arrays.

@@ -1,24 +1,31 @@
 //! Downloading models, tokenizers and adapters without loading them.
 
 use crate::{
-    checkpoint::{adapter, config, files::Files, quantization::Quantization},
-    error::{Error, Result},
+    checkpoint::{
+        adapter,
+        file_rules::{Contents, FileRules},
+        files::Files,
+        quantization::Quantization,
+    },
+    error::Result,
     families,
     hub::{self, Plan, Progress, Source, Wanted},
+    models::network::Kind,
     text::{ChatTemplate, Tokenizer},
 };
 use std::path::PathBuf;
 
-const MODEL: Plan = Plan {
+/// A model of any kind.
+pub(super) const MODEL: Plan = Plan {
     wanted: Wanted::Model,
     is_complete: |_| true,
-    check_config: |files| {
-        let config = config(files)?;
-        families::family(&config)?;
-        Quantization::read(&config).map(drop)
-    },
+    check_config: |files, names| check(files, names, None),
     check_small: |files| ChatTemplate::load(files).map(drop),
 };
+
+/// A language model.
+pub(super) const LANGUAGE: Plan =
+    Plan { check_config: |files, names| check(files, names, Some(Kind::Language)), ..MODEL };
 
 const TEXT: Plan = Plan {
     wanted: Wanted::Text,
@@ -32,10 +39,20 @@ const ADAPTER: Plan = Plan {
     ..MODEL
 };
 
-/// The config of a model.
-pub(super) fn config(files: &Files) -> Result<config::Json> {
-    files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))
+/// The files that the model of a repository with these names needs.
+fn check(files: &Files, names: &[String], kind: Option<Kind>) -> Result<&'static FileRules> {
+    let config = files.json(CONFIG)?;
+    let family = families::recognize(&Contents { names, config: config.as_ref() })?;
+    let config = config.unwrap_or_default();
+    if let Some(kind) = kind {
+        family.expect(kind, &config)?;
+    }
+    Quantization::read(&config)?;
+    Ok(&family.files)
 }
+
+/// The config of a model; a few families have none.
+pub(super) const CONFIG: &str = "config.json";
 
 /// Downloads a model into the cache, unless it is there, and returns the folder of its files.
 ///

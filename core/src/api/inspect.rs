@@ -3,20 +3,26 @@
 use crate::{
     api::{
         defaults,
-        download::{config, download_adapter},
+        download::{CONFIG, MODEL, download_adapter},
         location::{Found, Location},
     },
-    checkpoint::{config::Json, files::Files, quantization::Quantization, scope::Scope, shards},
+    checkpoint::{
+        config::Json, file_rules::FileRules, files::Files, quantization::Quantization,
+        scope::Scope, shards,
+    },
     engine::Engine,
     error::{Error, Result},
-    families::{self, family, model_type},
+    families::{self, Checkpoint, Entry, model_type},
     hub,
     layers::cache_plan::CachePlan,
     mlx::{
         self,
         quantized::{Format, Mode},
     },
-    models::decode_step::prefill,
+    models::{
+        decode_step::prefill,
+        network::{Kind, Network},
+    },
     text::{ChatTemplate, Tokenizer},
 };
 use mlx_rs::Array;
@@ -131,7 +137,7 @@ async fn inspect_with(
     match location.resolve()? {
         Found::Here(files) => inspect_files(files, adapter, context).await,
         Found::Hub(source) => {
-            let headers = hub::remote_headers(&source).await?;
+            let headers = hub::remote_headers(&source, MODEL).await?;
             let inspection = inspect_files(headers.files.clone(), adapter, context).await?;
             Ok(Inspection { gated: headers.gated, ..inspection })
         }
@@ -143,12 +149,21 @@ async fn inspect_files(
     adapter: Option<Files>,
     context: Option<usize>,
 ) -> Result<Inspection> {
-    let config = config(&files)?;
-    let model_type = model_type(&config)?.to_string();
+    let found = files.json(CONFIG)?;
+    let family = families::family(&files, found.as_ref());
+    let config = match (&family, found) {
+        (_, Some(config)) => config,
+        (Ok(_), None) => Json::default(),
+        (Err(_), None) => return Err(Error::config("", "there is no such file")),
+    };
+    let model_type = match &family {
+        Ok(family) => family.name(&config).to_string(),
+        Err(_) => model_type(&config)?.to_string(),
+    };
     let text = config.get("text_config").unwrap_or(&config);
     let number = |names: &[&str]| names.iter().find_map(|name| text.get(name)?.as_u64());
     let mut inspection = Inspection {
-        family: families::find(&model_type).ok().map(|family| family.model_types[0]),
+        family: family.as_ref().ok().map(|family| family.model_types[0]),
         problem: None,
         capabilities: Vec::new(),
         layers: number(&["num_hidden_layers", "n_layer", "num_layers"]),
@@ -160,26 +175,28 @@ async fn inspect_files(
         context: defaults::context(&config),
         tokenizer: Tokenizer::file(&files)?.is_some(),
         chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_)))
-            || families::family(&config)
-                .is_ok_and(|family| family.recommended.chat_template.is_some()),
+            || family.as_ref().is_ok_and(|family| family.recommended.chat_template.is_some()),
         gated: None,
         memory: None,
         model_type,
     };
     let quantization = Quantization::of_checkpoint(&files, &config).unwrap_or_default();
-    inspection.count(&headers(&files)?, &config, &quantization);
+    let rules = family.as_ref().map_or(&FileRules::USUAL, |family| &family.files);
+    inspection.count(&headers(&files, rules)?, &config, &quantization);
     let usual = inspection.context.map_or(USUAL, |promised| promised.min(USUAL));
     let length = context.unwrap_or(usual);
-    let memory = match problem(&config, &files) {
+    let checked = family.and_then(|family| problem(&config, &files).map(|()| family));
+    let memory = match checked {
         Err(error) => Err(error),
-        Ok(()) => {
-            Engine::get()?.run(move || rehearse(&files, adapter.as_ref(), &config, length)).await
+        Ok(family) => {
+            let rehearse = move || rehearse(family, &files, adapter.as_ref(), &config, length);
+            Engine::get()?.run(rehearse).await.map(|memory| (memory, family.build.kind()))
         }
     };
     match memory {
-        Ok(memory) => {
+        Ok((memory, kind)) => {
             inspection.memory = Some(memory);
-            inspection.capabilities.push("text");
+            inspection.capabilities.push(capability(kind));
         }
         Err(error) => inspection.problem = Some(error.to_string()),
     }
@@ -191,21 +208,39 @@ const USUAL: usize = 4096;
 /// No context is longer, so that the sizes of caches fit 32 bits.
 const LONGEST: usize = 1 << 24;
 
+/// The word for what models of this kind do.
+fn capability(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Language => "text",
+        Kind::Transcriber => "transcription",
+        Kind::Speaker => "speech",
+        Kind::Detector => "voice activity",
+        Kind::Codec => "audio codec",
+        Kind::Embedder => "embedding",
+    }
+}
+
 /// Builds the model and passes a token through it without computing anything: what is wrong with
 /// names and shapes shows, and how large everything would be. On the engine's thread.
 fn rehearse(
+    family: &Entry,
     files: &Files,
     adapter: Option<&Files>,
     config: &Json,
     context: usize,
 ) -> Result<Memory> {
-    let scope = Scope::open_with(files, adapter, config)?;
-    let network = (family(config)?.build)(config, &scope)?;
+    let scope = Scope::open_with(files, &family.files, adapter, config)?;
+    let network = family.build.network(&Checkpoint { config, weights: &scope, files })?;
     let weights = scope.reading()?.total() as u64;
-    let mut cache = network.cache(&CachePlan::new(context));
-    prefill(&*network, &Array::from_slice(&[0_i32], &[1, 1]), &mut cache)?;
-    cache.reserve(i32::try_from(context).unwrap_or(i32::MAX))?;
-    let cache = cache.arrays().iter().map(|array| array.nbytes() as u64).sum::<u64>();
+    let cache = match network {
+        Network::Language(network) => {
+            let mut cache = network.cache(&CachePlan::new(context));
+            prefill(&*network, &Array::from_slice(&[0_i32], &[1, 1]), &mut cache)?;
+            cache.reserve(i32::try_from(context).unwrap_or(i32::MAX))?;
+            cache.arrays().iter().map(|array| array.nbytes() as u64).sum::<u64>()
+        }
+        _ => 0,
+    };
     // Activations of a chunk of the prompt, buffers that MLX keeps for reuse, and the program.
     let margin = (weights + cache) / 10 + (256 << 20);
     let needed = weights + cache + margin;
@@ -223,14 +258,13 @@ fn device_memory() -> Option<u64> {
 }
 
 fn problem(config: &Json, files: &Files) -> Result<()> {
-    family(config)?;
     Quantization::of_checkpoint(files, config)?;
     ChatTemplate::load(files)?;
     Ok(())
 }
 
-fn headers(files: &Files) -> Result<HashMap<String, TensorInfo>> {
-    let headers = shards::headers(files)?;
+fn headers(files: &Files, rules: &FileRules) -> Result<HashMap<String, TensorInfo>> {
+    let headers = shards::headers(files, rules)?;
     let owned = |(name, info): (String, &TensorInfo)| (name, info.clone());
     let tensors = headers.iter().flat_map(|header| header.tensors().into_iter().map(owned));
     Ok(with_usual_names(tensors.collect()))

@@ -3,7 +3,7 @@
 use crate::{
     api::{
         defaults::{configured_ends, context, defaults, end_tokens},
-        download::{config, download, download_adapter, download_text},
+        download::{CONFIG, LANGUAGE, download_adapter, download_text},
         location::{Found, Location},
         model::{Inner, Model, ModelInfo},
         prompt::Prompt,
@@ -20,6 +20,7 @@ use crate::{
     hub::{self, Downloader, Source},
     layers::cache_plan::CachePlan,
     mlx::memory::{memory_use, set_memory_limit},
+    models::network::Kind,
     text::{ChatTemplate, Tokenizer},
 };
 use std::{
@@ -122,12 +123,14 @@ impl Model {
             Found::Hub(source) => {
                 let tell = tell.clone();
                 let tell = move |progress| tell(LoadEvent::Download(progress));
-                download(&options.source(*source), tell).await?.into()
+                hub::download_snapshot(&options.source(*source), LANGUAGE, tell).await?.into()
             }
         };
-        let config = config(&files)?;
-        let model_type = families::model_type(&config)?.to_string();
-        let recommended = families::family(&config)?.recommended;
+        let found = files.json(CONFIG)?;
+        let family = families::family(&files, found.as_ref())?;
+        let (config, recommended) = (found.clone().unwrap_or_default(), family.recommended);
+        family.expect(Kind::Language, &config)?;
+        let model_type = family.name(&config).to_string();
         let engine = Engine::get()?;
         let generation = files.json("generation_config.json")?;
         let text_files = match options.tokenizer.clone().map(Location::resolve).transpose()? {
@@ -144,16 +147,16 @@ impl Model {
         };
 
         let weights = {
-            let config = config.clone();
             engine.run_in_turns(Turn::Ready, move || {
                 let tell = move |share| tell(LoadEvent::Weights(share));
-                let mut reading = EngineModel::read(&files, adapter.as_ref(), &config, tell)?;
+                let mut reading =
+                    EngineModel::read(&files, adapter.as_ref(), found.as_ref(), tell)?;
                 Ok(move || {
-                    Ok(reading()?.map(|loaded| {
-                        let vocabulary = loaded.network.vocabulary();
-                        let rewinds = loaded.network.cache(&CachePlan::default()).rewinds();
-                        (Place::new(engine, loaded), vocabulary, rewinds)
-                    }))
+                    let Some(loaded) = reading()? else { return Ok(None) };
+                    let network = loaded.language()?;
+                    let vocabulary = network.vocabulary();
+                    let rewinds = network.cache(&CachePlan::default()).rewinds();
+                    Ok(Some((Place::new(engine, loaded), vocabulary, rewinds)))
                 })
             })
         };
@@ -176,7 +179,7 @@ impl Model {
                 let tokens = options.context.map_or(most.min(USUAL), |wanted| wanted.min(most));
                 let left = bytes.saturating_sub(memory_use()?.active) / 2;
                 let id = place.id;
-                let within = move || SessionOptions::within(&*find(id)?.network, tokens, left);
+                let within = move || SessionOptions::within(&**find(id)?.language()?, tokens, left);
                 engine.run(within).await?
             }
             (session, _) => session.unwrap_or_default(),

@@ -188,7 +188,8 @@ impl Model {
         let request = self.request(self.tokens_within(&prompt.into(), limit)?, options, limit);
         Ok(request.start(move || {
             let loaded = find(id)?;
-            let slot = Slot::passing(loaded.prompt_cache(session.plan(), session.checkpoint_bytes));
+            let slot =
+                Slot::passing(loaded.prompt_cache(session.plan(), session.checkpoint_bytes)?);
             Ok((loaded, slot))
         }))
     }
@@ -210,6 +211,7 @@ impl Model {
         Request {
             engine: self.engine(),
             prompt,
+            media: Vec::new(),
             marks: Vec::new(),
             dropped_messages: 0,
             options: GenerateOptions {
@@ -233,7 +235,7 @@ impl Model {
     pub async fn score(&self, text: impl Into<Prompt>, top: usize) -> Result<(Vec<u32>, Score)> {
         let tokens = self.tokens(&text.into())?;
         self.compute(move |loaded| {
-            let score = score(&*loaded.network, &tokens, top)?;
+            let score = score(&**loaded.language()?, &tokens, top)?;
             Ok((tokens, score))
         })
         .await
@@ -245,7 +247,7 @@ impl Model {
     /// Those of [`Model::tokens`].
     pub async fn next_logits(&self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
         let tokens = self.tokens(&prompt.into())?;
-        self.compute(move |loaded| next_logits(&*loaded.network, &tokens)).await
+        self.compute(move |loaded| next_logits(&**loaded.language()?, &tokens)).await
     }
 
     /// Computes something with the model, which stays in memory until that is done.

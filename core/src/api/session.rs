@@ -64,13 +64,17 @@ impl Key {
     /// The model and the session, which is made when it is wanted first. On the engine's thread.
     fn find(&self) -> Result<(Rc<EngineModel>, Rc<Slot>)> {
         let loaded = find(self.model)?;
-        let make = || {
-            Slot::lasting(
-                loaded.prompt_cache(self.options.plan(), self.options.checkpoint_bytes),
-                self.used.clone(),
-            )
+        let known = loaded.sessions.borrow().get(&self.id).cloned();
+        let slot = match known {
+            Some(slot) => slot,
+            None => {
+                let SessionOptions { checkpoint_bytes, .. } = self.options;
+                let empty = loaded.prompt_cache(self.options.plan(), checkpoint_bytes)?;
+                let slot = Slot::lasting(empty, self.used.clone());
+                loaded.sessions.borrow_mut().insert(self.id, slot.clone());
+                slot
+            }
         };
-        let slot = loaded.sessions.borrow_mut().entry(self.id).or_insert_with(make).clone();
         Ok((loaded, slot))
     }
 }
@@ -187,7 +191,7 @@ impl Session {
         let place = Place::new(model, options);
         let read = move || {
             let loaded = find(place.key.model)?;
-            let mut memory = loaded.prompt_cache(options.plan(), options.checkpoint_bytes);
+            let mut memory = loaded.prompt_cache(options.plan(), options.checkpoint_bytes)?;
             memory.restore(&path, &loaded.fingerprint)?;
             place.fill(memory)
         };
@@ -324,7 +328,8 @@ impl Model {
     /// # Errors
     /// [`Error::MemoryLimit`] when the model cannot do with that at all.
     pub async fn options_within(&self, tokens: usize, bytes: usize) -> Result<SessionOptions> {
-        self.compute(move |loaded| SessionOptions::within(&*loaded.network, tokens, bytes)).await
+        self.compute(move |loaded| SessionOptions::within(&**loaded.language()?, tokens, bytes))
+            .await
     }
 
     /// A session as [`Session::save`] has written it, perhaps in another process. What comes next is

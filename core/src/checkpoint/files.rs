@@ -1,6 +1,9 @@
 //! The small files of a checkpoint, from a directory or from inside the program.
 
-use crate::error::{Error, Result};
+use crate::{
+    checkpoint::file_rules::{FileRules, fits},
+    error::{Error, Result},
+};
 use serde_json::Value as Json;
 use std::{
     borrow::Cow,
@@ -54,8 +57,13 @@ impl Files {
     /// # Errors
     /// [`Error::Io`]; [`Error::Checkpoint`] when there are no weights.
     pub fn fingerprint(&self) -> Result<String> {
+        self.fingerprint_of(&FileRules::USUAL)
+    }
+
+    /// As [`Files::fingerprint`], for a family with files of its own.
+    pub(crate) fn fingerprint_of(&self, rules: &FileRules) -> Result<String> {
         let weights = match self {
-            Files::Directory(directory) => shards(directory, self)?,
+            Files::Directory(directory) => shards_of(directory, self, rules)?,
             Files::Embedded(_) => [EMBEDDED.to_string()].into(),
         };
         self.hash("config.json", &weights)
@@ -107,6 +115,28 @@ impl Files {
         Ok(names)
     }
 
+    /// The names of all files, with the folder of those that are in one; deeper ones are left out.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn list(&self) -> Result<Vec<String>> {
+        let directory = match self {
+            Files::Embedded(files) => {
+                return Ok(files.iter().map(|(name, _)| (*name).into()).collect());
+            }
+            Files::Directory(directory) => directory,
+        };
+        let mut list = Vec::new();
+        for name in self.names("")? {
+            if directory.join(&name).is_dir() {
+                list.extend(self.names(&name)?.iter().map(|inner| format!("{name}/{inner}")));
+            } else {
+                list.push(name);
+            }
+        }
+        Ok(list)
+    }
+
     /// A JSON file; `None` when there is no such file.
     ///
     /// Python writes numbers that JSON does not have as `Infinity` and `NaN`; they are read as
@@ -130,6 +160,24 @@ impl Files {
                 .map_err(|_| not_json(error.to_string())),
         }
     }
+}
+
+/// The files of weights of a family: those that its rules name, or else the usual ones.
+pub(crate) fn shards_of(
+    directory: &Path,
+    files: &Files,
+    rules: &FileRules,
+) -> Result<BTreeSet<String>> {
+    if rules.weights.is_empty() {
+        return shards(directory, files);
+    }
+    let names = files.list()?.into_iter().filter(|name| fits(rules.weights, name));
+    let shards: BTreeSet<String> = names.collect();
+    if shards.is_empty() {
+        let reason = format!("has no {}", rules.weights.join(" or "));
+        return Err(Error::Checkpoint { file: directory.into(), reason });
+    }
+    Ok(shards)
 }
 
 /// The files of weights, from the index if there is one.

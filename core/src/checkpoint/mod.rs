@@ -4,6 +4,7 @@
 
 pub(crate) mod adapter;
 pub mod config;
+pub mod file_rules;
 pub mod files;
 pub(crate) mod foreign;
 mod matrices;

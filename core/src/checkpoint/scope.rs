@@ -5,7 +5,8 @@
 
 use crate::{
     checkpoint::{
-        adapter::Adapter, config::Json, files::Files, quantization::Quantization, shards,
+        adapter::Adapter, config::Json, file_rules::FileRules, files::Files,
+        quantization::Quantization, shards,
     },
     error::{Error, Result},
     mlx::{self, memory},
@@ -56,13 +57,18 @@ impl Scope {
     /// [`Error::Checkpoint`] for a missing shard, a damaged header, a size that does not match, a
     /// tensor that stands in two shards; [`Error::Quantization`] for a scheme that is not supported.
     pub fn open(files: &Files, config: &Json) -> Result<Self> {
-        let quantization = Quantization::of_checkpoint(files, config)?;
-        Ok(Scope::over(shards::tensors(files)?, quantization))
+        Scope::open_with(files, &FileRules::USUAL, None, config)
     }
 
-    /// As [`Scope::open`], with an adapter, if there is one.
-    pub(crate) fn open_with(files: &Files, adapter: Option<&Files>, config: &Json) -> Result<Self> {
-        let scope = Scope::open(files, config)?;
+    /// As [`Scope::open`], with the files of a family, and with an adapter, if there is one.
+    pub(crate) fn open_with(
+        files: &Files,
+        rules: &FileRules,
+        adapter: Option<&Files>,
+        config: &Json,
+    ) -> Result<Self> {
+        let quantization = Quantization::of_checkpoint(files, config)?;
+        let scope = Scope::over(shards::tensors(files, rules)?, quantization);
         match adapter {
             Some(adapter) => scope.with_adapter(adapter),
             None => Ok(scope),

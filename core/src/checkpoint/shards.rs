@@ -3,7 +3,8 @@
 use crate::{
     checkpoint::{
         config::Json,
-        files::{EMBEDDED, Files, shards},
+        file_rules::FileRules,
+        files::{EMBEDDED, Files, shards_of},
     },
     error::{Error, Result},
 };
@@ -22,11 +23,11 @@ use std::{
 };
 
 /// All tensors by name. None is read before it is computed.
-pub(crate) fn tensors(files: &Files) -> Result<HashMap<String, Array>> {
+pub(crate) fn tensors(files: &Files, rules: &FileRules) -> Result<HashMap<String, Array>> {
     let mut tensors = HashMap::new();
     match files {
         Files::Directory(directory) => {
-            for shard in shards(directory, files)? {
+            for shard in shards_of(directory, files, rules)? {
                 for (name, tensor) in load_shard(&directory.join(shard))? {
                     if tensors.insert(name.clone(), tensor).is_some() {
                         let reason = format!("tensor `{name}` stands in two shards");
@@ -58,10 +59,10 @@ pub(crate) fn file(files: &Files, name: &str) -> Result<HashMap<String, Array>> 
 }
 
 /// The headers of all files.
-pub(crate) fn headers(files: &Files) -> Result<Vec<Metadata>> {
+pub(crate) fn headers(files: &Files, rules: &FileRules) -> Result<Vec<Metadata>> {
     match files {
         Files::Directory(directory) => {
-            let shards = shards(directory, files)?;
+            let shards = shards_of(directory, files, rules)?;
             shards.iter().map(|shard| read_header(&directory.join(shard))).collect()
         }
         Files::Embedded(_) => {

@@ -7,12 +7,18 @@ use crate::{
         prefix_cache::{PrefixCache, Slot},
     },
     error::{Error, Result},
-    families::family,
+    families::{Checkpoint, family},
     layers::cache_plan::CachePlan,
     mlx,
-    models::{cache::Cache, decode_step::DecodeStep, language::LanguageModel},
+    models::{
+        cache::Cache,
+        decode_step::DecodeStep,
+        language::LanguageModel,
+        network::{Kind, Network},
+    },
 };
 use mlx_rs::{Array, memory};
+use serde_json::Map;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -21,34 +27,40 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// A model, its compiled decode steps, and the conversations that it has.
+/// A model, its compiled decode steps, and the prefix caches of its sessions.
 pub(crate) struct EngineModel {
-    pub network: Rc<dyn LanguageModel>,
+    network: Network,
+    /// Its `model_type`, or the name of its family.
+    model_type: String,
     decode: RefCell<DecodeStep>,
     /// Bytes that its weights take.
     weights: usize,
     /// What tells its checkpoint from others.
     pub fingerprint: String,
     pub sessions: RefCell<HashMap<u64, Rc<Slot>>>,
-    /// Whoever still uses it shall end.
+    /// Generations that still use it end.
     pub unloaded: Cell<bool>,
 }
 
 impl EngineModel {
-    /// Begins to read a checkpoint into memory; what it gives is called until the model is there,
-    /// and reads a batch of tensors each time.
+    /// Begins to read a checkpoint into memory. Each call of the returned function reads a batch of
+    /// tensors; the last one returns the model.
     pub(crate) fn read<P: FnMut(f32)>(
         files: &Files,
         adapter: Option<&Files>,
-        config: &Json,
+        config: Option<&Json>,
         mut progress: P,
     ) -> Result<impl FnMut() -> Result<Option<Self>> + use<P>> {
-        let family = family(config)?;
-        let weights = Scope::open_with(files, adapter, config)?;
-        let mut network = Some((family.build)(config, &weights)?);
+        let family = family(files, config)?;
+        let none = Json::Object(Map::new());
+        let config = config.unwrap_or(&none);
+        let weights = Scope::open_with(files, &family.files, adapter, config)?;
+        let checkpoint = Checkpoint { config, weights: &weights, files };
+        let mut network = Some(family.build.network(&checkpoint)?);
+        let mut model_type = family.name(config).to_string();
         let mut reading = weights.reading()?;
         let weights = reading.total();
-        let mut fingerprint = files.fingerprint()?;
+        let mut fingerprint = files.fingerprint_of(&family.files)?;
         if let Some(adapter) = adapter {
             fingerprint += &adapter::fingerprint(adapter)?;
         }
@@ -60,17 +72,36 @@ impl EngineModel {
             let (decode, sessions) = (RefCell::default(), RefCell::default());
             let memory = memory::active_memory()?;
             tracing::debug!(family = family.model_types[0], memory, "loaded");
-            Ok(network.take().map(|network| {
-                let (network, fingerprint) = (network.into(), mem::take(&mut fingerprint));
-                let unloaded = Cell::new(false);
-                EngineModel { network, decode, weights, fingerprint, sessions, unloaded }
+            Ok(network.take().map(|network| EngineModel {
+                network,
+                model_type: mem::take(&mut model_type),
+                decode,
+                weights,
+                fingerprint: mem::take(&mut fingerprint),
+                sessions,
+                unloaded: Cell::new(false),
             }))
         })
     }
 
+    /// The language model that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn language(&self) -> Result<&Rc<dyn LanguageModel>> {
+        match &self.network {
+            Network::Language(model) => Ok(model),
+            other => Err(Error::ModelKind {
+                model_type: self.model_type.clone(),
+                found: other.kind().description(),
+                expected: Kind::Language.description(),
+            }),
+        }
+    }
+
     /// One token `[1, 1]` to logits `[1, 1, vocabulary]`.
     pub(crate) fn decode(&self, id: &Array, cache: &mut Cache) -> Result<Array> {
-        self.decode.borrow_mut().run(&self.network, id, cache)
+        self.decode.borrow_mut().run(self.language()?, id, cache)
     }
 
     /// The prefix caches of its sessions.
@@ -85,18 +116,25 @@ impl EngineModel {
         ModelMemory { weights: self.weights, caches }
     }
 
-    /// An empty memory.
-    pub(crate) fn prompt_cache(&self, plan: CachePlan, checkpoint_bytes: usize) -> PrefixCache {
-        PrefixCache::new(self.network.clone(), plan, checkpoint_bytes)
+    /// An empty prefix cache.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] unless it is a language model.
+    pub(crate) fn prompt_cache(
+        &self,
+        plan: CachePlan,
+        checkpoint_bytes: usize,
+    ) -> Result<PrefixCache> {
+        Ok(PrefixCache::new(self.language()?.clone(), plan, checkpoint_bytes))
     }
 }
 
-/// What one model takes, in bytes.
+/// The memory of one model, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelMemory {
     /// Its weights.
     pub weights: usize,
-    /// What its sessions remember.
+    /// The prefix caches of its sessions.
     pub caches: usize,
 }
 

@@ -3,12 +3,14 @@
 use crate::{
     engine::engine_model::EngineModel,
     error::{Error, Result},
-    models::decode_step::prefill,
+    layers::embedded::Key,
+    models::{decode_step::prefill_embedded, language::Media},
     text::{Detokenizer, StopFilter, Tokenizer},
 };
 use crate::{
     engine::{
         prefix_cache::{Hold, Slot},
+        prompt::EnginePrompt,
         thread::{Engine, Task, Turn},
     },
     generate::{Choice, GenerateOptions, Sampler},
@@ -197,6 +199,8 @@ impl Drop for Generation {
 pub(crate) struct Request {
     pub engine: &'static Engine,
     pub prompt: Vec<u32>,
+    /// What the placeholders of the prompt stand for.
+    pub media: Vec<Media>,
     /// Positions inside the prompt that somebody may come back to.
     pub marks: Vec<usize>,
     pub dropped_messages: usize,
@@ -255,6 +259,7 @@ enum Phase {
 struct Run {
     loaded: Rc<EngineModel>,
     slot: Rc<Slot>,
+    prompt: EnginePrompt,
     /// None while another request uses the memory.
     hold: Option<Hold>,
     sampler: Sampler,
@@ -343,11 +348,14 @@ impl Run {
     fn new(loaded: Rc<EngineModel>, slot: Rc<Slot>, request: &Request) -> Result<Self> {
         let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
         let ends = request.ends();
+        let prompt =
+            EnginePrompt::new(&**loaded.language()?, request.prompt.clone(), &request.media)?;
         Ok(Run {
             loaded,
             slot,
             hold: None,
-            sampler: Sampler::new(options, &request.prompt, &ends, tokenizer)?,
+            sampler: Sampler::new(options, &prompt.tokens, &ends, tokenizer)?,
+            prompt,
             ends,
             detokenizer: tokenizer.map(|tokenizer| tokenizer.detokenizer(!options.special_tokens)),
             stops: StopFilter::new(&options.stop),
@@ -370,15 +378,16 @@ impl Run {
     fn advance(&mut self, request: &Request, started: Instant) -> Result<Event> {
         if self.prefilled == 0 {
             let expected = request.options.max_tokens.min(EXPECTED_TOKENS);
-            let positions = request.prompt.len() + expected;
+            let positions = self.prompt.tokens.len() + expected;
             memory::reset_peak_memory()?;
             let others = self.loaded.slots();
-            self.cached = self.slot.resume(&others, &request.prompt, positions)?;
+            self.cached = self.slot.resume(&others, &self.prompt, positions)?;
             self.prefilled = self.cached;
         }
-        if self.prefilled < request.prompt.len() {
+        if self.prefilled < self.prompt.tokens.len() {
             return self.prefill(request);
         }
+        self.prompt.release();
         if self.generated == request.options.max_tokens {
             return self.finish(request, FinishReason::Length);
         }
@@ -394,10 +403,10 @@ impl Run {
         self.last_token = started.elapsed();
         self.first_token.get_or_insert(self.last_token);
         if f32::is_nan(logprob) {
-            return Err(Error::NotANumber { position: request.prompt.len() + self.generated });
+            return Err(Error::NotANumber { position: self.prompt.tokens.len() + self.generated });
         }
         if goes_on {
-            self.remember(&[id], false);
+            self.remember(&[Key::token(id)], false);
         }
         if self.ends.contains(&id) {
             return self.finish(request, FinishReason::Stop);
@@ -417,16 +426,19 @@ impl Run {
     /// last token leaves it uncomputed. That saves more than a pass of its own costs when the chunk
     /// has more tokens than the model has layers.
     fn prefill(&mut self, request: &Request) -> Result<Event> {
-        let total = request.prompt.len();
+        let total = self.prompt.tokens.len();
         let mark = request.marks.iter().copied().filter(|mark| *mark > self.prefilled).min();
         let end = total.min(self.prefilled.saturating_add(request.options.prefill_chunk));
-        let end = end.min(mark.unwrap_or(total));
+        let end = self.prompt.border(self.prefilled, end.min(mark.unwrap_or(total)));
         let layers = self.slot.memory.borrow().cache.states.len();
-        let end = if end == total && end - self.prefilled > layers { total - 1 } else { end };
-        let chunk = &request.prompt[self.prefilled..end];
-        let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
-        let network = &*self.loaded.network;
-        let hidden = prefill(network, &ids, &mut self.slot.memory.borrow_mut().cache)?;
+        let end = if end == total && end - self.prefilled > layers {
+            self.prompt.border(self.prefilled, total - 1)
+        } else {
+            end
+        };
+        let network = &**self.loaded.language()?;
+        let chunk = self.prompt.chunk(network, self.prefilled, end)?;
+        let hidden = prefill_embedded(network, &chunk, &mut self.slot.memory.borrow_mut().cache)?;
         if end == total && request.options.max_tokens > 0 {
             let last = crate::mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
             let logits = network.logits(&last)?;
@@ -435,15 +447,16 @@ impl Run {
             let cache = &mut self.slot.memory.borrow_mut().cache;
             eval(cache.arrays().into_iter().map(|array| &*array))?;
         }
-        self.remember(chunk, mark == Some(end));
+        self.remember(&self.prompt.keys[self.prefilled..end], mark == Some(end));
         self.prefilled = end;
         Ok(Event::Prefill { done: end, total })
     }
 
-    /// Notes what the cache has seen, and where it stands if somebody may come back.
-    fn remember(&self, tokens: &[u32], is_marked: bool) {
+    /// Records the keys of the positions that the cache has gained, and a checkpoint where another
+    /// request may resume.
+    fn remember(&self, keys: &[Key], is_marked: bool) {
         let mut memory = self.slot.memory.borrow_mut();
-        memory.tokens.extend(tokens);
+        memory.keys.extend(keys);
         match self.slot.lasts {
             true if is_marked => memory.mark(),
             true => memory.checkpoint_if_far(),
@@ -483,12 +496,12 @@ impl Run {
         let summary = Summary {
             finish_reason,
             remaining_text,
-            prompt_tokens: request.prompt.len(),
+            prompt_tokens: self.prompt.tokens.len(),
             cached_tokens: self.cached,
             dropped_messages: request.dropped_messages,
             generated_tokens: self.generated,
             time_to_first_token: first,
-            prefill_rate: rate(request.prompt.len() - self.cached, first),
+            prefill_rate: rate(self.prompt.tokens.len() - self.cached, first),
             decode_rate: rate(
                 self.generated.saturating_sub(1),
                 self.last_token.saturating_sub(first),

@@ -4,6 +4,7 @@
 pub(crate) mod engine_model;
 mod generation;
 pub(crate) mod prefix_cache;
+pub(crate) mod prompt;
 mod thread;
 
 pub use generation::{Canceller, Event, FinishReason, Generation, Summary, Token};

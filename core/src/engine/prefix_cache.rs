@@ -1,12 +1,13 @@
-//! What a conversation remembers, on the engine's thread: the tokens that its cache has seen, and
-//! checkpoints of positions that the cache cannot go back to by itself.
+//! The prefix cache of a session, on the engine thread: the keys of the positions that its cache
+//! holds, and checkpoints of positions that the cache cannot rewind to.
 //!
-//! A memory is only ever a shortcut. Whatever is asked of it next, it goes back to the last
-//! position that both agree on, and what cannot be reused is computed again.
+//! Prefix reuse changes no result. A new prompt rewinds the cache to the longest common prefix, or to
+//! a checkpoint before it, and the model computes the rest.
 
 use crate::{
+    engine::prompt::EnginePrompt,
     error::{Error, Result},
-    layers::cache_plan::CachePlan,
+    layers::{cache_plan::CachePlan, embedded::Key},
     models::{
         cache::{Cache, CacheCheckpoint},
         language::LanguageModel,
@@ -23,49 +24,43 @@ use std::{
     },
 };
 
-/// Where a saved cache names its tokens.
-const TOKENS: &str = "mynah.tokens";
+/// Where the file of a cache has its keys.
+const KEYS: &str = "mynah.keys";
 
-/// Tokens between checkpoints of places that nothing is known about.
+/// Tokens from one checkpoint to the next where no caller marks positions.
 const SPACING: usize = 512;
 
-/// So many tokens are worth a copy of what another session remembers.
+/// The shortest prefix that is worth a copy of another session's cache.
 const WORTH_A_COPY: usize = 16;
 
-/// Snapshots that one memory keeps.
+/// The most checkpoints of one prefix cache.
 const MAX_CHECKPOINTS: usize = 16;
 
-/// What one sequence has left behind. Between steps the cache has seen exactly `tokens`.
-pub(crate) struct PrefixCache {
+/// The cache of one sequence, for reuse. Between steps the cache holds exactly the positions of
+/// `keys`.
+pub struct PrefixCache {
     network: Rc<dyn LanguageModel>,
     plan: CachePlan,
-    pub tokens: Vec<u32>,
+    /// What stands at each position.
+    pub keys: Vec<Key>,
+    /// The cache.
     pub cache: Cache,
     /// By position.
     checkpoints: Vec<CacheCheckpoint>,
-    /// The most bytes that the checkpoints may hold.
+    /// The most bytes that the checkpoints may take.
     checkpoint_bytes: usize,
 }
 
 impl PrefixCache {
-    pub(crate) fn new(
-        network: Rc<dyn LanguageModel>,
-        plan: CachePlan,
-        checkpoint_bytes: usize,
-    ) -> Self {
-        let (tokens, checkpoints) = (Vec::new(), Vec::new());
-        PrefixCache {
-            cache: network.cache(&plan),
-            network,
-            plan,
-            tokens,
-            checkpoints,
-            checkpoint_bytes,
-        }
+    /// An empty one.
+    pub fn new(network: Rc<dyn LanguageModel>, plan: CachePlan, checkpoint_bytes: usize) -> Self {
+        let (keys, checkpoints) = (Vec::new(), Vec::new());
+        let cache = network.cache(&plan);
+        PrefixCache { network, plan, keys, cache, checkpoints, checkpoint_bytes }
     }
 
     pub(crate) fn clear(&mut self) {
-        self.tokens.clear();
+        self.keys.clear();
         self.checkpoints.clear();
         self.cache = self.network.cache(&self.plan);
     }
@@ -75,39 +70,44 @@ impl PrefixCache {
         PrefixCache {
             network: self.network.clone(),
             cache: self.cache.fork(),
-            tokens: self.tokens.clone(),
+            keys: self.keys.clone(),
             checkpoints: self.checkpoints.clone(),
             ..*self
         }
     }
 
     /// Writes it to a file, without its checkpoints.
-    pub(crate) fn save(&mut self, path: &Path, fingerprint: &str) -> Result<()> {
-        let tokens: Vec<_> = self.tokens.iter().map(u32::to_string).collect();
-        let metadata = HashMap::from([(TOKENS.to_string(), tokens.join(","))]);
+    ///
+    /// # Errors
+    /// Those of [`Cache::save`].
+    pub fn save(&mut self, path: &Path, fingerprint: &str) -> Result<()> {
+        let keys: Vec<_> = self.keys.iter().map(|key| key.0.to_string()).collect();
+        let metadata = HashMap::from([(KEYS.to_string(), keys.join(","))]);
         self.cache.save(path, fingerprint, &metadata)
     }
 
-    /// Takes over what a file remembers.
-    pub(crate) fn restore(&mut self, path: &Path, fingerprint: &str) -> Result<()> {
+    /// Replaces the cache and the keys by those of a file.
+    ///
+    /// # Errors
+    /// Those of [`Cache::load`]; [`Error::SavedCache`] when the plan differs or the keys do not fit.
+    pub fn restore(&mut self, path: &Path, fingerprint: &str) -> Result<()> {
         let unfit = |reason: &str| Error::SavedCache { file: path.into(), reason: reason.into() };
         let (cache, metadata) = Cache::load(path, &*self.network, fingerprint)?;
         let CachePlan { capacity, .. } = *cache.plan();
         if *cache.plan() != (CachePlan { capacity, ..self.plan }) {
             return Err(unfit("was saved under other options"));
         }
-        let tokens = metadata.get(TOKENS).ok_or_else(|| unfit("holds no session"))?;
-        let tokens: Option<Vec<u32>> = tokens.split(',').map(|id| id.parse().ok()).collect();
-        let fits = |tokens: &Vec<u32>| tokens.len() == cache.offset as usize;
-        self.tokens =
-            tokens.filter(fits).ok_or_else(|| unfit("its tokens do not fit its positions"))?;
+        let keys = metadata.get(KEYS).ok_or_else(|| unfit("holds no session"))?;
+        let keys: Option<Vec<Key>> = keys.split(',').map(|key| key.parse().ok().map(Key)).collect();
+        let fits = |keys: &Vec<Key>| keys.len() == cache.offset as usize;
+        self.keys = keys.filter(fits).ok_or_else(|| unfit("its keys do not fit its positions"))?;
         self.cache = cache;
         Ok(())
     }
 
     /// Makes room for `positions` in all.
     fn reserve(&mut self, positions: usize) -> Result<()> {
-        if self.tokens.is_empty() {
+        if self.keys.is_empty() {
             let CachePlan { capacity, .. } = CachePlan::new(positions);
             self.cache = self.network.cache(&CachePlan { capacity, ..self.plan });
             return Ok(());
@@ -116,16 +116,17 @@ impl PrefixCache {
         self.cache.reserve(i32::try_from(positions).unwrap_or(i32::MAX))
     }
 
-    /// How many tokens at the beginning of `prompt` it has seen, the last one of the prompt left
-    /// out: somebody wants to know what comes after it.
-    fn shared(&self, prompt: &[u32]) -> usize {
-        let pairs = self.tokens.iter().zip(&prompt[..prompt.len() - 1]);
-        pairs.take_while(|(a, b)| a == b).count()
+    /// The length of the longest reusable prefix of `prompt`. The last position is always computed,
+    /// because its logits are needed, and no span is cut.
+    pub fn shared(&self, prompt: &EnginePrompt) -> usize {
+        let pairs = self.keys.iter().zip(&prompt.keys[..prompt.keys.len() - 1]);
+        prompt.whole_prefix(pairs.take_while(|(a, b)| a == b).count())
     }
 
-    /// Forgets what comes after position `most`, and more where it must; gives what is left.
-    fn go_back(&mut self, most: usize) -> Result<usize> {
-        let excess = self.tokens.len() - most;
+    /// Drops the positions after `most`, and more where the cache can only restore a checkpoint;
+    /// returns how many are left.
+    fn rewind_to(&mut self, most: usize) -> Result<usize> {
+        let excess = self.keys.len() - most;
         if excess > 0 && !self.cache.rewind(excess as i32) {
             self.checkpoints.retain(|checkpoint| position(checkpoint) <= most);
             match self.checkpoints.last() {
@@ -134,14 +135,14 @@ impl PrefixCache {
             }
         }
         let left = self.cache.offset as usize;
-        self.tokens.truncate(left);
+        self.keys.truncate(left);
         self.checkpoints.retain(|checkpoint| position(checkpoint) <= left);
         Ok(left)
     }
 
-    /// Remembers this position, if the cache could not go back to it.
+    /// Keeps a checkpoint of this position, unless the cache can rewind to it.
     pub(crate) fn mark(&mut self) {
-        let here = self.tokens.len();
+        let here = self.keys.len();
         let checkpoint = self.cache.checkpoint();
         let is_known = self.checkpoints.last().is_some_and(|last| position(last) == here);
         if is_known || checkpoint.bytes() == 0 {
@@ -160,15 +161,15 @@ impl PrefixCache {
         }
     }
 
-    /// Remembers this position, if the last one that it remembers is far away.
+    /// Keeps a checkpoint of this position if the last one is far away.
     pub(crate) fn checkpoint_if_far(&mut self) {
         let last = self.checkpoints.last().map_or(0, position);
-        if self.tokens.len() - last >= SPACING {
+        if self.keys.len() - last >= SPACING {
             self.mark();
         }
     }
 
-    /// Forgets what it could have gone back to.
+    /// Drops all checkpoints.
     pub(crate) fn clear_checkpoints(&mut self) {
         self.checkpoints.clear();
     }
@@ -182,8 +183,8 @@ impl PrefixCache {
         self.checkpoints.iter().map(CacheCheckpoint::bytes).sum()
     }
 
-    /// The checkpoint that saves the fewest tokens against the one before it. The last one is where
-    /// most go back to, and goes last.
+    /// The checkpoint that saves the fewest tokens against the one before it. Most requests resume
+    /// from the last one, which is removed last.
     fn least_useful(&self) -> Option<usize> {
         let at = |i: usize| position(&self.checkpoints[i]);
         let saves = |i: &usize| at(*i) - i.checked_sub(1).map_or(0, at);
@@ -196,62 +197,67 @@ fn position(checkpoint: &CacheCheckpoint) -> usize {
     checkpoint.offset() as usize
 }
 
-/// The place of a memory, which one request at a time may use.
-pub(crate) struct Slot {
+/// A prefix cache that one request at a time may use.
+pub struct Slot {
+    /// The prefix cache.
     pub memory: RefCell<PrefixCache>,
-    /// Whether somebody may come back to it.
+    /// Whether it is a session's, which later requests resume.
     pub lasts: bool,
     is_held: Cell<bool>,
-    /// For handles on other threads: how many tokens the memory has seen.
+    /// For handles on other threads: how many positions the cache holds.
     used: Arc<AtomicUsize>,
 }
 
-/// The right to use a memory; whoever drops it lets the next one in.
+/// The right to use a prefix cache; dropping it frees the slot for the next request.
 pub(crate) struct Hold(Rc<Slot>);
 
 impl Slot {
-    /// The place of a memory that a session keeps.
-    pub(crate) fn lasting(memory: PrefixCache, used: Arc<AtomicUsize>) -> Rc<Self> {
-        used.store(memory.tokens.len(), Ordering::Relaxed);
+    /// The slot of a session.
+    pub fn lasting(memory: PrefixCache, used: Arc<AtomicUsize>) -> Rc<Self> {
+        used.store(memory.keys.len(), Ordering::Relaxed);
         Rc::new(Slot { memory: memory.into(), lasts: true, is_held: Cell::default(), used })
     }
 
-    /// The place of a memory for one request.
+    /// The slot of one request.
     pub(crate) fn passing(memory: PrefixCache) -> Rc<Self> {
         let (is_held, used) = (Cell::default(), Arc::default());
         Rc::new(Slot { memory: memory.into(), lasts: false, is_held, used })
     }
 
-    /// Takes it, if nobody has it.
+    /// Holds the slot, unless another request does.
     pub(crate) fn hold(self: &Rc<Self>) -> Option<Hold> {
         (!self.is_held.replace(true)).then(|| Hold(self.clone()))
     }
 
-    /// Goes back to the longest beginning of `prompt` that this memory or that of another session
-    /// can go on from, makes room for `positions` in all, and gives its length.
-    pub(crate) fn resume(
+    /// Rewinds to the longest prefix of `prompt` that this prefix cache or that of another session
+    /// holds, makes room for `positions` in all, and returns the length of the prefix.
+    ///
+    /// # Errors
+    /// [`Error::MemoryLimit`], [`Error::Mlx`].
+    pub fn resume(
         &self,
         others: &[Rc<Slot>],
-        prompt: &[u32],
+        prompt: &EnginePrompt,
         positions: usize,
     ) -> Result<usize> {
         let mut memory = self.memory.borrow_mut();
         let shared = memory.shared(prompt);
-        let mut position = memory.go_back(shared)?;
+        let mut position = memory.rewind_to(shared)?;
         for other in others.iter().filter(|_| self.lasts) {
-            // This memory itself is borrowed already.
+            // This one itself is borrowed already.
             let Ok(theirs) = other.memory.try_borrow() else { continue };
             let shared = theirs.shared(prompt);
             if theirs.plan == memory.plan && shared >= position + WORTH_A_COPY {
                 let mut fork = theirs.fork();
-                if fork.go_back(shared)? >= position + WORTH_A_COPY {
-                    position = fork.tokens.len();
+                if fork.rewind_to(shared)? >= position + WORTH_A_COPY {
+                    position = fork.keys.len();
                     fork.checkpoint_bytes = memory.checkpoint_bytes;
                     fork.thin_out();
                     *memory = fork;
                 }
             }
         }
+        memory.cache.forget_media();
         if self.lasts && position > 0 {
             memory.mark();
         }
@@ -267,8 +273,8 @@ impl Drop for Hold {
 }
 
 impl Slot {
-    /// Tells the handles what has changed.
+    /// Tells the handles how many positions the cache holds.
     pub(crate) fn publish(&self) {
-        self.used.store(self.memory.borrow().tokens.len(), Ordering::Relaxed);
+        self.used.store(self.memory.borrow().keys.len(), Ordering::Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     checkpoint::{config::Json, scope::Scope},
-    error::Result,
+    error::{Error, Result},
     models::language::LanguageModel,
 };
 
@@ -60,10 +60,12 @@ impl Sampling {
     }
 }
 
-macro_rules! families {
-    ($($name:ident),* $(,)?) => {
-        /// The families of this modality.
-        pub const FAMILIES: &[$crate::families::family::Family] = &[$($name::FAMILY),*];
-    };
+/// The `model_type` of a config.
+///
+/// # Errors
+/// [`Error::Config`] when it is missing or no string.
+pub fn model_type(config: &Json) -> Result<&str> {
+    let model_type =
+        config.get("model_type").ok_or_else(|| Error::config("model_type", "missing"))?;
+    model_type.as_str().ok_or_else(|| Error::config("model_type", "not a string"))
 }
-pub(crate) use families;

@@ -1,28 +1,35 @@
 //! The model families, one file or folder each, and the list of all. This room may use all rooms
 //! below it up to `models`; it must not know generation, the engine or the API. To add a family:
-//! its file, and its name in the list of its modality.
+//! its file with a [`Family`], and its name in the list of its modality.
 
+pub(crate) mod entry;
 pub(crate) mod family;
 pub mod prelude;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod text;
 
-pub use family::{Family, Recommended, Sampling};
+pub use entry::{Build, Checkpoint, Entry};
+pub use family::{Family, Recommended, Sampling, model_type};
 
 use crate::{
-    checkpoint::config::Json,
+    checkpoint::{config::Json, file_rules::Contents, files::Files},
     error::{Error, Result},
 };
 
 /// All families.
-pub fn all() -> impl Iterator<Item = &'static Family> {
+pub fn all() -> impl Iterator<Item = &'static Entry> {
+    #[cfg(test)]
+    return text::FAMILIES.iter().chain(tests::FAMILIES);
+    #[cfg(not(test))]
     text::FAMILIES.iter()
 }
 
 /// The family that reads a `model_type`.
 ///
 /// # Errors
-/// [`Error::UnknownModelType`] with similarly spelled types.
-pub fn find(model_type: &str) -> Result<&'static Family> {
+/// [`Error::UnknownModelType`] with the similarly spelled types.
+pub fn find(model_type: &str) -> Result<&'static Entry> {
     all().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
         let mut known: Vec<_> = all()
             .flat_map(|family| family.model_types)
@@ -35,25 +42,28 @@ pub fn find(model_type: &str) -> Result<&'static Family> {
     })
 }
 
-/// The family that reads a checkpoint with this config.
+/// The family of a checkpoint in `files`, whose `config.json`, if there is one, is `config`.
+///
+/// # Errors
+/// Those of [`recognize`]; [`Error::Io`].
+pub fn family(files: &Files, config: Option<&Json>) -> Result<&'static Entry> {
+    recognize(&Contents { names: &files.list()?, config })
+}
+
+/// The family of a checkpoint, by its files or else by its `model_type`.
 ///
 /// # Errors
 /// [`Error::CustomCode`], [`Error::Config`] without a `model_type`, and those of [`find`].
-pub fn family(config: &Json) -> Result<&'static Family> {
-    if let Some(file) = config.get("model_file").and_then(Json::as_str) {
+pub fn recognize(contents: &Contents) -> Result<&'static Entry> {
+    if let Some(file) = contents.config.and_then(|config| config.get("model_file")?.as_str()) {
         return Err(Error::CustomCode(file.into()));
     }
+    let matches = |family: &&Entry| family.files.matches.is_some_and(|matches| matches(contents));
+    if let Some(family) = all().find(matches) {
+        return Ok(family);
+    }
+    let config = contents.config.ok_or_else(|| Error::config("", "there is no such file"))?;
     find(model_type(config)?)
-}
-
-/// The `model_type` of a config.
-///
-/// # Errors
-/// [`Error::Config`] when it is missing or not a string.
-pub fn model_type(config: &Json) -> Result<&str> {
-    let model_type =
-        config.get("model_type").ok_or_else(|| Error::config("model_type", "missing"))?;
-    model_type.as_str().ok_or_else(|| Error::config("model_type", "not a string"))
 }
 
 /// Levenshtein's distance in characters.

@@ -147,13 +147,37 @@ impl Cache {
     /// weights only by their header and size.
     pub fn is_complete(&self, commit: &str) -> bool {
         let snapshot = self.snapshot(commit);
+        let is_small_whole = || small_files(&snapshot).iter().all(|path| matches_its_hash(path));
+        if let Some(needed) = self.needed(commit) {
+            return needed.iter().all(|name| is_readable(&snapshot.join(name))) && is_small_whole();
+        }
         let files = Files::from(snapshot.as_path());
         let shards = shards(&snapshot, &files).unwrap_or_default();
         !shards.is_empty()
             && matches!(files.json("config.json"), Ok(Some(_)))
             && shards.iter().all(|shard| read_header(&snapshot.join(shard)).is_ok())
-            && small_files(&snapshot).iter().all(|path| matches_its_hash(path))
+            && is_small_whole()
             && self.names_listed_by_python(commit).iter().all(|name| snapshot.join(name).exists())
+    }
+
+    /// Records which files the model of a commit needs, where they are not the usual ones.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn set_needed(&self, commit: &str, names: &[&str]) -> Result<()> {
+        let path = self.list_of_needed(commit);
+        create_parent(&path)?;
+        replace(&path, |new| fs::write(new, names.join("\n")))
+    }
+
+    /// The files that [`Cache::set_needed`] has recorded.
+    fn needed(&self, commit: &str) -> Option<Vec<String>> {
+        let list = fs::read_to_string(self.list_of_needed(commit)).ok()?;
+        Some(list.lines().filter(|name| check_path(name).is_ok()).map(String::from).collect())
+    }
+
+    fn list_of_needed(&self, commit: &str) -> PathBuf {
+        self.repository.join("mynah").join(format!("{commit}.needed"))
     }
 
     /// The small files of a commit in the list of files that newer versions of Python's library write.
@@ -248,6 +272,14 @@ fn matches_its_hash(path: &Path) -> bool {
     match link_hash(path) {
         Some(expected) => verify::hash(path, &expected).is_ok_and(|hash| hash == expected),
         None => path.exists(),
+    }
+}
+
+/// Whether a file is there; a safetensors file needs a header that fits its size.
+fn is_readable(path: &Path) -> bool {
+    match path.extension() {
+        Some(extension) if extension == "safetensors" => read_header(path).is_ok(),
+        _ => path.exists(),
     }
 }
 
@@ -356,6 +388,22 @@ mod tests {
         fs::write(snapshot.join("merges.txt"), "hello\n").unwrap();
         assert!(cache.is_complete(COMMIT));
         fs::write(snapshot.join("model.safetensors"), &weights[..9]).unwrap();
+        assert!(!cache.is_complete(COMMIT));
+    }
+
+    #[test]
+    fn a_snapshot_with_files_of_its_own_is_whole_when_they_are_there() {
+        let (_root, cache) = cache();
+        let snapshot = cache.snapshot(COMMIT);
+        hello(&cache, "merges.txt");
+        let weights = [&2u64.to_le_bytes()[..], b"{}"].concat();
+        fs::write(snapshot.join("a.safetensors"), &weights).unwrap();
+        assert!(!cache.is_complete(COMMIT));
+        cache.set_needed(COMMIT, &["a.safetensors", "am.mvn", "merges.txt"]).unwrap();
+        assert!(!cache.is_complete(COMMIT));
+        fs::write(snapshot.join("am.mvn"), "1").unwrap();
+        assert!(cache.is_complete(COMMIT));
+        fs::write(snapshot.join("a.safetensors"), &weights[..9]).unwrap();
         assert!(!cache.is_complete(COMMIT));
     }
 

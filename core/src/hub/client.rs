@@ -197,16 +197,25 @@ impl Client {
         if !is_commit(&revision.sha) {
             return Err(self.hub_error("its list of files has no valid commit hash"));
         }
-        let mut files = Vec::new();
-        for sibling in revision.siblings.into_iter().filter(|s| select::may_need(&s.rfilename)) {
+        let (mut files, mut others) = (Vec::new(), Vec::new());
+        for sibling in revision.siblings {
             let name = sibling.rfilename;
-            check_path(&name)?;
+            let is_usual = select::may_need(&name);
+            let is_named = check_path(&name);
             let announced = match sibling.lfs {
                 Some(lfs) => Some((lfs.size, lfs.sha256)).filter(|(_, hash)| hash.len() == 64),
                 None => sibling.size.zip(sibling.blob_id).filter(|(_, hash)| hash.len() == 40),
             };
             let is_hex = |hash: &str| hash.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-            let Some((size, hash)) = announced.filter(|(_, hash)| is_hex(hash)) else {
+            let announced = announced.filter(|(_, hash)| is_hex(hash));
+            if !is_usual {
+                if let (Ok(()), Some((size, hash))) = (is_named, announced) {
+                    others.push(RemoteFile { name, size, hash });
+                }
+                continue;
+            }
+            is_named?;
+            let Some((size, hash)) = announced else {
                 return Err(self.hub_error(&format!("it announced no size and hash for {name}")));
             };
             if select::is_small(&name) && size > MAX_SMALL_FILE {
@@ -217,7 +226,7 @@ impl Client {
             files.push(RemoteFile { name, size, hash });
         }
         let gated = revision.gated.as_str().is_some() || revision.gated == true;
-        Ok(Listing { commit: revision.sha, gated, files })
+        Ok(Listing { commit: revision.sha, gated, files, others })
     }
 
     /// The address of a file at a commit.

@@ -1,13 +1,15 @@
 //! The files of a commit, as the hub lists them.
 
-/// The files of a commit; files that no model needs are left out.
+/// The files of a commit.
 pub(crate) struct Listing {
     /// The hash of the commit.
     pub commit: String,
     /// Whether the repository is gated: its licence must be accepted before a download.
     pub gated: bool,
-    /// Only the files for which `select::may_need` is true.
+    /// The files whose names models usually have: those for which `select::may_need` is true.
     pub files: Vec<RemoteFile>,
+    /// The others: only a family with files of its own needs any.
+    pub others: Vec<RemoteFile>,
 }
 
 /// A file as the hub announces it.
@@ -22,6 +24,11 @@ pub(crate) struct RemoteFile {
 }
 
 impl Listing {
+    /// The names of all files.
+    pub fn names(&self) -> Vec<String> {
+        self.files.iter().chain(&self.others).map(|file| file.name.clone()).collect()
+    }
+
     /// The file of this name.
     pub fn file(&self, name: &str) -> Option<&RemoteFile> {
         self.files.iter().find(|file| file.name == name)

@@ -1,6 +1,9 @@
 //! What a caller wants of a repository, and how it judges the files while they are downloaded.
 
-use crate::{checkpoint::files::Files, error::Result};
+use crate::{
+    checkpoint::{file_rules::FileRules, files::Files},
+    error::Result,
+};
 
 /// Which files to download, and the checks that may end the download early. The hub knows names and
 /// bytes; only the caller knows whether the files are a model that it can run.
@@ -10,9 +13,10 @@ pub(crate) struct Plan {
     /// Whether a cached snapshot is enough when the hub cannot be reached; for tokenizers and
     /// adapters.
     pub is_complete: fn(&Files) -> bool,
-    /// Called when `config.json` and the index of the shards are on disk; an error ends the
+    /// Called with the names of all files of the repository when `config.json`, if there is one, and
+    /// the index of the shards are on disk: returns which files the model needs. An error ends the
     /// download.
-    pub check_config: fn(&Files) -> Result<()>,
+    pub check_config: fn(&Files, &[String]) -> Result<&'static FileRules>,
     /// Called when all files but the weights are on disk; an error ends the download.
     pub check_small: fn(&Files) -> Result<()>,
 }

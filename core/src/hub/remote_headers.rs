@@ -8,10 +8,11 @@ use crate::hub::{
     cancel::run_on_thread,
     client::Client,
     listing::{Listing, RemoteFile},
+    plan::Plan,
     select,
 };
 use crate::{
-    checkpoint::files::Files,
+    checkpoint::{file_rules::FileRules, files::Files},
     error::{Error, Result},
 };
 use std::{
@@ -46,12 +47,12 @@ pub(crate) struct RemoteHeaders {
 ///
 /// # Errors
 /// Those of [`super::download_snapshot`] without weights.
-pub(crate) async fn remote_headers(source: &Source) -> Result<RemoteHeaders> {
+pub(crate) async fn remote_headers(source: &Source, plan: Plan) -> Result<RemoteHeaders> {
     let source = source.clone();
-    run_on_thread(move |cancel| find_or_download(&source, cancel)).await
+    run_on_thread(move |cancel| find_or_download(&source, cancel, plan)).await
 }
 
-fn find_or_download(source: &Source, cancel: &Cancel) -> Result<RemoteHeaders> {
+fn find_or_download(source: &Source, cancel: &Cancel, plan: Plan) -> Result<RemoteHeaders> {
     let cache = Cache::of(source);
     let cached = |commit: &str, gated| RemoteHeaders {
         files: cache.snapshot(commit).into(),
@@ -82,7 +83,13 @@ fn find_or_download(source: &Source, cancel: &Cancel) -> Result<RemoteHeaders> {
     })?;
     let files = Files::from(folder.as_path());
     let index = files.json(select::INDEX)?;
-    let weights = select::weights(&listing, index.as_ref())?;
+    // Unsupported models can be inspected too.
+    let rules = (plan.check_config)(&files, &listing.names()).unwrap_or(&FileRules::USUAL);
+    for_each_file(&select::beside(&listing, rules), |file| {
+        let size = if file.size <= MAX_CONTENT { file.size } else { 0 };
+        write_sparse(folder, file, &client.bytes(&listing.commit, file, 0..size)?)
+    })?;
+    let weights = select::weights(&listing, index.as_ref(), rules)?;
     for_each_file(&weights, |file| write_sparse(folder, file, &header(&client, &listing, file)?))?;
     Ok(RemoteHeaders { files, gated: Some(listing.gated), _folder: Some(temporary) })
 }

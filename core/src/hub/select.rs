@@ -2,7 +2,11 @@
 
 use crate::hub::listing::{Listing, RemoteFile};
 use crate::{
-    checkpoint::{adapter, config::Json},
+    checkpoint::{
+        adapter,
+        config::Json,
+        file_rules::{FileRules, fits},
+    },
     error::{Error, Result},
 };
 use std::{collections::BTreeSet, path::PathBuf};
@@ -67,14 +71,40 @@ pub(super) fn adapter(listing: &Listing) -> Vec<&RemoteFile> {
     listing.files.iter().filter(|file| adapter::FILES.contains(&&*file.name)).collect()
 }
 
-/// The weights: the shards that the index names, or `model*.safetensors` without an index.
+/// The files that a family needs beside the usual ones, apart from its weights.
+pub(super) fn beside<'a>(listing: &'a Listing, rules: &FileRules) -> Vec<&'a RemoteFile> {
+    let needed = |name: &str| fits(rules.beside, name) && !fits(rules.weights, name);
+    let known = listing.files.iter().filter(|file| !is_small(&file.name));
+    known.chain(&listing.others).filter(|file| needed(&file.name)).collect()
+}
+
+/// The weights of a family: those that its rules name, or else those of [`usual_weights`].
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when there are none, or when a shard that the index names is missing.
 pub(super) fn weights<'a>(
     listing: &'a Listing,
     index: Option<&Json>,
+    rules: &FileRules,
 ) -> Result<Vec<&'a RemoteFile>> {
+    if rules.weights.is_empty() {
+        return usual_weights(listing, index);
+    }
+    let all = listing.files.iter().chain(&listing.others);
+    let files: Vec<_> = all.filter(|file| fits(rules.weights, &file.name)).collect();
+    if files.is_empty() {
+        let patterns = rules.weights.join(" or ");
+        let reason = format!("the repository has no {patterns}");
+        return Err(Error::Checkpoint { file: patterns.into(), reason });
+    }
+    Ok(files)
+}
+
+/// The weights: the shards that the index names; without one `model*.safetensors`.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when there are none, or not those that the index names.
+fn usual_weights<'a>(listing: &'a Listing, index: Option<&Json>) -> Result<Vec<&'a RemoteFile>> {
     let invalid = |reason: String| Error::Checkpoint { file: PathBuf::from(INDEX), reason };
     let all = || listing.files.iter().filter(|file| is_weights(&file.name));
     if let Some(index) = index {
@@ -109,8 +139,8 @@ mod tests {
     fn listing(names: &[&str]) -> Listing {
         let file =
             |name: &&str| RemoteFile { name: name.to_string(), size: 1, hash: "0".repeat(40) };
-        let files = names.iter().filter(|name| may_need(name)).map(file).collect();
-        Listing { commit: "0".repeat(40), gated: false, files }
+        let (files, others) = names.iter().map(file).partition(|file| may_need(&file.name));
+        Listing { commit: "0".repeat(40), gated: false, files, others }
     }
 
     fn names(files: Vec<&RemoteFile>) -> Vec<&str> {
@@ -148,22 +178,22 @@ mod tests {
         ];
         let all: Vec<_> = needed.iter().chain(&other).copied().collect();
         assert_eq!(names(small(&listing(&all))), needed);
-        assert!(weights(&listing(&all), None).is_err());
+        assert!(usual_weights(&listing(&all), None).is_err());
     }
 
     #[test]
     fn weights_are_the_shards_of_the_index_or_have_the_usual_name() {
         let one =
             listing(&["consolidated.safetensors", "model.safetensors", "original/a.safetensors"]);
-        assert_eq!(names(weights(&one, None).unwrap()), ["model.safetensors"]);
+        assert_eq!(names(usual_weights(&one, None).unwrap()), ["model.safetensors"]);
         let other = listing(&["consolidated.safetensors", "adapter.safetensors"]);
-        assert!(matches!(weights(&other, None), Err(Error::Checkpoint { .. })));
+        assert!(matches!(usual_weights(&other, None), Err(Error::Checkpoint { .. })));
 
         let shards = ["model-1.safetensors", "model-2.safetensors", "model-old.safetensors"];
         let index = json!({"weight_map": {
             "a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"
         }});
-        assert_eq!(names(weights(&listing(&shards), Some(&index)).unwrap()), shards[..2]);
+        assert_eq!(names(usual_weights(&listing(&shards), Some(&index)).unwrap()), shards[..2]);
         for wrong in [
             json!({}),
             json!({"weight_map": {"a": "model-3.safetensors"}}),
@@ -171,8 +201,28 @@ mod tests {
             json!({"weight_map": {"a": 1}}),
         ] {
             let listing = listing(&shards);
-            let refused = weights(&listing, Some(&wrong));
+            let refused = usual_weights(&listing, Some(&wrong));
             assert!(matches!(refused, Err(Error::Checkpoint { .. })), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_family_may_need_other_files() {
+        let all = ["config.json", "a-v1.safetensors", "model.safetensors", "notes.txt", "am.mvn"];
+        let voices = ["voices/b.safetensors", "voices/c/d.safetensors"];
+        let listing = listing(&[&all[..], &voices].concat());
+        let rules = FileRules {
+            beside: &["am.mvn", "config.json", "voices/*.safetensors"],
+            weights: &["a-*.safetensors"],
+            matches: None,
+        };
+        assert_eq!(names(beside(&listing, &rules)), ["am.mvn", "voices/b.safetensors"]);
+        assert_eq!(names(weights(&listing, None, &rules).unwrap()), ["a-v1.safetensors"]);
+        let usual = &FileRules::USUAL;
+        assert!(beside(&listing, usual).is_empty());
+        assert_eq!(names(weights(&listing, None, usual).unwrap()), ["model.safetensors"]);
+        let other = FileRules { weights: &["b-*.safetensors"], ..rules };
+        let refused = weights(&listing, None, &other).err().unwrap().to_string();
+        assert!(refused.contains("b-*.safetensors"), "{refused}");
     }
 }

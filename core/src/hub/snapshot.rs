@@ -162,17 +162,16 @@ impl<'a> SnapshotDownload<'a> {
         let files = Files::from(snapshot.as_path());
 
         // The config comes first, so that an unsupported model is refused before its weights.
-        let no_config = || Error::config("", "the repository has no such file");
-        let config = listing.file("config.json").ok_or_else(no_config)?;
+        let config = listing.file("config.json");
         let index = listing.file(select::INDEX);
-        for file in [Some(config), index].into_iter().flatten() {
+        for file in [config, index].into_iter().flatten() {
             self.blobs.download(listing, file, &ProgressCounter::silent())?;
         }
-        (plan.check_config)(&files)?;
+        let rules = (plan.check_config)(&files, &listing.names())?;
 
         let index = index.map(|_| files.json(select::INDEX)).transpose()?.flatten();
-        let weights = select::weights(listing, index.as_ref())?;
-        let small = select::small(listing);
+        let weights = select::weights(listing, index.as_ref(), rules)?;
+        let small = [select::small(listing), select::beside(listing, rules)].concat();
         let is_missing = |file: &&&RemoteFile| !cache.has(&listing.commit, file);
         let missing_small: Vec<_> = small.iter().filter(is_missing).copied().collect();
         let missing_weights: Vec<_> = weights.iter().filter(is_missing).copied().collect();
@@ -190,6 +189,10 @@ impl<'a> SnapshotDownload<'a> {
         self.download_all(listing, &missing_small, SMALL_FILES_AT_ONCE, &counter)?;
         (plan.check_small)(&files)?;
         self.download_all(listing, &missing_weights, WEIGHTS_AT_ONCE, &counter)?;
+        if !rules.is_usual() {
+            let names: Vec<_> = small.iter().chain(&weights).map(|file| &*file.name).collect();
+            cache.set_needed(&listing.commit, &names)?;
+        }
         cache.set_commit(self.source.revision(), &listing.commit)?;
         counter.finish();
         Ok(snapshot)

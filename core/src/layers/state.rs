@@ -24,6 +24,8 @@ pub enum StatePart<'a> {
     KvCache(&'a mut KvCache),
     /// The whole past in one array.
     Recurrent(&'a mut Recurrent),
+    /// Arrays that no token changes, such as the keys and values of cross attention.
+    Fixed(&'a mut Fixed),
 }
 
 impl<'a> StatePart<'a> {
@@ -31,27 +33,28 @@ impl<'a> StatePart<'a> {
         match self {
             StatePart::KvCache(kv) => kv.arrays(),
             StatePart::Recurrent(recurrent) => recurrent.state.iter_mut().collect(),
+            StatePart::Fixed(fixed) => fixed.0.iter_mut().collect(),
         }
     }
 
     pub(crate) fn reserve(self, positions: i32) -> Result<()> {
         match self {
             StatePart::KvCache(kv) => kv.reserve(positions),
-            StatePart::Recurrent(_) => Ok(()),
+            StatePart::Recurrent(_) | StatePart::Fixed(_) => Ok(()),
         }
     }
 
     pub(crate) fn shrink(self, positions: i32) -> Result<()> {
         match self {
             StatePart::KvCache(kv) => kv.shrink(positions),
-            StatePart::Recurrent(_) => Ok(()),
+            StatePart::Recurrent(_) | StatePart::Fixed(_) => Ok(()),
         }
     }
 
     pub(crate) fn quantize(self) -> Result<()> {
         match self {
             StatePart::KvCache(kv) => kv.quantize(),
-            StatePart::Recurrent(_) => Ok(()),
+            StatePart::Recurrent(_) | StatePart::Fixed(_) => Ok(()),
         }
     }
 
@@ -60,6 +63,14 @@ impl<'a> StatePart<'a> {
         match self {
             StatePart::KvCache(kv) => kv.clear(),
             StatePart::Recurrent(recurrent) => *recurrent = Recurrent::default(),
+            StatePart::Fixed(fixed) => fixed.0.clear(),
+        }
+    }
+
+    /// Removes the entries of all positions and keeps what belongs to none of them.
+    pub(crate) fn rewind_to_start(self) {
+        if !matches!(self, StatePart::Fixed(_)) {
+            self.clear();
         }
     }
 
@@ -68,19 +79,24 @@ impl<'a> StatePart<'a> {
         match self {
             StatePart::KvCache(kv) => kv.rewinds(from),
             StatePart::Recurrent(_) => from == to,
+            StatePart::Fixed(_) => true,
         }
     }
 
     /// Whether later tokens overwrite what rewinding would need.
     pub(crate) fn is_volatile(&self) -> bool {
-        !matches!(self, StatePart::KvCache(kv) if !kv.is_ring())
+        match self {
+            StatePart::KvCache(kv) => kv.is_ring(),
+            StatePart::Recurrent(_) => true,
+            StatePart::Fixed(_) => false,
+        }
     }
 
     /// A copy of what rewinding may not bring back.
     pub(crate) fn volatile(&self) -> Volatile {
         match self {
             StatePart::KvCache(kv) if kv.is_ring() => Volatile::Ring((**kv).clone()),
-            StatePart::KvCache(_) => Volatile::Nothing,
+            StatePart::KvCache(_) | StatePart::Fixed(_) => Volatile::Nothing,
             StatePart::Recurrent(recurrent) => Volatile::Recurrent((**recurrent).clone()),
         }
     }
@@ -98,6 +114,7 @@ impl<'a> StatePart<'a> {
         match self {
             StatePart::KvCache(kv) => kv.trail(),
             StatePart::Recurrent(recurrent) => recurrent.trail.iter_mut().collect(),
+            StatePart::Fixed(_) => Vec::new(),
         }
     }
 
@@ -106,6 +123,7 @@ impl<'a> StatePart<'a> {
         match self {
             StatePart::KvCache(kv) => kv.expect_trail(),
             StatePart::Recurrent(recurrent) => recurrent.trail.clone_from(&recurrent.state),
+            StatePart::Fixed(_) => {}
         }
     }
 
@@ -115,6 +133,7 @@ impl<'a> StatePart<'a> {
         match self {
             StatePart::KvCache(kv) => kv.accept(counts, offsets),
             StatePart::Recurrent(recurrent) => recurrent.accept(counts),
+            StatePart::Fixed(_) => Ok(()),
         }
     }
 
@@ -224,6 +243,20 @@ impl Recurrent {
 impl State for Recurrent {
     fn parts(&mut self) -> Vec<StatePart<'_>> {
         vec![StatePart::Recurrent(self)]
+    }
+    fn fork(&self) -> Box<dyn State> {
+        Box::new(self.clone())
+    }
+}
+
+/// Arrays `[batch, …]` that a sequence has from its first pass on and that no token changes, such as
+/// the keys and values of cross attention. They survive rewinding; none before the first pass.
+#[derive(Clone, Default)]
+pub struct Fixed(pub Vec<Array>);
+
+impl State for Fixed {
+    fn parts(&mut self) -> Vec<StatePart<'_>> {
+        vec![StatePart::Fixed(self)]
     }
     fn fork(&self) -> Box<dyn State> {
         Box::new(self.clone())

@@ -2,13 +2,14 @@
 
 use crate::{
     error::{Error, Result},
-    layers::attention::ring_buffer::Ring,
+    layers::{attention::ring_buffer::Ring, embedded::span_mask},
 };
 use mlx_rs::{Array, ops};
 use std::{
     any::{Any, TypeId},
     cell::RefCell,
     collections::HashMap,
+    ops::Range,
 };
 
 /// What one forward pass knows of its place in the sequence: facts of the call, never of the model.
@@ -26,9 +27,22 @@ pub struct Step {
     pub offset: Option<i32>,
     /// Whether the states keep what they need to take tokens of this pass back.
     is_verify: bool,
+    /// Rotary positions, where they are not the positions of the sequence.
+    pub rotary: Option<Rotary>,
+    /// Tokens of this pass that see each other both ways.
+    pub spans: Vec<Range<usize>>,
     memo: RefCell<Vec<(Memo, Array)>>,
     /// Values that layers leave for later ones, by their type and the layer.
     extensions: RefCell<HashMap<(TypeId, i32), Box<dyn Any>>>,
+}
+
+/// Rotary positions of the tokens of one pass.
+#[derive(Clone)]
+pub enum Rotary {
+    /// Those of each token, `[axes, batch, length]`.
+    Each(Array),
+    /// All axes advance together from here, `[batch]`.
+    From(Array),
 }
 
 /// What a pass computes once and all its layers use.
@@ -56,6 +70,8 @@ impl Step {
             length: 1,
             offset: None,
             is_verify: false,
+            rotary: None,
+            spans: Vec::new(),
             memo: RefCell::default(),
             extensions: RefCell::default(),
         }
@@ -146,22 +162,31 @@ impl Step {
         Ok(value)
     }
 
-    /// The attention mask of a prefill over `past` keys before it and its own: a query sees itself
-    /// and all keys before it that are in the ring. `[length, past + length]`, true for visible keys.
+    /// The attention mask of a prefill over `past` keys before it and its own: a query sees itself,
+    /// all keys before it that are in the ring, and the whole span that it is in.
+    /// `[length, past + length]`, true for visible keys.
     pub(crate) fn causal_mask(&self, past: i32, ring: Option<Ring>) -> Result<Array> {
         self.memoized(Memo::CausalMask(ring), || {
             let queries = ops::arange::<_, i32>(past, past + self.length, None)?.expand_dims(1)?;
             let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
             let distance = queries.subtract(&keys)?;
             let seen = distance.ge(Array::from_int(0))?;
-            let Some(ring) = ring else { return Ok(seen) };
+            let Some(ring) = ring else { return self.with_spans(seen, past) };
             let near = distance.lt(Array::from_int(ring.turning()))?;
             let near = match ring.keep {
                 0 => near,
                 keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
             };
-            Ok(seen.logical_and(near)?)
+            self.with_spans(seen.logical_and(near)?, past)
         })
+    }
+
+    /// Adds to a mask `[length, past + length]` the visibility of tokens of one span to each other.
+    fn with_spans(&self, mask: Array, past: i32) -> Result<Array> {
+        if self.spans.is_empty() {
+            return Ok(mask);
+        }
+        Ok(mask.logical_or(span_mask(&self.spans, past, self.length)?)?)
     }
 
     /// The attention mask of a decode step over a buffer, which holds the token's own key: the

@@ -31,6 +31,9 @@ pub struct Cache {
     behind: Vec<i32>,
     /// The verify pass that is not accepted yet.
     pub(super) verified: Option<Verified>,
+    /// What the rotary positions of the next tokens add to their positions in the sequence, `[batch]`,
+    /// once a prompt has had positions of its own.
+    pub(crate) rotary_delta: Option<Array>,
 }
 
 /// A verify pass: its tokens are computed, and none of them is accepted yet.
@@ -48,6 +51,7 @@ pub struct CacheCheckpoint {
     offset: i32,
     behind: Vec<i32>,
     quantized: bool,
+    rotary_delta: Option<Array>,
     volatile: Vec<Volatile>,
 }
 
@@ -63,6 +67,7 @@ impl Cache {
             quantized: false,
             behind: Vec::new(),
             verified: None,
+            rotary_delta: None,
         }
     }
 
@@ -159,7 +164,8 @@ impl Cache {
 
     /// All arrays of the states.
     pub fn arrays(&mut self) -> Vec<&mut Array> {
-        self.parts().flat_map(StatePart::arrays).collect()
+        let parts = self.states.iter_mut().flat_map(|state| state.parts());
+        parts.flat_map(StatePart::arrays).chain(&mut self.rotary_delta).collect()
     }
 
     /// Those of them that later tokens overwrite beyond recovery.
@@ -182,6 +188,47 @@ impl Cache {
         self.fork().parts().all(|part| part.verifies_at_once())
     }
 
+    /// Forgets what belongs to the media of a prompt and to no position: the next prompt brings its
+    /// own.
+    pub(crate) fn forget_media(&mut self) {
+        for part in self.states.iter_mut().flat_map(|state| state.parts()) {
+            if let StatePart::Fixed(fixed) = part {
+                fixed.0.clear();
+            }
+        }
+        self.rotary_delta = None;
+    }
+
+    /// The sizes of the fixed states, and for each of [`Cache::arrays`] whether it is one of theirs.
+    pub(super) fn fixed(&mut self) -> (Vec<usize>, Vec<bool>) {
+        let (mut sizes, mut is_fixed) = (Vec::new(), Vec::new());
+        for part in self.parts() {
+            let fixed = matches!(part, StatePart::Fixed(_));
+            let count = part.arrays().len();
+            if fixed {
+                sizes.push(count);
+            }
+            is_fixed.extend(std::iter::repeat_n(fixed, count));
+        }
+        is_fixed.extend(self.rotary_delta.iter().map(|_| false));
+        (sizes, is_fixed)
+    }
+
+    /// Gives the fixed states so many arrays, which are placeholders.
+    pub(super) fn set_fixed(&mut self, sizes: &[usize]) -> bool {
+        let mut fixed: Vec<_> = self
+            .parts()
+            .filter_map(|part| match part {
+                StatePart::Fixed(fixed) => Some(fixed),
+                _ => None,
+            })
+            .collect();
+        for (fixed, size) in fixed.iter_mut().zip(sizes) {
+            fixed.0 = vec![Array::from_int(0); *size];
+        }
+        fixed.len() == sizes.len()
+    }
+
     /// The bytes of its arrays, whether or not other caches share them.
     pub fn bytes(&self) -> usize {
         self.fork().arrays().iter().map(|array| array.nbytes()).sum()
@@ -190,7 +237,15 @@ impl Cache {
     /// Removes everything.
     pub fn clear(&mut self) {
         self.parts().for_each(StatePart::clear);
-        (self.offset, self.quantized) = (0, false);
+        (self.offset, self.quantized, self.rotary_delta) = (0, false, None);
+        (self.behind, self.verified) = (Vec::new(), None);
+    }
+
+    /// Removes all positions; what belongs to none of them stays (see
+    /// [`Fixed`](crate::layers::state::Fixed)).
+    fn rewind_to_start(&mut self) {
+        self.parts().for_each(StatePart::rewind_to_start);
+        (self.offset, self.quantized, self.rotary_delta) = (0, false, None);
         (self.behind, self.verified) = (Vec::new(), None);
     }
 
@@ -199,7 +254,7 @@ impl Cache {
     pub fn rewind(&mut self, count: i32) -> bool {
         let (from, to) = (self.offset, self.offset - count);
         if to == 0 {
-            self.clear();
+            self.rewind_to_start();
             return true;
         }
         let behind = self.behind.iter().copied().max().unwrap_or(0);
@@ -219,8 +274,13 @@ impl Cache {
     /// changes them.
     pub fn checkpoint(&mut self) -> CacheCheckpoint {
         let volatile = self.parts().map(|part| part.volatile()).collect();
-        let (behind, quantized) = (self.behind.clone(), self.quantized);
-        CacheCheckpoint { offset: self.offset, behind, quantized, volatile }
+        CacheCheckpoint {
+            offset: self.offset,
+            behind: self.behind.clone(),
+            quantized: self.quantized,
+            rotary_delta: self.rotary_delta.clone(),
+            volatile,
+        }
     }
 
     /// Goes back to a checkpoint of this cache, or of one that it was forked from or that was forked
@@ -234,7 +294,7 @@ impl Cache {
             return Ok(false);
         }
         if checkpoint.offset == 0 {
-            self.clear();
+            self.rewind_to_start();
             return Ok(true);
         }
         for (mut part, volatile) in self.parts().zip(&checkpoint.volatile) {
@@ -243,6 +303,7 @@ impl Cache {
         self.offset = checkpoint.offset;
         self.behind.clone_from(&checkpoint.behind);
         self.verified = None;
+        self.rotary_delta = checkpoint.rotary_delta.clone();
         self.fit()?;
         if self.quantized || checkpoint.quantized {
             self.quantize()?;
@@ -254,7 +315,13 @@ impl Cache {
     /// pass that is not accepted is not copied.
     pub fn fork(&self) -> Cache {
         let states = self.states.iter().map(|state| state.fork()).collect();
-        Cache { states, behind: self.behind.clone(), verified: None, ..*self }
+        Cache {
+            states,
+            behind: self.behind.clone(),
+            verified: None,
+            rotary_delta: self.rotary_delta.clone(),
+            ..*self
+        }
     }
 
     /// One cache whose rows are the sequences of `caches`, in this order, for decode steps over all

@@ -11,8 +11,9 @@ use mlx_rs::{Array, transforms::eval};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fs, path::Path};
 
-/// Rises when files of an older one cannot be read any more.
-const VERSION: u32 = 1;
+/// Rises when files of an older version cannot be read any more. Version 2 has rotary positions and
+/// fixed states, and keys that tell media from each other.
+const VERSION: u32 = 2;
 
 /// The key of the metadata under which a [`Header`] stands.
 const KEY: &str = "mynah.cache";
@@ -24,6 +25,10 @@ struct Header {
     offset: i32,
     capacity: i32,
     quantized: bool,
+    /// Whether rotary positions have a delta.
+    rotary_delta: bool,
+    /// How many arrays each fixed state has.
+    fixed: Vec<usize>,
     /// Bits, group size, and the position from which on.
     quantization: Option<(i32, i32, usize)>,
     /// Positions, and how many of them stay.
@@ -31,14 +36,17 @@ struct Header {
 }
 
 impl Header {
-    fn of(cache: &Cache, fingerprint: &str) -> Self {
+    fn of(cache: &mut Cache, fingerprint: &str) -> Self {
         let CachePlan { capacity, quantization, bound } = cache.plan;
+        let (fixed, _) = cache.fixed();
         Header {
             version: VERSION,
             model: fingerprint.into(),
             offset: cache.offset,
             capacity,
             quantized: cache.quantized,
+            rotary_delta: cache.rotary_delta.is_some(),
+            fixed,
             quantization: quantization.map(|q| (q.format.bits, q.format.group, q.from as usize)),
             bound: bound.map(|bound| (bound.positions as usize, bound.keep as usize)),
         }
@@ -127,7 +135,11 @@ impl Cache {
         let no_header = |error: serde_json::Error| unfit(format!("`{KEY}`: {error}"));
         let json: serde_json::Value = serde_json::from_str(&header).map_err(no_header)?;
         if json["version"] != VERSION {
-            let reason = format!("has version {}, expected {VERSION}", json["version"]);
+            let reason = format!(
+                "is a cache of format version {}, and this library reads version {VERSION}; delete it \
+                 and compute the cache anew",
+                json["version"]
+            );
             return Err(unfit(reason));
         }
         let header: Header = serde_json::from_value(json).map_err(no_header)?;
@@ -140,11 +152,18 @@ impl Cache {
         let plan = header.plan().map_err(damaged)?;
         // Nothing is allocated from the numbers of a file.
         let mut cache = Cache::sketch(model, &plan, header.quantized).map_err(damaged)?;
+        cache.rotary_delta = header.rotary_delta.then(|| Array::from_slice(&[0_i32], &[1]));
         let mut saved = load_shard(path).map_err(damaged)?;
-        for (i, array) in cache.arrays().into_iter().enumerate() {
+        let fixed = header.fixed.iter().fold(0_usize, |sum, size| sum.saturating_add(*size));
+        if fixed > saved.len() || !cache.set_fixed(&header.fixed) {
+            return Err(unfit("has other fixed states than the model".into()));
+        }
+        // Fixed states have the shapes of the media that they were made from.
+        let (_, is_fixed) = cache.fixed();
+        for (i, (array, is_fixed)) in cache.arrays().into_iter().zip(is_fixed).enumerate() {
             let found = saved.remove(&i.to_string());
             let found = found.ok_or_else(|| unfit(format!("array {i} is missing")))?;
-            if (found.shape(), found.dtype()) != (array.shape(), array.dtype()) {
+            if !is_fixed && (found.shape(), found.dtype()) != (array.shape(), array.dtype()) {
                 let (shape, expected) = (found.shape(), array.shape());
                 let (dtype, wanted) = (found.dtype(), array.dtype());
                 return Err(unfit(format!(

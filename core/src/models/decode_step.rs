@@ -2,7 +2,12 @@
 
 use crate::{
     error::{Error, Result},
-    layers::{cache_plan::CachePlan, step::Step},
+    layers::{
+        attention::cross::Encoded,
+        cache_plan::CachePlan,
+        embedded::Embedded,
+        step::{Rotary, Step},
+    },
     mlx::{self, compiled::Compiled, memory},
     models::{
         cache::{Cache, Verified},
@@ -12,19 +17,32 @@ use crate::{
 use mlx_rs::{Array, ops};
 use std::rc::Rc;
 
-/// Runs a part of a prompt: ids `[batch, length]` to hidden states.
+/// Runs a part of a prompt of text: ids `[batch, length]` to hidden states.
 ///
 /// # Errors
 /// [`Error::MemoryLimit`], [`Error::Mlx`]; [`Error::Internal`] for a cache of rows with positions
 /// of their own, which decode only.
 pub fn prefill(model: &dyn LanguageModel, ids: &Array, cache: &mut Cache) -> Result<Array> {
+    prefill_embedded(model, &model.embed(ids)?, cache)
+}
+
+/// Runs a part of a prompt, which cuts no span, to hidden states `[batch, length, width]`. A part
+/// without rotary positions of its own goes on with the delta of the cache.
+///
+/// # Errors
+/// As [`prefill`].
+pub fn prefill_embedded(
+    model: &dyn LanguageModel,
+    x: &Embedded,
+    cache: &mut Cache,
+) -> Result<Array> {
     check_settled(cache)?;
     if cache.positions().len() > 1 {
         return Err(Error::Internal("the rows of a batch are prefilled one by one".into()));
     }
-    let length = ids.dim(1);
+    let length = x.length() as i32;
     cache.reserve(cache.offset + length)?;
-    let hidden = pass(model, ids, cache)?;
+    let hidden = pass(model, x, cache)?;
     if cache.offset == 0 {
         // Its size is known only now, and nothing of it is computed yet.
         memory::allow(cache.bytes()).inspect_err(|_| cache.clear())?;
@@ -33,9 +51,27 @@ pub fn prefill(model: &dyn LanguageModel, ids: &Array, cache: &mut Cache) -> Res
     Ok(hidden)
 }
 
-pub(super) fn pass(model: &dyn LanguageModel, ids: &Array, cache: &mut Cache) -> Result<Array> {
-    let step = Step::prefill(cache.offset, ids.dim(1));
-    model.forward(&model.embed(ids)?, cache, &step)
+fn pass(model: &dyn LanguageModel, x: &Embedded, cache: &mut Cache) -> Result<Array> {
+    let mut step = Step::prefill(cache.offset, x.length() as i32);
+    step.spans.clone_from(&x.spans);
+    step.rotary = match &x.rotary {
+        Some(rotary) => Some(Rotary::Each(rotary.positions.clone())),
+        None => rotary_from(&step.position, cache)?,
+    };
+    if let Some(encoded) = &x.encoded {
+        step.put(Encoded(encoded.clone()));
+    }
+    let hidden = model.forward(x, cache, &step)?;
+    if let Some(rotary) = &x.rotary {
+        cache.rotary_delta = Some(Array::from_slice(&[rotary.delta], &[1]));
+    }
+    Ok(hidden)
+}
+
+/// Where the rotary positions of a pass at `position` begin, if not there.
+fn rotary_from(position: &Array, cache: &Cache) -> Result<Option<Rotary>> {
+    let Some(delta) = &cache.rotary_delta else { return Ok(None) };
+    Ok(Some(Rotary::From(position.add(delta)?)))
 }
 
 fn check_settled(cache: &Cache) -> Result<()> {
@@ -62,6 +98,8 @@ struct Shape {
     batch: i32,
     /// How many positions the rows of the batch have.
     positions: usize,
+    /// Whether rotary positions have a delta.
+    has_rotary_delta: bool,
     pass: Pass,
 }
 
@@ -191,7 +229,8 @@ impl DecodeStep {
         let positions = cache.positions();
         let (batch, rows) = (ids.dim(0), positions.len());
         let (plan, quantized) = (cache.plan, cache.quantized);
-        let shape = Shape { plan, quantized, batch, positions: rows, pass };
+        let has_rotary_delta = cache.rotary_delta.is_some();
+        let shape = Shape { plan, quantized, batch, positions: rows, has_rotary_delta, pass };
         let place = self.0.iter().position(|(known, _)| *known == shape).unwrap_or_else(|| {
             tracing::debug!(?shape, "compiling a decode step");
             self.0.truncate(KEPT - 1);
@@ -228,7 +267,8 @@ fn compile(model: Rc<dyn LanguageModel>, cache: &Cache, pass: Pass) -> Compiled 
         };
         let mut cache = template.fork();
         put(cache.arrays(), states.to_vec());
-        let forward = |ids: &Array, cache: &mut Cache, step: Step| {
+        let forward = |ids: &Array, cache: &mut Cache, mut step: Step| {
+            step.rotary = rotary_from(&step.position, cache)?;
             model.forward(&model.embed(ids)?, cache, &step)
         };
         let mut left = Vec::new();

@@ -225,13 +225,17 @@ impl LanguageModel for Decoder {
         if let Some(scale) = self.embedding_scale {
             hidden = hidden.multiply(mlx::scalar(scale, hidden.dtype())?)?;
         }
-        Ok(Embedded { ids: ids.clone(), hidden })
+        Ok(Embedded::new(ids.clone(), hidden))
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
         let mut h = x.hidden.clone();
+        let mut added = x.deepstack.iter();
         for (block, state) in self.blocks.iter().zip(&mut cache.states) {
             h = block.forward(&h, &mut **state, step)?;
+            if let Some(added) = added.next() {
+                h = h.add(added)?;
+            }
         }
         self.norm.forward(&h)
     }

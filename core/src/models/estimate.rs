@@ -2,8 +2,12 @@
 
 use crate::{
     error::{Error, Result},
-    layers::cache_plan::{Bound, CachePlan, CacheQuantization},
-    models::{cache::Cache, decode_step::pass, language::LanguageModel},
+    layers::{
+        attention::cross::NothingEncoded,
+        cache_plan::{Bound, CachePlan, CacheQuantization},
+        step::Step,
+    },
+    models::{cache::Cache, language::LanguageModel},
 };
 use mlx_rs::Array;
 
@@ -21,7 +25,9 @@ impl Cache {
         let mut cache = model.cache(plan);
         cache.plan.capacity = plan.capacity.max(1);
         cache.fit()?;
-        pass(model, &Array::from_slice(&[0u32], &[1, 1]), &mut cache)?;
+        let step = Step::prefill(0, 1);
+        step.put(NothingEncoded);
+        model.forward(&model.embed(&Array::from_slice(&[0u32], &[1, 1]))?, &mut cache, &step)?;
         if quantized {
             cache.quantize()?;
         }

@@ -1,11 +1,30 @@
 //! What a language model can do, and what it remembers of a sequence.
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     layers::{cache_plan::CachePlan, embedded::Embedded, step::Step},
     models::cache::Cache,
 };
 use mlx_rs::Array;
+use std::collections::HashMap;
+
+/// A prompt before the model has embedded it.
+#[derive(Clone, Default)]
+pub struct Input {
+    /// Token ids, with one placeholder for each of the media or as many as the processor writes.
+    pub tokens: Vec<u32>,
+    /// Pictures, clips and sounds in the order of their placeholders.
+    pub media: Vec<Media>,
+}
+
+/// One picture, clip or sound as its processor has prepared it.
+#[derive(Clone)]
+pub struct Media {
+    /// A hash of the content: two prompts share a prefix only where their media have equal hashes.
+    pub hash: u64,
+    /// The tensors by the names of the processor, such as `pixel_values` and `image_grid_thw`.
+    pub tensors: HashMap<String, Array>,
+}
 
 /// Tokens in, logits of the next token out.
 pub trait LanguageModel {
@@ -15,11 +34,29 @@ pub trait LanguageModel {
     fn cache(&self, plan: &CachePlan) -> Cache;
     /// Token ids `[batch, length]` to the start of the residual stream.
     fn embed(&self, ids: &Array) -> Result<Embedded>;
-    /// One pass through all blocks, to normalised hidden states `[batch, length, width]`. Whoever
-    /// calls it has reserved room in the cache, and moves its offset afterwards.
+    /// A whole prompt, once, to one embedding a position; a family of vision or audio replaces the
+    /// placeholders of its media. By default the tokens alone.
+    ///
+    /// # Errors
+    /// [`Error::TextOnly`] when the prompt has media and the model reads none.
+    fn prompt(&self, input: &Input) -> Result<Embedded> {
+        input.embed_text(|ids| self.embed(ids))
+    }
+    /// One pass through all blocks, to normalised hidden states `[batch, length, width]`. The caller
+    /// has reserved room in the cache, and moves its offset afterwards.
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array>;
     /// Hidden states `[…, width]` to logits `[…, vocabulary]`.
     fn logits(&self, hidden: &Array) -> Result<Array>;
+}
+
+impl Input {
+    /// The embedded tokens of a prompt without media.
+    fn embed_text(&self, embed: impl FnOnce(&Array) -> Result<Embedded>) -> Result<Embedded> {
+        if !self.media.is_empty() {
+            return Err(Error::TextOnly { media: self.media.len() });
+        }
+        embed(&Array::from_slice(&self.tokens, &[1, self.tokens.len() as i32]))
+    }
 }
 
 /// A model around another one, which does whatever this one does not.
@@ -33,6 +70,10 @@ pub trait Wrapper {
     /// See [`LanguageModel::embed`].
     fn embed(&self, ids: &Array) -> Result<Embedded> {
         self.inner().embed(ids)
+    }
+    /// See [`LanguageModel::prompt`].
+    fn prompt(&self, input: &Input) -> Result<Embedded> {
+        input.embed_text(|ids| self.embed(ids))
     }
     /// See [`LanguageModel::forward`].
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
@@ -53,6 +94,9 @@ impl<W: Wrapper> LanguageModel for W {
     }
     fn embed(&self, ids: &Array) -> Result<Embedded> {
         Wrapper::embed(self, ids)
+    }
+    fn prompt(&self, input: &Input) -> Result<Embedded> {
+        Wrapper::prompt(self, input)
     }
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {
         Wrapper::forward(self, x, cache, step)

@@ -1,9 +1,12 @@
-//! What a model can do, the usual decoder, the cache of a sequence and its file, and the compiled
+//! What models of each kind can do, the usual decoder, the cache of a sequence and its file, and the compiled
 //! decode step. This room knows layers; it knows no family, no sampling and no thread.
 
 pub mod cache;
 mod cache_file;
 pub mod decode_step;
 pub mod decoder;
+pub mod embedder;
 mod estimate;
 pub mod language;
+pub mod network;
+pub mod speech;

@@ -120,6 +120,6 @@ impl Wrapper for Positioned {
         // that the row exists.
         let places = ops::minimum(&step.positions()?, Array::from_int(limit - 1))?;
         let hidden = x.hidden.add(self.table.lookup(&places)?)?;
-        self.decoder.forward(&Embedded { ids: x.ids.clone(), hidden }, cache, step)
+        self.decoder.forward(&x.with_hidden(hidden), cache, step)
     }
 }

@@ -63,7 +63,7 @@ impl Wrapper for NgramDecoder {
         let past = (&mut **last as &mut dyn Any).downcast_mut();
         let past = past.expect("a state stays with the model that made it");
         let hidden = self.grams.add_to(x, past, step)?;
-        self.decoder.forward(&Embedded { ids: x.ids.clone(), hidden }, cache, step)
+        self.decoder.forward(&x.with_hidden(hidden), cache, step)
     }
 }
 

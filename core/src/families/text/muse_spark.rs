@@ -286,8 +286,8 @@ impl Wrapper for SingleStream {
     }
 
     fn embed(&self, ids: &Array) -> Result<Embedded> {
-        let Embedded { ids, hidden } = self.decoder.embed(ids)?;
-        Ok(Embedded { ids, hidden: single(&self.norm.forward(&hidden)?)? })
+        let x = self.decoder.embed(ids)?;
+        Ok(x.with_hidden(single(&self.norm.forward(&x.hidden)?)?))
     }
 
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array> {

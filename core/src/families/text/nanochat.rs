@@ -60,7 +60,7 @@ impl Wrapper for Normed {
     }
 
     fn embed(&self, ids: &Array) -> Result<Embedded> {
-        let Embedded { ids, hidden } = self.decoder.embed(ids)?;
-        Ok(Embedded { ids, hidden: self.norm.forward(&hidden)? })
+        let x = self.decoder.embed(ids)?;
+        Ok(x.with_hidden(self.norm.forward(&x.hidden)?))
     }
 }

@@ -1,5 +1,7 @@
 //! Attention, its KV cache, and the ways to see only a part of it.
 
+pub mod bidirectional;
+pub mod cross;
 pub mod gated;
 pub mod grouped;
 pub(crate) mod indexer;

@@ -29,10 +29,12 @@ pub struct AttentionView {
 impl AttentionView {
     /// Attends with queries `[batch, heads, length, head_dim]`.
     pub fn attend(&self, q: &Array, scores: &Scores, step: &Step) -> Result<Array> {
-        let sees_all = |past| self.ring.is_none_or(|ring| past + step.length <= ring.slots);
+        let is_causal = |past| {
+            step.spans.is_empty() && self.ring.is_none_or(|ring| past + step.length <= ring.slots)
+        };
         match self.past {
             Some(_) if step.length == 1 => self.weigh(q, scores, None),
-            Some(past) if sees_all(past) && self.format.is_none() => {
+            Some(past) if is_causal(past) && self.format.is_none() => {
                 self.weigh(q, scores, Some(Mask::Causal))
             }
             _ => self.weigh(q, scores, Some(Mask::Array(&self.mask(step)?))),

@@ -1,4 +1,5 @@
 //! Positions of tokens: rotary embedding and the frequencies of its scalings.
 
 pub mod rope;
+pub mod sections;
 pub(crate) mod wavelengths;

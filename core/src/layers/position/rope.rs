@@ -1,13 +1,14 @@
 //! Rotary position embedding ([Su et al. 2021](https://arxiv.org/abs/2104.09864)) and the ways to
 //! stretch it to longer contexts. Follows `rope_utils` of mlx-lm.
 
-use crate::layers::position::wavelengths::{
-    exponents, llama3, longrope, missing, proportional, required, yarn,
+use crate::layers::position::{
+    sections::Rotation,
+    wavelengths::{exponents, llama3, longrope, missing, proportional, required, yarn},
 };
 use crate::{
     checkpoint::config::{RopeScaling, Size, Text},
     error::{Error, Result},
-    layers::step::Step,
+    layers::step::{Rotary, Step},
     mlx,
 };
 use mlx_rs::{Array, fast, ops};
@@ -51,6 +52,14 @@ pub enum Rope {
         factor: f32,
         /// The longest sequence of the training.
         trained: f32,
+    },
+    /// Pairs that take their positions from several axes (M-RoPE). Where a token has one position,
+    /// this is the plain rotation.
+    Sections {
+        /// The rotation of tokens with one position.
+        plain: Box<Rope>,
+        /// The axis of each pair, `[dims / 2]`.
+        axes: Array,
     },
 }
 
@@ -165,9 +174,42 @@ impl Rope {
         Ok(ops::concatenate(&rows, 0)?)
     }
 
+    /// The same rotation with positions of several axes: `axes` has the axis of each pair, as
+    /// [`contiguous`](super::sections::contiguous) or [`interleaved`](super::sections::interleaved)
+    /// gives it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless each pair has an axis.
+    pub fn with_sections(self, axes: &[i32]) -> Result<Self> {
+        let pairs = match &self {
+            Rope::Base { dims, .. } | Rope::Frequencies { dims, .. } => dims / 2,
+            _ => {
+                let reason = "sections fit a rotation with fixed wavelengths only";
+                return Err(Error::config("rope_scaling.mrope_section", reason));
+            }
+        };
+        if axes.len() as i32 != pairs {
+            let reason = format!("{} pairs of a head have an axis, not all {pairs}", axes.len());
+            return Err(Error::config("rope_scaling.mrope_section", reason));
+        }
+        Ok(Rope::Sections { plain: Box::new(self), axes: Array::from_slice(axes, &[pairs]) })
+    }
+
     /// Rotates `x` to the positions of this step.
     pub(crate) fn forward(&self, x: &Array, step: &Step) -> Result<Array> {
-        let at = &step.position;
+        let each_has_a_base = step.offset.is_none() && (step.has_rows() || step.length > 1);
+        if matches!(self, Rope::Dynamic { .. }) && each_has_a_base {
+            return self.forward_each(x, step);
+        }
+        match &step.rotary {
+            None => self.rotate_from(x, &step.position, step.length),
+            Some(Rotary::From(position)) => self.rotate_from(x, position, step.length),
+            Some(Rotary::Each(positions)) => self.rotate_each(x, positions, None),
+        }
+    }
+
+    /// Rotates to consecutive positions from `at` on.
+    fn rotate_from(&self, x: &Array, at: &Array, length: i32) -> Result<Array> {
         Ok(match self {
             Rope::None => x.clone(),
             Rope::Base { dims, traditional, base, scale } => {
@@ -177,24 +219,50 @@ impl Rope {
                 let x = &magnify(x, *dims, *magnitude)?;
                 fast::rope_dynamic(x, *dims, *traditional, None, 1.0, at, wavelengths)?
             }
-            // Each token of a single step has its own base.
-            Rope::Dynamic { .. }
-                if step.offset.is_none() && (step.has_rows() || step.length > 1) =>
-            {
-                self.forward_each(x, step)?
-            }
-            Rope::Dynamic { dims, traditional, base, factor, trained } => {
-                let constant = Array::from_f32;
-                let length = at.add(Array::from_int(step.length))?;
-                let length = ops::maximum(length, constant(*trained))?;
-                let growth = length.multiply(constant(factor / trained))?;
-                let growth = growth.subtract(constant(factor - 1.0))?;
-                let exponent = *dims as f32 / (dims - 2) as f32;
-                let base = growth.power(constant(exponent))?.multiply(constant(*base))?;
-                let wavelengths = base.power(exponents(*dims)?)?;
+            Rope::Dynamic { dims, traditional, .. } => {
+                let wavelengths = self.grown(&at.add(Array::from_int(length))?)?;
                 fast::rope_dynamic(x, *dims, *traditional, None, 1.0, at, &wavelengths)?
             }
+            Rope::Sections { plain, .. } => plain.rotate_from(x, at, length)?,
         })
+    }
+
+    /// Rotates each token to positions of its own, `[axes, batch, length]`.
+    fn rotate_each(&self, x: &Array, positions: &Array, axes: Option<&Array>) -> Result<Array> {
+        match self {
+            Rope::None => Ok(x.clone()),
+            Rope::Base { dims, traditional, base, scale } => {
+                let wavelengths = Array::from_f32(*base).power(exponents(*dims)?)?;
+                let wavelengths = wavelengths.divide(Array::from_f32(*scale))?;
+                let (dims, traditional) = (*dims, *traditional);
+                Rotation { dims, traditional, wavelengths, axes }.rotate(x, positions)
+            }
+            Rope::Frequencies { dims, traditional, wavelengths, magnitude } => {
+                let (dims, traditional, wavelengths) = (*dims, *traditional, wavelengths.clone());
+                let x = magnify(x, dims, *magnitude)?;
+                Rotation { dims, traditional, wavelengths, axes }.rotate(&x, positions)
+            }
+            Rope::Dynamic { dims, traditional, .. } => {
+                let wavelengths = self.grown(&positions.max(None)?.add(Array::from_int(1))?)?;
+                let (dims, traditional) = (*dims, *traditional);
+                Rotation { dims, traditional, wavelengths, axes }.rotate(x, positions)
+            }
+            Rope::Sections { plain, axes } => plain.rotate_each(x, positions, Some(axes)),
+        }
+    }
+
+    /// The wavelengths of a dynamic rotation for a sequence of this length.
+    fn grown(&self, length: &Array) -> Result<Array> {
+        let Rope::Dynamic { dims, base, factor, trained, .. } = self else {
+            return Err(Error::Internal("only dynamic wavelengths grow".into()));
+        };
+        let constant = Array::from_f32;
+        let length = ops::maximum(length, constant(*trained))?;
+        let growth = length.multiply(constant(factor / trained))?;
+        let growth = growth.subtract(constant(factor - 1.0))?;
+        let exponent = *dims as f32 / (dims - 2) as f32;
+        let base = growth.power(constant(exponent))?.multiply(constant(*base))?;
+        Ok(base.power(exponents(*dims)?)?)
     }
 }
 
@@ -221,4 +289,126 @@ fn magnify(x: &Array, dims: i32, magnitude: f32) -> Result<Array> {
     }
     let rotated = mlx::slice(x, axis, 0, dims)?.multiply(factor)?;
     Ok(ops::concatenate(&[rotated, mlx::slice(x, axis, dims, width)?], -1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::position::sections::{contiguous, interleaved};
+    use mlx_rs::random;
+
+    const LENGTH: i32 = 7;
+    const HEADS: i32 = 2;
+    const WIDTH: i32 = 20;
+
+    fn ropes() -> Vec<Rope> {
+        let wavelengths = Array::from_slice(&[1.0_f32, 2.5, 7.0, 40.0, 90.0, 300.0], &[6]);
+        let base = |dims, traditional, scale| Rope::Base { dims, traditional, base: 1e3, scale };
+        let own = |traditional, magnitude| {
+            let wavelengths = wavelengths.clone();
+            Rope::Frequencies { dims: 12, traditional, wavelengths, magnitude }
+        };
+        vec![
+            base(20, false, 1.0),
+            base(12, true, 0.5),
+            base(12, false, -1.0),
+            own(false, 1.3),
+            own(true, 1.0),
+            Rope::Dynamic { dims: 12, traditional: false, base: 1e3, factor: 4.0, trained: 4.0 },
+            Rope::None,
+        ]
+    }
+
+    fn input() -> Array {
+        random::normal::<f32>(&[1, HEADS, LENGTH, WIDTH], None, None, None).unwrap()
+    }
+
+    fn each(axes: &[[i32; LENGTH as usize]]) -> Step {
+        let mut step = Step::prefill(0, LENGTH);
+        let positions = Array::from_slice(&axes.concat(), &[axes.len() as i32, 1, LENGTH]);
+        step.rotary = Some(Rotary::Each(positions));
+        step
+    }
+
+    fn assert_close(a: &Array, b: &Array) {
+        let difference = a.subtract(b).unwrap().abs().unwrap().max(None).unwrap();
+        let difference: f32 = difference.try_item_cast().unwrap();
+        assert!(difference < 1e-5, "{difference}");
+    }
+
+    #[test]
+    fn equal_axes_rotate_as_one_position_does() {
+        random::seed(3).unwrap();
+        let consecutive = [5, 6, 7, 8, 9, 10, 11];
+        for rope in ropes() {
+            let x = input();
+            let expected = rope.forward(&x, &Step::prefill(5, LENGTH)).unwrap();
+            assert_close(&rope.forward(&x, &each(&[consecutive])).unwrap(), &expected);
+            let mut from = Step::prefill(90, LENGTH);
+            from.rotary = Some(Rotary::From(Array::from_slice(&[5], &[1])));
+            assert_close(&rope.forward(&x, &from).unwrap(), &expected);
+            let pairs = match &rope {
+                Rope::Base { dims, .. } | Rope::Frequencies { dims, .. } => dims / 2,
+                _ => continue,
+            };
+            let sections = rope.with_sections(&interleaved(&[pairs - 4, 2, 2])).unwrap();
+            let same = each(&[consecutive, consecutive, consecutive]);
+            assert_close(&sections.forward(&x, &same).unwrap(), &expected);
+            assert_close(&sections.forward(&x, &Step::prefill(5, LENGTH)).unwrap(), &expected);
+        }
+    }
+
+    #[test]
+    fn each_pair_follows_its_axis() {
+        assert_eq!(contiguous(&[1, 2, 3]), [0, 1, 1, 2, 2, 2]);
+        // 24, 20 and 20 of Qwen3-VL: the axes take turns up to pair 60.
+        let published = interleaved(&[24, 20, 20]);
+        assert_eq!(published[..6], [0, 1, 2, 0, 1, 2]);
+        assert_eq!(published[57..], [0, 1, 2, 0, 0, 0, 0]);
+        assert_eq!(interleaved(&[3, 1, 2]), [0, 1, 2, 0, 0, 2]);
+
+        let axes = [[0, 1, 2, 2, 2, 2, 3], [0, 1, 2, 3, 4, 5, 6], [4, 9, 1, 0, 7, 2, 90]];
+        for table in [contiguous(&[1, 2, 3]), interleaved(&[2, 2, 2])] {
+            for rope in ropes().into_iter().take(5).filter(|rope| match rope {
+                Rope::Base { dims, .. } | Rope::Frequencies { dims, .. } => *dims == 12,
+                _ => false,
+            }) {
+                let x = input();
+                let (traditional, wavelength, magnitude) = match &rope {
+                    Rope::Frequencies { traditional, wavelengths, magnitude, .. } => {
+                        (*traditional, mlx::to_vec::<f32>(wavelengths).unwrap(), *magnitude)
+                    }
+                    Rope::Base { traditional, base, scale, .. } => {
+                        let wave = |i| base.powf(i as f32 / 6.0) / scale;
+                        (*traditional, (0..6).map(wave).collect(), 1.0)
+                    }
+                    _ => unreachable!(),
+                };
+                let values: Vec<f32> = mlx::to_vec(&x).unwrap();
+                let mut expected = values.clone();
+                for (row, x) in values.chunks(WIDTH as usize).enumerate() {
+                    for pair in 0..6 {
+                        let position = axes[table[pair] as usize][row % LENGTH as usize] as f32;
+                        let (sin, cos) = (position / wavelength[pair]).sin_cos();
+                        let (i, j) =
+                            if traditional { (2 * pair, 2 * pair + 1) } else { (pair, pair + 6) };
+                        let start = row * WIDTH as usize;
+                        expected[start + i] = magnitude * (x[i] * cos - x[j] * sin);
+                        expected[start + j] = magnitude * (x[j] * cos + x[i] * sin);
+                    }
+                }
+                let rope = rope.with_sections(&table).unwrap();
+                let expected = Array::from_slice(&expected, x.shape());
+                assert_close(&rope.forward(&x, &each(&axes)).unwrap(), &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn sections_must_fit_the_head() {
+        let rope = || ropes().swap_remove(1);
+        let refused = rope().with_sections(&contiguous(&[1, 2, 2])).err();
+        assert!(matches!(refused, Some(Error::Config { .. })));
+        assert!(Rope::None.with_sections(&[]).is_err());
+    }
 }

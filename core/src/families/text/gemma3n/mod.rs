@@ -109,7 +109,7 @@ impl Wrapper for Gemma3n {
         // Tokens of other modalities have no layer inputs.
         let known = x.ids.lt(Array::from_int(self.vocabulary))?;
         let ids = x.ids.multiply(known.as_dtype(x.ids.dtype())?)?;
-        self.inputs.leave(&Embedded { ids, hidden: x.hidden.clone() }, step)?;
+        self.inputs.leave(&Embedded { ids, ..x.clone() }, step)?;
         self.decoder.forward(x, cache, step)
     }
 }

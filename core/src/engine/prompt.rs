@@ -1,0 +1,302 @@
+//! The prompt of a request on the engine thread. Text is embedded chunk by chunk, so that a long
+//! prompt takes no memory for embeddings; a prompt with media is embedded once, as a whole, and then
+//! sliced.
+
+use crate::{
+    error::Result,
+    layers::embedded::{Embedded, Key},
+    models::language::{Input, LanguageModel, Media},
+};
+use mlx_rs::Array;
+
+/// A prompt whose chunks can be computed one after the other.
+pub struct EnginePrompt {
+    /// One id a position, with the placeholders that the model has expanded.
+    pub tokens: Vec<u32>,
+    /// What stands at each position.
+    pub keys: Vec<Key>,
+    /// None for text.
+    embedded: Option<Embedded>,
+}
+
+impl EnginePrompt {
+    /// A prompt of tokens and of the media that its placeholders stand for.
+    ///
+    /// # Errors
+    /// Those of [`LanguageModel::prompt`].
+    pub fn new(network: &dyn LanguageModel, tokens: Vec<u32>, media: &[Media]) -> Result<Self> {
+        if media.is_empty() {
+            let keys = tokens.iter().copied().map(Key::token).collect();
+            return Ok(EnginePrompt { tokens, keys, embedded: None });
+        }
+        let embedded = network.prompt(&Input { tokens, media: media.to_vec() })?;
+        let (tokens, keys) = (embedded.tokens()?, embedded.keys()?);
+        Ok(EnginePrompt { tokens, keys, embedded: Some(embedded) })
+    }
+
+    /// Where a chunk from `from` on may end, at best at `to`; see [`Embedded::border`].
+    pub fn border(&self, from: usize, to: usize) -> usize {
+        self.embedded.as_ref().map_or(to, |embedded| embedded.border(from, to))
+    }
+
+    /// The last position up to `position` that cuts no span: a prefix that ends there can be reused.
+    pub fn whole_prefix(&self, position: usize) -> usize {
+        let spans = self.embedded.iter().flat_map(|embedded| &embedded.spans);
+        let cut = spans.into_iter().find(|span| span.start < position && position < span.end);
+        cut.map_or(position, |span| span.start)
+    }
+
+    /// Frees the embeddings once all chunks are computed.
+    pub fn release(&mut self) {
+        self.embedded = None;
+    }
+
+    /// The embedded positions from `from` up to `to`.
+    ///
+    /// # Errors
+    /// Those of [`Embedded::slice`] and [`LanguageModel::embed`].
+    pub fn chunk(&self, network: &dyn LanguageModel, from: usize, to: usize) -> Result<Embedded> {
+        match &self.embedded {
+            Some(embedded) => embedded.slice(from, to),
+            None => {
+                network.embed(&Array::from_slice(&self.tokens[from..to], &[1, (to - from) as i32]))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::files::Files,
+        engine::{
+            Engine, Event, Request, Summary,
+            engine_model::{EngineModel, Place, find},
+            prefix_cache::{PrefixCache, Slot},
+        },
+        error::Error,
+        families::tests::{GRID, PLACEHOLDER, picture},
+        generate::GenerateOptions,
+        layers::cache_plan::CachePlan,
+    };
+    use std::{
+        fs,
+        pin::pin,
+        sync::Arc,
+        task::{Context, Poll, Wake, Waker},
+        thread::{self, Thread},
+    };
+
+    const WIDTH: i32 = 128;
+    const CELLS: usize = GRID[0] * GRID[1];
+
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut future = pin!(future);
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(value) => return value,
+                Poll::Pending => thread::park(),
+            }
+        }
+    }
+
+    /// The demo's weights as a model that reads pictures.
+    fn load(folder: &std::path::Path) -> u64 {
+        let demo = crate::DEMO;
+        for name in ["config.json", "model.safetensors"] {
+            fs::write(folder.join(name), demo.read(name).unwrap().unwrap()).unwrap();
+        }
+        let files = Files::from(folder);
+        let mut config = files.json("config.json").unwrap().unwrap();
+        config["model_type"] = "test_pictures".into();
+        let engine = Engine::get().unwrap();
+        let read = move || {
+            let mut reading = EngineModel::read(&files, None, Some(&config), |_| {})?;
+            loop {
+                if let Some(model) = reading()? {
+                    let place = Place::new(engine, model);
+                    let id = place.id;
+                    std::mem::forget(place);
+                    return Ok(id);
+                }
+            }
+        };
+        block_on(engine.run(read)).unwrap()
+    }
+
+    #[derive(Debug)]
+    struct Answer {
+        tokens: Vec<u32>,
+        logprobs: Vec<f32>,
+        prefills: Vec<usize>,
+        summary: Summary,
+    }
+
+    /// Asks the model, in a session if that has a number.
+    fn ask(
+        model: u64,
+        session: Option<u64>,
+        (tokens, media): (&[u32], &[u64]),
+        prefill_chunk: usize,
+    ) -> Result<Answer> {
+        let options = GenerateOptions {
+            max_tokens: 6,
+            ignore_end: true,
+            prefill_chunk,
+            ..GenerateOptions::default()
+        };
+        let request = Request {
+            engine: Engine::get()?,
+            prompt: tokens.to_vec(),
+            media: media.iter().map(|hash| picture(*hash, WIDTH)).collect(),
+            marks: Vec::new(),
+            dropped_messages: 0,
+            options,
+            end_tokens: Vec::new(),
+            tokenizer: None,
+        };
+        let mut generation = request.start(move || {
+            let loaded = find(model)?;
+            let empty = loaded.prompt_cache(CachePlan::default(), 1 << 20)?;
+            let Some(session) = session else { return Ok((loaded, Slot::passing(empty))) };
+            let known = loaded.sessions.borrow().get(&session).cloned();
+            let slot = known.unwrap_or_else(|| Slot::lasting(empty, Arc::default()));
+            loaded.sessions.borrow_mut().insert(session, slot.clone());
+            Ok((loaded, slot))
+        });
+        let (mut tokens, mut logprobs, mut prefills) = (Vec::new(), Vec::new(), Vec::new());
+        loop {
+            match block_on(generation.next()).expect("the end comes before nothing")? {
+                Event::Prefill { done, .. } => prefills.push(done),
+                Event::Token(token) => {
+                    tokens.push(token.id);
+                    logprobs.push(token.logprob);
+                }
+                Event::Finished(summary) => {
+                    return Ok(Answer { tokens, logprobs, prefills, summary });
+                }
+            }
+        }
+    }
+
+    fn assert_equal(a: &Answer, b: &Answer) {
+        assert_eq!(a.tokens, b.tokens);
+        assert_eq!(a.logprobs.len(), b.logprobs.len());
+        for (a, b) in a.logprobs.iter().zip(&b.logprobs) {
+            assert!((a - b).abs() < 1e-4, "{a} instead of {b}");
+        }
+    }
+
+    fn differ(a: &Answer, b: &Answer) -> bool {
+        a.logprobs.iter().zip(&b.logprobs).any(|(a, b)| (a - b).abs() > 1e-3)
+    }
+
+    #[test]
+    fn prompts_with_media_are_chunked_and_reused_by_their_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = load(folder.path());
+        let text: Vec<u32> = (10..40).collect();
+        let prompt = [&text[..], &[PLACEHOLDER, 50, 51], &[PLACEHOLDER], &text[..20]].concat();
+        let one = (&prompt[..], &[1, 2][..]);
+        let fresh = |media: &[u64]| ask(model, None, (&prompt, media), 512).unwrap();
+        let expected = fresh(&[1, 2]);
+        let length = prompt.len() - 2 + 2 * CELLS;
+        assert_eq!(expected.summary.prompt_tokens, length);
+        let spans = [30..30 + CELLS, 32 + CELLS..32 + 2 * CELLS];
+        for chunk in [1, 4, 5, 7, 31, 33] {
+            let answer = ask(model, None, one, chunk).unwrap();
+            assert_equal(&answer, &expected);
+            assert!(answer.prefills.len() > 1);
+            for done in answer.prefills {
+                assert!(!spans.iter().any(|span| span.start < done && done < span.end), "{done}");
+            }
+        }
+        // The same prompt again: all but its last position is reused.
+        let reused = |media: &[u64]| {
+            let answer = ask(model, Some(1), (&prompt, media), 512).unwrap();
+            assert_equal(&answer, &fresh(media));
+            answer.summary.cached_tokens
+        };
+        assert_eq!([reused(&[1, 2]), reused(&[1, 2])], [0, length - 1]);
+        // Equal ids with other pictures share what comes before the picture that differs.
+        assert!(
+            differ(&fresh(&[1, 2]), &fresh(&[1, 3])) && differ(&fresh(&[1, 2]), &fresh(&[4, 2]))
+        );
+        assert_eq!(reused(&[1, 3]), 32 + CELLS);
+        assert_eq!(reused(&[4, 2]), 30);
+        assert_eq!(reused(&[1, 2]), 30);
+        // Another session copies no prefix of another picture either.
+        let elsewhere = |session, media: &[u64]| {
+            let answer = ask(model, Some(session), (&prompt, media), 512).unwrap();
+            assert_equal(&answer, &fresh(media));
+            answer.summary.cached_tokens
+        };
+        assert_eq!([elsewhere(2, &[7, 2]), elsewhere(3, &[1, 2])], [30, length - 1]);
+        // Text after pictures has no rotary delta of theirs.
+        let plain = [&text[..], &[60, 61, 62]].concat();
+        let answer = ask(model, Some(1), (&plain, &[]), 512).unwrap();
+        assert_eq!(answer.summary.cached_tokens, 30);
+        assert_equal(&answer, &ask(model, None, (&plain, &[]), 512).unwrap());
+        // A prompt that ends with a picture computes the whole picture again.
+        let ending = (&prompt[..31], &[1][..]);
+        let cached = |answer: &Answer| answer.summary.cached_tokens;
+        let first = ask(model, Some(1), ending, 512).unwrap();
+        let second = ask(model, Some(1), ending, 512).unwrap();
+        assert_equal(&second, &first);
+        assert_eq!((cached(&first), cached(&second)), (30, 30));
+    }
+
+    #[test]
+    fn saved_prefix_caches_tell_media_from_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = load(folder.path());
+        let prompt: Vec<u32> = (10..30).chain([PLACEHOLDER]).chain(60..70).collect();
+        let expected = ask(model, Some(5), (&prompt, &[1]), 512).unwrap();
+        let path = folder.path().join("session.safetensors");
+        let restore = move || {
+            let loaded = find(model)?;
+            let slot = loaded.sessions.borrow()[&5].clone();
+            slot.memory.borrow_mut().save(&path, "model")?;
+            loaded.sessions.borrow_mut().remove(&5);
+            for session in [6, 7] {
+                let mut restored: PrefixCache =
+                    loaded.prompt_cache(CachePlan::default(), 1 << 20)?;
+                restored.restore(&path, "model")?;
+                let slot = Slot::lasting(restored, Arc::default());
+                loaded.sessions.borrow_mut().insert(session, slot);
+            }
+            Ok(())
+        };
+        block_on(Engine::get().unwrap().run(restore)).unwrap();
+        let same = ask(model, Some(6), (&prompt, &[1]), 512).unwrap();
+        assert_equal(&same, &expected);
+        assert_eq!(same.summary.cached_tokens, 20 + CELLS + 10 - 1);
+        let other = ask(model, Some(7), (&prompt, &[2]), 512).unwrap();
+        assert_eq!(other.summary.cached_tokens, 20);
+        assert_equal(&other, &ask(model, None, (&prompt, &[2]), 512).unwrap());
+    }
+
+    #[test]
+    fn models_of_text_refuse_media() {
+        let engine = Engine::get().unwrap();
+        let build = || {
+            let files = crate::DEMO;
+            let config = files.json("config.json")?.unwrap();
+            let weights = crate::checkpoint::scope::Scope::open(&files, &config)?;
+            let model = crate::families::find("llama")?.language(&config, &weights)?;
+            Ok(EnginePrompt::new(&*model, vec![1, PLACEHOLDER], &[picture(1, WIDTH)]).err())
+        };
+        let refused = block_on(engine.run(build)).unwrap();
+        assert!(matches!(refused, Some(Error::TextOnly { media: 1 })));
+    }
+}

@@ -1,0 +1,84 @@
+//! What models of speech and audio can do. Samples are single-precision, mono, between -1 and 1.
+
+use crate::{
+    error::Result,
+    models::{cache::Cache, decode_step::prefill_embedded, language::LanguageModel},
+};
+use mlx_rs::Array;
+use std::{ops::ControlFlow, rc::Rc};
+
+/// Speech to text: an encoder, and a decoder that reads its output by cross attention.
+pub trait Transcriber {
+    /// Features `[batch, frames, bins]` to the output of the encoder `[batch, positions, width]`.
+    fn encode(&self, features: &Array) -> Result<Array>;
+
+    /// The decoder. The first pass over a cache brings the output of the encoder
+    /// ([`Embedded::encoded`](crate::layers::embedded::Embedded::encoded)); the cache keeps the keys
+    /// and values that are made of it, when it is rewound too, so that decode steps and other
+    /// attempts need the ids alone.
+    fn decoder(&self) -> &Rc<dyn LanguageModel>;
+
+    /// A pass of the decoder over ids `[batch, length]` to logits `[batch, length, vocabulary]`;
+    /// `encoded` replaces what the cache has of an encoder.
+    ///
+    /// # Errors
+    /// [`Error::MemoryLimit`](crate::Error::MemoryLimit), [`Error::Mlx`](crate::Error::Mlx);
+    /// [`Error::Internal`](crate::Error::Internal) when no pass has brought the output of the encoder.
+    fn decode(&self, ids: &Array, encoded: Option<&Array>, cache: &mut Cache) -> Result<Array> {
+        let decoder = &**self.decoder();
+        let mut x = decoder.embed(ids)?;
+        x.encoded = encoded.cloned();
+        decoder.logits(&prefill_embedded(decoder, &x, cache)?)
+    }
+}
+
+/// Text to speech.
+pub trait Speaker {
+    /// Samples a second.
+    fn sample_rate(&self) -> u32;
+    /// Speaks a text; `out` takes the samples as they come, and breaks to stop.
+    fn speak(
+        &self,
+        text: &str,
+        voice: &Voice,
+        out: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
+    ) -> Result<()>;
+}
+
+/// Who speaks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Voice {
+    /// The voice of the model.
+    #[default]
+    Default,
+    /// One of the voices of the checkpoint, by its name.
+    Named(String),
+    /// The voice of a recording.
+    Reference {
+        /// The recording, at the sample rate of the model.
+        samples: Vec<f32>,
+        /// What it says, where that is known.
+        text: Option<String>,
+    },
+}
+
+/// Voice activity detection, turn detection, diarization.
+pub trait Detector {
+    /// Samples a second.
+    fn sample_rate(&self) -> u32;
+    /// An empty cache of one stream.
+    fn cache(&self) -> Cache;
+    /// The next samples `[1, samples]` of a stream to probabilities `[frames, classes]`: speech, the
+    /// end of a turn, or one class a speaker.
+    fn detect(&self, samples: &Array, cache: &mut Cache) -> Result<Array>;
+}
+
+/// Audio to codes and back.
+pub trait Codec {
+    /// Samples a second.
+    fn sample_rate(&self) -> u32;
+    /// Samples `[batch, samples]` to codes `[batch, codebooks, frames]`.
+    fn encode(&self, samples: &Array) -> Result<Array>;
+    /// Codes `[batch, codebooks, frames]` to samples `[batch, samples]`.
+    fn decode(&self, codes: &Array) -> Result<Array>;
+}
