@@ -1,7 +1,7 @@
 //! Every family gives the reference's numbers, however a sequence is cut into steps, from every
 //! layout of its checkpoints.
 
-use mlx_rs::{Array, Dtype, transforms::eval};
+use mlx_rs::{Array, Dtype, ops, transforms::eval};
 use mynah::{
     Bound, CachePlan, Files, Result,
     internals::{Cache, DecodeStep, LanguageModel, Scope, families, mlx, prefill},
@@ -11,18 +11,44 @@ use std::{collections::HashMap, rc::Rc};
 
 /// Absolute, on log-probabilities.
 const TOLERANCE: f32 = 1e-4;
-/// In half precision, of the reference's own error there: how far it moves between half precision and
-/// float32. Two computations that are each that far from the exact number are up to twice that apart.
+/// Whether operations round as those of the reference did: both run MLX's kernels for the CPU, and the
+/// tests do not fuse them.
+const ROUNDS_ALIKE: bool = cfg!(target_os = "linux");
+/// Where they round otherwise, in half precision: of the reference's own error, the distance between
+/// its numbers in half precision and in float32. Two computations that are each that far from the
+/// exact numbers are up to twice that apart.
 const SPREADS: f32 = 2.0;
+/// However large the reference's error is: three units in the last place of a logit between 4 and 8.
+const LIMIT: f32 = 1e-1;
+/// Cases whose operations have another order than the reference's and round otherwise everywhere.
+const OWN_ROUNDING: &[(&str, &str)] = &[
+    // The reference adds up products in float32, MLX's quantized product in half precision.
+    ("bitnet", "f16"),
+    ("llama", "ModelOpt nvfp4 f16"),
+    ("llama4_text", "bf16"),
+    ("mamba2", "bf16"),
+    ("mamba2", "4 bit bf16"),
+    ("minicpm", "bf16"),
+    ("minicpm3", "bf16"),
+    ("muse_glimmer", "bf16"),
+    ("muse_spark", "4 bit bf16"),
+    ("phi3small", "bf16"),
+    ("plamo", "bf16"),
+    ("stablelm", "bf16"),
+];
 
 /// How far log-probabilities of a case may be from the reference's.
-fn tolerance(case: &Case) -> f32 {
-    if !case.is_half() {
+fn tolerance(case: &Case, is_fused: bool) -> f32 {
+    let model_type = case.config["model_type"].as_str().unwrap();
+    let is_own = OWN_ROUNDING.contains(&(model_type, &case.name));
+    if !case.is_half() || ROUNDS_ALIKE && !is_fused && !is_own {
         return TOLERANCE;
     }
-    let spread =
-        case.spread.expect("run `python scripts/fixtures --spread` for cases in half precision");
-    SPREADS * spread
+    (SPREADS * spread(case)).clamp(TOLERANCE, LIMIT)
+}
+
+fn spread(case: &Case) -> f32 {
+    case.spread.expect("a case in half precision has one: run `python scripts/fixtures --spread`")
 }
 
 fn build(case: &Case, scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
@@ -40,13 +66,13 @@ fn ids(tokens: &[u32]) -> Array {
     Array::from_slice(tokens, &[1, tokens.len() as i32])
 }
 
-/// Log-probabilities of the probes after each position of logits `[1, length, vocabulary]`.
-fn probe(case: &Case, logits: &Array) -> Result<Vec<Vec<f32>>> {
+/// Log-probabilities `[1, length, probes]` of the probes after each position of logits
+/// `[1, length, vocabulary]`.
+fn probe(case: &Case, logits: &Array) -> Result<Array> {
     let logits = logits.as_dtype(Dtype::Float32)?;
     let logprobs = logits.subtract(logits.logsumexp_axis(-1, true)?)?;
     let probes = Array::from_slice(&case.probes, &[case.probes.len() as i32]);
-    let values: Vec<f32> = mlx::to_vec(&logprobs.take_axis(probes, -1)?)?;
-    Ok(values.chunks(case.probes.len()).map(<[f32]>::to_vec).collect())
+    Ok(logprobs.take_axis(probes, -1)?)
 }
 
 /// A model with its compiled decode step, which is traced once for all sequences.
@@ -74,34 +100,36 @@ fn run(
     for &length in chunks {
         let end = tokens.len().min(at + length);
         let hidden = prefill(&**model, &ids(&tokens[at..end]), cache)?;
-        rows.extend(probe(case, &model.logits(&hidden)?)?);
+        rows.push(probe(case, &model.logits(&hidden)?)?);
         at = end;
     }
     for token in &tokens[at..] {
-        eval(cache.arrays().into_iter().map(|array| &*array))?;
-        rows.extend(probe(case, &step.run(model, &ids(&[*token]), cache)?)?);
+        rows.push(probe(case, &step.run(model, &ids(&[*token]), cache)?)?);
     }
-    Ok(rows)
+    // Computed at once: to wait for each step takes longer than the step.
+    let values: Vec<f32> = mlx::to_vec(&ops::concatenate(&rows, 1)?)?;
+    eval(cache.arrays().into_iter().map(|array| &*array))?;
+    Ok(values.chunks(case.probes.len()).map(<[f32]>::to_vec).collect())
 }
 
-fn compare(
-    case: &Case,
-    what: &str,
-    rows: &[Vec<f32>],
-    expected: &[Vec<f32>],
-    at: usize,
-) -> Result<(), String> {
+/// Rows that are expected from a position on, and how near.
+struct Expected<'a> {
+    rows: &'a [Vec<f32>],
+    from: usize,
+    tolerance: f32,
+}
+
+fn compare(case: &Case, what: &str, rows: &[Vec<f32>], expected: &Expected) -> Result<(), String> {
+    let Expected { rows: expected, from, tolerance } = *expected;
     let length = case.tokens.len();
-    if at + rows.len() != length || expected.len() != length.div_ceil(case.every) {
+    if from + rows.len() != length || expected.len() != length.div_ceil(case.every) {
         return Err(format!(
-            "{what}: {} rows from position {at} and {} expected ones for {length} tokens",
+            "{what}: {} rows from position {from} on and {} expected ones for {length} tokens",
             rows.len(),
             expected.len()
         ));
     }
-    let tolerance = tolerance(case);
-    for (i, row) in rows.iter().enumerate() {
-        let position = at + i;
+    for (position, row) in (from..).zip(rows) {
         if !position.is_multiple_of(case.every) {
             continue;
         }
@@ -112,15 +140,6 @@ fn compare(
                 row.len(),
                 expected.len()
             ));
-        }
-        if case.is_half() {
-            let most = row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            eprintln!(
-                "DIST {} {:?} {what} {most} {}",
-                case.config["model_type"],
-                case.name,
-                case.spread.unwrap()
-            );
         }
         for (found, expected) in row.iter().zip(expected) {
             let distance = (found - expected).abs();
@@ -135,6 +154,10 @@ fn compare(
 }
 
 fn check(case: &Case) -> Result<(), String> {
+    check_within(case, tolerance(case, false))
+}
+
+fn check_within(case: &Case, tolerance: f32) -> Result<(), String> {
     let text = |error: mynah::Error| error.to_string();
     let folder = tempfile::tempdir().unwrap();
     case.write(folder.path()).map_err(text)?;
@@ -147,19 +170,19 @@ fn check(case: &Case) -> Result<(), String> {
         vec![("prefill", vec![length], &case.logprobs), ("steps", vec![1], stepwise)];
     if case.steps.is_none() {
         schedules.push(("chunks", std::iter::repeat_n(5, length.div_ceil(5)).collect(), stepwise));
-        schedules.push(("short prefill, then steps", vec![3], stepwise));
         schedules.push(("long prefill, then steps", vec![length * 2 / 3], stepwise));
         schedules.push(("uneven chunks, then steps", vec![1, 9, 2, 4], stepwise));
     }
     for (what, chunks, expected) in schedules {
         let mut cache = empty(&model.model);
         let rows = run(case, &mut model, &mut cache, &case.tokens, &chunks).map_err(text)?;
-        compare(case, what, &rows, expected, 0)?;
+        compare(case, what, &rows, &Expected { rows: expected, from: 0, tolerance })?;
         let before = cache.offset;
         if case.steps.is_none() && cache.rewind(3) {
             let rest = &case.tokens[length - 3..];
             let rows = run(case, &mut model, &mut cache, rest, &[]).map_err(text)?;
-            compare(case, &format!("{what}, rewound"), &rows, stepwise, length - 3)?;
+            let expected = Expected { rows: stepwise, from: length - 3, tolerance };
+            compare(case, &format!("{what}, rewound"), &rows, &expected)?;
         } else if cache.offset != before {
             return Err(format!("{what}: a cache that cannot rewind has moved"));
         }
@@ -192,6 +215,23 @@ fn every_family_gives_the_numbers_of_the_reference() {
     check_all(|cases| cases, check);
 }
 
+/// The other tests compute without fused kernels on Linux. Applications have them, so one family is
+/// compared with them too: this is the one test that waits for MLX's C++ compiler, once a machine.
+#[test]
+fn fused_kernels_give_the_numbers_of_the_reference() {
+    let (_, llama) = Fixture::all().into_iter().find(|(family, _)| family == "llama").unwrap();
+    for name in ["default", "bf16"] {
+        let case = llama.cases.iter().find(|case| case.name == name).unwrap().clone();
+        let checked = on_engine(move || {
+            mlx::set_fusing(true);
+            let checked = check_within(&case, tolerance(&case, true));
+            mlx::set_fusing(!cfg!(target_os = "linux"));
+            Ok(checked)
+        });
+        assert_eq!(checked.unwrap(), Ok(()), "{name}");
+    }
+}
+
 /// The lengths of pieces that end at `cuts`.
 fn pieces(cuts: &[usize]) -> Vec<usize> {
     let starts = std::iter::once(&0).chain(cuts);
@@ -211,7 +251,8 @@ fn check_kept(case: &Case) -> Result<(), String> {
             let what = format!("{:?} in pieces of {chunks:?}", kept.plan());
             let mut cache = model.model.cache(&kept.plan());
             let rows = run(case, &mut model, &mut cache, &case.tokens, &chunks).map_err(text)?;
-            compare(case, &what, &rows, &kept.logprobs, 0)?;
+            let tolerance = tolerance(case, false);
+            compare(case, &what, &rows, &Expected { rows: &kept.logprobs, from: 0, tolerance })?;
         }
     }
     Ok(())
@@ -326,7 +367,8 @@ fn bounded() -> CachePlan {
 fn dense_experts_in_half_precision() {
     for (family, fixture) in Fixture::all().into_iter().filter(|(name, _)| name == "qwen3_moe") {
         let case = fixture.cases.into_iter().next().unwrap().in_bfloat16();
-        let limit = tolerance(&case);
+        // From float32, hence one spread where it rounds alike.
+        let limit = if ROUNDS_ALIKE { spread(&case) + TOLERANCE } else { SPREADS * spread(&case) };
         let moved = on_engine(move || {
             let model = case.model()?;
             let mut cache = empty(&model);

@@ -31,11 +31,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config,
         json!({
-            "intermediate_size": config.get("block_ff_dim"), "rms_norm_eps": config.get("norm_eps"),
-            "rope_theta": 1e6,
+            "intermediate_size": config.get("block_ff_dim"), "rope_theta": 1e6,
         }),
     );
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let mut c = Text::read_renamed(config, &[("norm_eps", "rms_norm_eps")])?;
+    let e: Config = config::read(config)?;
     c.intermediate_size = e.ffn_width(c.intermediate_size)?;
     let attends = |i: i32| match (&e.full_attn_idxs, &c.layer_types) {
         (Some(layers), _) => layers.contains(&i),
