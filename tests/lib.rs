@@ -293,9 +293,10 @@ pub fn mynah() -> Command {
     command
 }
 
-/// Waits for a future.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+/// Waits for a future, or for what becomes one.
+pub fn block_on<T>(future: impl IntoFuture<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(future.into_future())
 }
 
 fn bits(name: &str, count: usize) -> impl Iterator<Item = u64> {

@@ -1,6 +1,6 @@
 //! What a caller can do about an error.
 
-use mynah::Error;
+use mynah::{Error, ErrorKind};
 
 /// Something went wrong. The variant says what can be done about it, `reason` what it was.
 #[derive(Debug, thiserror::Error, uniffi::Error)]
@@ -107,58 +107,49 @@ pub enum MynahError {
 
 impl From<Error> for MynahError {
     fn from(error: Error) -> Self {
-        let reason = error.to_string();
-        match error {
-            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                MynahError::NotFound { reason }
-            }
-            Error::InvalidName { .. }
-            | Error::RepositoryNotFound { .. }
-            | Error::RevisionNotFound { .. }
-            | Error::NotCached { .. } => MynahError::NotFound { reason },
-            Error::Gated { .. } | Error::Unauthorized { .. } => MynahError::AccessDenied { reason },
-            Error::RateLimited { after, .. } => {
+        let (kind, reason) = (error.kind(), error.to_string());
+        match kind {
+            ErrorKind::NotFound => MynahError::NotFound { reason },
+            ErrorKind::AccessDenied => MynahError::AccessDenied { reason },
+            ErrorKind::Network => {
+                let after = match error.cause() {
+                    Error::RateLimited { after, .. } => *after,
+                    _ => None,
+                };
                 let retry_after_seconds = after.map(|after| after.as_secs());
                 MynahError::Network { reason, retry_after_seconds }
             }
-            Error::Network { .. } | Error::Server { .. } | Error::Changed { .. } => {
-                MynahError::Network { reason, retry_after_seconds: None }
+            ErrorKind::Offline => MynahError::Offline { reason },
+            ErrorKind::DiskFull => {
+                let (needed, free) = match error.cause() {
+                    Error::DiskFull { needed, free, .. } => (*needed, *free),
+                    _ => (0, 0),
+                };
+                MynahError::DiskFull { reason, needed, free }
             }
-            Error::Offline { .. } => MynahError::Offline { reason },
-            Error::DiskFull { needed, free, .. } => MynahError::DiskFull { reason, needed, free },
-            Error::Io { .. }
-            | Error::Config { .. }
-            | Error::Checkpoint { .. }
-            | Error::MissingTensor(_)
-            | Error::TensorShape { .. }
-            | Error::UnusedTensors(_)
-            | Error::Adapter { .. }
-            | Error::SavedCache { .. }
-            | Error::HashMismatch { .. }
-            | Error::NotANumber { .. } => MynahError::Damaged { reason },
-            Error::UnknownModelType { .. } | Error::CustomCode(_) | Error::Quantization { .. } => {
-                MynahError::Unsupported { reason }
+            ErrorKind::Damaged => MynahError::Damaged { reason },
+            ErrorKind::Unsupported => MynahError::Unsupported { reason },
+            ErrorKind::OutOfMemory => {
+                let (needed, available) = match error.cause() {
+                    Error::MemoryLimit { needed, used, limit } => {
+                        (*needed as u64, limit.saturating_sub(*used) as u64)
+                    }
+                    _ => (0, 0),
+                };
+                MynahError::OutOfMemory { reason, needed, available }
             }
-            Error::MemoryLimit { needed, used, limit } => MynahError::OutOfMemory {
-                reason,
-                needed: needed as u64,
-                available: limit.saturating_sub(used) as u64,
-            },
-            Error::ContextOverflow { tokens, limit } => {
-                MynahError::ContextOverflow { reason, tokens: tokens as u64, limit: limit as u64 }
+            ErrorKind::ContextOverflow => {
+                let (tokens, limit) = match error.cause() {
+                    Error::ContextOverflow { tokens, limit } => (*tokens as u64, *limit as u64),
+                    _ => (0, 0),
+                };
+                MynahError::ContextOverflow { reason, tokens, limit }
             }
-            Error::Tokenizer { .. }
-            | Error::NoChatTemplate
-            | Error::ChatTemplate { .. }
-            | Error::UnknownRole(_)
-            | Error::UnsupportedPart { .. }
-            | Error::EmptyPrompt
-            | Error::TokenOutOfVocabulary { .. }
-            | Error::Option { .. } => MynahError::InvalidRequest { reason },
-            Error::Cancelled => MynahError::Cancelled { reason },
-            Error::Unloaded => MynahError::Unloaded { reason },
-            Error::Unavailable(_) => MynahError::Unavailable { reason },
-            _ => MynahError::Internal { reason },
+            ErrorKind::InvalidRequest => MynahError::InvalidRequest { reason },
+            ErrorKind::Cancelled => MynahError::Cancelled { reason },
+            ErrorKind::Unloaded => MynahError::Unloaded { reason },
+            ErrorKind::Unavailable => MynahError::Unavailable { reason },
+            ErrorKind::Internal => MynahError::Internal { reason },
         }
     }
 }

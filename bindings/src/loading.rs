@@ -71,18 +71,18 @@ impl LoadOptions {
             }
             Some(MemoryPolicy::Unlimited) => mynah::MemoryPolicy::Unlimited,
         };
-        Ok(mynah::LoadOptions {
-            context: self.context.map(|context| context as usize),
-            session,
-            memory,
-            end_tokens: self.end_tokens,
-            adapter: self.adapter.map(Location::try_from).transpose()?,
-            tokenizer: self.tokenizer.map(Location::try_from).transpose()?,
-            chat_template: self.chat_template,
-            offline: self.offline,
-            downloader: downloader.map(Host::transport),
-            prewarm: self.prewarm,
-        })
+        let mut options = mynah::LoadOptions::default()
+            .context(self.context.map(|context| context as usize))
+            .session(session)
+            .memory(memory)
+            .end_tokens(self.end_tokens)
+            .offline(self.offline)
+            .downloader(downloader.map(Host::transport))
+            .prewarm(self.prewarm);
+        options.adapter = self.adapter.map(Location::try_from).transpose()?;
+        options.tokenizer = self.tokenizer.map(Location::try_from).transpose()?;
+        options.chat_template = self.chat_template;
+        Ok(options)
     }
 }
 
@@ -128,13 +128,15 @@ impl From<hub::Progress> for DownloadProgress {
     }
 }
 
-impl From<mynah::LoadEvent> for LoadEvent {
-    fn from(event: mynah::LoadEvent) -> Self {
+impl LoadEvent {
+    /// None for an event of a kind that has no counterpart here.
+    fn of(event: mynah::LoadEvent) -> Option<Self> {
         match event {
             mynah::LoadEvent::Download(progress) => {
-                LoadEvent::Downloading { progress: progress.into() }
+                Some(LoadEvent::Downloading { progress: progress.into() })
             }
-            mynah::LoadEvent::Weights(share) => LoadEvent::Loading { share: share.into() },
+            mynah::LoadEvent::Weights(share) => Some(LoadEvent::Loading { share: share.into() }),
+            _ => None,
         }
     }
 }
@@ -142,7 +144,7 @@ impl From<mynah::LoadEvent> for LoadEvent {
 /// A model on its way. It starts when it is first asked for something, and stops when it is
 /// cancelled or dropped; what was downloaded until then stays on the disk.
 #[derive(uniffi::Object)]
-pub struct Loading(Steps<mynah::LoadEvent, Arc<Model>>);
+pub struct Loading(Steps<LoadEvent, Arc<Model>>);
 
 /// Begins to load a model, its files by way of the host if that brings a downloader.
 ///
@@ -156,8 +158,13 @@ pub fn load_model(
 ) -> Result<Arc<Loading>, MynahError> {
     let (location, options) = (Location::try_from(source)?, options.core(downloader)?);
     Ok(Arc::new(Loading(Steps::new(|events| async move {
-        let tell = move |event| drop(events.send_replace(Some(event)));
-        mynah::Model::load_with(location, options, tell).await.map(|model| Arc::new(Model(model)))
+        let tell = move |event| {
+            if let Some(event) = LoadEvent::of(event) {
+                events.send_replace(Some(event));
+            }
+        };
+        let load = mynah::Model::load(location).options(options).progress(tell);
+        load.await.map(|model| Arc::new(Model(model)))
     }))))
 }
 
@@ -168,7 +175,7 @@ impl Loading {
     /// # Errors
     /// Why there will be no model; once.
     pub async fn next(&self) -> Result<Option<LoadEvent>, MynahError> {
-        Ok(self.0.next().await?.map(LoadEvent::from))
+        self.0.next().await
     }
 
     /// The model, once it is there.

@@ -100,7 +100,7 @@ impl Model {
     /// # Errors
     /// When the prompt makes no sense to it or is too long.
     pub fn tokens(&self, prompt: Prompt) -> Result<Vec<u32>, MynahError> {
-        Ok(self.0.tokens(&mynah::Prompt::try_from(prompt)?)?)
+        Ok(self.0.tokens(mynah::Prompt::try_from(prompt)?)?)
     }
 
     /// A conversation as the text that it sees.

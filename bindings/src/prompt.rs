@@ -11,8 +11,13 @@ pub enum Prompt {
         /// The ids.
         tokens: Vec<u32>,
     },
-    /// Text, with the tokens that the tokenizer puts around it.
+    /// A user's message where the checkpoint has a chat template, else raw text.
     Text {
+        /// The text.
+        text: String,
+    },
+    /// Raw text to continue, with the special tokens that the tokenizer adds.
+    Raw {
         /// The text.
         text: String,
     },
@@ -64,6 +69,7 @@ impl TryFrom<Prompt> for mynah::Prompt {
         Ok(match prompt {
             Prompt::Tokens { tokens } => mynah::Prompt::Tokens(tokens),
             Prompt::Text { text } => mynah::Prompt::Text(text),
+            Prompt::Raw { text } => mynah::Prompt::Raw(text),
             Prompt::Chat { messages, options } => {
                 let messages = messages.into_iter().map(mynah::Message::from).collect();
                 mynah::Prompt::Chat(messages, options.try_into()?)
@@ -94,16 +100,12 @@ impl TryFrom<TemplateOptions> for mynah::TemplateOptions {
                 Err(MynahError::InvalidRequest { reason })
             }
         };
-        Ok(mynah::TemplateOptions {
-            add_generation_prompt: options
-                .add_generation_prompt
-                .unwrap_or(defaults.add_generation_prompt),
-            continue_final_message: options
-                .continue_final_message
-                .unwrap_or(defaults.continue_final_message),
-            variables: options.variables.into_iter().map(parse).collect::<Result<_, _>>()?,
-            name: options.template,
-            ..defaults
-        })
+        let prompt = options.add_generation_prompt.unwrap_or(defaults.add_generation_prompt);
+        let goes_on = options.continue_final_message.unwrap_or(defaults.continue_final_message);
+        Ok(defaults
+            .add_generation_prompt(prompt)
+            .continue_final_message(goes_on)
+            .variables(options.variables.into_iter().map(parse).collect::<Result<_, _>>()?)
+            .name(options.template))
     }
 }

@@ -72,13 +72,11 @@ impl SessionOptions {
             let group_size = i32::try_from(group_size).unwrap_or(i32::MAX);
             CacheQuantization::new(bits.into(), group_size, after as usize)
         });
-        Ok(mynah::SessionOptions {
-            overflow,
-            quantization: quantization.transpose()?.or(options.quantization),
-            checkpoint_bytes: self.checkpoint_bytes.map_or(options.checkpoint_bytes, |bytes| {
-                usize::try_from(bytes).unwrap_or(usize::MAX)
-            }),
-        })
+        let bytes = self
+            .checkpoint_bytes
+            .map_or(options.checkpoint_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let quantization = quantization.transpose()?.or(options.quantization);
+        Ok(options.overflow(overflow).quantization(quantization).checkpoint_bytes(bytes))
     }
 }
 

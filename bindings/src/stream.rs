@@ -81,6 +81,7 @@ impl EventBatch {
             }
             Event::Token(token) => self.push_token(&token),
             Event::Finished(summary) => self.summary = Some(summary.into()),
+            _ => {}
         }
     }
 
@@ -104,8 +105,9 @@ impl From<mynah::Summary> for Summary {
                 mynah::FinishReason::Stop => FinishReason::Stop,
                 mynah::FinishReason::Length => FinishReason::Length,
                 mynah::FinishReason::Cancelled => FinishReason::Cancelled,
+                _ => FinishReason::Stop,
             },
-            remaining_text: summary.remaining_text,
+            remaining_text: String::new(),
             prompt_tokens: summary.prompt_tokens as u64,
             cached_tokens: summary.cached_tokens as u64,
             dropped_messages: summary.dropped_messages as u64,
@@ -130,6 +132,8 @@ struct Reader {
     generation: Generation,
     /// What came after the last batch.
     error: Option<mynah::Error>,
+    /// The text that no token carried.
+    rest: String,
 }
 
 impl Reader {
@@ -141,6 +145,7 @@ impl Reader {
         let mut is_empty = true;
         for event in events {
             match event {
+                Ok(Event::Text(text)) => self.rest += &text,
                 Ok(event) => batch.push(event),
                 Err(error) => {
                     self.error = Some(error);
@@ -148,6 +153,9 @@ impl Reader {
                 }
             }
             is_empty = false;
+        }
+        if let Some(summary) = &mut batch.summary {
+            summary.remaining_text = std::mem::take(&mut self.rest);
         }
         match self.error.take_if(|_| is_empty) {
             Some(error) => Err(error.into()),
@@ -160,7 +168,7 @@ impl GenerationStream {
     pub(crate) fn new(generation: Generation) -> Arc<Self> {
         let canceller = generation.canceller();
         let prompt = generation.prompt_tokens().to_vec();
-        let reader = Mutex::new(Reader { generation, error: None });
+        let reader = Mutex::new(Reader { generation, error: None, rest: String::new() });
         Arc::new(GenerationStream { reader, canceller, prompt })
     }
 }
@@ -190,7 +198,12 @@ impl GenerationStream {
     /// What stopped the generation, after all events before it.
     pub async fn next(&self, max: u32) -> Result<EventBatch, MynahError> {
         let mut reader = self.reader.lock().await;
-        let first = reader.generation.next().await;
+        let mut first = reader.generation.next().await;
+        // An empty batch would be the end.
+        while let Some(Ok(Event::Text(text))) = &first {
+            reader.rest += text;
+            first = reader.generation.next().await;
+        }
         let rest = reader.generation.ready(max.saturating_sub(1) as usize);
         reader.batch(first.into_iter().chain(rest))
     }
@@ -209,10 +222,11 @@ mod tests {
     fn tokens_are_packed_one_after_the_other() {
         let mut batch = EventBatch::default();
         batch.push(Event::Prefill { done: 3, total: 4 });
-        let (text, top) = ("é".into(), vec![(7, -0.5), (0x0102_0304, f32::NEG_INFINITY)]);
-        batch.push(Event::Token(mynah::Token { id: 0x0102_0304, logprob: 1.0, text, top }));
-        let (text, top) = (String::new(), Vec::new());
-        batch.push(Event::Token(mynah::Token { id: 7, logprob: -2.0, text, top }));
+        let (text, top) = ("é", vec![(7, -0.5), (0x0102_0304, f32::NEG_INFINITY)]);
+        let mut token = mynah::Token::new(0x0102_0304, 1.0, text);
+        token.top = top;
+        batch.push(Event::Token(token));
+        batch.push(Event::Token(mynah::Token::new(7, -2.0, "")));
         let expected: [&[u8]; 12] = [
             &[4, 3, 2, 1],
             &[0, 0, 0x80, 0x3f],

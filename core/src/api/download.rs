@@ -1,6 +1,7 @@
 //! Downloading models, tokenizers and adapters without loading them.
 
 use crate::{
+    api::location::Location,
     checkpoint::{adapter, config, files::Files, quantization::Quantization},
     error::{Error, Result},
     families,
@@ -8,6 +9,7 @@ use crate::{
     text::{ChatTemplate, Tokenizer},
 };
 use std::path::PathBuf;
+use tracing::Instrument;
 
 const MODEL: Plan = Plan {
     wanted: Wanted::Model,
@@ -34,7 +36,8 @@ const ADAPTER: Plan = Plan {
 
 /// The config of a model.
 pub(super) fn config(files: &Files) -> Result<config::Json> {
-    files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))
+    let missing = || Error::config("", "there is no such file; is this the folder of a model?");
+    files.json("config.json")?.ok_or_else(missing)
 }
 
 /// Downloads a model into the cache, unless it is there, and returns the folder of its files.
@@ -56,12 +59,34 @@ pub(super) fn config(files: &Files) -> Result<config::Json> {
 /// [`Error::Offline`], [`Error::RepositoryNotFound`], [`Error::RevisionNotFound`],
 /// [`Error::Gated`], [`Error::Unauthorized`], [`Error::RateLimited`], [`Error::Network`],
 /// [`Error::Server`], [`Error::HashMismatch`], [`Error::Changed`], [`Error::DiskFull`],
-/// [`Error::Io`]; and why a model is refused, before its weights are downloaded.
+/// [`Error::Io`]; and why a model is refused, before its weights are downloaded
+/// ([`Error::Model`]).
 pub async fn download(
     source: &Source,
     progress: impl FnMut(Progress) + Send + 'static,
 ) -> Result<PathBuf> {
-    hub::fetch(source, MODEL, progress).await
+    run(source, MODEL, progress).await
+}
+
+/// Downloads what a plan wants, in a span and with the name of the repository in errors.
+async fn run(
+    source: &Source,
+    plan: Plan,
+    progress: impl FnMut(Progress) + Send + 'static,
+) -> Result<PathBuf> {
+    let name = Location::from(source.clone()).to_string();
+    let span = tracing::info_span!("download", repository = name);
+    async {
+        tracing::info!("download started");
+        let folder = hub::fetch(source, plan, progress).await.map_err(Error::of_model(name));
+        match &folder {
+            Ok(_) => tracing::info!("download finished"),
+            Err(error) => tracing::info!(kind = ?error.kind(), "download failed"),
+        }
+        folder
+    }
+    .instrument(span)
+    .await
 }
 
 /// Downloads only the tokenizer and the chat template of a repository, which need not have weights.
@@ -69,7 +94,7 @@ pub async fn download(
 /// # Errors
 /// As [`download`].
 pub async fn download_text(source: &Source) -> Result<PathBuf> {
-    hub::fetch(source, TEXT, drop).await
+    run(source, TEXT, drop).await
 }
 
 /// Downloads an adapter.
@@ -77,5 +102,5 @@ pub async fn download_text(source: &Source) -> Result<PathBuf> {
 /// # Errors
 /// As [`download`].
 pub async fn download_adapter(source: &Source) -> Result<PathBuf> {
-    hub::fetch(source, ADAPTER, drop).await
+    run(source, ADAPTER, drop).await
 }

@@ -415,7 +415,7 @@ impl Client {
     /// A connection that could not be made or did not last.
     pub(super) fn broken(&self, address: &Uri, why: &dyn fmt::Display) -> Trouble {
         Trouble::passing(match self.cancel.check() {
-            Ok(()) => Error::Network { host: shown(address), reason: why.to_string() },
+            Ok(()) => Error::Network { host: shown(address), reason: reason(&why.to_string()) },
             Err(cancelled) => cancelled,
         })
     }
@@ -427,6 +427,22 @@ impl Client {
     fn wrong(&self, reason: &str) -> Error {
         Error::Server { host: self.origin.to_string(), reason: reason.into() }
     }
+}
+
+/// What failed, in the words of people instead of the system's resolver and sockets.
+fn reason(technical: &str) -> String {
+    const WORDS: [(&str, &str); 7] = [
+        ("lookup address", "DNS"),
+        ("host not found", "DNS"),
+        ("Name or service not known", "DNS"),
+        ("onnection refused", "connection refused"),
+        ("onnection reset", "connection reset"),
+        ("timeout", "timeout"),
+        ("timed out", "timeout"),
+    ];
+    let words = WORDS.iter().find(|(sign, _)| technical.contains(sign));
+    let rest = technical.strip_prefix("io: ").unwrap_or(technical);
+    words.map_or(rest, |(_, words)| words).into()
 }
 
 /// What a request is about, for errors.
