@@ -44,9 +44,8 @@ fn ids(count: usize, below: u32) -> impl Iterator<Item = u32> {
 async fn second_turn(folder: &str, history: usize) -> Result<Json> {
     const ANSWER: usize = 16;
     const MESSAGE: usize = 16;
-    let model = Model::load(Path::new(folder), |_| {}).await?;
-    let ask =
-        |max_tokens| GenerateOptions { max_tokens, ignore_end: true, ..GenerateOptions::default() };
+    let model = Model::load(Path::new(folder)).await?;
+    let ask = |max_tokens| GenerateOptions::default().max_tokens(max_tokens).ignore_end(true);
     let words: Vec<u32> = ids(history + MESSAGE, model.info().vocabulary).collect();
     let session = model.session(SessionOptions::default());
     let mut said = Vec::new();
@@ -65,27 +64,25 @@ async fn second_turn(folder: &str, history: usize) -> Result<Json> {
 /// Seconds of a step with every sampling option on, and with none.
 async fn sampling(folder: &str, tokens: usize) -> Result<Json> {
     const TURNS: usize = 3;
-    let model = Model::load(Path::new(folder), |_| {}).await?;
-    let greedy =
-        GenerateOptions { max_tokens: tokens, ignore_end: true, ..GenerateOptions::default() };
-    let all = GenerateOptions {
-        min_tokens: tokens,
-        temperature: 0.8,
-        top_k: 1000,
-        top_p: 0.95,
-        min_p: 0.001,
-        typical_p: 0.95,
-        top_n_sigma: 3.0,
-        xtc: Some(Xtc { probability: 0.5, threshold: 0.1 }),
-        dry: Some(Dry::default()),
-        repetition_penalty: 1.1,
-        presence_penalty: 0.1,
-        frequency_penalty: 0.1,
-        logit_bias: vec![(7, 1.0), (8, -1.0)],
-        seed: Some(1),
-        top_logprobs: 5,
-        ..greedy.clone()
-    };
+    let model = Model::load(Path::new(folder)).await?;
+    let greedy = GenerateOptions::default().max_tokens(tokens).ignore_end(true);
+    let all = greedy
+        .clone()
+        .min_tokens(tokens)
+        .temperature(0.8)
+        .top_k(1000)
+        .top_p(0.95)
+        .min_p(0.001)
+        .typical_p(0.95)
+        .top_n_sigma(3.0)
+        .xtc(Xtc { probability: 0.5, threshold: 0.1 })
+        .dry(Dry::default())
+        .repetition_penalty(1.1)
+        .presence_penalty(0.1)
+        .frequency_penalty(0.1)
+        .logit_bias(vec![(7, 1.0), (8, -1.0)])
+        .seed(1)
+        .top_logprobs(5);
     let words: Vec<u32> = ids(8, model.info().vocabulary).collect();
     let mut seconds = [Vec::new(), Vec::new()];
     // In turns, so that what else the machine does falls on both.
@@ -108,7 +105,7 @@ async fn follow(mut stream: Generation, mut see: impl FnMut(u32)) -> Result<Summ
         match stream.next().await {
             Some(Ok(Event::Token(token))) => see(token.id),
             Some(Ok(Event::Finished(summary))) => return Ok(summary),
-            Some(Ok(Event::Prefill { .. })) => {}
+            Some(Ok(_)) => {}
             Some(Err(error)) => return Err(error),
             None => unreachable!("a stream ends with a summary or an error"),
         }
@@ -145,7 +142,7 @@ fn streaming(folder: &str) -> Result<Json> {
         let mut detokenizer = tokenizer.detokenizer(true);
         for &id in text.iter().cycle().take(TOKENS) {
             let text = detokenizer.push(id)?;
-            let token = mynah::Token { id, logprob: 0.0, text, top: Vec::new() };
+            let token = mynah::Token::new(id, 0.0, text);
             sender.blocking_send(Event::Token(token)).ok();
         }
         Ok(())

@@ -170,6 +170,27 @@ fn the_demo_model_answers() {
 }
 
 #[test]
+fn logs_show_the_steps_and_never_the_text() {
+    let (code, out, err) = run(&["-vvv", "generate", "What is 3 + 4?"], "");
+    assert_eq!((code, out.trim()), (Some(0), "3 + 4 = 7."), "{err}");
+    for (span, event) in [
+        ("load{model=", "load started"),
+        ("load{model=", "load finished"),
+        ("prefill{tokens=", "prefill started"),
+        ("prefill{tokens=", "prefill finished"),
+        ("decode", "decode started"),
+        ("decode", "decode step"),
+        ("decode", "generation finished"),
+    ] {
+        let is_it = |line: &str| line.contains(span) && line.contains(event);
+        assert!(err.lines().any(is_it), "{span} {event}: {err}");
+    }
+    assert!(!err.contains("What is") && !err.contains("= 7"), "{err}");
+    let (_, _, err) = run(&["-v", "generate", "What is 3 + 4?"], "");
+    assert!(err.contains("load finished") && !err.contains("decode step"), "{err}");
+}
+
+#[test]
 fn a_chat_remembers_until_it_is_cleared() {
     let demo = demo();
     let two_turns = |entry: &&Json| {
@@ -194,26 +215,31 @@ fn errors_are_one_line_and_have_their_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("config.json"), r#"{"model_type": "lama"}"#).unwrap();
     let unknown = path(&folder);
+    let seeing = tempfile::tempdir().unwrap();
+    fs::write(seeing.path().join("config.json"), r#"{"model_type": "qwen3_vl"}"#).unwrap();
+    let seeing = path(&seeing);
+    let no_vision = format!("{seeing}: vision models of type `qwen3_vl` are not supported yet");
     let dense = write(&Fixture::all().remove(0).1.cases[0]);
     let dense = path(&dense);
     let cases: &[(&[&str], i32, &str)] = &[
         (&["generate", "./nowhere"], 2, "there is no prompt"),
         (&["generate", dense], 2, "there is no prompt"),
         (&["generate", "./nowhere", "Hello"], 1, "./nowhere: "),
-        (&["generate", "no/where", "--tokens", "1"], 1, "`no/where` at `main` is not complete"),
-        (&["chat", "nowhere"], 1, "`nowhere` at `main` is not complete"),
-        (&["score", "nowhere@v1", "--tokens", "1"], 1, "`nowhere` at `v1` is not complete"),
-        (&["inspect", "nowhere"], 1, "`nowhere` at `main` is not complete"),
+        (&["generate", "no/where", "--tokens", "1"], 1, "`no/where@main` is not fully downloaded"),
+        (&["chat", "nowhere"], 1, "`nowhere@main` is not fully downloaded"),
+        (&["score", "nowhere@v1", "--tokens", "1"], 1, "`nowhere@v1` is not fully downloaded"),
+        (&["inspect", "nowhere"], 1, "`nowhere@main` is not fully downloaded"),
         (&["inspect", "./nowhere"], 1, "./nowhere: "),
         (&["inspect", "--context", "16777217"], 1, "option `context`: more than 16777216"),
-        (&["download", "nowhere"], 1, "`nowhere` at `main` is not complete"),
+        (&["download", "nowhere"], 1, "`nowhere@main` is not fully downloaded"),
         (&["download", "../nowhere"], 1, "`../nowhere` is not a repository"),
         (&["download"], 2, "<REPOSITORY>"),
         (&["rm", "no/where"], 1, "`no/where` is not in the cache"),
         (&["rm"], 2, "<REPOSITORY>"),
         (&["generate", unknown, "--tokens", "1"], 1, "`lama` is not supported; did you mean llama"),
         (&["score", unknown, "--tokens", "1"], 1, "`lama` is not supported"),
-        (&["generate", dense, "Hello"], 1, "tokenizer.json: there is no such file"),
+        (&["generate", seeing, "Hello"], 1, &no_vision),
+        (&["generate", dense, "Hello"], 1, "the checkpoint has no tokenizer.json"),
         (&["generate", dense, "--tokens", "1,100000"], 1, "token 100000 is outside"),
         (&["generate", dense, "--tokens", "1", "--top-p", "-1"], 1, "option `top_p`: -1"),
         (&["generate", "Hello", "--temperature", "hot"], 2, "'hot' for '--temperature <T>'"),

@@ -49,7 +49,7 @@ fn write(family: &str, context: usize) -> TempDir {
 }
 
 fn load(folder: &Path) -> Model {
-    block_on(Model::load(folder, |_| {})).unwrap()
+    block_on(Model::load(folder)).unwrap()
 }
 
 /// A model that tests share.
@@ -65,7 +65,7 @@ fn llama() -> &'static Model {
 
 /// Options under which only the number of tokens ends a text.
 fn options(max_tokens: usize) -> GenerateOptions {
-    GenerateOptions { max_tokens, ignore_end: true, ..GenerateOptions::default() }
+    GenerateOptions::default().max_tokens(max_tokens).ignore_end(true)
 }
 
 fn start(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Generation {
@@ -87,6 +87,7 @@ fn rest(stream: &mut Generation) -> (usize, Vec<u32>, Summary) {
                 assert_eq!(next(stream), None);
                 return (prefills, tokens, summary);
             }
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -106,9 +107,9 @@ fn what_is_there_is_taken_at_once() {
     while !is_over {
         for event in stream.ready(7) {
             match event.unwrap() {
-                Event::Prefill { .. } => {}
                 Event::Token(token) => tokens.push(token.id),
                 Event::Finished(_) => is_over = true,
+                _ => {}
             }
         }
     }
@@ -232,7 +233,7 @@ fn a_slow_reader_misses_nothing() {
 fn a_cancellation_takes_effect_within_a_step() {
     let _busy = BUSY.read().unwrap();
     let prompt = [3; 400];
-    let slowly = GenerateOptions { prefill_chunk: 1, ..options(10) };
+    let slowly = options(10).prefill_chunk(1);
     // In the middle of the prompt.
     let mut stream = start(llama(), &prompt, &slowly);
     turns(3 * BUFFERED);
@@ -268,7 +269,7 @@ fn a_cancellation_takes_effect_within_a_step() {
 fn seeds_repeat() {
     let _busy = BUSY.read().unwrap();
     let draw = |seed| {
-        let options = GenerateOptions { temperature: 1.5, seed, ..options(24) };
+        let options = options(24).temperature(1.5).seed(seed);
         generate(llama(), &[1, 2, 3], &options)
     };
     assert_eq!(draw(Some(1)), draw(Some(1)));
@@ -286,7 +287,7 @@ fn the_shortest_requests() {
     assert_eq!((prefills, tokens.len(), summary.generated_tokens), (1, 1, 1));
     assert_eq!(summary.finish_reason, FinishReason::Length);
     let first = tokens[0];
-    let stops = GenerateOptions { end_tokens: vec![first], ..options(5) };
+    let stops = options(5).end_tokens(vec![first]);
     let (_, tokens, summary) = rest(&mut start(llama(), &[1], &stops));
     assert_eq!((tokens.len(), summary.generated_tokens), (0, 0));
     assert_eq!(summary.finish_reason, FinishReason::Stop);
@@ -303,7 +304,7 @@ fn long_texts_are_the_likeliest() {
         let folder = write(family, 1024);
         let model = load(folder.path());
         let prompt: Vec<u32> = (0..60).map(|n| n * 31 % 96).collect();
-        let chunked = GenerateOptions { prefill_chunk: 25, ..options(500) };
+        let chunked = options(500).prefill_chunk(25);
         let tokens = generate(&model, &prompt, &chunked);
         assert_eq!(tokens.len(), 500);
         let whole = [&prompt[..], &tokens].concat();
@@ -392,7 +393,7 @@ fn the_last_handle_frees_the_memory() {
     // One that nobody wants any more does not, wherever it is.
     for taken in [0, 1, 2, 5] {
         let model = load(folder.path());
-        let slowly = GenerateOptions { prefill_chunk: 1, ..options(1_000_000) };
+        let slowly = options(1_000_000).prefill_chunk(1);
         let mut stream = start(&model, &[1, 2, 3], &slowly);
         for _ in 0..taken {
             next(&mut stream);
@@ -413,7 +414,7 @@ fn the_last_handle_frees_the_memory() {
 
     // A model that fails to load leaves nothing.
     fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
-    assert!(block_on(Model::load(folder.path(), |_| {})).is_err());
+    assert!(block_on(Model::load(folder.path())).is_err());
     assert!(active() < before + slack);
 }
 
@@ -443,7 +444,7 @@ fn what_does_not_fit_the_limit_is_refused_and_the_rest_goes_on() {
     let before = active();
     let refused = {
         let _limit = Limit::of(before + size / 2);
-        let refused = block_on(Model::load(folder.path(), |_| {})).err();
+        let refused = block_on(Model::load(folder.path())).err();
         assert_eq!(generate(llama(), &[1, 2], &options(3)).len(), 3);
         refused
     };
@@ -506,7 +507,7 @@ fn the_memory_of_a_model_goes_back_to_the_system() {
 #[test]
 fn a_thousand_generations_and_a_hundred_models_leave_nothing_behind() {
     let _alone = BUSY.write().unwrap();
-    let demo = || block_on(Model::load(mynah::DEMO, |_| {})).unwrap();
+    let demo = || block_on(Model::load(mynah::DEMO)).unwrap();
     let model = demo();
     let mut after = Vec::new();
     for _ in 0..11 {
@@ -547,8 +548,8 @@ fn a_session_holds_what_it_may_and_is_freed_with_its_last_handle() {
         let folder = write(family, 8192);
         let model = load(folder.path());
         let (plain, few) = (SessionOptions::default(), 30_000);
-        let nowhere = held(&model, SessionOptions { checkpoint_bytes: 0, ..plain });
-        let bounded = held(&model, SessionOptions { checkpoint_bytes: few, ..plain });
+        let nowhere = held(&model, plain.checkpoint_bytes(0));
+        let bounded = held(&model, plain.checkpoint_bytes(few));
         assert!(bounded <= nowhere + few + SLACK, "{family}: {nowhere}, {bounded}");
     }
 }

@@ -9,7 +9,7 @@
 //! [`Error::Internal`]; whatever ends or stalls the child is for the parent to see. Overflows panic
 //! in a build with debug assertions only.
 
-use mynah::{Error, Event, GenerateOptions, Model, Prompt, Result};
+use mynah::{Error, Event, Model, Prompt, Result};
 use mynah_tests::{Case, Fixture, block_on, on_engine};
 use serde_json::{Map, Value as Json, json};
 use std::{
@@ -311,11 +311,11 @@ fn attempt(folder: PathBuf, generates: bool) -> Result<()> {
     // What can be told without weights is told without panics too.
     block_on(mynah::inspect(folder.clone(), None)).ok();
     block_on(async {
-        let model = Model::load(folder, |_| {}).await?;
+        let model = Model::load(folder).await.map_err(Error::into_cause)?;
         let prompt = Prompt::Tokens(vec![0, 1, 2]);
         model.score(prompt.clone(), 2).await?;
         if generates {
-            let options = GenerateOptions { max_tokens: 2, ..model.default_options() };
+            let options = model.default_options().max_tokens(2);
             let mut stream = model.generate(prompt, &options)?;
             while let Some(event) = stream.next().await {
                 if let Event::Finished(_) = event? {

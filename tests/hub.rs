@@ -2,8 +2,7 @@
 //! nothing is fetched twice.
 
 use mynah::{
-    DEMO, Error, Files, GenerateOptions, Inspection, LoadEvent, LoadOptions, Model, Result, Source,
-    download,
+    DEMO, Error, Files, Inspection, LoadEvent, LoadOptions, Model, Result, Source, download,
     hub::{self, AccessToken, Progress},
 };
 use mynah_tests::{
@@ -61,7 +60,7 @@ impl Hub {
     }
 
     fn fetch(&self) -> Result<PathBuf> {
-        block_on(download(&self.source(), |_| ()))
+        block_on(download(&self.source(), |_| ())).map_err(Error::into_cause)
     }
 
     /// Fetches until `enough`, and drops the future then.
@@ -265,8 +264,9 @@ fn a_model_is_loaded_by_its_name_on_a_hub() {
     let answer = |source: Source| {
         let seen = seen.clone();
         block_on(async move {
-            let model = Model::load(source, move |event| seen.lock().unwrap().push(event)).await?;
-            let options = GenerateOptions { temperature: 0.0, ..model.default_options() };
+            let model =
+                Model::load(source).progress(move |event| seen.lock().unwrap().push(event)).await?;
+            let options = model.default_options().temperature(0.0);
             let mut stream = model.generate("What is 3 + 4?", &options)?;
             let mut text = String::new();
             while let Some(event) = stream.next().await {
@@ -852,15 +852,16 @@ fn a_tokenizer_may_come_from_another_repository() {
     for (name, bytes) in files.iter().filter(|(name, _)| !name.starts_with("tokenizer")) {
         fs::write(weights.path().join(name), bytes).unwrap();
     }
-    let load = |options| block_on(Model::load_with(weights.path(), options, |_| ()));
+    let load =
+        |options| block_on(Model::load(weights.path()).options(options)).map_err(Error::into_cause);
     let text = "What is 3 + 4?";
     let encode = |model: &Model| model.tokenizer()?.encode(text, false);
     assert!(encode(&load(LoadOptions::default()).unwrap()).is_err());
 
-    let lent = LoadOptions { tokenizer: Some(hub.source().into()), ..LoadOptions::default() };
-    let offline = LoadOptions { offline: true, ..lent.clone() };
+    let lent = LoadOptions::default().tokenizer(hub.source());
+    let offline = lent.clone().offline(true);
     assert!(matches!(load(offline.clone()), Err(Error::Offline { .. })));
-    let demo = block_on(Model::load(DEMO, |_| ())).unwrap();
+    let demo = block_on(Model::load(DEMO)).unwrap();
     let messages = [mynah::Message::user(text)];
     for (options, requests) in [(lent.clone(), None), (lent, Some(1)), (offline, Some(0))] {
         hub.server.forget();
@@ -874,8 +875,7 @@ fn a_tokenizer_may_come_from_another_repository() {
     }
 
     let nothing = Hub::new(Repository::default().with("config.json", "{}"));
-    let options =
-        LoadOptions { tokenizer: Some(nothing.source().into()), ..LoadOptions::default() };
+    let options = LoadOptions::default().tokenizer(nothing.source());
     assert!(matches!(load(options), Err(Error::Tokenizer { .. })));
 }
 
@@ -901,9 +901,9 @@ fn an_adapter_may_come_from_a_repository() {
             .with_large("adapters.safetensors", Content::bytes(&*tensors))
     };
     let hub = Hub::new(adapter(2));
-    let load = |options| block_on(Model::load_with(DEMO, options, |_| ()));
-    let online = LoadOptions { adapter: Some(hub.source().into()), ..LoadOptions::default() };
-    let offline = LoadOptions { offline: true, ..online.clone() };
+    let load = |options| block_on(Model::load(DEMO).options(options)).map_err(Error::into_cause);
+    let online = LoadOptions::default().adapter(hub.source());
+    let offline = online.clone().offline(true);
     assert!(matches!(load(offline.clone()), Err(Error::Offline { .. })));
     for (options, requests) in [(online.clone(), None), (online, Some(1)), (offline, Some(0))] {
         hub.server.forget();
@@ -913,10 +913,10 @@ fn an_adapter_may_come_from_a_repository() {
         assert_eq!(seen.len(), requests.unwrap_or(seen.len()));
     }
     let other = Hub::new(adapter(3));
-    let options = LoadOptions { adapter: Some(other.source().into()), ..LoadOptions::default() };
+    let options = LoadOptions::default().adapter(other.source());
     assert!(matches!(load(options), Err(Error::TensorShape { .. })));
     let nothing = Hub::new(Repository::default().with("config.json", "{}"));
-    let options = LoadOptions { adapter: Some(nothing.source().into()), ..LoadOptions::default() };
+    let options = LoadOptions::default().adapter(nothing.source());
     let missing = load(options).err();
     assert!(missing.unwrap().to_string().contains("adapter_config.json"));
 }
@@ -975,7 +975,9 @@ fn inspecting_a_repository_says_what_inspecting_its_files_says() {
     let hub = Hub::new(Repository::demo());
     let from_hub = inspect(hub.source(), 300).unwrap();
     let local = block_on(mynah::inspect(DEMO, Some(300))).unwrap();
-    assert_eq!(from_hub, Inspection { gated: Some(false), ..local.clone() });
+    let mut expected = local.clone();
+    expected.gated = Some(false);
+    assert_eq!(from_hub, expected);
     assert_eq!(files(hub.cache.path()).len(), 0);
 
     // What is there is not fetched again.
@@ -1085,7 +1087,7 @@ fn what_will_not_load_is_inspected_too() {
         let mut repository = repository.with("config.json", CONFIG);
         repository.files.remove("model.safetensors.index.json");
         hub.server.publish(NAME, &repository);
-        let error = inspect(hub.source(), 10).unwrap_err();
+        let error = inspect(hub.source(), 10).unwrap_err().into_cause();
         assert!(matches!(error, Error::Checkpoint { .. }), "{length}: {error:?}");
     }
 }
@@ -1144,7 +1146,7 @@ fn the_command_tells_lists_and_deletes() {
 
     let (code, out, err) = run(hub.command(&["rm", &format!("{NAME}@main")]));
     assert_eq!((code, out.as_str()), (Some(0), ""), "{err}");
-    assert!(err.starts_with("org/model@main is deleted; 20.0 MB"), "{err}");
+    assert!(err.starts_with("deleted org/model@main, which frees 20.0 MB"), "{err}");
     assert!(!hub.folder().exists());
     let (code, _, err) = run(hub.command(&["rm", NAME]));
     assert_eq!((code, err.as_str()), (Some(1), "mynah: `org/model` is not in the cache\n"));

@@ -326,11 +326,11 @@ fn newest(folder: &Path) -> SystemTime {
     entries.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Waits for a future.
+/// Waits for a future, or for what becomes one.
 ///
 /// The engine computes without fused kernels on Linux, where MLX has the system's C++ compiler build
 /// each of them: no test waits for that but the one that compares them.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub fn block_on<T>(future: impl IntoFuture<Output = T>) -> T {
     static FUSING: Once = Once::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     if cfg!(target_os = "linux") {
@@ -342,7 +342,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
             runtime.block_on(Engine::get().unwrap().run(off)).unwrap();
         });
     }
-    runtime.block_on(future)
+    runtime.block_on(future.into_future())
 }
 
 fn bits(name: &str, count: usize) -> impl Iterator<Item = u64> {

@@ -30,7 +30,7 @@ fn write_of(family: &str, name: &str) -> TempDir {
 }
 
 fn load(folder: &Path) -> Model {
-    block_on(Model::load(folder, |_| {})).unwrap()
+    block_on(Model::load(folder)).unwrap()
 }
 
 fn score(folder: &Path) -> Score {
@@ -60,7 +60,7 @@ fn nvidia_has_a_file_of_its_own() {
     let separate = json!({ "quantization": said });
     fs::write(folder.join("hf_quant_config.json"), separate.to_string()).unwrap();
     let problem = block_on(inspect(folder, None)).unwrap().problem.unwrap();
-    let error = block_on(Model::load(folder, |_| {})).err().unwrap().to_string();
+    let error = block_on(Model::load(folder)).err().unwrap().into_cause().to_string();
     assert_eq!(problem, error);
     assert!(error.contains("hf_quant_config.json.quantization.quant_algo"), "{error}");
 }

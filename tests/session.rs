@@ -59,7 +59,7 @@ fn write(family: &str, edit: impl FnOnce(&mut Json)) -> TempDir {
 }
 
 fn load(folder: &Path) -> Model {
-    block_on(Model::load(folder, |_| {})).unwrap()
+    block_on(Model::load(folder)).unwrap()
 }
 
 /// Models that tests share.
@@ -86,7 +86,7 @@ fn rewinds(family: &str) -> bool {
 
 /// Options under which only the number of tokens ends a text.
 fn options(max_tokens: usize) -> GenerateOptions {
-    GenerateOptions { max_tokens, ignore_end: true, ..GenerateOptions::default() }
+    GenerateOptions::default().max_tokens(max_tokens).ignore_end(true)
 }
 
 /// Words that mean nothing, differently for each `seed`.
@@ -120,6 +120,7 @@ fn rest(stream: &mut Generation) -> Answer {
                 logprobs.push(token.logprob);
             }
             Event::Finished(summary) => return Answer { tokens, logprobs, prefills, summary },
+            _ => {}
         }
     }
 }
@@ -216,7 +217,7 @@ fn the_end_of_an_answer_is_remembered() {
         let end = said[11];
         let length = said.iter().position(|id| *id == end).unwrap();
         let session = model.session(SessionOptions::default());
-        let stopping = GenerateOptions { end_tokens: vec![end], ..options(100) };
+        let stopping = options(100).end_tokens(vec![end]);
         let (answer, _) = compare(&session, tokens(&[&first]), &stopping);
         assert_eq!(answer.summary.finish_reason, FinishReason::Stop);
         assert_eq!(answer.tokens.len(), length);
@@ -232,13 +233,13 @@ fn a_long_history_has_places_to_come_back_to() {
     for (family, model) in models() {
         let session = model.session(SessionOptions::default());
         let long = words(6, 700);
-        let chunked = GenerateOptions { prefill_chunk: 128, ..options(4) };
+        let chunked = options(4).prefill_chunk(128);
         compare(&session, tokens(&[&long]), &chunked);
         let (_, cached) = compare(&session, tokens(&[&long[..650], &words(7, 9)]), &chunked);
         assert_eq!(cached, if rewinds(family) { 650 } else { 512 }, "{family}");
 
         drop(session);
-        let nowhere = SessionOptions { checkpoint_bytes: 0, ..SessionOptions::default() };
+        let nowhere = SessionOptions::default().checkpoint_bytes(0);
         let session = model.session(nowhere);
         compare(&session, tokens(&[&long]), &chunked);
         let (_, cached) = compare(&session, tokens(&[&long]), &chunked);
@@ -302,7 +303,7 @@ fn instructions_are_computed_once_for_all_sessions() {
         assert_eq!(cached, 103, "{family}");
         // Keys and values of another kind are no use.
         let bound = Bound::new(90, 4).unwrap();
-        let other = SessionOptions { overflow: Overflow::Ring(bound), ..Default::default() };
+        let other = SessionOptions::default().overflow(Overflow::Ring(bound));
         let other = model.session(other);
         assert_eq!(ask(&other, ask_about(17), &options(2)).summary.cached_tokens, 0, "{family}");
     }
@@ -355,7 +356,7 @@ fn what_was_computed_before_a_cancellation_stays() {
         // In the prompt.
         let session = model.session(SessionOptions::default());
         let prompt = words(30, 400);
-        let slowly = GenerateOptions { prefill_chunk: 5, ..options(10) };
+        let slowly = options(10).prefill_chunk(5);
         let mut stream = session.generate(tokens(&[&prompt]), &slowly).unwrap();
         for _ in 0..3 {
             next(&mut stream);
@@ -447,7 +448,7 @@ fn many_threads_talk_in_their_own_sessions() {
 #[test]
 fn a_long_prompt_starves_nobody() {
     let model = model("llama");
-    let chunked = GenerateOptions { prefill_chunk: 8, ..options(1) };
+    let chunked = options(1).prefill_chunk(8);
     let mut long = model.generate(tokens(&[&words(60, 1000)]), &chunked).unwrap();
     let mut short = model.generate(tokens(&[&words(61, 5)]), &options(60)).unwrap();
     let log = Mutex::new(Vec::new());
@@ -493,9 +494,7 @@ fn an_error_leaves_a_session_that_works() {
     {
         assert!(session.generate(refused, &options(1)).is_err());
     }
-    assert!(
-        session.generate(tokens(&[&[1]]), &GenerateOptions { top_p: 0.0, ..options(1) }).is_err()
-    );
+    assert!(session.generate(tokens(&[&[1]]), &options(1).top_p(0.0)).is_err());
     assert!(matches!(session.generate("text", &options(1)), Err(Error::Tokenizer { .. })));
     assert_eq!(session.tokens_used(), remembered);
 
@@ -568,10 +567,7 @@ fn session_options(is_small: bool) -> SessionOptions {
     if !is_small {
         return SessionOptions::default();
     }
-    SessionOptions {
-        overflow: Overflow::Ring(Bound::new(64, 4).unwrap()),
-        ..SessionOptions::default()
-    }
+    SessionOptions::default().overflow(Overflow::Ring(Bound::new(64, 4).unwrap()))
 }
 
 #[test]
@@ -653,10 +649,7 @@ fn a_full_context_ends_an_answer() {
     assert!(refused(session.generate(long.clone(), &options(1))));
     assert!(refused(model.generate(long.clone(), &options(1))));
 
-    let dropping = SessionOptions {
-        overflow: Overflow::DropOldest { reserve: 16 },
-        ..SessionOptions::default()
-    };
+    let dropping = SessionOptions::default().overflow(Overflow::DropOldest { reserve: 16 });
     let session = model.session(dropping);
     assert!(refused(session.generate(long, &options(1))));
     // 12 + 8 tokens a turn after 7, and 8 + 1 for the last: one turn fits beside 16 tokens.
@@ -689,10 +682,7 @@ fn a_full_context_ends_an_answer() {
     }
 
     // A ring has no end, and remembers like everybody.
-    let ring = SessionOptions {
-        overflow: Overflow::Ring(Bound::new(32, 4).unwrap()),
-        ..SessionOptions::default()
-    };
+    let ring = SessionOptions::default().overflow(Overflow::Ring(Bound::new(32, 4).unwrap()));
     let session = model.session(ring);
     let long = words(120, 100);
     let answer = ask(&session, tokens(&[&long]), &options(50));
@@ -734,7 +724,7 @@ fn a_conversation_of_many_turns_keeps_its_beginning_and_its_end() {
 
 #[test]
 fn an_answer_goes_on_from_words_that_are_put_in_its_mouth() {
-    let model = block_on(Model::load(mynah::DEMO, |_| {})).unwrap();
+    let model = block_on(Model::load(mynah::DEMO)).unwrap();
     let session = model.session(SessionOptions::default());
     let question = Message::user("What is 3 + 4?");
     let said = |answer: &Answer| {
@@ -743,7 +733,7 @@ fn an_answer_goes_on_from_words_that_are_put_in_its_mouth() {
     };
     let whole = ask(&session, chat(slice::from_ref(&question)), &model.default_options());
     assert_eq!(said(&whole), "3 + 4 = 7.");
-    let continued = TemplateOptions { continue_final_message: true, ..Default::default() };
+    let continued = TemplateOptions::default().continue_final_message(true);
     let begun = Prompt::Chat(vec![question, Message::assistant("3 + 4 =")], continued);
     let rest = ask(&session, begun, &model.default_options());
     assert_eq!(said(&rest), "7.");
@@ -757,7 +747,7 @@ fn options_follow_from_a_budget() {
     let whole = 1024 * 2 * 2 * 2 * 16 * 4;
     let within = |bytes| block_on(model.options_within(1024, bytes));
     let options = within(whole + 1000).unwrap();
-    assert_eq!(options, SessionOptions { checkpoint_bytes: 1000, ..SessionOptions::default() });
+    assert_eq!(options, SessionOptions::default().checkpoint_bytes(1000));
     let options = within(whole / 3).unwrap();
     assert_eq!(options.overflow, Overflow::Ring(Bound::new(256, 4).unwrap()));
     assert!(matches!(within(10), Err(Error::MemoryLimit { limit: 10, .. })));

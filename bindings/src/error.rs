@@ -77,63 +77,31 @@ impl MynahError {
     }
 }
 
-/// The kind of an error of the core.
-pub(crate) fn kind(error: &Error) -> ErrorKind {
-    match error {
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            ErrorKind::NotFound
+impl From<mynah::ErrorKind> for ErrorKind {
+    fn from(kind: mynah::ErrorKind) -> Self {
+        match kind {
+            mynah::ErrorKind::NotFound => ErrorKind::NotFound,
+            mynah::ErrorKind::AccessDenied => ErrorKind::AccessDenied,
+            mynah::ErrorKind::Network => ErrorKind::Network,
+            mynah::ErrorKind::Offline => ErrorKind::Offline,
+            mynah::ErrorKind::DiskFull => ErrorKind::DiskFull,
+            mynah::ErrorKind::Damaged => ErrorKind::Damaged,
+            mynah::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            mynah::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+            mynah::ErrorKind::ContextOverflow => ErrorKind::ContextOverflow,
+            mynah::ErrorKind::InvalidRequest => ErrorKind::InvalidRequest,
+            mynah::ErrorKind::Cancelled => ErrorKind::Cancelled,
+            mynah::ErrorKind::Unloaded => ErrorKind::Unloaded,
+            mynah::ErrorKind::Unavailable => ErrorKind::Unavailable,
+            mynah::ErrorKind::Internal => ErrorKind::Internal,
         }
-        Error::InvalidName { .. }
-        | Error::RepositoryNotFound { .. }
-        | Error::RevisionNotFound { .. }
-        | Error::NotCached { .. } => ErrorKind::NotFound,
-        Error::Gated { .. } | Error::Unauthorized { .. } => ErrorKind::AccessDenied,
-        Error::RateLimited { .. }
-        | Error::Network { .. }
-        | Error::Server { .. }
-        | Error::Changed { .. } => ErrorKind::Network,
-        Error::Offline { .. } => ErrorKind::Offline,
-        Error::DiskFull { .. } => ErrorKind::DiskFull,
-        // A family refuses values that it does not implement in these words.
-        Error::Config { reason, .. } if reason.contains("not supported") => ErrorKind::Unsupported,
-        Error::Io { .. }
-        | Error::Config { .. }
-        | Error::Checkpoint { .. }
-        | Error::MissingTensor(_)
-        | Error::TensorShape { .. }
-        | Error::UnusedTensors(_)
-        | Error::Adapter { .. }
-        | Error::SavedCache { .. }
-        | Error::HashMismatch { .. }
-        | Error::Tokenizer { .. }
-        | Error::NotANumber { .. } => ErrorKind::Damaged,
-        Error::UnknownModelType { .. }
-        | Error::ModelKind { .. }
-        | Error::CustomCode(_)
-        | Error::Quantization { .. } => ErrorKind::Unsupported,
-        Error::MemoryLimit { .. } => ErrorKind::OutOfMemory,
-        Error::ContextOverflow { .. } => ErrorKind::ContextOverflow,
-        Error::NoChatTemplate
-        | Error::ChatTemplate { .. }
-        | Error::UnknownRole(_)
-        | Error::UnsupportedPart { .. }
-        | Error::TextOnly { .. }
-        | Error::EmptyPrompt
-        | Error::TokenOutOfVocabulary { .. }
-        | Error::Option { .. } => ErrorKind::InvalidRequest,
-        Error::Cancelled => ErrorKind::Cancelled,
-        Error::Unloaded => ErrorKind::Unloaded,
-        Error::Unavailable(_) => ErrorKind::Unavailable,
-        Error::Mlx(_) | Error::Internal(_) => ErrorKind::Internal,
-        // The core's enum is not exhaustive.
-        _ => ErrorKind::Internal,
     }
 }
 
 impl From<Error> for MynahError {
     fn from(error: Error) -> Self {
         let mut details = ErrorDetails::default();
-        match &error {
+        match error.cause() {
             Error::RateLimited { after, .. } => {
                 details.retry_after_seconds = after.map(|after| after.as_secs());
             }
@@ -149,7 +117,7 @@ impl From<Error> for MynahError {
             }
             _ => {}
         }
-        MynahError::Failed { kind: kind(&error), reason: error.to_string(), details }
+        MynahError::Failed { kind: error.kind().into(), reason: error.to_string(), details }
     }
 }
 

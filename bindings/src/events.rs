@@ -17,7 +17,7 @@
 //! | 4 | reasoning text | reserved |
 //! | 5 | tool call | reserved |
 //! | 6 | audio | reserved |
-//! | 255 | finished | u8 reason (1 stop, 2 length, 3 cancelled), u64 prompt tokens, u64 cached tokens, u64 dropped messages, u64 generated tokens, u64 peak memory in bytes, f64 seconds to the first token, f64 prefill tokens per second, f64 generated tokens per second |
+//! | 255 | finished | u8 reason (1 stop, 2 length, 3 cancelled; 0 another), u64 prompt tokens, u64 cached tokens, u64 dropped messages, u64 generated tokens, u64 peak memory in bytes, f64 seconds to the first token, f64 prefill tokens per second, f64 generated tokens per second |
 //!
 //! Integers are unsigned, numbers are little endian, text is UTF-8. A reader skips records of unknown
 //! kinds and the bytes of a payload after those that it knows.
@@ -36,12 +36,12 @@ impl EventBuffer {
                 payload.extend((*total as u64).to_le_bytes());
             }),
             Event::Token(token) => self.record(2, |payload| pack_token(payload, token)),
+            Event::Text(text) => self.record(3, |payload| payload.extend(text.as_bytes())),
             Event::Finished(summary) => {
-                if !summary.remaining_text.is_empty() {
-                    self.record(3, |payload| payload.extend(summary.remaining_text.as_bytes()));
-                }
                 self.record(255, |payload| pack_summary(payload, summary));
             }
+            // The core's events grow; a kind without a record is nothing that readers know.
+            _ => {}
         }
     }
 
@@ -81,6 +81,8 @@ fn pack_summary(payload: &mut Vec<u8>, summary: &Summary) {
         FinishReason::Stop => 1,
         FinishReason::Length => 2,
         FinishReason::Cancelled => 3,
+        // Reasons of later versions of the core.
+        _ => 0,
     });
     let counts = [
         summary.prompt_tokens,
@@ -104,10 +106,10 @@ mod tests {
     fn events_are_packed_as_documented() {
         let mut buffer = EventBuffer::default();
         buffer.push(&Event::Prefill { done: 3, total: 4 });
-        let (text, top) = ("é".into(), vec![(7, -0.5), (0x0102_0304, f32::NEG_INFINITY)]);
-        buffer.push(&Event::Token(Token { id: 0x0102_0304, logprob: 1.0, text, top }));
-        let (text, top) = (String::new(), Vec::new());
-        buffer.push(&Event::Token(Token { id: 7, logprob: -2.0, text, top }));
+        let mut token = Token::new(0x0102_0304, 1.0, "é");
+        token.top = vec![(7, -0.5), (0x0102_0304, f32::NEG_INFINITY)];
+        buffer.push(&Event::Token(token));
+        buffer.push(&Event::Token(Token::new(7, -2.0, "")));
         let expected: [&[u8]; 15] = [
             &[1, 16, 0, 0, 0],
             &[3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0],
@@ -131,18 +133,16 @@ mod tests {
     #[test]
     fn the_last_text_comes_before_the_summary() {
         let mut buffer = EventBuffer::default();
-        buffer.push(&Event::Finished(Summary {
-            finish_reason: FinishReason::Length,
-            remaining_text: "é".into(),
-            prompt_tokens: 1,
-            cached_tokens: 2,
-            dropped_messages: 3,
-            generated_tokens: 4,
-            peak_memory: 5,
-            time_to_first_token: Duration::from_millis(500),
-            prefill_rate: 1.0,
-            decode_rate: 2.0,
-        }));
+        buffer.push(&Event::Text("é".into()));
+        let mut summary = Summary::new(FinishReason::Length);
+        summary.prompt_tokens = 1;
+        summary.cached_tokens = 2;
+        summary.dropped_messages = 3;
+        summary.generated_tokens = 4;
+        summary.peak_memory = 5;
+        summary.time_to_first_token = Duration::from_millis(500);
+        (summary.prefill_rate, summary.decode_rate) = (1.0, 2.0);
+        buffer.push(&Event::Finished(summary));
         let mut expected = vec![3, 2, 0, 0, 0, 0xc3, 0xa9, 255, 65, 0, 0, 0, 2];
         expected.extend((1..=5_u64).flat_map(u64::to_le_bytes));
         expected.extend([0.5_f64, 1.0, 2.0].into_iter().flat_map(f64::to_le_bytes));

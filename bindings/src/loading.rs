@@ -70,18 +70,18 @@ impl LoadOptions {
             }
             Some(MemoryPolicy::Unlimited) => mynah::MemoryPolicy::Unlimited,
         };
-        Ok(mynah::LoadOptions {
-            context: self.context.map(|context| context as usize),
-            session,
-            memory,
-            end_tokens: self.end_tokens,
-            adapter: self.adapter.map(Location::try_from).transpose()?,
-            tokenizer: self.tokenizer.map(Location::try_from).transpose()?,
-            chat_template: self.chat_template,
-            offline: self.offline,
-            downloader: downloader.map(Host::transport),
-            prewarm: self.prewarm,
-        })
+        let mut options = mynah::LoadOptions::default()
+            .context(self.context.map(|context| context as usize))
+            .session(session)
+            .memory(memory)
+            .end_tokens(self.end_tokens)
+            .offline(self.offline)
+            .downloader(downloader.map(Host::transport))
+            .prewarm(self.prewarm);
+        options.adapter = self.adapter.map(Location::try_from).transpose()?;
+        options.tokenizer = self.tokenizer.map(Location::try_from).transpose()?;
+        options.chat_template = self.chat_template;
+        Ok(options)
     }
 }
 
@@ -127,13 +127,17 @@ impl From<hub::Progress> for DownloadProgress {
     }
 }
 
-impl From<mynah::LoadEvent> for LoadEvent {
-    fn from(event: mynah::LoadEvent) -> Self {
+impl LoadEvent {
+    /// None for an event of a kind that has no counterpart here.
+    fn of(event: mynah::LoadEvent) -> Option<Self> {
         match event {
             mynah::LoadEvent::Download(progress) => {
-                LoadEvent::Downloading { progress: progress.into() }
+                Some(LoadEvent::Downloading { progress: progress.into() })
             }
-            mynah::LoadEvent::Weights(fraction) => LoadEvent::Loading { fraction: fraction.into() },
+            mynah::LoadEvent::Weights(fraction) => {
+                Some(LoadEvent::Loading { fraction: fraction.into() })
+            }
+            _ => None,
         }
     }
 }
@@ -141,7 +145,7 @@ impl From<mynah::LoadEvent> for LoadEvent {
 /// The load of a model. It starts with the first call of `next` or `model` and stops when it is
 /// cancelled or dropped; downloaded bytes stay on the disk.
 #[derive(uniffi::Object)]
-pub struct Loading(Steps<mynah::LoadEvent, Arc<Model>>);
+pub struct Loading(Steps<LoadEvent, Arc<Model>>);
 
 /// Prepares the load of a model. A downloader, if given, downloads its files.
 ///
@@ -155,8 +159,13 @@ pub fn load_model(
 ) -> Result<Arc<Loading>, MynahError> {
     let (location, options) = (Location::try_from(source)?, options.core(downloader)?);
     Ok(Arc::new(Loading(Steps::new(|events| async move {
-        let tell = move |event| drop(events.send_replace(Some(event)));
-        mynah::Model::load_with(location, options, tell).await.map(|model| Arc::new(Model(model)))
+        let tell = move |event| {
+            if let Some(event) = LoadEvent::of(event) {
+                events.send_replace(Some(event));
+            }
+        };
+        let load = mynah::Model::load(location).options(options).progress(tell);
+        load.await.map(|model| Arc::new(Model(model)))
     }))))
 }
 
@@ -167,7 +176,7 @@ impl Loading {
     /// # Errors
     /// Why the load failed; once.
     pub async fn next(&self) -> Result<Option<LoadEvent>, MynahError> {
-        Ok(self.0.next().await?.map(LoadEvent::from))
+        self.0.next().await
     }
 
     /// Waits for the model.

@@ -72,7 +72,7 @@ impl Model {
         parameters: GenerationParameters,
     ) -> Result<Arc<GenerationStream>, MynahError> {
         let options = parameters.over(self.0.default_options());
-        Ok(GenerationStream::new(self.0.generate(prompt.for_model(&self.0)?, &options)?))
+        Ok(GenerationStream::new(self.0.generate(mynah::Prompt::try_from(prompt)?, &options)?))
     }
 
     /// The tokens of a text, on request with the special tokens that the tokenizer adds.
@@ -100,7 +100,7 @@ impl Model {
     /// # Errors
     /// When the prompt is invalid or longer than the context.
     pub fn tokens(&self, prompt: Prompt) -> Result<Vec<u32>, MynahError> {
-        Ok(self.0.tokens(&prompt.for_model(&self.0)?)?)
+        Ok(self.0.tokens(mynah::Prompt::try_from(prompt)?)?)
     }
 
     /// The text that the chat template makes of messages.
@@ -146,7 +146,7 @@ impl Model {
         let options = options.over(self.0.session_options())?;
         let session = match self.0.restore(&path, options).await {
             Ok(session) => session,
-            Err(error) => match error::kind(&error) {
+            Err(error) => match error.kind().into() {
                 ErrorKind::Cancelled | ErrorKind::Unloaded | ErrorKind::Unavailable => {
                     return Err(error.into());
                 }

@@ -111,32 +111,32 @@ impl GenerationParameters {
     /// These parameters, with those of `options` where they have no value.
     pub(crate) fn over(self, options: GenerateOptions) -> GenerateOptions {
         let size = |given: Option<u32>, other: usize| given.map_or(other, |given| given as usize);
-        GenerateOptions {
-            max_tokens: size(self.max_tokens, options.max_tokens),
-            min_tokens: size(self.min_tokens, options.min_tokens),
-            temperature: self.temperature.unwrap_or(options.temperature),
-            top_k: size(self.top_k, options.top_k),
-            top_p: self.top_p.unwrap_or(options.top_p),
-            min_p: self.min_p.unwrap_or(options.min_p),
-            typical_p: self.typical_p.unwrap_or(options.typical_p),
-            top_n_sigma: self.top_n_sigma.unwrap_or(options.top_n_sigma),
-            xtc: self.xtc.map(mynah::Xtc::from).or(options.xtc),
-            dry: self.dry.map(mynah::Dry::from).or(options.dry),
-            repetition_penalty: self.repetition_penalty.unwrap_or(options.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(options.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(options.frequency_penalty),
-            penalty_context: size(self.penalty_context, options.penalty_context),
-            logit_bias: self
-                .logit_bias
-                .map_or(options.logit_bias, |bias| bias.into_iter().collect()),
-            seed: self.seed.or(options.seed),
-            top_logprobs: size(self.top_logprobs, options.top_logprobs),
-            stop: self.stop.unwrap_or(options.stop),
-            end_tokens: self.end_tokens.unwrap_or(options.end_tokens),
-            ignore_end: self.ignore_end.unwrap_or(options.ignore_end),
-            special_tokens: self.special_tokens.unwrap_or(options.special_tokens),
-            prefill_chunk: size(self.prefill_chunk, options.prefill_chunk),
-        }
+        options
+            .clone()
+            .max_tokens(size(self.max_tokens, options.max_tokens))
+            .min_tokens(size(self.min_tokens, options.min_tokens))
+            .temperature(self.temperature.unwrap_or(options.temperature))
+            .top_k(size(self.top_k, options.top_k))
+            .top_p(self.top_p.unwrap_or(options.top_p))
+            .min_p(self.min_p.unwrap_or(options.min_p))
+            .typical_p(self.typical_p.unwrap_or(options.typical_p))
+            .top_n_sigma(self.top_n_sigma.unwrap_or(options.top_n_sigma))
+            .xtc(self.xtc.map(mynah::Xtc::from).or(options.xtc))
+            .dry(self.dry.map(mynah::Dry::from).or(options.dry))
+            .repetition_penalty(self.repetition_penalty.unwrap_or(options.repetition_penalty))
+            .presence_penalty(self.presence_penalty.unwrap_or(options.presence_penalty))
+            .frequency_penalty(self.frequency_penalty.unwrap_or(options.frequency_penalty))
+            .penalty_context(size(self.penalty_context, options.penalty_context))
+            .logit_bias(
+                self.logit_bias.map_or(options.logit_bias, |bias| bias.into_iter().collect()),
+            )
+            .seed(self.seed.or(options.seed))
+            .top_logprobs(size(self.top_logprobs, options.top_logprobs))
+            .stop(self.stop.unwrap_or(options.stop))
+            .end_tokens(self.end_tokens.unwrap_or(options.end_tokens))
+            .ignore_end(self.ignore_end.unwrap_or(options.ignore_end))
+            .special_tokens(self.special_tokens.unwrap_or(options.special_tokens))
+            .prefill_chunk(size(self.prefill_chunk, options.prefill_chunk))
     }
 }
 

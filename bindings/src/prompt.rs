@@ -72,28 +72,18 @@ pub struct ChatTemplateOptions {
     pub template: Option<String>,
 }
 
-impl Prompt {
-    /// The prompt as the core takes it.
-    pub(crate) fn for_model(self, model: &mynah::Model) -> Result<mynah::Prompt, MynahError> {
-        Ok(match self {
-            Prompt::Text { text } => user_message(model, text)?,
-            Prompt::Raw { text } => mynah::Prompt::Text(text),
+impl TryFrom<Prompt> for mynah::Prompt {
+    type Error = MynahError;
+
+    fn try_from(prompt: Prompt) -> Result<Self, MynahError> {
+        Ok(match prompt {
+            Prompt::Text { text } => mynah::Prompt::Text(text),
+            Prompt::Raw { text } => mynah::Prompt::Raw(text),
             Prompt::Tokens { tokens } => mynah::Prompt::Tokens(tokens),
             Prompt::Chat { messages, options } => {
                 mynah::Prompt::Chat(core_messages(messages), options.try_into()?)
             }
         })
-    }
-}
-
-/// The user's message where the model has a chat template, else raw text.
-fn user_message(model: &mynah::Model, text: String) -> Result<mynah::Prompt, MynahError> {
-    let messages = vec![mynah::Message::user(&text)];
-    let options = mynah::TemplateOptions::default();
-    match model.render(&messages, &options) {
-        Err(mynah::Error::NoChatTemplate) => Ok(mynah::Prompt::Text(text)),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok(mynah::Prompt::Chat(messages, options)),
     }
 }
 
@@ -137,16 +127,12 @@ impl TryFrom<ChatTemplateOptions> for mynah::TemplateOptions {
             Ok(value) => Ok((name, value)),
             Err(error) => Err(MynahError::invalid(format!("template variable `{name}`: {error}"))),
         };
-        Ok(mynah::TemplateOptions {
-            add_generation_prompt: options
-                .add_generation_prompt
-                .unwrap_or(defaults.add_generation_prompt),
-            continue_final_message: options
-                .continue_final_message
-                .unwrap_or(defaults.continue_final_message),
-            variables: options.variables.into_iter().map(parse).collect::<Result<_, _>>()?,
-            name: options.template,
-            ..defaults
-        })
+        let prompt = options.add_generation_prompt.unwrap_or(defaults.add_generation_prompt);
+        let goes_on = options.continue_final_message.unwrap_or(defaults.continue_final_message);
+        Ok(defaults
+            .add_generation_prompt(prompt)
+            .continue_final_message(goes_on)
+            .variables(options.variables.into_iter().map(parse).collect::<Result<_, _>>()?)
+            .name(options.template))
     }
 }

@@ -72,13 +72,11 @@ impl SessionOptions {
             let group_size = i32::try_from(group_size).unwrap_or(i32::MAX);
             CacheQuantization::new(bits.into(), group_size, after as usize)
         });
-        Ok(mynah::SessionOptions {
-            overflow,
-            quantization: quantization.transpose()?.or(options.quantization),
-            checkpoint_bytes: self.checkpoint_bytes.map_or(options.checkpoint_bytes, |bytes| {
-                usize::try_from(bytes).unwrap_or(usize::MAX)
-            }),
-        })
+        let bytes = self
+            .checkpoint_bytes
+            .map_or(options.checkpoint_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let quantization = quantization.transpose()?.or(options.quantization);
+        Ok(options.overflow(overflow).quantization(quantization).checkpoint_bytes(bytes))
     }
 }
 
@@ -105,7 +103,7 @@ impl Session {
     ) -> Result<Arc<GenerationStream>, MynahError> {
         let model = self.0.model();
         let options = parameters.over(model.default_options());
-        Ok(GenerationStream::new(self.0.generate(prompt.for_model(model)?, &options)?))
+        Ok(GenerationStream::new(self.0.generate(mynah::Prompt::try_from(prompt)?, &options)?))
     }
 
     /// A new session with a copy of the KV cache.

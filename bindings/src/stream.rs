@@ -18,6 +18,8 @@ struct Reader {
     generation: Generation,
     /// An error that came after the last buffer of events.
     error: Option<mynah::Error>,
+    /// The text that no token carried.
+    rest: String,
 }
 
 impl Reader {
@@ -46,7 +48,7 @@ impl GenerationStream {
     pub(crate) fn new(generation: Generation) -> Arc<Self> {
         let canceller = generation.canceller();
         let prompt = generation.prompt_tokens().to_vec();
-        let reader = Mutex::new(Reader { generation, error: None });
+        let reader = Mutex::new(Reader { generation, error: None, rest: String::new() });
         Arc::new(GenerationStream { reader, canceller, prompt })
     }
 }
@@ -77,7 +79,12 @@ impl GenerationStream {
     /// The error that stopped the generation, after all events before it.
     pub async fn next(&self, max: u32) -> Result<Vec<u8>, MynahError> {
         let mut reader = self.reader.lock().await;
-        let first = reader.generation.next().await;
+        let mut first = reader.generation.next().await;
+        // An empty batch would be the end.
+        while let Some(Ok(Event::Text(text))) = &first {
+            reader.rest += text;
+            first = reader.generation.next().await;
+        }
         let rest = reader.generation.ready(max.saturating_sub(1) as usize);
         reader.pack(first.into_iter().chain(rest))
     }

@@ -1,4 +1,5 @@
-//! One error for the whole core. Every variant names the file, tensor or field that is at fault.
+//! One error for the whole core. A message says what is wrong, where (the model, file, tensor or
+//! field), and what to do about it.
 
 use std::{
     fmt, io,
@@ -10,6 +11,8 @@ use std::{
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong between a checkpoint on disk and a streamed token.
+///
+/// [`Error::kind`] groups the variants by what a caller can do about them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -21,7 +24,15 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// A JSON file does not say what it must.
+    /// An error of the files of one model, with the model's name in front.
+    #[error("{model}: {error}")]
+    Model {
+        /// The repository or the folder.
+        model: String,
+        /// What is wrong with it; see [`Error::cause`].
+        error: Box<Error>,
+    },
+    /// A field of a JSON file is missing, has the wrong type, or contradicts other fields.
     #[error("{file}: {}{reason}", Field(field))]
     Config {
         /// The file, such as `config.json`.
@@ -31,18 +42,42 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A field of a JSON file has a valid value that this library does not support.
+    #[error("{file}: {}{reason}", Field(field))]
+    Unsupported {
+        /// The file, such as `config.json`.
+        file: String,
+        /// The path of the field, such as `rope_scaling.rope_type`.
+        field: String,
+        /// The value, and what is supported instead.
+        reason: String,
+    },
     /// No family reads this `model_type`.
-    #[error("model_type `{model_type}` is not supported{}", Nearest(nearest))]
+    #[error("model type `{model_type}` is not supported; {}", Nearest(nearest))]
     UnknownModelType {
-        /// What the config says.
+        /// The `model_type` of the config.
         model_type: String,
-        /// Supported types that are spelt alike, best first.
+        /// Supported types with a similar spelling, best first.
         nearest: Vec<&'static str>,
     },
-    /// The checkpoint wants code of its own to be run, which this library never does.
-    #[error("config.json: model_file `{0}` asks to run code from the checkpoint, which is refused")]
+    /// The `model_type` belongs to a kind of model that is not supported yet.
+    #[error(
+        "{modality} models of type `{model_type}` are not supported yet; \
+         `mynah families` lists the supported types"
+    )]
+    UnsupportedModality {
+        /// The `model_type` of the config.
+        model_type: String,
+        /// The kind of model, such as `vision`.
+        modality: &'static str,
+    },
+    /// The checkpoint asks to run code of its own, which this library never does.
+    #[error(
+        "config.json: `model_file`: the checkpoint needs its own code (`{0}`), which is never run; \
+         choose a checkpoint without custom code"
+    )]
     CustomCode(String),
-    /// A file of weights is damaged, or is not what the index promises.
+    /// A file of weights is damaged, or does not match the index.
     #[error("{}: {reason}", file.display())]
     Checkpoint {
         /// The file.
@@ -50,10 +85,10 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The model needs a tensor that no file holds.
+    /// No file of the checkpoint holds a tensor that the model needs.
     #[error("tensor `{0}` is not in the checkpoint")]
     MissingTensor(String),
-    /// A tensor has another shape than the config promises.
+    /// The shape of a tensor contradicts the config.
     #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
     TensorShape {
         /// The tensor.
@@ -63,18 +98,18 @@ pub enum Error {
         /// The shape that follows from the config.
         expected: Vec<i32>,
     },
-    /// The checkpoint holds tensors that the model does not use: it is not this model.
+    /// The checkpoint holds tensors that the model does not use, so the config is of another model.
     #[error("the checkpoint holds {} that the model does not use: {}", Count(.0.len(), "tensor"), List(.0))]
     UnusedTensors(Vec<String>),
-    /// An adapter does not belong to the model, or is incomplete.
+    /// An adapter is incomplete or was trained for another model.
     #[error("{}: {reason}", file.display())]
     Adapter {
-        /// Its file of tensors.
+        /// The file with its tensors.
         file: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// A tensor is quantized in a way that is not supported, or that contradicts the config.
+    /// The quantization of a tensor is not supported, or contradicts the config.
     #[error("quantization of `{path}`: {reason}")]
     Quantization {
         /// The path of the layer, or the config field.
@@ -82,7 +117,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The tokenizer cannot be read, or refuses an input.
+    /// A file of the tokenizer is damaged or of an unknown format.
     #[error("{file}: {reason}")]
     Tokenizer {
         /// The file, such as `tokenizer.json`.
@@ -90,24 +125,32 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A request needs a tokenizer, and the checkpoint has none.
+    #[error(
+        "the checkpoint has no tokenizer.json and no other tokenizer; pass token ids, or load the \
+         model with the tokenizer of another repository"
+    )]
+    NoTokenizer,
     /// Messages were given to a checkpoint that has no chat template.
-    #[error("the checkpoint has no chat template: give a plain prompt, or set one")]
+    #[error(
+        "the checkpoint has no chat template; pass raw text, or load the model with a chat template"
+    )]
     NoChatTemplate,
-    /// The chat template does not parse, or raised an error for these messages.
+    /// The chat template does not parse, or raises an error for these messages.
     #[error("chat template{}: {reason}", Line(*line))]
     ChatTemplate {
         /// The line of the template, counted from 1.
         line: Option<usize>,
-        /// What it says.
+        /// The message of the template or of its parser.
         reason: String,
     },
-    /// A message has a role that the chat template passes over.
-    #[error("the chat template leaves out messages of the role `{0}`")]
+    /// A message has a role that the chat template ignores.
+    #[error("the chat template ignores messages with the role `{0}`; use a role that it knows")]
     UnknownRole(String),
-    /// A message has a part, such as an image, that the model does not take.
-    #[error("message {message} has a part of type `{kind}`, which the model does not take")]
+    /// A message has a part, such as an image, that the model does not accept.
+    #[error("message {message} has a part of type `{kind}`, which the model does not accept")]
     UnsupportedPart {
-        /// Which message, counted from 0.
+        /// The index of the message, from 0.
         message: usize,
         /// The `type` of the part.
         kind: String,
@@ -132,26 +175,29 @@ pub enum Error {
         /// What was asked for, such as "a language model".
         expected: &'static str,
     },
-    /// There is nothing to continue.
-    #[error("the prompt is empty")]
+    /// The prompt has no tokens.
+    #[error("the prompt is empty; a model needs at least one token to continue")]
     EmptyPrompt,
     /// A token id that the model has no embedding for.
-    #[error("token {id} is outside the vocabulary of {vocabulary}")]
+    #[error("token {id} is outside the vocabulary of {vocabulary} tokens")]
     TokenOutOfVocabulary {
         /// The id.
         id: u32,
-        /// How many tokens the model knows.
+        /// The size of the model's vocabulary.
         vocabulary: u32,
     },
     /// The prompt does not fit the model's context.
-    #[error("the prompt has {tokens} tokens, the context holds {limit}")]
+    #[error(
+        "the prompt has {tokens} tokens, but the context holds {limit}; shorten the prompt or \
+         leave out old messages"
+    )]
     ContextOverflow {
         /// Length of the prompt.
         tokens: usize,
         /// Length of the context.
         limit: usize,
     },
-    /// A saved cache is damaged, or of another model or version, or cannot be written.
+    /// A saved cache is damaged, belongs to another model or version, or cannot be written.
     #[error("{}: {reason}", file.display())]
     SavedCache {
         /// The file.
@@ -159,17 +205,21 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A model or a sequence takes more memory than the application allows.
-    #[error("{needed} bytes are needed beside the {used} in use, and the limit is {limit}")]
+    /// A model or a sequence needs more memory than the application allows.
+    #[error(
+        "not enough memory: {} more are needed, and {} of the allowed {} are in use; choose a \
+         smaller or more quantized model, or a shorter context",
+        Size(*needed as u64), Size(*used as u64), Size(*limit as u64)
+    )]
     MemoryLimit {
-        /// What it takes.
+        /// The bytes that are missing.
         needed: usize,
-        /// What the process takes already.
+        /// The bytes in use.
         used: usize,
-        /// What it may take.
+        /// The bytes that the process may use.
         limit: usize,
     },
-    /// A generation option has a value that makes no sense.
+    /// An option has a value outside its range.
     #[error("option `{option}`: {reason}")]
     Option {
         /// The option.
@@ -177,22 +227,28 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The model computed values that are not numbers; its weights or its precision are at fault.
-    #[error("the logits at position {position} are not numbers")]
+    /// The model computed values that are not numbers.
+    #[error(
+        "the logits at position {position} are not numbers; the weights are damaged, or the model \
+         needs a higher precision"
+    )]
     NotANumber {
         /// The position in the sequence.
         position: usize,
     },
-    /// The name of a repository, a revision or a file on a hub is none, or leads out of the cache.
+    /// The name of a repository, a revision or a file is not valid, or leads out of the cache.
     #[error("`{name}` is not a repository, a revision or a file of a hub: {reason}")]
     InvalidName {
-        /// What was given.
+        /// The name.
         name: String,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The hub does not have this repository, or does not show it to everyone.
-    #[error("{host} has no repository `{repository}`, or only for those whom its token admits")]
+    /// The hub has no such repository, or it is private.
+    #[error(
+        "`{repository}` was not found on {host}; if it is private, pass an access token that may \
+         read it"
+    )]
     RepositoryNotFound {
         /// The repository, such as `org/name`.
         repository: String,
@@ -200,32 +256,36 @@ pub enum Error {
         host: String,
     },
     /// The repository has no such branch, tag or commit.
-    #[error("`{repository}` has no revision `{revision}`")]
+    #[error("`{repository}` has no revision `{revision}`; name a branch, a tag or a commit")]
     RevisionNotFound {
         /// The repository.
         repository: String,
         /// The branch, tag or commit.
         revision: String,
     },
-    /// The licence must be accepted first, and a token must say by whom.
-    #[error("access to `{repository}` must be asked for at {address}, and a token be given")]
+    /// The repository is gated: its licence must be accepted first.
+    #[error("`{repository}` is gated: accept its licence at {address} and pass your access token")]
     Gated {
         /// The repository.
         repository: String,
         /// Where the licence is accepted.
         address: String,
     },
-    /// The hub refuses the token, or asks for one.
-    #[error("{host} does not show `{repository}` to the owner of this token, or without one")]
+    /// The hub refuses the access token, or requires one.
+    #[error(
+        "{host} denied access to `{repository}`: the access token is missing, expired or lacks \
+         permission"
+    )]
     Unauthorized {
         /// The repository.
         repository: String,
         /// The hub.
         host: String,
     },
-    /// No request may be made, and the cache does not hold the model as a whole.
+    /// Offline mode is on, and the cache does not hold the whole model.
     #[error(
-        "`{repository}` at `{revision}` is not complete in the cache, and requests are switched off"
+        "`{repository}@{revision}` is not fully downloaded and offline mode is on; download it \
+         first or allow network access"
     )]
     Offline {
         /// The repository.
@@ -233,29 +293,29 @@ pub enum Error {
         /// The branch, tag or commit.
         revision: String,
     },
-    /// The cache holds nothing of this name.
-    #[error("`{name}` is not in the cache")]
+    /// The cache holds no such repository or revision.
+    #[error("`{name}` is not in the cache; `mynah models` lists its models")]
     NotCached {
         /// The repository, with its revision if one was named.
         name: String,
     },
-    /// The hub wants fewer requests.
-    #[error("{host} wants no more requests{}", After(*after))]
+    /// The hub limits the rate of requests.
+    #[error("{host} limits requests; try again {}", After(*after))]
     RateLimited {
         /// The hub.
         host: String,
-        /// When it may be asked again, if it says so.
+        /// The time to wait, if the hub names one.
         after: Option<Duration>,
     },
-    /// A host cannot be reached, or a connection does not last.
-    #[error("{host}: {reason}")]
+    /// A host cannot be reached, or the connection broke.
+    #[error("cannot reach {host} ({reason}); check the connection or use offline mode")]
     Network {
         /// The host.
         host: String,
-        /// What happened.
+        /// What failed, such as `DNS`.
         reason: String,
     },
-    /// A host answered with what it should not.
+    /// A host gave an invalid or unexpected answer.
     #[error("{host}: {reason}")]
     Server {
         /// The host.
@@ -263,53 +323,206 @@ pub enum Error {
         /// What is wrong with the answer.
         reason: String,
     },
-    /// What was fetched is not what the hub announced.
-    #[error("{file}: fetched bytes have hash {found}, the hub says {expected}")]
+    /// The downloaded bytes are not those that the hub announced.
+    #[error(
+        "{file}: the downloaded bytes have hash {found}, but the hub announced {expected}; \
+         download it again"
+    )]
     HashMismatch {
         /// The file in the repository.
         file: String,
         /// The hash that the hub announced.
         expected: String,
-        /// The hash of the bytes that came.
+        /// The hash of the downloaded bytes.
         found: String,
     },
-    /// The file on the hub became another one while it was fetched.
-    #[error("{file}: changed on the hub while it was fetched")]
+    /// The file changed on the hub during the download.
+    #[error("{file}: changed on the hub during the download; download it again")]
     Changed {
         /// The file in the repository.
         file: String,
     },
     /// The download does not fit on the disk.
-    #[error("{}: {needed} bytes are needed, {free} are free", folder.display())]
+    #[error(
+        "{}: not enough disk space: {} are needed and {} are free; make room or move the cache",
+        folder.display(), Size(*needed), Size(*free)
+    )]
     DiskFull {
-        /// The cache.
+        /// The folder of the cache.
         folder: PathBuf,
-        /// Bytes that are still to be written.
+        /// The bytes still to be written.
         needed: u64,
-        /// Bytes that are free.
+        /// The free bytes.
         free: u64,
     },
-    /// Somebody cancelled it.
+    /// The application cancelled the operation.
     #[error("cancelled")]
     Cancelled,
     /// The model has been unloaded.
-    #[error("the model has been unloaded")]
+    #[error("the model has been unloaded; load it again")]
     Unloaded,
-    /// Models cannot run here at all.
+    /// MLX cannot run on this machine.
     #[error("models cannot run here: {0}")]
     Unavailable(String),
     /// MLX refused an operation.
     #[error("mlx: {0}")]
     Mlx(String),
-    /// A bug in this library; the process goes on.
+    /// A bug in this library. The process continues.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
+/// What a caller can do about an error. A match on kinds needs no wildcard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// No such model, revision or file: check the name.
+    NotFound,
+    /// A licence must be accepted, an access token is needed, or a file may not be read.
+    AccessDenied,
+    /// A host cannot be reached or refuses to answer now: try again later.
+    Network,
+    /// Offline mode is on, and the model is not on the disk: download it first.
+    Offline,
+    /// The disk is full: make room.
+    DiskFull,
+    /// A file is damaged: download or save it again.
+    Damaged,
+    /// This library does not run such a model: choose another one.
+    Unsupported,
+    /// The memory does not suffice: unload a model, or choose a smaller one.
+    OutOfMemory,
+    /// The prompt is longer than the context: shorten it.
+    ContextOverflow,
+    /// The model does not accept this prompt or option: correct the request.
+    InvalidRequest,
+    /// The application cancelled the operation.
+    Cancelled,
+    /// The model has been unloaded: load it again.
+    Unloaded,
+    /// MLX cannot run on this machine.
+    Unavailable,
+    /// The device, this library or a callback of the application failed.
+    Internal,
+}
+
 impl Error {
+    /// What a caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Model { error, .. } => error.kind(),
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ErrorKind::NotFound,
+                io::ErrorKind::PermissionDenied => ErrorKind::AccessDenied,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskFull,
+                _ => ErrorKind::Damaged,
+            },
+            Error::InvalidName { .. }
+            | Error::RepositoryNotFound { .. }
+            | Error::RevisionNotFound { .. }
+            | Error::NotCached { .. } => ErrorKind::NotFound,
+            Error::Gated { .. } | Error::Unauthorized { .. } => ErrorKind::AccessDenied,
+            Error::RateLimited { .. }
+            | Error::Network { .. }
+            | Error::Server { .. }
+            | Error::Changed { .. } => ErrorKind::Network,
+            Error::Offline { .. } => ErrorKind::Offline,
+            Error::DiskFull { .. } => ErrorKind::DiskFull,
+            Error::Config { .. }
+            | Error::Checkpoint { .. }
+            | Error::MissingTensor(_)
+            | Error::TensorShape { .. }
+            | Error::UnusedTensors(_)
+            | Error::Adapter { .. }
+            | Error::Tokenizer { .. }
+            | Error::SavedCache { .. }
+            | Error::HashMismatch { .. }
+            | Error::NotANumber { .. } => ErrorKind::Damaged,
+            Error::Unsupported { .. }
+            | Error::UnknownModelType { .. }
+            | Error::UnsupportedModality { .. }
+            | Error::ModelKind { .. }
+            | Error::CustomCode(_)
+            | Error::Quantization { .. } => ErrorKind::Unsupported,
+            Error::MemoryLimit { .. } => ErrorKind::OutOfMemory,
+            Error::ContextOverflow { .. } => ErrorKind::ContextOverflow,
+            Error::NoTokenizer
+            | Error::NoChatTemplate
+            | Error::ChatTemplate { .. }
+            | Error::UnknownRole(_)
+            | Error::UnsupportedPart { .. }
+            | Error::TextOnly { .. }
+            | Error::EmptyPrompt
+            | Error::TokenOutOfVocabulary { .. }
+            | Error::Option { .. } => ErrorKind::InvalidRequest,
+            Error::Cancelled => ErrorKind::Cancelled,
+            Error::Unloaded => ErrorKind::Unloaded,
+            Error::Unavailable(_) => ErrorKind::Unavailable,
+            Error::Mlx(_) | Error::Internal(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// The error without the name of the model that [`Error::Model`] adds.
+    pub fn cause(&self) -> &Error {
+        match self {
+            Error::Model { error, .. } => error.cause(),
+            error => error,
+        }
+    }
+
+    /// As [`Error::cause`], by value.
+    #[must_use]
+    pub fn into_cause(self) -> Error {
+        match self {
+            Error::Model { error, .. } => error.into_cause(),
+            error => error,
+        }
+    }
+
+    /// Adds the name of the model where the message does not say which model or file it is about.
+    pub(crate) fn of_model(model: impl fmt::Display) -> impl FnOnce(Self) -> Self {
+        move |error| match error {
+            Error::Config { .. }
+            | Error::Unsupported { .. }
+            | Error::UnknownModelType { .. }
+            | Error::UnsupportedModality { .. }
+            | Error::CustomCode(_)
+            | Error::MissingTensor(_)
+            | Error::TensorShape { .. }
+            | Error::UnusedTensors(_)
+            | Error::Quantization { .. }
+            | Error::Tokenizer { .. }
+            | Error::ChatTemplate { .. } => {
+                Error::Model { model: model.to_string(), error: Box::new(error) }
+            }
+            // A bare file name, as the files of a hub and of this program have.
+            Error::Checkpoint { ref file, .. } if file.parent() == Some(Path::new("")) => {
+                Error::Model { model: model.to_string(), error: Box::new(error) }
+            }
+            error => error,
+        }
+    }
+
     /// An error about a field of `config.json`.
     pub fn config(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Error::Config { file: "config.json".into(), field: field.into(), reason: reason.into() }
+    }
+
+    /// An error about a field of `config.json` with a valid value that is not supported.
+    pub fn unsupported(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Unsupported {
+            file: "config.json".into(),
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Renames the field of a [`Error::Config`] or [`Error::Unsupported`].
+    #[must_use]
+    pub(crate) fn with_field(mut self, rename: impl FnOnce(&str) -> String) -> Self {
+        if let Error::Config { field, .. } | Error::Unsupported { field, .. } = &mut self {
+            *field = rename(field);
+        }
+        self
     }
 
     /// An error about a file or a folder, for `map_err`.
@@ -317,7 +530,7 @@ impl Error {
         |source| Error::Io { path: path.into(), source }
     }
 
-    /// An error about a generation option.
+    /// An error about an option.
     pub fn option(option: &'static str, reason: impl Into<String>) -> Self {
         Error::Option { option, reason: reason.into() }
     }
@@ -357,14 +570,34 @@ impl fmt::Display for Line {
 struct After(Option<Duration>);
 impl fmt::Display for After {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.0.map_or(Ok(()), |after| write!(f, " for {} s", after.as_secs()))
+        match self.0 {
+            Some(after) => write!(f, "in {} s", after.as_secs()),
+            None => f.write_str("later"),
+        }
     }
 }
 
 struct Nearest<'a>(&'a [&'static str]);
 impl fmt::Display for Nearest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        if self.0.is_empty() { Ok(()) } else { write!(f, "; did you mean {}?", self.0.join(", ")) }
+        if self.0.is_empty() {
+            f.write_str("`mynah families` lists the supported types")
+        } else {
+            write!(f, "did you mean {}?", self.0.join(", "))
+        }
+    }
+}
+
+/// A number of bytes in the unit that people read, with one decimal.
+struct Size(u64);
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (unit, name) = match self.0 {
+            1_000_000_000.. => (1e9, "GB"),
+            100_000.. => (1e6, "MB"),
+            _ => (1e3, "kB"),
+        };
+        write!(f, "{:.1} {name}", self.0 as f64 / unit)
     }
 }
 
@@ -381,5 +614,36 @@ impl fmt::Display for List<'_> {
         let shown = self.0.len().min(5);
         f.write_str(&self.0[..shown].join(", "))?;
         if shown < self.0.len() { f.write_str(", …") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_written_for_people() {
+        let sizes = [0, 99_000, 1_250_000, 999_900_000, 3_221_225_472].map(|n| Size(n).to_string());
+        assert_eq!(sizes, ["0.0 kB", "99.0 kB", "1.2 MB", "999.9 MB", "3.2 GB"]);
+        let error = Error::MemoryLimit { needed: 3 << 30, used: 1 << 30, limit: 2 << 30 };
+        assert!(error.to_string().starts_with("not enough memory: 3.2 GB more are needed"));
+    }
+
+    #[test]
+    fn a_model_is_named_where_the_message_does_not_name_it() {
+        let named = |error: Error| Error::of_model("org/name")(error).to_string();
+        assert_eq!(
+            named(Error::config("rope_scaling", "missing")),
+            "org/name: config.json: `rope_scaling`: missing"
+        );
+        let twice = Error::of_model("org/name")(Error::of_model("inner")(Error::NoChatTemplate));
+        assert!(matches!(twice, Error::NoChatTemplate));
+        let broken = |file: &str| Error::Checkpoint { file: file.into(), reason: "cut".into() };
+        assert_eq!(named(broken("model.safetensors")), "org/name: model.safetensors: cut");
+        assert_eq!(named(broken("/a/model.safetensors")), "/a/model.safetensors: cut");
+        let error = Error::of_model("org/name")(Error::unsupported("loops", "3 is not supported"));
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(matches!(error.cause(), Error::Unsupported { field, .. } if field == "loops"));
+        assert!(matches!(error.into_cause(), Error::Unsupported { .. }));
     }
 }

@@ -2,33 +2,62 @@
 //!
 //! ```no_run
 //! # async fn answer() -> mynah::Result<()> {
-//! use mynah::{Event, Message, Model};
+//! use mynah::{Event, Model};
 //!
-//! let model = Model::load("org/model", |event| println!("{event:?}")).await?;
-//! let prompt = vec![Message::user("What is 3 + 4?")];
-//! let mut stream = model.generate(prompt, &model.default_options())?;
-//! while let Some(event) = stream.next().await {
-//!     if let Event::Token(token) = event? {
-//!         print!("{}", token.text);
+//! let model = Model::load("org/model").await?;
+//! let options = model.default_options().max_tokens(200);
+//! let mut generation = model.generate("Why is the sky blue?", &options)?;
+//! while let Some(event) = generation.next().await {
+//!     match event? {
+//!         Event::Token(token) => print!("{}", token.text),
+//!         Event::Text(text) => print!("{text}"),
+//!         _ => {}
 //!     }
 //! }
 //! # Ok(()) }
 //! ```
 //!
-//! The [`hub`] brings a repository here, if it is none of this machine's directories. A checkpoint
-//! becomes a model in four steps: [`files`] are read, [`families`] finds the file that
-//! knows the `model_type`, which composes [`parts`] into a [`model::LanguageModel`] while it reads
-//! its [`weights`]. What a request does with it is in [`generate`].
+//! A string is a user's message, rendered with the checkpoint's chat template; [`Prompt::Raw`]
+//! continues text. A [`Generation`] is a [`Stream`](futures_core::Stream) of events. A [`Session`]
+//! keeps the KV cache of a conversation. [`Error::kind`] says what a caller can do about an error.
 //!
 //! # Invariants
 //!
-//! - Every array lives and dies on one thread, the [`Engine`]'s; handles send it work.
-//! - A family is constructor code. Variation is which value is passed, never a flag that a shared
-//!   part tests; no shared part knows a family's name.
+//! - Every array lives on one thread, that of the [`Engine`]; handles send it work.
+//! - A family is constructor code. Families differ in the values that they pass, never in a flag that
+//!   a shared layer tests, and no shared layer knows the name of a family.
 //! - Every tensor of a checkpoint is read exactly once, with its shape, or named in an error.
-//! - A [`state::State`] holds arrays and nothing else, so a decode step can be compiled and replayed.
-//! - Nothing that a user gives (a file, a prompt, an option) panics or ends the process.
-//! - Unsafe code is in [`mlx`] alone.
+//! - A layer's state holds only arrays, so a decode step can be compiled and replayed.
+//! - No input of a user (a file, a prompt, an option) panics or ends the process.
+//! - Unsafe code is in `mlx/ffi.rs` alone.
+
+/// Setters for the fields of options, to be chained. Those after `optional` take a value or an
+/// `Option`.
+macro_rules! setters {
+    (
+        $type:ident: $($field:ident: $value:ty),+ $(,)?
+        $(; optional $($optional:ident: $inner:ty),+ $(,)?)?
+    ) => {
+        impl $type {
+            $(
+                #[doc = concat!("Sets [`", stringify!($field), "`](Self#structfield.", stringify!($field), ").")]
+                #[must_use]
+                pub fn $field(mut self, $field: $value) -> Self {
+                    self.$field = $field;
+                    self
+                }
+            )+
+            $($(
+                #[doc = concat!("Sets [`", stringify!($optional), "`](Self#structfield.", stringify!($optional), ").")]
+                #[must_use]
+                pub fn $optional(mut self, $optional: impl Into<Option<$inner>>) -> Self {
+                    self.$optional = $optional.into();
+                    self
+                }
+            )+)?
+        }
+    };
+}
 
 mod api;
 mod checkpoint;
@@ -43,18 +72,25 @@ mod models;
 mod text;
 
 pub use api::{
-    DEMO, Inspection, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model, ModelInfo,
-    ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, download, download_adapter,
-    download_text, inspect, inspect_with_adapter, shrink_caches,
+    DEMO, Inspection, Load, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model,
+    ModelInfo, ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, download,
+    download_adapter, download_text, inspect, inspect_with_adapter, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use generate::{Dry, GenerateOptions, Score, Xtc};
 pub use hub::Source;
+/// Dates and times of no time zone, for [`TemplateOptions::local_time`].
+pub use jiff::civil;
 pub use layers::cache_plan::{Bound, CachePlan, CacheQuantization};
 pub use mlx::memory::{MemoryUse, memory_use, set_memory_limit};
 pub use text::{ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer};
+
+/// The code of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 /// The values of `model_type` that are supported, family by family.
 pub fn model_types() -> impl Iterator<Item = &'static [&'static str]> {

@@ -34,7 +34,11 @@ impl Known {
 
     /// Whether an error is about a field or, where several are at odds, one that it is tied to.
     fn names(&self, error: &Error, path: &str) -> bool {
-        let Error::Config { field, reason, .. } = error else { return false };
+        let (Error::Config { field, reason, .. } | Error::Unsupported { field, reason, .. }) =
+            error
+        else {
+            return false;
+        };
         let name = path.rsplit('/').next().unwrap();
         let parent = path.split('/').nth(1).unwrap();
         let mut named = field.split(['.', '[', ']']);

@@ -25,7 +25,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Loads and runs a checkpoint.
 fn attempt(folder: &Path) -> Result<Score> {
     block_on(async {
-        let model = Model::load(folder, |_| {}).await?;
+        let model = Model::load(folder).await.map_err(Error::into_cause)?;
         Ok(model.score(Prompt::Tokens(vec![1, 2, 3]), 2).await?.1)
     })
 }
@@ -81,7 +81,8 @@ fn variant(error: &Error) -> String {
 fn mismatch(found: Option<&Error>, expected: &str, says: &[&str]) -> Option<String> {
     let Some(error) = found else { return Some(format!("succeeds instead of {expected}")) };
     let text = error.to_string();
-    let fits = variant(error) == expected && says.iter().all(|part| text.contains(part));
+    let is_expected = expected.split('|').any(|expected| variant(error) == expected);
+    let fits = is_expected && says.iter().all(|part| text.contains(part));
     (!fits).then(|| format!("{error:?} ({text}) instead of {expected} {says:?}"))
 }
 
@@ -102,7 +103,12 @@ fn refuse_settings(good: &Path, table: &[Setting]) {
     let rows = table.iter().map(|(field, value, says)| {
         let says = [&[*field][..], *says].concat();
         let what = format!("{field} = {value}");
-        refuse(good, &what, |folder| set(folder, field, value.clone()), ("Config", &says))
+        refuse(
+            good,
+            &what,
+            |folder| set(folder, field, value.clone()),
+            ("Config|Unsupported", &says),
+        )
     });
     none(rows.flatten().collect());
 }

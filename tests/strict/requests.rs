@@ -46,7 +46,7 @@ fn a_tokenizer_or_a_template_that_is_damaged() {
 #[test]
 fn a_sequence_with_more_tokens_than_positions() {
     let folder = write(&case("gpt2", "default"));
-    let model = block_on(Model::load(folder.path(), |_| {})).unwrap();
+    let model = block_on(Model::load(folder.path())).unwrap();
     assert_eq!(model.info().context, Some(64));
     let score = |tokens| block_on(model.score(Prompt::Tokens(vec![1; tokens]), 2));
     refused(score(65), "ContextOverflow", &["65", "64"]);
@@ -65,8 +65,8 @@ fn a_sequence_with_more_tokens_than_positions() {
 #[test]
 fn a_prompt_that_cannot_be_continued() {
     let folder = copy(good());
-    let load = || block_on(Model::load(folder.path(), |_| {})).unwrap();
-    let options = GenerateOptions { max_tokens: 2, ..GenerateOptions::default() };
+    let load = || block_on(Model::load(folder.path())).unwrap();
+    let options = GenerateOptions::default().max_tokens(2);
     let tokens = |tokens: &[u32]| Prompt::Tokens(tokens.to_vec());
     let model = load();
     refused(generate(&model, tokens(&[]), &options), "EmptyPrompt", &[]);
@@ -78,7 +78,7 @@ fn a_prompt_that_cannot_be_continued() {
     refused(block_on(model.score(tokens(&long), 1)), "ContextOverflow", &["257", "256"]);
     refused(block_on(model.score(tokens(&[]), 1)), "EmptyPrompt", &[]);
     refused(block_on(model.score(tokens(&[96]), 1)), "TokenOutOfVocabulary", &["96"]);
-    refused(generate(&model, "w1 w2", &options), "Tokenizer", &[TOKENIZER]);
+    refused(generate(&model, "w1 w2", &options), "NoTokenizer", &[TOKENIZER]);
     let talk = || vec![Message::user("w1 w2")];
 
     put(folder.path(), TOKENIZER, words());
@@ -86,7 +86,8 @@ fn a_prompt_that_cannot_be_continued() {
     let template = "{% if messages|length == 1 %}{{ raise_exception('two, please') }}{% endif %}";
     put(folder.path(), "chat_template.jinja", template);
     let model = load();
-    generate(&model, "w1 w2", &options).unwrap();
+    generate(&model, Prompt::Raw("w1 w2".into()), &options).unwrap();
+    refused(generate(&model, "w1 w2", &options), "ChatTemplate", &["two, please"]);
     refused(generate(&model, talk(), &options), "ChatTemplate", &["two, please"]);
     refused(model.render(&talk(), &TemplateOptions::default()), "ChatTemplate", &["two, please"]);
     put(folder.path(), "chat_template.jinja", "{{ [messages[0], 1 / 0] }}");
@@ -98,7 +99,7 @@ fn a_prompt_that_cannot_be_continued() {
 #[test]
 fn a_tokenizer_of_other_files() {
     let folder = copy(good());
-    let model = block_on(Model::load(folder.path(), |_| {})).unwrap();
+    let model = block_on(Model::load(folder.path())).unwrap();
     let other = tempfile::tempdir().unwrap();
     refused(model.with_tokenizer(other.path()), "Tokenizer", &[TOKENIZER]);
     put(other.path(), TOKENIZER, words());
@@ -115,7 +116,7 @@ fn a_tokenizer_of_other_files() {
     let talk = || vec![Message::user("w1 w2")];
     let rendered = equipped.render(&talk(), &TemplateOptions::default()).unwrap();
     assert_eq!(rendered, "w1 w2 w7");
-    let options = GenerateOptions { max_tokens: 2, ..GenerateOptions::default() };
+    let options = GenerateOptions::default().max_tokens(2);
     generate(&equipped, talk(), &options).unwrap();
 
     let parts = |kind: &str| -> Vec<Message> {
@@ -131,13 +132,14 @@ fn a_tokenizer_of_other_files() {
     refused(generate(&deaf, stranger, &options), "UnknownRole", &["narrator"]);
 
     put(folder.path(), "tokenizer.model", b"\x01");
-    refused(block_on(Model::load(folder.path(), |_| {})), "Tokenizer", &["tokenizer.model"]);
+    let loaded = block_on(Model::load(folder.path())).map_err(Error::into_cause);
+    refused(loaded, "Tokenizer", &["tokenizer.model"]);
     refused(equipped.with_tokenizer(folder.path()), "Tokenizer", &["tokenizer.model"]);
 }
 
 #[test]
 fn options_that_make_no_sense() {
-    let model = block_on(Model::load(good(), |_| {})).unwrap();
+    let model = block_on(Model::load(good())).unwrap();
     let (nan, infinity) = (f32::NAN, f32::INFINITY);
     fn xtc(probability: f32, threshold: f32) -> Xtc {
         Xtc { probability, threshold }
@@ -171,7 +173,7 @@ fn options_that_make_no_sense() {
             refused(result, "Option", &[option]);
         }
     }
-    let options = GenerateOptions { logit_bias: vec![(96, 1.0)], ..GenerateOptions::default() };
+    let options = GenerateOptions::default().logit_bias(vec![(96, 1.0)]);
     let result = generate(&model, Prompt::Tokens(vec![1]), &options);
     refused(result, "TokenOutOfVocabulary", &["96"]);
 }

@@ -1,19 +1,21 @@
 //! Downloading models, tokenizers and adapters without loading them.
 
 use crate::{
+    api::location::Location,
     checkpoint::{
         adapter,
         file_rules::{Contents, FileRules},
         files::Files,
         quantization::Quantization,
     },
-    error::Result,
+    error::{Error, Result},
     families,
     hub::{self, Plan, Progress, Source, Wanted},
     models::network::Kind,
     text::{ChatTemplate, Tokenizer},
 };
 use std::path::PathBuf;
+use tracing::Instrument;
 
 /// A model of any kind.
 pub(super) const MODEL: Plan = Plan {
@@ -73,12 +75,35 @@ pub(super) const CONFIG: &str = "config.json";
 /// [`Error::Offline`], [`Error::RepositoryNotFound`], [`Error::RevisionNotFound`],
 /// [`Error::Gated`], [`Error::Unauthorized`], [`Error::RateLimited`], [`Error::Network`],
 /// [`Error::Server`], [`Error::HashMismatch`], [`Error::Changed`], [`Error::DiskFull`],
-/// [`Error::Io`]; and why a model is refused, before its weights are downloaded.
+/// [`Error::Io`]; and why a model is refused, before its weights are downloaded
+/// ([`Error::Model`]).
 pub async fn download(
     source: &Source,
     progress: impl FnMut(Progress) + Send + 'static,
 ) -> Result<PathBuf> {
-    hub::download_snapshot(source, MODEL, progress).await
+    download_as(source, MODEL, progress).await
+}
+
+/// Downloads what a plan wants, in a span and with the name of the repository in errors.
+pub(super) async fn download_as(
+    source: &Source,
+    plan: Plan,
+    progress: impl FnMut(Progress) + Send + 'static,
+) -> Result<PathBuf> {
+    let name = Location::from(source.clone()).to_string();
+    let span = tracing::info_span!("download", repository = name);
+    async {
+        tracing::info!("download started");
+        let folder =
+            hub::download_snapshot(source, plan, progress).await.map_err(Error::of_model(name));
+        match &folder {
+            Ok(_) => tracing::info!("download finished"),
+            Err(error) => tracing::info!(kind = ?error.kind(), "download failed"),
+        }
+        folder
+    }
+    .instrument(span)
+    .await
 }
 
 /// Downloads only the tokenizer and the chat template of a repository, which need not have weights.
@@ -86,7 +111,7 @@ pub async fn download(
 /// # Errors
 /// As [`download`].
 pub async fn download_text(source: &Source) -> Result<PathBuf> {
-    hub::download_snapshot(source, TEXT, drop).await
+    download_as(source, TEXT, drop).await
 }
 
 /// Downloads an adapter.
@@ -94,5 +119,5 @@ pub async fn download_text(source: &Source) -> Result<PathBuf> {
 /// # Errors
 /// As [`download`].
 pub async fn download_adapter(source: &Source) -> Result<PathBuf> {
-    hub::download_snapshot(source, ADAPTER, drop).await
+    download_as(source, ADAPTER, drop).await
 }

@@ -33,8 +33,9 @@ use std::{
     fs,
 };
 
-/// What is known of a checkpoint before it is loaded.
+/// The facts of a checkpoint before it is loaded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Inspection {
     /// The `model_type` of its config.
     pub model_type: String,
@@ -134,14 +135,22 @@ async fn inspect_with(
     if context.is_some_and(|tokens| tokens > LONGEST) {
         return Err(Error::option("context", format!("more than {LONGEST} tokens")));
     }
-    match location.resolve()? {
+    let name = location.to_string();
+    let inspection = match location.resolve()? {
         Found::Here(files) => inspect_files(files, adapter, context).await,
-        Found::Hub(source) => {
-            let headers = hub::remote_headers(&source, MODEL).await?;
-            let inspection = inspect_files(headers.files.clone(), adapter, context).await?;
-            Ok(Inspection { gated: headers.gated, ..inspection })
-        }
-    }
+        Found::Hub(source) => inspect_hub(&source, adapter, context).await,
+    };
+    inspection.map_err(Error::of_model(name))
+}
+
+async fn inspect_hub(
+    source: &hub::Source,
+    adapter: Option<Files>,
+    context: Option<usize>,
+) -> Result<Inspection> {
+    let headers = hub::remote_headers(source, MODEL).await?;
+    let inspection = inspect_files(headers.files.clone(), adapter, context).await?;
+    Ok(Inspection { gated: headers.gated, ..inspection })
 }
 
 async fn inspect_files(

@@ -1,21 +1,21 @@
-//! From a location to a model in memory.
+//! Loading: from a location to a model in memory.
 
 use crate::{
     api::{
         defaults::{configured_ends, context, defaults, end_tokens},
-        download::{CONFIG, LANGUAGE, download_adapter, download_text},
+        download::{CONFIG, LANGUAGE, download_adapter, download_as, download_text},
         location::{Found, Location},
         model::{Inner, Model, ModelInfo},
         prompt::Prompt,
         session_options::SessionOptions,
     },
-    checkpoint::files::Files,
+    checkpoint::{config::Json, files::Files},
     engine::{
         Engine, Turn,
         engine_model::{EngineModel, Place, find},
     },
     error::{Error, Result},
-    families,
+    families::{self, Recommended},
     generate::GenerateOptions,
     hub::{self, Downloader, Source},
     layers::cache_plan::CachePlan,
@@ -24,106 +24,262 @@ use crate::{
     text::{ChatTemplate, Tokenizer},
 };
 use std::{
+    fmt,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
-/// How to load a model. By default as its checkpoint says.
+/// Options of loading a model. The defaults are those of the checkpoint.
 #[derive(Clone, Default)]
+#[non_exhaustive]
 pub struct LoadOptions {
-    /// The longest sequence, in tokens, where that shall be shorter than what the model was made
-    /// for.
+    /// The maximum length of a sequence in tokens, if shorter than that of the config.
     pub context: Option<usize>,
-    /// How its sessions remember where nobody says otherwise, and how [`Model::generate`] does. By
-    /// default in full precision. Under a [budget](MemoryPolicy::Budget) it is what loses least and
-    /// fits in half of what the weights leave, for `context` tokens, or else for as many as the
-    /// model was made for and at most 4096.
+    /// Default cache options for sessions and [`Model::generate`]; full precision. With
+    /// [`MemoryPolicy::Budget`]: the most precise cache that fits in half of the memory left beside
+    /// the weights, for `context` tokens, or else for the model's context and at most 4096.
     pub session: Option<SessionOptions>,
-    /// What the process may take.
+    /// The memory that the process may use.
     pub memory: MemoryPolicy,
-    /// Further tokens that end the text.
+    /// Texts of further tokens that end the answer.
     pub end_tokens: Vec<String>,
-    /// What fine-tuning added to the model or changed in it, in a folder as mlx-lm writes it
-    /// (`adapter_config.json` and `adapters.safetensors`; LoRA, DoRA, or layers as a whole) or PEFT
-    /// (`adapter_model.safetensors`; LoRA and DoRA). The model's own weights may be quantized.
+    /// An adapter: a folder or a repository as mlx-lm writes it (`adapter_config.json` and
+    /// `adapters.safetensors`; LoRA, DoRA, full layers) or PEFT (`adapter_model.safetensors`; LoRA
+    /// and DoRA). The weights of the model may be quantized.
     pub adapter: Option<Location>,
-    /// Where the tokenizer and the chat template are, if not beside the weights.
+    /// The location of the tokenizer and the chat template, if not that of the weights.
     pub tokenizer: Option<Location>,
-    /// A chat template instead of those of the files.
+    /// A chat template instead of the checkpoint's.
     pub chat_template: Option<String>,
-    /// Makes no request: what is not in the cache is an error.
+    /// Sends no request: files that are not in the cache are an error.
     pub offline: bool,
-    /// Another transport for the files.
+    /// Downloads files in place of the built-in HTTP client.
     pub downloader: Option<Arc<dyn Downloader>>,
-    /// Computes a first token before the model is there, so that nobody waits later for what is
-    /// compiled at first use.
+    /// Computes a first token while loading, so that kernels are compiled before the first request.
     pub prewarm: bool,
 }
 
-/// How much memory all models of the process may take together: see
-/// [`set_memory_limit`](crate::set_memory_limit).
+setters! {
+    LoadOptions:
+    memory: MemoryPolicy,
+    offline: bool,
+    prewarm: bool;
+    optional
+    context: usize,
+    session: SessionOptions,
+    downloader: Arc<dyn Downloader>,
+}
+
+/// The memory that all models of the process may use together; see
+/// [`set_memory_limit`](crate::set_memory_limit). The policy takes effect when a model is loaded;
+/// after a failed load the previous limit is in force again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemoryPolicy {
-    /// What has been set stays.
+    /// Keeps the current limit.
     #[default]
     Unchanged,
-    /// So many bytes from now on.
+    /// Sets the limit to this number of bytes.
     Budget(usize),
-    /// No limit from now on.
+    /// Removes the limit.
     Unlimited,
 }
 
-/// How far the loading of a model is.
+/// Progress of loading a model.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum LoadEvent {
-    /// Files come from the hub.
+    /// Files are downloaded from the hub.
     Download(hub::Progress),
-    /// So much of the weights is in memory, from 0 to 1.
+    /// This share of the weights is in memory, from 0 to 1.
     Weights(f32),
 }
 
+type Progress = Box<dyn FnMut(LoadEvent) + Send>;
+
+/// A model to be loaded, made by [`Model::load`]. Awaiting it loads the model; dropping the future
+/// cancels the load.
+#[must_use = "a model is loaded when its `Load` is awaited"]
+pub struct Load {
+    location: Location,
+    options: LoadOptions,
+    progress: Progress,
+}
+
 impl Model {
-    /// Loads a checkpoint: `"org/name"` or `"org/name@revision"` from a hub by way of the cache, a
-    /// directory in the layout that model repositories have, or a [`hub::Source`]. `progress` is
-    /// called on other threads, for the download first, if there is one, and for the weights then.
+    /// Loads a checkpoint: `"org/name"` or `"org/name@revision"` from a hub through the cache, a
+    /// directory in the layout of model repositories, or a [`hub::Source`].
+    ///
+    /// ```no_run
+    /// use mynah::{LoadOptions, Model};
+    ///
+    /// # async fn load() -> mynah::Result<()> {
+    /// let model = Model::load("org/model").await?;
+    /// let other = Model::load("./checkpoint")
+    ///     .options(LoadOptions::default().context(8192))
+    ///     .progress(|event| println!("{event:?}"))
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// Whatever is wrong with the download, the config, the weights, the tokenizer or the chat
-    /// template; see [`Error`]. A checkpoint without a tokenizer loads, and takes and gives tokens
-    /// only.
-    pub async fn load(
-        location: impl Into<Location>,
-        progress: impl FnMut(LoadEvent) + Send + 'static,
-    ) -> Result<Self> {
-        Model::load_with(location, LoadOptions::default(), progress).await
+    /// Awaiting it returns the errors of the download, the config, the weights, the tokenizer and the
+    /// chat template, with the name of the model ([`Error::Model`]); [`Error::Option`];
+    /// [`Error::Offline`]; [`Error::MemoryLimit`]. A checkpoint without a tokenizer loads and accepts
+    /// token ids only.
+    pub fn load(location: impl Into<Location>) -> Load {
+        let progress = Box::new(|_| {});
+        Load { location: location.into(), options: LoadOptions::default(), progress }
+    }
+}
+
+impl Load {
+    /// Sets the options.
+    pub fn options(self, options: LoadOptions) -> Self {
+        Load { options, ..self }
     }
 
-    /// As [`Model::load`], with options.
-    ///
-    /// # Errors
-    /// Those of [`Model::load`]; [`Error::Option`]; [`Error::Offline`]; [`Error::MemoryLimit`].
-    pub async fn load_with(
-        location: impl Into<Location>,
-        options: LoadOptions,
-        progress: impl FnMut(LoadEvent) + Send + 'static,
-    ) -> Result<Self> {
+    /// Sets a handler of progress events. It is called on other threads: first for the download, if
+    /// there is one, then for the weights.
+    pub fn progress(self, handler: impl FnMut(LoadEvent) + Send + 'static) -> Self {
+        Load { progress: Box::new(handler), ..self }
+    }
+
+    async fn run(self) -> Result<Model> {
+        let Load { location, options, progress } = self;
         if options.context == Some(0) {
-            return Err(Error::option("context", "0 is out of range"));
+            return Err(Error::option("context", "must be at least 1"));
         }
-        match options.memory {
-            MemoryPolicy::Unchanged => {}
-            MemoryPolicy::Budget(bytes) => set_memory_limit(Some(bytes))?,
-            MemoryPolicy::Unlimited => set_memory_limit(None)?,
+        let tell = Tell(Arc::new(Mutex::new(progress)));
+        let engine = Engine::get()?;
+        let resolved = Resolved::of(location, &options, &tell).await?;
+        let limit = Limit::set(options.memory)?;
+        let (weights, text) = resolved.read(engine, &options, tell).await?;
+        let session = options.session_for(&weights, resolved.context(&options)).await?;
+        let model = resolved.model(&options, weights, text, session)?;
+        if options.prewarm {
+            model.prewarm().await?;
         }
-        let progress = Arc::new(Mutex::new(progress));
-        let tell = move |event| progress.lock().unwrap_or_else(PoisonError::into_inner)(event);
-        let files = match location.into().resolve()? {
+        limit.keep();
+        Ok(model)
+    }
+}
+
+impl IntoFuture for Load {
+    type Output = Result<Model>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<Model>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let name = self.location.to_string();
+        let span = tracing::info_span!("load", model = name);
+        Box::pin(
+            async move {
+                tracing::info!("load started");
+                let loaded = self.run().await.map_err(Error::of_model(name));
+                match &loaded {
+                    Ok(model) => {
+                        tracing::info!(model_type = model.info().model_type, "load finished")
+                    }
+                    Err(error) => tracing::info!(kind = ?error.kind(), "load failed"),
+                }
+                loaded
+            }
+            .instrument(span),
+        )
+    }
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Load").field("location", &self.location).finish_non_exhaustive()
+    }
+}
+
+/// The handler of progress events, shared by the threads that report them.
+#[derive(Clone)]
+struct Tell(Arc<Mutex<Progress>>);
+
+impl Tell {
+    fn event(&self, event: LoadEvent) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)(event);
+    }
+}
+
+/// The memory limit of a load. Dropping it restores the limit before, unless the load keeps it.
+struct Limit {
+    before: Option<usize>,
+    /// The limit that this load has set.
+    set: Option<Option<usize>>,
+}
+
+impl Limit {
+    fn set(policy: MemoryPolicy) -> Result<Self> {
+        let before = memory_use()?.limit;
+        let set = match policy {
+            MemoryPolicy::Unchanged => None,
+            MemoryPolicy::Budget(bytes) => Some(Some(bytes)),
+            MemoryPolicy::Unlimited => Some(None),
+        };
+        set.map(set_memory_limit).transpose()?;
+        Ok(Limit { before, set })
+    }
+
+    fn keep(mut self) {
+        self.set = None;
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        let Some(set) = self.set else { return };
+        // The application, or another load, may have set another limit meanwhile.
+        if memory_use().is_ok_and(|memory| memory.limit == set)
+            && let Err(error) = set_memory_limit(self.before)
+        {
+            tracing::warn!(%error, "the memory limit could not be restored");
+        }
+    }
+}
+
+/// The files of a model on this machine.
+struct Resolved {
+    files: Files,
+    /// The files of the tokenizer and the chat template.
+    text: Files,
+    adapter: Option<Files>,
+    /// The config, where there is one.
+    found: Option<Json>,
+    /// The config; an empty object without one.
+    config: Json,
+    generation: Option<Json>,
+    model_type: String,
+    recommended: Recommended,
+}
+
+/// A model on the engine thread.
+struct Weights {
+    place: Place,
+    vocabulary: u32,
+    rewinds: bool,
+}
+
+/// What converts between text and tokens.
+struct Text {
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+}
+
+impl Resolved {
+    /// Downloads what is not on this machine.
+    async fn of(location: Location, options: &LoadOptions, tell: &Tell) -> Result<Self> {
+        let files = match location.resolve()? {
             Found::Here(files) => files,
             Found::Hub(source) => {
                 let tell = tell.clone();
-                let tell = move |progress| tell(LoadEvent::Download(progress));
-                hub::download_snapshot(&options.source(*source), LANGUAGE, tell).await?.into()
+                let tell = move |progress| tell.event(LoadEvent::Download(progress));
+                download_as(&options.source(*source), LANGUAGE, tell).await?.into()
             }
         };
         let found = files.json(CONFIG)?;
@@ -131,9 +287,8 @@ impl Model {
         let (config, recommended) = (found.clone().unwrap_or_default(), family.recommended);
         family.expect(Kind::Language, &config)?;
         let model_type = family.name(&config).to_string();
-        let engine = Engine::get()?;
         let generation = files.json("generation_config.json")?;
-        let text_files = match options.tokenizer.clone().map(Location::resolve).transpose()? {
+        let text = match options.tokenizer.clone().map(Location::resolve).transpose()? {
             None => files.clone(),
             Some(Found::Here(files)) => files,
             Some(Found::Hub(source)) => download_text(&options.source(*source)).await?.into(),
@@ -145,66 +300,110 @@ impl Model {
                 Some(download_adapter(&options.source(*source)).await?.into())
             }
         };
-
-        let weights = {
-            engine.run_in_turns(Turn::Ready, move || {
-                let tell = move |share| tell(LoadEvent::Weights(share));
-                let mut reading =
-                    EngineModel::read(&files, adapter.as_ref(), found.as_ref(), tell)?;
-                Ok(move || {
-                    let Some(loaded) = reading()? else { return Ok(None) };
-                    let network = loaded.language()?;
-                    let vocabulary = network.vocabulary();
-                    let rewinds = network.cache(&CachePlan::default()).rewinds();
-                    Ok(Some((Place::new(engine, loaded), vocabulary, rewinds)))
-                })
-            })
-        };
-        // A large tokenizer takes as long as the weights do, so both are read at once.
-        let (report, text) = oneshot::channel();
-        let templates = (options.chat_template.clone(), recommended.chat_template);
-        let is_required = options.tokenizer.is_some();
-        thread::spawn(move || report.send(read_text(&text_files, templates, is_required)));
-        let (weights, text) = (weights.await, text.await);
-        let lost = |_| Error::Internal("reading the tokenizer panicked".into());
-        let ((place, vocabulary, rewinds), (tokenizer, template)) =
-            (weights?, text.map_err(lost)??);
-        let mut configured_ends = configured_ends(&config, generation.as_ref());
-        configured_ends.extend(options.end_tokens(&tokenizer)?);
-        let context = context(&config).into_iter().chain(options.context).min();
-        let session = match (options.session, options.memory) {
-            (None, MemoryPolicy::Budget(bytes)) => {
-                const USUAL: usize = 4096;
-                let most = context.unwrap_or(USUAL);
-                let tokens = options.context.map_or(most.min(USUAL), |wanted| wanted.min(most));
-                let left = bytes.saturating_sub(memory_use()?.active) / 2;
-                let id = place.id;
-                let within = move || SessionOptions::within(&**find(id)?.language()?, tokens, left);
-                engine.run(within).await?
-            }
-            (session, _) => session.unwrap_or_default(),
-        };
-        let model = Model(Arc::new(Inner {
-            place: Arc::new(place),
-            info: ModelInfo { model_type, context, vocabulary },
-            end_tokens: end_tokens(&configured_ends, &recommended, tokenizer.as_ref().ok()),
-            configured_ends,
-            defaults: defaults(generation.as_ref(), recommended.sampling),
-            session,
-            tokenizer,
-            template,
-            rewinds,
-        }));
-        if options.prewarm {
-            model.prewarm().await?;
-        }
-        Ok(model)
+        Ok(Resolved { files, text, adapter, found, config, generation, model_type, recommended })
     }
 
-    /// Goes through a prompt and a decode step, of which nothing stays.
+    /// Reads the weights on the engine thread and the tokenizer on another one. Both take long for
+    /// some models.
+    async fn read(
+        &self,
+        engine: &'static Engine,
+        options: &LoadOptions,
+        tell: Tell,
+    ) -> Result<(Weights, Text)> {
+        let (files, adapter) = (self.files.clone(), self.adapter.clone());
+        let found = self.found.clone();
+        let weights = engine.run_in_turns(Turn::Ready, move || {
+            let tell = move |share| tell.event(LoadEvent::Weights(share));
+            let mut reading = EngineModel::read(&files, adapter.as_ref(), found.as_ref(), tell)?;
+            Ok(move || {
+                let Some(loaded) = reading()? else { return Ok(None) };
+                let network = loaded.language()?;
+                let vocabulary = network.vocabulary();
+                let rewinds = network.cache(&CachePlan::default()).rewinds();
+                Ok(Some(Weights { place: Place::new(engine, loaded), vocabulary, rewinds }))
+            })
+        });
+        let (report, text) = oneshot::channel();
+        let (files, recommended) = (self.text.clone(), self.recommended.chat_template);
+        let (own, is_required) = (options.chat_template.clone(), options.tokenizer.is_some());
+        thread::spawn(move || {
+            let text = Text::read(&files, is_required)
+                .and_then(|text| text.with_template(&files, own.as_deref(), recommended));
+            report.send(text).ok();
+        });
+        let (weights, text) = (weights.await, text.await);
+        let lost = |_| Error::Internal("reading the tokenizer panicked".into());
+        Ok((weights?, text.map_err(lost)??))
+    }
+
+    /// The maximum length of a sequence.
+    fn context(&self, options: &LoadOptions) -> Option<usize> {
+        context(&self.config).into_iter().chain(options.context).min()
+    }
+
+    fn model(
+        self,
+        options: &LoadOptions,
+        weights: Weights,
+        text: Text,
+        session: SessionOptions,
+    ) -> Result<Model> {
+        let generation = self.generation.as_ref();
+        let mut configured_ends = configured_ends(&self.config, generation);
+        configured_ends.extend(options.end_token_ids(text.tokenizer.as_ref())?);
+        Ok(Model(Arc::new(Inner {
+            info: ModelInfo {
+                model_type: self.model_type.clone(),
+                context: self.context(options),
+                vocabulary: weights.vocabulary,
+            },
+            end_tokens: end_tokens(&configured_ends, &self.recommended, text.tokenizer.as_ref()),
+            configured_ends,
+            defaults: defaults(generation, self.recommended.sampling),
+            session,
+            tokenizer: text.tokenizer,
+            template: text.template,
+            rewinds: weights.rewinds,
+            place: Arc::new(weights.place),
+        })))
+    }
+}
+
+impl Text {
+    /// The tokenizer. A checkpoint without one has only token ids, unless one is required.
+    fn read(files: &Files, is_required: bool) -> Result<Self> {
+        let has_tokenizer = is_required || Tokenizer::file(files)?.is_some();
+        let tokenizer = has_tokenizer.then(|| Tokenizer::load(files)).transpose()?;
+        Ok(Text { tokenizer, template: None })
+    }
+
+    /// With the chat template `own`, or else that of the files, or else the recommended one.
+    fn with_template(
+        self,
+        files: &Files,
+        own: Option<&str>,
+        recommended: Option<&str>,
+    ) -> Result<Self> {
+        let template = match own {
+            Some(source) => Some(ChatTemplate::from_source(source)?),
+            None => match ChatTemplate::load(files)? {
+                None => recommended.map(ChatTemplate::from_source).transpose()?,
+                template => template,
+            },
+        };
+        let template = template.map(|template| match &self.tokenizer {
+            Some(tokenizer) => template.with_special_tokens(tokenizer),
+            None => template,
+        });
+        Ok(Text { template, ..self })
+    }
+}
+
+impl Model {
+    /// Computes a prompt and a decode step, and keeps nothing of them.
     async fn prewarm(&self) -> Result<()> {
-        let options =
-            GenerateOptions { max_tokens: 2, ignore_end: true, ..GenerateOptions::default() };
+        let options = GenerateOptions::default().max_tokens(2).ignore_end(true);
         let mut generation = self.generate(Prompt::Tokens(vec![0]), &options)?;
         while let Some(event) = generation.next().await {
             event?;
@@ -214,6 +413,34 @@ impl Model {
 }
 
 impl LoadOptions {
+    /// Sets [`adapter`](Self#structfield.adapter).
+    #[must_use]
+    pub fn adapter(mut self, location: impl Into<Location>) -> Self {
+        self.adapter = Some(location.into());
+        self
+    }
+
+    /// Sets [`tokenizer`](Self#structfield.tokenizer).
+    #[must_use]
+    pub fn tokenizer(mut self, location: impl Into<Location>) -> Self {
+        self.tokenizer = Some(location.into());
+        self
+    }
+
+    /// Sets [`chat_template`](Self#structfield.chat_template).
+    #[must_use]
+    pub fn chat_template(mut self, source: impl Into<String>) -> Self {
+        self.chat_template = Some(source.into());
+        self
+    }
+
+    /// Sets [`end_tokens`](Self#structfield.end_tokens).
+    #[must_use]
+    pub fn end_tokens(mut self, texts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.end_tokens = texts.into_iter().map(Into::into).collect();
+        self
+    }
+
     fn source(&self, source: Source) -> Source {
         let source = if self.offline { source.offline() } else { source };
         match &self.downloader {
@@ -222,44 +449,31 @@ impl LoadOptions {
         }
     }
 
-    /// The ids of the further tokens that end the text.
-    fn end_tokens(&self, tokenizer: &Result<Tokenizer, String>) -> Result<Vec<u32>> {
+    /// The ids of the further end tokens.
+    fn end_token_ids(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
         let id = |text: &String| {
-            let id = tokenizer.as_ref().ok().and_then(|tokenizer| tokenizer.token_id(text));
-            id.ok_or_else(|| Error::option("end_tokens", format!("`{text}` is no token")))
+            let id = tokenizer.and_then(|tokenizer| tokenizer.token_id(text));
+            let reason = || format!("`{text}` is not a token of the tokenizer");
+            id.ok_or_else(|| Error::option("end_tokens", reason()))
         };
         self.end_tokens.iter().map(id).collect()
     }
-}
 
-/// The tokenizer, or why there is none, and the chat template, if there is one.
-type TextFiles = (Result<Tokenizer, String>, Option<ChatTemplate>);
-
-/// With the first template, if there is one, in place of the files' own, and with the second where
-/// those have none. A tokenizer that somebody asked for must be there.
-fn read_text(
-    files: &Files,
-    (template, default): (Option<String>, Option<&str>),
-    is_required: bool,
-) -> Result<TextFiles> {
-    let tokenizer = match Tokenizer::load(files) {
-        Err(Error::Tokenizer { reason, .. })
-            if !is_required && Tokenizer::file(files)?.is_none() =>
-        {
-            Err(reason)
-        }
-        tokenizer => Ok(tokenizer?),
-    };
-    let template = match template {
-        Some(source) => Some(ChatTemplate::from_source(&source)?),
-        None => match ChatTemplate::load(files)? {
-            None => default.map(ChatTemplate::from_source).transpose()?,
-            own => own,
-        },
-    };
-    let template = template.map(|template| match &tokenizer {
-        Ok(tokenizer) => template.with_special_tokens(tokenizer),
-        Err(_) => template,
-    });
-    Ok((tokenizer, template))
+    /// The default options of sessions: as given, or as the memory budget allows.
+    async fn session_for(
+        &self,
+        weights: &Weights,
+        context: Option<usize>,
+    ) -> Result<SessionOptions> {
+        const USUAL: usize = 4096;
+        let (None, MemoryPolicy::Budget(bytes)) = (self.session, self.memory) else {
+            return Ok(self.session.unwrap_or_default());
+        };
+        let most = context.unwrap_or(USUAL);
+        let tokens = self.context.map_or(most.min(USUAL), |wanted| wanted.min(most));
+        let left = bytes.saturating_sub(memory_use()?.active) / 2;
+        let id = weights.place.id;
+        let within = move || SessionOptions::within(&**find(id)?.language()?, tokens, left);
+        weights.place.engine.run(within).await
+    }
 }

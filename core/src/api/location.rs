@@ -1,4 +1,4 @@
-//! What an application calls a model by.
+//! The location of a model.
 
 use crate::{
     checkpoint::files::Files,
@@ -6,11 +6,12 @@ use crate::{
     hub::Source,
 };
 use std::{
-    env, fs,
+    env, fmt, fs, io,
     path::{Path, PathBuf},
 };
 
-/// Where a model is: here, or on a hub. Made of a name, a directory, [`Files`] or a [`Source`].
+/// The location of a model: on this machine or on a hub. Converts from a name, a directory, [`Files`]
+/// or a [`Source`].
 #[derive(Clone, Debug)]
 pub struct Location(Named);
 
@@ -20,7 +21,7 @@ enum Named {
     Found(Found),
 }
 
-/// What a location turns out to be.
+/// A resolved location.
 #[derive(Clone, Debug)]
 pub(crate) enum Found {
     Here(Files),
@@ -28,15 +29,22 @@ pub(crate) enum Found {
 }
 
 impl Location {
-    /// A name is that of a directory when there is one of this name, or when it starts as only
-    /// paths do: with `.`, `/` or `~`. Else it is that of a repository.
+    /// A name is a directory if that directory exists or if the name starts with `.`, `/` or `~`.
+    /// Otherwise it is a repository.
     ///
     /// # Errors
     /// [`Error::Io`] for a directory that cannot be read; those of [`Source::new`].
     pub(crate) fn resolve(self) -> Result<Found> {
         let found = self.find()?;
         if let Found::Here(Files::Directory(directory)) = &found {
-            fs::read_dir(directory).map_err(Error::io(directory))?;
+            let explained = |source: io::Error| match source.kind() {
+                io::ErrorKind::NotFound => io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "there is no such folder; check the path, or name a hub repository: org/name",
+                ),
+                _ => source,
+            };
+            fs::read_dir(directory).map_err(explained).map_err(Error::io(directory))?;
         }
         Ok(found)
     }
@@ -53,6 +61,22 @@ impl Location {
                     }
                     _ => Found::Hub(Box::new(Source::new(&name)?)),
                 })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match &self.0 {
+            Named::Name(name) => f.write_str(name),
+            Named::Found(Found::Here(Files::Directory(folder))) => folder.display().fmt(f),
+            Named::Found(Found::Here(Files::Embedded(_))) => f.write_str("the embedded model"),
+            Named::Found(Found::Hub(source)) if source.revision() == "main" => {
+                source.repository().fmt(f)
+            }
+            Named::Found(Found::Hub(source)) => {
+                write!(f, "{}@{}", source.repository(), source.revision())
             }
         }
     }
@@ -100,6 +124,16 @@ mod tests {
 
     fn found(name: &str) -> Result<Found> {
         Location::from(name).find()
+    }
+
+    #[test]
+    fn a_location_is_shown_as_it_is_written() {
+        for name in ["./org/name", "org/name", "org/name@v1"] {
+            assert_eq!(Location::from(name).to_string(), name);
+            if let Found::Hub(source) = found(name).unwrap() {
+                assert_eq!(Location::from(*source).to_string(), name);
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub use crate::engine::engine_model::ModelMemory;
 pub use demo::DEMO;
 pub use download::{download, download_adapter, download_text};
 pub use inspect::{Inspection, Memory, Packing, inspect, inspect_with_adapter};
-pub use load::{LoadEvent, LoadOptions, MemoryPolicy};
+pub use load::{Load, LoadEvent, LoadOptions, MemoryPolicy};
 pub use location::Location;
 pub use model::{Model, ModelInfo, shrink_caches};
 pub use prompt::Prompt;

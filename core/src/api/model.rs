@@ -12,46 +12,47 @@ use crate::{
     families,
     generate::{GenerateOptions, Score, next_logits, score},
     mlx,
-    text::{ChatTemplate, Message, TemplateOptions, Tokenizer, text_only},
+    text::{ChatTemplate, Layout, Message, TemplateOptions, Tokenizer, text_only},
 };
 use std::sync::Arc;
 
-/// A language model in memory. Handles are cheap to clone and may be used from any thread; the
-/// last one that is dropped frees the memory.
+/// A language model in memory. Handles are cheap to clone and may be used from any thread. Dropping
+/// the last handle frees the memory.
 #[derive(Clone)]
 pub struct Model(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub place: Arc<Place>,
     pub info: ModelInfo,
-    /// Or why there is none.
-    pub tokenizer: Result<Tokenizer, String>,
+    pub tokenizer: Option<Tokenizer>,
     pub template: Option<ChatTemplate>,
     pub end_tokens: Vec<u32>,
-    /// Those that hold whatever the tokenizer.
+    /// The end tokens of the config and the generation config, whatever the tokenizer.
     pub configured_ends: Vec<u32>,
     pub defaults: GenerateOptions,
-    /// What holds where nobody says otherwise.
+    /// The default options of sessions.
     pub session: SessionOptions,
-    /// Whether a cache of its own choice can go back to any position.
+    /// Whether its default cache can rewind to any position.
     pub rewinds: bool,
 }
 
-/// What is known of a model.
+/// The facts of a loaded model.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ModelInfo {
-    /// The `model_type` of its config.
+    /// The `model_type` of the config.
     pub model_type: String,
-    /// The longest sequence that it was made for, if it says so, or that it was loaded for.
+    /// The maximum length of a sequence in tokens: that of the config, or a shorter one of
+    /// [`LoadOptions::context`](crate::LoadOptions::context).
     pub context: Option<usize>,
-    /// How many tokens it has embeddings for.
+    /// The size of the vocabulary in tokens.
     pub vocabulary: u32,
 }
 
 impl Model {
-    /// Frees its memory, whoever still has a handle. Generations that run end with
-    /// [`Error::Unloaded`], and so does whatever is asked of the model or its sessions from then on,
-    /// but for what its tokenizer and its chat template answer.
+    /// Frees the memory of the model at once, although handles remain. Running generations end with
+    /// [`Error::Unloaded`], as does every later request to the model or its sessions. The tokenizer
+    /// and the chat template still work.
     ///
     /// # Errors
     /// [`Error::Mlx`].
@@ -62,11 +63,11 @@ impl Model {
             Ok(())
         };
         self.engine().run_at_once(free).await?;
-        // Between the two, the generations have had their last turn.
+        // Between the two jobs, the generations take their last turn.
         self.engine().run_at_once(mlx::release_memory).await
     }
 
-    /// What it takes now, apart from other models and from what is being computed.
+    /// The memory of this model: its weights and the KV caches of its sessions.
     ///
     /// # Errors
     /// [`Error::Unloaded`].
@@ -75,26 +76,22 @@ impl Model {
         self.engine().run_at_once(move || Ok(find(id)?.memory())).await
     }
 
-    /// What is known of it.
+    /// The facts of the model.
     pub fn info(&self) -> &ModelInfo {
         &self.0.info
     }
 
-    /// Its tokenizer.
+    /// The tokenizer of the model.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the checkpoint has none.
+    /// [`Error::NoTokenizer`] when the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        let missing = |reason: &String| Error::Tokenizer {
-            file: "tokenizer.json".into(),
-            reason: reason.clone(),
-        };
-        self.0.tokenizer.as_ref().map_err(missing)
+        self.0.tokenizer.as_ref().ok_or(Error::NoTokenizer)
     }
 
-    /// The same model in memory with the tokenizer and the chat template of other files, such as
-    /// those of the repository that a checkpoint without a tokenizer was made from. Without a
-    /// template there, this model's own stays.
+    /// The same weights in memory with the tokenizer and the chat template of other files, such as
+    /// those of the base model of a checkpoint without a tokenizer. Where those files have no chat
+    /// template, this model's own stays.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when there is no tokenizer or it is damaged, and those of the template.
@@ -108,7 +105,7 @@ impl Model {
             place: self.0.place.clone(),
             info: self.0.info.clone(),
             template: template.map(|template| template.with_special_tokens(&tokenizer)),
-            tokenizer: Ok(tokenizer),
+            tokenizer: Some(tokenizer),
             end_tokens,
             configured_ends: self.0.configured_ends.clone(),
             defaults: self.0.defaults.clone(),
@@ -117,7 +114,7 @@ impl Model {
         })))
     }
 
-    /// The options that its generation config recommends, or else its family's model cards.
+    /// The options that the generation config recommends, or else the model card of the family.
     pub fn default_options(&self) -> GenerateOptions {
         self.0.defaults.clone()
     }
@@ -127,39 +124,52 @@ impl Model {
         &self.0.end_tokens
     }
 
-    /// A conversation as the text that the model sees.
+    /// Renders a conversation with the chat template.
     ///
     /// # Errors
     /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`], [`Error::UnknownRole`],
     /// [`Error::UnsupportedPart`].
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
-        let template = self.0.template.as_ref().ok_or(Error::NoChatTemplate)?;
-        template.render(&text_only(messages)?, options)
+        self.template()?.render(&text_only(messages)?, options)
     }
 
-    /// The tokens of a prompt.
+    fn template(&self) -> Result<&ChatTemplate> {
+        self.0.template.as_ref().ok_or(Error::NoChatTemplate)
+    }
+
+    /// The layout of conversations with this opening.
+    pub(crate) fn layout(&self, opening: &[Message], options: &TemplateOptions) -> Result<Layout> {
+        Layout::of(self.template()?, &text_only(opening)?, options)
+    }
+
+    /// The tokens of a prompt, as [`Model::generate`] continues them.
     ///
     /// # Errors
     /// Those of [`Model::render`] and [`Model::tokenizer`]; [`Error::EmptyPrompt`],
     /// [`Error::TokenOutOfVocabulary`], [`Error::ContextOverflow`].
-    pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
-        self.tokens_within(prompt, self.0.info.context)
+    pub fn tokens(&self, prompt: impl Into<Prompt>) -> Result<Vec<u32>> {
+        self.tokens_within(self.resolve(prompt), self.0.info.context)
     }
 
-    fn tokens_within(&self, prompt: &Prompt, limit: Option<usize>) -> Result<Vec<u32>> {
-        let tokens = self.encode(prompt)?;
+    /// The prompt with [`Prompt::Text`] replaced by a message, or by raw text without a template.
+    pub(crate) fn resolve(&self, prompt: impl Into<Prompt>) -> Prompt {
+        prompt.into().resolved(self.0.template.is_some())
+    }
+
+    fn tokens_within(&self, prompt: Prompt, limit: Option<usize>) -> Result<Vec<u32>> {
+        let tokens = self.encode(&prompt)?;
         match limit.filter(|limit| tokens.len() > *limit) {
             Some(limit) => Err(Error::ContextOverflow { tokens: tokens.len(), limit }),
             None => Ok(tokens),
         }
     }
 
-    /// As [`Model::tokens`], however many they are.
+    /// The tokens of a resolved prompt of any length.
     pub(crate) fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
         let tokens = match prompt {
             Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Text(text) if text.is_empty() => Vec::new(),
-            Prompt::Text(text) => self.tokenizer()?.encode(text, true)?,
+            Prompt::Raw(text) | Prompt::Text(text) if text.is_empty() => Vec::new(),
+            Prompt::Raw(text) | Prompt::Text(text) => self.tokenizer()?.encode(text, true)?,
             Prompt::Chat(messages, options) => {
                 self.tokenizer()?.encode(&self.render(messages, options)?, false)?
             }
@@ -171,12 +181,17 @@ impl Model {
         if tokens.is_empty() { Err(Error::EmptyPrompt) } else { Ok(tokens) }
     }
 
-    /// Starts to continue a prompt, from nothing: see [`Model::session`] for conversations. The
-    /// stream yields progress, tokens, and a summary last.
+    /// Starts a generation and returns its stream of events. A string is a message of the user, see
+    /// [`Prompt`]. For conversations, [`Model::session`] keeps the KV cache between requests.
+    ///
+    /// The call renders and tokenizes the prompt on the calling thread and waits for nothing; the
+    /// engine thread computes. An error of the prompt or the options is therefore the result of the
+    /// call, once and before anything is computed, and the stream yields only errors of the
+    /// computation. An async server with very long prompts calls it in `spawn_blocking`.
     ///
     /// # Errors
-    /// Those of [`Model::tokens`] and [`GenerateOptions::check`]; [`Error::Tokenizer`] for stop texts
-    /// without a tokenizer.
+    /// Those of [`Model::tokens`] and [`GenerateOptions::check`]; [`Error::NoTokenizer`] for stop
+    /// texts without a tokenizer.
     pub fn generate(
         &self,
         prompt: impl Into<Prompt>,
@@ -185,7 +200,8 @@ impl Model {
         self.check(options)?;
         let (id, session) = (self.id(), self.0.session);
         let limit = session.limit(self.0.info.context);
-        let request = self.request(self.tokens_within(&prompt.into(), limit)?, options, limit);
+        let tokens = self.tokens_within(self.resolve(prompt), limit)?;
+        let request = self.request(tokens, options, limit);
         Ok(request.start(move || {
             let loaded = find(id)?;
             let slot =
@@ -194,13 +210,13 @@ impl Model {
         }))
     }
 
-    /// Whether it can do what the options ask for.
+    /// Checks the options for this model.
     pub(crate) fn check(&self, options: &GenerateOptions) -> Result<()> {
         options.check(self.0.info.vocabulary)?;
         if options.stop.is_empty() { Ok(()) } else { self.tokenizer().map(drop) }
     }
 
-    /// A request that goes no further than `limit` tokens in all.
+    /// A request for at most `limit` tokens with the prompt.
     pub(crate) fn request(
         &self,
         prompt: Vec<u32>,
@@ -219,21 +235,22 @@ impl Model {
                 ..options.clone()
             },
             end_tokens: self.0.end_tokens.clone(),
-            tokenizer: self.0.tokenizer.clone().ok(),
+            tokenizer: self.0.tokenizer.clone(),
         }
     }
 
-    /// How its sessions remember where nobody says otherwise, and how [`Model::generate`] does.
+    /// The default options of sessions, which [`Model::generate`] uses too.
     pub fn session_options(&self) -> SessionOptions {
         self.0.session
     }
 
-    /// How likely a text is, with the `top` likeliest tokens after each of its own.
+    /// The log-probabilities of the tokens of a text, with the `top` most probable tokens at each
+    /// position. A string is raw text here, as [`Prompt::Raw`].
     ///
     /// # Errors
     /// Those of [`Model::tokens`]; [`Error::NotANumber`].
     pub async fn score(&self, text: impl Into<Prompt>, top: usize) -> Result<(Vec<u32>, Score)> {
-        let tokens = self.tokens(&text.into())?;
+        let tokens = self.tokens_within(text.into().raw(), self.0.info.context)?;
         self.compute(move |loaded| {
             let score = score(&**loaded.language()?, &tokens, top)?;
             Ok((tokens, score))
@@ -241,16 +258,16 @@ impl Model {
         .await
     }
 
-    /// The logits of the token that comes after a prompt, as many as the vocabulary has tokens.
+    /// The logits of the token after a prompt, one for each token of the vocabulary.
     ///
     /// # Errors
     /// Those of [`Model::tokens`].
     pub async fn next_logits(&self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
-        let tokens = self.tokens(&prompt.into())?;
+        let tokens = self.tokens(prompt)?;
         self.compute(move |loaded| next_logits(&**loaded.language()?, &tokens)).await
     }
 
-    /// Computes something with the model, which stays in memory until that is done.
+    /// Runs a job with the model on the engine thread. The model stays in memory until it is done.
     pub(super) async fn compute<T: Send + 'static>(
         &self,
         compute: impl FnOnce(&EngineModel) -> Result<T> + Send + 'static,
@@ -269,15 +286,15 @@ impl Model {
         self.0.place.engine
     }
 
-    /// Whether a cache of its own choice can go back to any position.
+    /// Whether its default cache can rewind to any position.
     pub(crate) fn rewinds(&self) -> bool {
         self.0.rewinds
     }
 }
 
-/// Gives back at once what can be computed again: buffers that are free, and the positions that
-/// sessions could have gone back to. This is for a system that is short of memory, and works while
-/// the engine is paused.
+/// Frees memory that can be computed again: free buffers of MLX, and the checkpoints that sessions
+/// keep of recurrent states and windows. Call it when the system is short of memory; it works while
+/// the engine is suspended.
 ///
 /// # Errors
 /// [`Error::Mlx`].

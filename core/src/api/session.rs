@@ -1,5 +1,5 @@
-//! A conversation as the application sees it: every request brings the whole prompt, and what a
-//! session remembers of the requests before is not computed again.
+//! A session: the KV cache of a conversation. Every request passes the whole prompt, and the session
+//! computes only the tokens after the longest prefix that its cache holds.
 
 use crate::{
     api::{
@@ -14,35 +14,37 @@ use crate::{
     },
     error::{Error, Result},
     generate::GenerateOptions,
-    text::{Message, TemplateOptions},
+    text::{Layout, Message, TemplateOptions},
 };
 use std::{
     path::PathBuf,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-/// The memory of a conversation. Handles are cheap to clone and may be used from any thread;
-/// requests are answered in the order in which they are made. A session keeps its model; the last
-/// handle that is dropped frees the memory, once the generations that it started are over.
+/// The KV cache of a conversation. Handles are cheap to clone and may be used from any thread.
+/// Requests run in the order in which they are made. A session keeps its model in memory; dropping
+/// the last handle frees the cache after the running generations.
 ///
-/// The application owns the transcript and brings it whole each time. The session finds out how
-/// much of it is what it remembers: a new turn, an edited message, an answer that is asked for
-/// again and a branch are all the same to it. What the sessions of a model have in common, such as
-/// a system prompt, the first of them computes for all. Passes of other lengths add in another
-/// order, so that what was reused may differ from what is computed anew in the last bits.
+/// The application owns the transcript and passes all of it with each request. The session reuses
+/// the longest common prefix, so a new turn, an edited message, a regenerated answer and a branch
+/// need no special calls. The first session of a model computes a common prefix, such as a system
+/// prompt, for all. Chunks of other lengths sum in another order, so reused and recomputed values may
+/// differ in the last bits.
 ///
-/// What was computed until a generation is cancelled, dropped or refused more memory stays. A
-/// computation that fails otherwise leaves an empty session, which is as good as a new one.
+/// After a cancellation, a drop or [`Error::MemoryLimit`], the session keeps what was computed. After
+/// any other failure it is empty, which works as a new one.
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
 struct Inner {
     model: Model,
     place: Place,
+    /// The layout of the last conversation.
+    layout: Mutex<Option<TokenLayout>>,
 }
 
 /// The place of a session among those of its model, which this keeps.
@@ -108,31 +110,34 @@ impl Drop for Place {
 
 impl Session {
     pub(crate) fn new(model: &Model, options: SessionOptions) -> Self {
-        let place = Place::new(model, options);
-        Session(Arc::new(Inner { model: model.clone(), place }))
+        Session::at(model.clone(), Place::new(model, options))
     }
 
-    /// The model that it talks to.
+    fn at(model: Model, place: Place) -> Self {
+        Session(Arc::new(Inner { model, place, layout: Mutex::default() }))
+    }
+
+    /// The model of the session.
     pub fn model(&self) -> &Model {
         &self.0.model
     }
 
-    /// How it remembers.
+    /// The options of the session.
     pub fn options(&self) -> &SessionOptions {
         &self.0.place.key.options
     }
 
-    /// How many tokens it remembers at the moment, prompts and answers; against
-    /// [`ModelInfo::context`](crate::api::model::ModelInfo) this tells how full the context is.
+    /// The number of tokens in the KV cache, prompts and answers. With
+    /// [`ModelInfo::context`](crate::ModelInfo::context) this shows how full the context is.
     pub fn tokens_used(&self) -> usize {
         self.0.place.key.used.load(Ordering::Relaxed)
     }
 
-    /// Starts to continue a prompt, which comes whole: with everything that was said before. The
-    /// stream yields progress, tokens, and a summary last.
+    /// Starts a generation with the whole prompt, earlier turns included, and returns its stream of
+    /// events. As [`Model::generate`], it renders and tokenizes on the calling thread.
     ///
     /// # Errors
-    /// Those of [`Model::generate`]. The session is then as it was before.
+    /// Those of [`Model::generate`]; the session is then unchanged.
     pub fn generate(
         &self,
         prompt: impl Into<Prompt>,
@@ -140,7 +145,7 @@ impl Session {
     ) -> Result<Generation> {
         self.0.model.check(options)?;
         let Inner { model, place, .. } = &*self.0;
-        let (prompt, tokens, dropped_messages) = self.fit(prompt.into())?;
+        let (prompt, tokens, dropped_messages) = self.fit(model.resolve(prompt))?;
         let marks = self.marks(&prompt, &tokens);
         let request = model.request(tokens, options, self.limit());
         let request = Request { marks, dropped_messages, ..request };
@@ -148,7 +153,7 @@ impl Session {
         Ok(request.start(move || key.find()))
     }
 
-    /// A session of its own that remembers the same, once what was asked of this one is done.
+    /// An independent session with a copy of the cache, after the earlier requests of this one.
     ///
     /// # Errors
     /// [`Error::Internal`].
@@ -156,10 +161,10 @@ impl Session {
         let model = self.0.model.clone();
         let place = Place::new(&model, *self.options());
         let place = self.visit(move |slot| place.fill(slot.memory.borrow().fork())).await?;
-        Ok(Session(Arc::new(Inner { model, place })))
+        Ok(Session::at(model, place))
     }
 
-    /// Forgets everything, once what was asked of this session is done.
+    /// Empties the cache, after the earlier requests of this session.
     ///
     /// # Errors
     /// [`Error::Internal`].
@@ -172,11 +177,11 @@ impl Session {
         self.visit(forget).await
     }
 
-    /// Writes what it remembers to a `.safetensors` file, once what was asked of it is done; see
-    /// [`Model::restore`]. A file that is there is replaced when the new one is whole.
+    /// Writes the cache to a `.safetensors` file, after the earlier requests of this session; see
+    /// [`Model::restore`]. An existing file is replaced atomically.
     ///
     /// # Errors
-    /// [`Error::SavedCache`] when there is nothing to save, or the file cannot be written.
+    /// [`Error::SavedCache`] when the cache is empty or the file cannot be written.
     pub async fn save(&self, path: impl Into<PathBuf>) -> Result<()> {
         let (path, model) = (path.into(), self.0.model.id());
         self.visit(move |slot| slot.memory.borrow_mut().save(&path, &find(model)?.fingerprint))
@@ -196,10 +201,10 @@ impl Session {
             place.fill(memory)
         };
         let place = model.engine().run(read).await?;
-        Ok(Session(Arc::new(Inner { model: model.clone(), place })))
+        Ok(Session::at(model.clone(), place))
     }
 
-    /// Does something with the memory as soon as it is free.
+    /// Runs a job with exclusive access to the cache.
     async fn visit<T: Send + 'static>(
         &self,
         visit: impl FnOnce(&Slot) -> Result<T> + Send + 'static,
@@ -217,7 +222,7 @@ impl Session {
         engine.run_in_turns(Turn::Parked, begin).await
     }
 
-    /// The prompt with as many messages as fit, its tokens, and how many messages are left out.
+    /// The prompt with as many messages as fit, its tokens, and the number of dropped messages.
     fn fit(&self, prompt: Prompt) -> Result<(Prompt, Vec<u32>, usize)> {
         let (model, options) = (&self.0.model, self.options());
         let tokens = model.encode(&prompt)?;
@@ -251,64 +256,77 @@ impl Session {
         }
     }
 
-    /// The most tokens that it may remember.
+    /// The maximum number of tokens in the cache.
     fn limit(&self) -> Option<usize> {
         self.options().limit(self.0.model.info().context)
     }
 
-    /// Where in a prompt somebody may want to come back to, if the model cannot come back to
-    /// everywhere: the end of what sessions with the same instructions share, and where the answer
-    /// begins, or the text that the template will put in its place.
+    /// The positions of the prompt at which a cache that cannot rewind to every position keeps a
+    /// checkpoint: the end of what all conversations with this system prompt share, and the beginning
+    /// of the answer's header, after which a template may render the answer differently later.
     fn marks(&self, prompt: &Prompt, tokens: &[u32]) -> Vec<usize> {
         let (model, options) = (&self.0.model, self.options());
         if model.rewinds() && !matches!(options.overflow, Overflow::Ring(_)) {
             return Vec::new();
         }
         let last = tokens.len() - 1;
-        let Prompt::Chat(messages, template) = prompt else { return vec![last] };
-        let stable = self.stable(messages, template, tokens).unwrap_or(last);
-        let shared = self.shared(messages, template, tokens);
-        shared.into_iter().chain([stable.min(last)]).collect()
-    }
-
-    /// How many tokens come before the header of the answer.
-    fn stable(
-        &self,
-        messages: &[Message],
-        template: &TemplateOptions,
-        tokens: &[u32],
-    ) -> Option<usize> {
-        let model = &self.0.model;
-        let asked = TemplateOptions { add_generation_prompt: false, ..template.clone() };
-        let whole = model.render(messages, template).ok()?;
-        let header = whole.strip_prefix(&model.render(messages, &asked).ok()?)?;
-        let header = model.tokenizer().ok()?.encode(header, false).ok()?;
-        tokens.strip_suffix(&header[..]).map(<[u32]>::len)
-    }
-
-    /// How many tokens say the same whatever the user says: instructions and tools.
-    fn shared(
-        &self,
-        messages: &[Message],
-        template: &TemplateOptions,
-        tokens: &[u32],
-    ) -> Option<usize> {
-        let (model, system) = (&self.0.model, system_messages(messages));
-        if system.is_empty() && template.tools.is_empty() {
-            return None;
+        let Prompt::Chat(messages, options) = prompt else { return vec![last] };
+        let mut cached = self.0.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        let opening = system_messages(messages);
+        if !cached.as_ref().is_some_and(|layout| layout.is_of(opening, options)) {
+            *cached = match TokenLayout::of(model, opening, options) {
+                Ok(layout) => Some(layout),
+                Err(error) => {
+                    tracing::debug!(kind = ?error.kind(), "the chat template has no layout");
+                    None
+                }
+            };
         }
-        let render =
-            |text: &str| model.render(&[system, &[Message::user(text)]].concat(), template).ok();
-        let (one, other) = (render("0")?, render("a")?);
-        let same = one.char_indices().zip(other.chars()).find(|((_, a), b)| a != b);
-        let text = &one[..same.map_or(one.len(), |((at, _), _)| at)];
-        let ids = model.tokenizer().ok()?.encode(text, false).ok()?;
-        let shared = ids.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        (0 < shared && shared < tokens.len()).then_some(shared)
+        match &*cached {
+            Some(layout) => layout.marks(tokens),
+            None => vec![last],
+        }
     }
 }
 
-/// The messages before everything that is said.
+/// The layout of a chat template in tokens, for conversations with the same opening and options.
+struct TokenLayout {
+    opening: Vec<Message>,
+    options: TemplateOptions,
+    /// The tokens that all these conversations share; empty without a system prompt and tools.
+    prefix: Vec<u32>,
+    /// The header of the answer.
+    header: Vec<u32>,
+}
+
+impl TokenLayout {
+    fn of(model: &Model, opening: &[Message], options: &TemplateOptions) -> Result<Self> {
+        let Layout { prefix, header } = model.layout(opening, options)?;
+        let is_shared = !opening.is_empty() || !options.tools.is_empty();
+        let prefix = if is_shared { prefix } else { String::new() };
+        let encode = |text: &str| model.tokenizer()?.encode(text, false);
+        Ok(TokenLayout {
+            opening: opening.to_vec(),
+            options: options.clone(),
+            prefix: encode(&prefix)?,
+            header: encode(&header)?,
+        })
+    }
+
+    fn is_of(&self, opening: &[Message], options: &TemplateOptions) -> bool {
+        self.opening == opening && self.options == *options
+    }
+
+    /// The end of the prefix and the beginning of the header in the tokens of a prompt.
+    fn marks(&self, tokens: &[u32]) -> Vec<usize> {
+        let last = tokens.len() - 1;
+        let shared = self.prefix.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let header = tokens.strip_suffix(&self.header[..]).map_or(last, <[u32]>::len).min(last);
+        (0 < shared && shared <= last).then_some(shared).into_iter().chain([header]).collect()
+    }
+}
+
+/// The system messages at the beginning of a conversation.
 fn system_messages(messages: &[Message]) -> &[Message] {
     let is_system = |message: &Message| ["system", "developer"].contains(&&*message.role);
     let end = messages.iter().position(|message| !is_system(message));
@@ -316,28 +334,28 @@ fn system_messages(messages: &[Message]) -> &[Message] {
 }
 
 impl Model {
-    /// The memory of a conversation, empty.
+    /// A session with an empty KV cache.
     pub fn session(&self, options: SessionOptions) -> Session {
         Session::new(self, options)
     }
 
-    /// The options that lose least of those under which a session of so many tokens takes at most
-    /// `bytes`: keys and values as they are, in 8 bits or in 4, and else a ring. What they leave is
-    /// for snapshots.
+    /// The most precise cache options with which `tokens` tokens fit in `bytes`: full precision, then
+    /// 8 bit, then 4 bit, then a ring buffer. The remainder is the budget for checkpoints.
     ///
     /// # Errors
-    /// [`Error::MemoryLimit`] when the model cannot do with that at all.
+    /// [`Error::MemoryLimit`] when no options fit.
     pub async fn options_within(&self, tokens: usize, bytes: usize) -> Result<SessionOptions> {
         self.compute(move |loaded| SessionOptions::within(&**loaded.language()?, tokens, bytes))
             .await
     }
 
-    /// A session as [`Session::save`] has written it, perhaps in another process. What comes next is
-    /// the same to the last bit. The options must be those that it had; snapshots are not saved.
+    /// Restores a session that [`Session::save`] wrote, also in another process. Generations continue
+    /// bit for bit as in the saved session. The options must be those of the saved session;
+    /// checkpoints are not saved.
     ///
     /// # Errors
-    /// [`Error::SavedCache`] when the file is damaged, or was saved by another model, by another
-    /// version of this library or under other options.
+    /// [`Error::SavedCache`] when the file is damaged, or was saved by another model, another version
+    /// of this library or under other options.
     pub async fn restore(
         &self,
         path: impl Into<PathBuf>,

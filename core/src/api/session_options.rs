@@ -1,4 +1,4 @@
-//! How a session keeps its cache.
+//! The options of a session's KV cache.
 
 use crate::{
     error::Result,
@@ -6,37 +6,45 @@ use crate::{
     models::{cache::Cache, language::LanguageModel},
 };
 
-/// What happens when the context is full.
+/// The behaviour of a session when the context is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
-    /// A prompt that does not fit is refused ([`Error::ContextOverflow`]), and generation ends
-    /// where the context does ([`FinishReason::Length`](crate::engine::generation::FinishReason)).
+    /// A prompt that does not fit is an error ([`Error::ContextOverflow`]), and a generation ends at
+    /// the end of the context ([`FinishReason::Length`](crate::FinishReason::Length)).
     #[default]
     Error,
-    /// The oldest messages after the system prompt are left out, whole turns at once and never the
-    /// last one, until `reserve` tokens are free for the answer; the summary says how many. What
-    /// follows them has to be computed again: a larger reserve makes that rarer. Prompts that are
-    /// no messages, and generation, are treated as under [`Overflow::Error`].
+    /// Drops the oldest turns after the system prompt, never the last one, until `reserve` tokens are
+    /// free for the answer; [`Summary::dropped_messages`](crate::Summary::dropped_messages) counts
+    /// them. The rest of the prompt is computed again; a larger reserve makes that rarer. Prompts
+    /// without messages, and generations, behave as with [`Overflow::Error`].
     DropOldest {
-        /// Tokens that shall be free after the prompt.
+        /// The number of tokens that are free after the prompt.
         reserve: usize,
     },
-    /// There is no end: layers without a window of their own remember the first tokens and the
-    /// latest.
+    /// The cache is a ring buffer: layers without a sliding window keep the first tokens (attention
+    /// sinks) and the latest ones, and the context has no end.
     Ring(Bound),
 }
 
-/// How a session remembers.
+/// Options of a session's KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionOptions {
-    /// What happens when the context is full.
+    /// The behaviour when the context is full.
     pub overflow: Overflow,
-    /// Keeps keys and values in fewer bits.
+    /// Quantizes the keys and values.
     pub quantization: Option<CacheQuantization>,
-    /// The most bytes that are spent, beyond the memory of the conversation, on going back to
-    /// where windows and recurrences cannot go back by themselves: to an answer that is asked for
-    /// again, or to a message that is edited.
+    /// The maximum memory for checkpoints of sliding windows and recurrent states, which cannot
+    /// rewind: with them, a regenerated answer or an edited message needs no new prefill.
     pub checkpoint_bytes: usize,
+}
+
+setters! {
+    SessionOptions:
+    overflow: Overflow,
+    checkpoint_bytes: usize;
+    optional
+    quantization: CacheQuantization,
 }
 
 impl Default for SessionOptions {
@@ -64,7 +72,7 @@ impl SessionOptions {
         })
     }
 
-    /// The most tokens that may be remembered of a model with such a context.
+    /// The maximum number of tokens in the cache of a model with this context.
     pub(crate) fn limit(&self, context: Option<usize>) -> Option<usize> {
         let is_ring = matches!(self.overflow, Overflow::Ring(_));
         context.filter(|_| !is_ring)

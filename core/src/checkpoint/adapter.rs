@@ -109,7 +109,7 @@ impl Adapter {
     /// Opens the adapter in a folder.
     ///
     /// # Errors
-    /// [`Error::Config`] for a kind that is not supported, those of the file of tensors, and
+    /// [`Error::Unsupported`] for a kind that is not supported, those of the file of tensors, and
     /// [`Error::Adapter`] for two tensors of one place.
     pub fn open(files: &Files) -> Result<Self> {
         let config = config(files)?;
@@ -217,7 +217,7 @@ fn mlx_lm(config: &Json) -> Result<Option<Product>> {
         Some("full") => return Ok(None),
         Some("lora") => false,
         Some("dora") => true,
-        _ => return Err(wrong("fine_tune_type", "not `lora`, `dora` or `full`")),
+        _ => return Err(unsupported("fine_tune_type", "not `lora`, `dora` or `full`")),
     };
     let MlxLmParameters { rank, scale } = read::<MlxLmConfig>(config)?.lora_parameters;
     Ok(Some(Product { rank: *rank, scale: *scale, has_magnitude }))
@@ -225,7 +225,7 @@ fn mlx_lm(config: &Json) -> Result<Option<Product>> {
 
 fn peft(config: &Json) -> Result<Product> {
     if config.get("peft_type").and_then(Json::as_str) != Some("LORA") {
-        return Err(wrong("peft_type", "only `LORA` is supported"));
+        return Err(unsupported("peft_type", "only `LORA` is supported"));
     }
     let is_off = |value: &Json| match value {
         Json::Null | Json::Bool(false) => true,
@@ -235,16 +235,16 @@ fn peft(config: &Json) -> Result<Product> {
     };
     let is_on = |field: &&&str| config.get(**field).is_some_and(|value| !is_off(value));
     if let Some(field) = OFF.iter().find(is_on) {
-        return Err(wrong(field, "not supported"));
+        return Err(unsupported(field, "not supported"));
     }
     if config.get("bias").is_some_and(|bias| bias != "none") {
-        return Err(wrong("bias", "only `none` is supported"));
+        return Err(unsupported("bias", "only `none` is supported"));
     }
     if let Some(Json::String(way)) = config.get("init_lora_weights")
         && !BEGINNINGS.contains(&&**way)
     {
         let reason = format!("`{way}` changes the model before anything is added to it");
-        return Err(wrong("init_lora_weights", &reason));
+        return Err(unsupported("init_lora_weights", &reason));
     }
     let PeftConfig { r, lora_alpha, use_rslora, use_dora } = read(config)?;
     let rank = f64::from(*r);
@@ -258,6 +258,10 @@ fn read<T: DeserializeOwned>(config: &Json) -> Result<T> {
         Error::Config { field, reason, .. } => wrong(&field, &reason),
         error => error,
     })
+}
+
+fn unsupported(field: &str, reason: &str) -> Error {
+    Error::Unsupported { file: CONFIG.into(), field: field.into(), reason: reason.into() }
 }
 
 fn wrong(field: &str, reason: &str) -> Error {

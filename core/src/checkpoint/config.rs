@@ -31,23 +31,23 @@ pub fn field<T: DeserializeOwned>(config: &Json, name: &str) -> Result<T> {
     let Some(value) = config.get(name) else {
         return T::deserialize(Json::Null).map_err(|_| Error::config(name, "missing"));
     };
-    read(value).map_err(|error| match error {
-        Error::Config { field, reason, .. } => {
+    read(value).map_err(|error| {
+        error.with_field(|field| {
             let dot = if field.is_empty() || field.starts_with('[') { "" } else { "." };
-            Error::config(format!("{name}{dot}{field}"), reason)
-        }
-        error => error,
+            format!("{name}{dot}{field}")
+        })
     })
 }
 
 /// Refuses a config in which one of these fields has another value; they may be absent or null.
 ///
 /// # Errors
-/// [`Error::Config`] with the field at fault.
+/// [`Error::Unsupported`] with the field at fault.
 pub fn only(config: &Json, supported: Json) -> Result<()> {
     for (field, only) in supported.as_object().into_iter().flatten() {
         if let Some(value) = config.get(field).filter(|value| !value.is_null() && *value != only) {
-            return Err(Error::config(field, format!("{value} is not supported, only {only} is")));
+            let reason = format!("{value} is not supported, only {only} is");
+            return Err(Error::unsupported(field, reason));
         }
     }
     Ok(())
@@ -98,12 +98,11 @@ pub fn read_renamed<T>(
         Some((ours.to_string(), value.clone()))
     });
     let complete = with_defaults(config, Json::Object(fields.collect()));
-    read(&complete).map_err(|error| match error {
-        Error::Config { field, reason, .. } => {
+    read(&complete).map_err(|error| {
+        error.with_field(|field| {
             let theirs = renamed.clone().find(|(_, ours)| *ours == field);
-            Error::config(theirs.map_or(&*field, |(theirs, _)| theirs), reason)
-        }
-        error => error,
+            theirs.map_or(field, |(theirs, _)| theirs).into()
+        })
     })
 }
 
@@ -462,8 +461,8 @@ impl Text {
     /// The window of one layer, where `layer_types` calls it sliding.
     ///
     /// # Errors
-    /// [`Error::Config`] for a kind that is neither full nor sliding, and for a sliding layer
-    /// without `sliding_window`.
+    /// [`Error::Unsupported`] for a kind that is neither full nor sliding; [`Error::Config`] for a
+    /// sliding layer without `sliding_window`.
     pub fn window(&self, layer: i32) -> Result<Option<i32>> {
         let Some(kinds) = &self.layer_types else { return Ok(None) };
         match kinds[layer as usize].as_str() {
@@ -474,7 +473,7 @@ impl Text {
             },
             kind => {
                 let reason = format!("`{kind}` is neither full_attention nor sliding_attention");
-                Err(Error::config(format!("layer_types[{layer}]"), reason))
+                Err(Error::unsupported(format!("layer_types[{layer}]"), reason))
             }
         }
     }

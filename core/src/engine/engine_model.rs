@@ -71,7 +71,7 @@ impl EngineModel {
             }
             let (decode, sessions) = (RefCell::default(), RefCell::default());
             let memory = memory::active_memory()?;
-            tracing::debug!(family = family.model_types[0], memory, "loaded");
+            tracing::debug!(family = family.model_types[0], memory, "weights loaded");
             Ok(network.take().map(|network| EngineModel {
                 network,
                 model_type: mem::take(&mut model_type),

@@ -1,4 +1,4 @@
-//! One generation: a task on the engine's thread, and the stream that pulls from it.
+//! A generation: a task on the engine thread, and the stream of its events.
 
 use crate::{
     engine::engine_model::EngineModel,
@@ -15,70 +15,88 @@ use crate::{
     },
     generate::{Choice, GenerateOptions, Sampler},
 };
+use futures_core::Stream;
 use mlx_rs::{
     Array, memory,
     transforms::{async_eval, eval},
 };
 use std::{
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tracing::Span;
 
-/// Events that wait for a slow reader; the device waits with them.
+/// The number of events that wait for a slow reader. When they are full, the generation pauses.
 const BUFFERED: usize = 32;
 
-/// Most answers end long before they must; caches grow for those that do not.
+/// The number of tokens for which the KV cache is allocated at first. Most answers end long before
+/// `max_tokens`; the cache grows for those that do not.
 const EXPECTED_TOKENS: usize = 256;
 
-/// What a stream yields.
+/// An event of a [`Generation`]. The events of all kinds arrive in the order in which they happen.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
-    /// So many tokens of the prompt are computed.
+    /// Progress of the prefill.
     Prefill {
-        /// Tokens computed.
+        /// The number of prompt tokens in the KV cache.
         done: usize,
-        /// Tokens in all.
+        /// The number of prompt tokens.
         total: usize,
     },
-    /// The next token.
+    /// The next token, with its text.
     Token(Token),
-    /// The end; nothing follows.
+    /// Text that no token carries: the incomplete characters at the end of the answer, or the text
+    /// before a stop text.
+    Text(String),
+    /// The end of the generation, always the last event.
     Finished(Summary),
 }
 
 /// A generated token.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Token {
-    /// Its id.
+    /// The id of the token.
     pub id: u32,
-    /// The natural logarithm of its probability, before anything was filtered.
+    /// The log-probability of the token before the sampling filters.
     pub logprob: f32,
-    /// The characters that it completes; none while one is still in parts or may belong to a stop
-    /// text, and none at all without a tokenizer.
+    /// The characters that the token completes. Empty while a character is incomplete or the text
+    /// may belong to a stop text, and always empty without a tokenizer.
     pub text: String,
-    /// The likeliest tokens in its place and their log-probabilities, best first:
-    /// [`GenerateOptions::top_logprobs`] of them.
+    /// The [`GenerateOptions::top_logprobs`] most probable tokens at this position and their
+    /// log-probabilities, in descending order.
     pub top: Vec<(u32, f32)>,
+}
+
+impl Token {
+    /// A token without alternatives.
+    pub fn new(id: u32, logprob: f32, text: impl Into<String>) -> Self {
+        Token { id, logprob, text: text.into(), top: Vec::new() }
+    }
 }
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FinishReason {
-    /// The model ended its text.
+    /// The model ended its text, or a stop text occurred.
     Stop,
     /// [`GenerateOptions::max_tokens`] were generated, or the model's context is full.
     Length,
-    /// Somebody cancelled it.
+    /// The application cancelled the generation.
     Cancelled,
 }
 
 impl FinishReason {
-    /// The word for it in the command's output.
+    /// The reason as the command prints it.
     pub fn name(self) -> &'static str {
         match self {
             FinishReason::Stop => "stop",
@@ -88,54 +106,70 @@ impl FinishReason {
     }
 }
 
-/// What a generation was like.
+/// The statistics of a generation.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Summary {
-    /// Why it ended.
+    /// Why the generation ended.
     pub finish_reason: FinishReason,
-    /// The end of the text that no token carried: characters that were still in parts, or what came
-    /// before a stop text.
-    pub remaining_text: String,
-    /// Length of the prompt.
+    /// The number of prompt tokens.
     pub prompt_tokens: usize,
-    /// How many of them a session remembered, so that they were not computed again.
+    /// The number of prompt tokens that were reused from the KV cache of a session.
     pub cached_tokens: usize,
-    /// How many messages were left out because they did not fit; see
-    /// [`Overflow::DropOldest`](crate::api::session::Overflow).
+    /// The number of messages that [`Overflow::DropOldest`](crate::Overflow) left out.
     pub dropped_messages: usize,
-    /// Tokens generated, without the one that ended the text.
+    /// The number of generated tokens, without the token that ended the text.
     pub generated_tokens: usize,
-    /// From the request to the first token.
+    /// The time from the request to the first token.
     pub time_to_first_token: Duration,
-    /// Computed prompt tokens a second.
+    /// The prompt tokens computed per second.
     pub prefill_rate: f64,
-    /// Generated tokens a second, after the first.
+    /// The generated tokens per second, after the first.
     pub decode_rate: f64,
-    /// The most bytes that MLX held at once.
+    /// The maximum memory that MLX used, in bytes.
     pub peak_memory: usize,
 }
 
-/// A running generation. Dropping it stops the device.
+impl Summary {
+    /// A summary without tokens, for tests of code that reads events.
+    pub fn new(finish_reason: FinishReason) -> Self {
+        Summary {
+            finish_reason,
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            dropped_messages: 0,
+            generated_tokens: 0,
+            time_to_first_token: Duration::ZERO,
+            prefill_rate: 0.0,
+            decode_rate: 0.0,
+            peak_memory: 0,
+        }
+    }
+}
+
+/// A running generation: a [`Stream`] of its events. Dropping it stops the computation.
+///
+/// The computation pauses while the reader is slow. The stream ends after [`Event::Finished`] or
+/// after an error.
 pub struct Generation {
     events: Receiver<Result<Event>>,
     control: Arc<Control>,
     prompt: Vec<u32>,
 }
 
-/// Stops a generation from anywhere.
+/// Cancels a generation from any thread.
 #[derive(Clone)]
 pub struct Canceller(Arc<Control>);
 
 struct Control {
     cancelled: AtomicBool,
-    /// The task waits for the reader.
+    /// Whether the task waits for the reader.
     parked: AtomicBool,
     engine: &'static Engine,
 }
 
 impl Canceller {
-    /// Ends the generation after the step that is being computed; its stream still yields
-    /// [`Event::Finished`].
+    /// Ends the generation after the current step. The stream still yields [`Event::Finished`].
     pub fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::Release);
         self.0.engine.wake();
@@ -143,19 +177,21 @@ impl Canceller {
 }
 
 impl Generation {
-    /// The tokens that it continues.
+    /// The tokens of the prompt.
     pub fn prompt_tokens(&self) -> &[u32] {
         &self.prompt
     }
 
     /// The next event; `None` after the end and after an error.
+    ///
+    /// As `StreamExt::next` of the futures crate, which is not needed for it.
     pub async fn next(&mut self) -> Option<Result<Event>> {
         let event = self.events.recv().await;
         self.make_room();
         event
     }
 
-    /// The events that are there already, up to `max`; an error is the last one.
+    /// The buffered events, at most `max` of them, without waiting. An error is the last one.
     pub fn ready(&mut self, max: usize) -> Vec<Result<Event>> {
         let mut ready = Vec::new();
         while ready.len() < max
@@ -163,28 +199,40 @@ impl Generation {
         {
             ready.push(event);
         }
-        // Not before the last one: the device may be the processor that this runs on.
+        // After the last event, because the device may be the processor of this thread.
         if !ready.is_empty() {
             self.make_room();
         }
         ready
     }
 
-    /// Wakes a task that waits for the reader.
+    /// Wakes the task if it waits for the reader.
     fn make_room(&self) {
         if self.control.parked.swap(false, Ordering::AcqRel) {
             self.control.engine.wake();
         }
     }
 
-    /// Ends the generation after the step that is being computed.
+    /// Ends the generation after the current step. The stream still yields [`Event::Finished`].
     pub fn cancel(&self) {
         self.canceller().cancel();
     }
 
-    /// A handle that can cancel from another thread.
+    /// A handle that cancels the generation from another thread.
     pub fn canceller(&self) -> Canceller {
         Canceller(self.control.clone())
+    }
+}
+
+impl Stream for Generation {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let event = self.events.poll_recv(context);
+        if event.is_ready() {
+            self.make_room();
+        }
+        event
     }
 }
 
@@ -195,13 +243,13 @@ impl Drop for Generation {
     }
 }
 
-/// Everything that a generation needs, on its way to the engine's thread.
+/// The arguments of a generation, on their way to the engine thread.
 pub(crate) struct Request {
     pub engine: &'static Engine,
     pub prompt: Vec<u32>,
     /// What the placeholders of the prompt stand for.
     pub media: Vec<Media>,
-    /// Positions inside the prompt that somebody may come back to.
+    /// Positions of the prompt at which the session keeps a checkpoint of the state.
     pub marks: Vec<usize>,
     pub dropped_messages: usize,
     pub options: GenerateOptions,
@@ -216,7 +264,7 @@ impl Request {
         [own, &self.options.end_tokens].concat()
     }
 
-    /// Starts it on the model and in the memory that `find` gives on the engine's thread.
+    /// Starts the generation with the model and the cache that `find` returns on the engine thread.
     pub(crate) fn start(
         self,
         find: impl FnOnce() -> Result<(Rc<EngineModel>, Rc<Slot>)> + Send + 'static,
@@ -229,14 +277,16 @@ impl Request {
         });
         let prompt = self.prompt.clone();
         let generation = Generation { events, control: control.clone(), prompt };
-        let engine = self.engine;
+        let (engine, caller) = (self.engine, Span::current());
         engine.start(move || {
             let started = Instant::now();
             let phase = match find().and_then(|(loaded, slot)| Run::new(loaded, slot, &self)) {
                 Ok(run) => Phase::Running(Box::new(run)),
                 Err(error) => Phase::Failed(Some(error)),
             };
-            Box::new(Worker { request: self, phase, sender, control, started })
+            let span = tracing::info_span!(parent: &caller, "prefill", tokens = self.prompt.len());
+            span.in_scope(|| tracing::info!("prefill started"));
+            Box::new(Worker { request: self, phase, sender, control, started, caller, span })
         });
         generation
     }
@@ -248,6 +298,10 @@ struct Worker {
     sender: Sender<Result<Event>>,
     control: Arc<Control>,
     started: Instant,
+    /// The span in which the application started the generation.
+    caller: Span,
+    /// The span of the prefill, then that of the decoding.
+    span: Span,
 }
 
 enum Phase {
@@ -260,7 +314,7 @@ struct Run {
     loaded: Rc<EngineModel>,
     slot: Rc<Slot>,
     prompt: EnginePrompt,
-    /// None while another request uses the memory.
+    /// The exclusive access to the cache; none while another request has it.
     hold: Option<Hold>,
     sampler: Sampler,
     ends: Vec<u32>,
@@ -272,10 +326,13 @@ struct Run {
     generated: usize,
     first_token: Option<Duration>,
     last_token: Duration,
+    /// The last event, while the text before it is sent.
+    summary: Option<Summary>,
 }
 
 impl Task for Worker {
     fn step(&mut self) -> Turn {
+        let _span = self.span.clone().entered();
         if self.sender.is_closed() {
             return Turn::Done;
         }
@@ -284,7 +341,7 @@ impl Task for Worker {
         }
         if self.sender.capacity() == 0 {
             self.control.parked.store(true, Ordering::Release);
-            // The reader may have taken an event just before it could see that we wait.
+            // The reader may have taken an event just before `parked` was set.
             if self.sender.capacity() == 0 {
                 return Turn::Parked;
             }
@@ -297,7 +354,9 @@ impl Task for Worker {
                 return Turn::Done;
             }
         };
-        let event = if self.control.cancelled.load(Ordering::Acquire) {
+        let event = if let Some(summary) = run.summary.take() {
+            Ok(Event::Finished(summary))
+        } else if self.control.cancelled.load(Ordering::Acquire) {
             run.finish(&self.request, FinishReason::Cancelled)
         } else if run.holds_memory() {
             run.advance(&self.request, self.started)
@@ -307,6 +366,7 @@ impl Task for Worker {
         match event {
             Ok(event) => {
                 run.slot.publish();
+                self.span = log(&event, &self.caller).unwrap_or(self.span.clone());
                 let turn =
                     if matches!(event, Event::Finished(_)) { Turn::Done } else { Turn::Ready };
                 self.sender.try_send(Ok(event)).ok();
@@ -320,13 +380,14 @@ impl Task for Worker {
     }
 
     fn is_ending(&self) -> bool {
+        let is_over = matches!(&self.phase, Phase::Running(run) if run.summary.is_some());
         let cancelled = self.control.cancelled.load(Ordering::Acquire);
-        cancelled || self.sender.is_closed() || self.is_unloaded()
+        is_over || cancelled || self.sender.is_closed() || self.is_unloaded()
     }
 
     fn fail(&mut self, error: Error) {
-        // A limit is looked at before anything changes; after another failure, what has been written
-        // cannot be told from what has not.
+        // The memory limit is checked before the cache changes. After any other failure, the cache
+        // may be half written.
         if let Phase::Running(run) = &self.phase
             && run.hold.is_some()
             && !matches!(error, Error::MemoryLimit { .. })
@@ -334,7 +395,41 @@ impl Task for Worker {
             run.slot.memory.borrow_mut().clear();
             run.slot.publish();
         }
+        tracing::info!(kind = ?error.kind(), "generation failed");
         self.sender.try_send(Err(error)).ok();
+    }
+}
+
+/// Logs an event without its text or tokens. Returns the span of the decoding after the prefill.
+fn log(event: &Event, caller: &Span) -> Option<Span> {
+    match event {
+        Event::Prefill { done, total } if done < total => {
+            tracing::debug!(done, total, "prefill step");
+            None
+        }
+        Event::Prefill { total, .. } => {
+            tracing::info!(tokens = total, "prefill finished");
+            let span = tracing::info_span!(parent: caller, "decode");
+            span.in_scope(|| tracing::info!("decode started"));
+            Some(span)
+        }
+        Event::Token(_) | Event::Text(_) => {
+            tracing::trace!("decode step");
+            None
+        }
+        Event::Finished(summary) => {
+            tracing::info!(
+                finish_reason = summary.finish_reason.name(),
+                prompt_tokens = summary.prompt_tokens,
+                cached_tokens = summary.cached_tokens,
+                generated_tokens = summary.generated_tokens,
+                prefill_rate = summary.prefill_rate,
+                decode_rate = summary.decode_rate,
+                peak_memory = summary.peak_memory,
+                "generation finished"
+            );
+            None
+        }
     }
 }
 
@@ -365,6 +460,7 @@ impl Run {
             generated: 0,
             first_token: None,
             last_token: Duration::ZERO,
+            summary: None,
         })
     }
 
@@ -495,7 +591,6 @@ impl Run {
         };
         let summary = Summary {
             finish_reason,
-            remaining_text,
             prompt_tokens: self.prompt.tokens.len(),
             cached_tokens: self.cached,
             dropped_messages: request.dropped_messages,
@@ -508,7 +603,11 @@ impl Run {
             ),
             peak_memory: memory::peak_memory()?,
         };
-        tracing::debug!(?summary, "finished");
-        Ok(Event::Finished(summary))
+        if remaining_text.is_empty() {
+            return Ok(Event::Finished(summary));
+        }
+        // The next step sends the summary.
+        self.summary = Some(summary);
+        Ok(Event::Text(remaining_text))
     }
 }

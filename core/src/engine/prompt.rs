@@ -182,6 +182,7 @@ mod tests {
                     tokens.push(token.id);
                     logprobs.push(token.logprob);
                 }
+                Event::Text(_) => {}
                 Event::Finished(summary) => {
                     return Ok(Answer { tokens, logprobs, prefills, summary });
                 }

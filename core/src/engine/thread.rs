@@ -1,8 +1,8 @@
-//! The one thread that owns every array of the process.
+//! The engine thread, which owns every array of the process, and its task queue.
 //!
-//! Arrays, streams and compiled functions belong to the thread that made them, and each thread that
-//! ever touched MLX leaves one behind. So there is one, for as long as the process lives; handles
-//! only send it work. Short jobs run to their end; generations take turns, a step each.
+//! Arrays, streams and compiled functions belong to the thread that created them, and MLX keeps a
+//! stream for each thread that ever used it. So one thread lives as long as the process, and handles
+//! send it work. Jobs run to their end; tasks, such as generations, take turns of one step each.
 
 use crate::{
     error::{Error, Result},
@@ -19,31 +19,32 @@ use std::{
     time::Duration,
 };
 use tokio::sync::oneshot;
+use tracing::Span;
 
-/// Something that is done in steps, between which others have their turn.
+/// Work in steps. Other tasks run between the steps.
 pub(crate) trait Task {
-    /// One step.
+    /// Runs one step.
     fn step(&mut self) -> Turn;
-    /// Whether the next step only ends it, without the device.
+    /// Whether the next step only ends the task, without the device.
     fn is_ending(&self) -> bool;
-    /// Called instead of the next step when one has panicked.
+    /// Replaces the next step after one has panicked.
     fn fail(&mut self, error: Error);
 }
 
-/// What a task wants after a step.
+/// The state of a task after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// Its next step.
+    /// The task is ready for its next step.
     Ready,
-    /// Nothing, until another task has had its turn or somebody calls [`Engine::wake`].
+    /// The task waits until another task has run a step or [`Engine::wake`] is called.
     Parked,
-    /// Nothing any more.
+    /// The task is done.
     Done,
 }
 
 enum Message {
     Job(Box<dyn FnOnce() + Send>),
-    /// A job that needs no device: it only lets go of something.
+    /// A job that only frees something, without the device.
     Release(Box<dyn FnOnce() + Send>),
     Task(Box<dyn FnOnce() -> Box<dyn Task> + Send>),
     Wake,
@@ -51,7 +52,7 @@ enum Message {
     Resume,
 }
 
-/// A handle to the thread.
+/// A handle to the engine thread.
 pub struct Engine {
     messages: Sender<Message>,
     thread: Option<ThreadId>,
@@ -90,7 +91,7 @@ impl Engine {
         }
     }
 
-    /// Runs `job` on the engine's thread. Dropping the future does not stop a job that has begun.
+    /// Runs a job on the engine thread. Dropping the future does not stop a job that has started.
     ///
     /// # Errors
     /// Those of the job; [`Error::Internal`] when it panics.
@@ -99,14 +100,15 @@ impl Engine {
         job: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, result) = oneshot::channel();
+        let span = Span::current();
         self.post(Message::Job(Box::new(move || {
-            answer.send(guarded(job)).ok();
+            answer.send(span.in_scope(|| guarded(job))).ok();
         })));
         result.await.unwrap_or_else(|_| stopped())
     }
 
-    /// As [`Engine::run`], for a job that only lets go of something: it runs while the engine is
-    /// paused, too.
+    /// As [`Engine::run`], for a job that only frees something; it also runs while the engine is
+    /// paused.
     pub(crate) async fn run_at_once<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<T> + Send + 'static,
@@ -118,9 +120,9 @@ impl Engine {
         result.await.unwrap_or_else(|_| stopped())
     }
 
-    /// Finishes the step that is being computed, and computes nothing more until
-    /// [`Engine::resume`]: when this returns, the device is idle. Generations and jobs wait and lose
-    /// nothing. What is cancelled, dropped or unloaded meanwhile ends as usual.
+    /// Finishes the current step and computes nothing more until [`Engine::resume`]. When this
+    /// returns, the device is idle. Generations and jobs wait and lose nothing. Cancelled, dropped and
+    /// unloaded work ends as usual.
     ///
     /// # Errors
     /// [`Error::Mlx`] when the device has failed.
@@ -130,13 +132,13 @@ impl Engine {
         paused.await.unwrap_or_else(|_| stopped())
     }
 
-    /// Goes on after [`Engine::pause`].
+    /// Continues after [`Engine::pause`].
     pub fn resume(&self) {
         self.post(Message::Resume);
     }
 
-    /// Runs a job in turns: `begin` makes it, then it is called until it has a result; before that
-    /// it wants what `meanwhile` says. It is dropped when the future is.
+    /// Runs a job in turns: `begin` creates it, and each turn calls it until it has a result. Until
+    /// then its state is `meanwhile`. Dropping the future drops the job.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -147,40 +149,42 @@ impl Engine {
         J: FnMut() -> Result<Option<T>> + 'static,
     {
         let (answer, result) = oneshot::channel();
+        let span = Span::current();
         self.start(move || {
-            Box::new(Job { begin: Some(begin), job: None, meanwhile, answer: Some(answer) })
+            Box::new(Job { begin: Some(begin), job: None, meanwhile, answer: Some(answer), span })
         });
         result.await.unwrap_or_else(|_| stopped())
     }
 
-    /// Runs `job`, which needs no device, on the engine's thread between two steps, with nobody
-    /// waiting for it.
+    /// Runs a job without the device on the engine thread between two steps, without waiting for it.
     pub(crate) fn post_job(&self, job: impl FnOnce() + Send + 'static) {
         self.post(Message::Release(Box::new(job)));
     }
 
-    /// Adds a task, made on the engine's thread.
+    /// Adds a task, which `make` creates on the engine thread.
     pub(crate) fn start(&self, make: impl FnOnce() -> Box<dyn Task> + Send + 'static) {
         self.post(Message::Task(Box::new(make)));
     }
 
-    /// Gives parked tasks another look.
+    /// Runs a step of each parked task.
     pub(crate) fn wake(&self) {
         self.post(Message::Wake);
     }
 
     fn post(&self, message: Message) {
-        // The thread lives as long as the process, so this fails only while the process ends.
+        // The thread lives as long as the process, so this fails only when the process ends.
         self.messages.send(message).ok();
     }
 }
 
-/// A job in turns whose result somebody waits for.
+/// A job in turns and the channel of its result.
 struct Job<T, B, J> {
     begin: Option<B>,
     job: Option<J>,
     meanwhile: Turn,
     answer: Option<oneshot::Sender<Result<T>>>,
+    /// The span of the code that waits.
+    span: Span,
 }
 
 impl<T, B: FnOnce() -> Result<J>, J: FnMut() -> Result<Option<T>>> Job<T, B, J> {
@@ -194,6 +198,7 @@ impl<T, B: FnOnce() -> Result<J>, J: FnMut() -> Result<Option<T>>> Job<T, B, J> 
 
 impl<T, B: FnOnce() -> Result<J>, J: FnMut() -> Result<Option<T>>> Task for Job<T, B, J> {
     fn step(&mut self) -> Turn {
+        let _span = self.span.clone().entered();
         if self.is_ending() {
             return Turn::Done;
         }
@@ -237,7 +242,7 @@ fn serve(inbox: &Receiver<Message>) {
             return;
         }
         while let Some(message) = next {
-            // A job is a turn: who waits for it may have the next one ready at once.
+            // A job is a turn, because its caller may send the next job at once.
             let is_turn = matches!(message, Message::Job(_) | Message::Release(_));
             match message {
                 Message::Job(job) if is_paused => waiting.push(job),
@@ -281,7 +286,7 @@ fn stopped<T>() -> Result<T> {
     Err(Error::Internal("the engine has stopped".into()))
 }
 
-/// The next message. Who waits long gives back what nobody uses meanwhile.
+/// The next message. After a second without one, MLX's free buffers go back to the system.
 fn wait(inbox: &Receiver<Message>) -> Option<Message> {
     const LONG: Duration = Duration::from_secs(1);
     match inbox.recv_timeout(LONG) {
@@ -293,7 +298,7 @@ fn wait(inbox: &Receiver<Message>) -> Option<Message> {
     }
 }
 
-/// A panic is a bug, and it ends what it interrupts, not the process.
+/// Turns a panic, which is a bug, into an error of the job instead of the end of the process.
 fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(Error::Internal(message(&*panic))))
 }

@@ -25,12 +25,52 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
     text::FAMILIES.iter()
 }
 
+/// The modalities that are not supported yet, each with the known values of `model_type`.
+const OTHER_MODALITIES: &[(&str, &str)] = &[
+    (
+        "vision",
+        "aya_vision bunny-llama cohere2_vision fastvlm idefics3 kimi_vl lfm2-vl lfm2_vl llava \
+         llava-qwen2 llava_bunny llava_next llava_qwen2 minicpmv4_6 molmo2 molmo_point \
+         moondream3 nemotron_labs_diffusion_vlm paligemma phi3_v phi4-siglip phi4_siglip \
+         pixtral qwen2_5_vl qwen2_vl qwen3_vl qwen3_vl_moe smolvlm smolvlm2 youtu_vl",
+    ),
+    (
+        "multimodal",
+        "minicpmo nemotron_h_nano_omni nemotron_h_omni nemotronh_nano_omni_reasoning_v3 \
+         phi4mm qwen2_5_omni qwen2_5_omni_thinker qwen3_omni qwen3_omni_moe",
+    ),
+    (
+        "speech recognition",
+        "qwen3_asr qwen3_forced_aligner sense_voice sensevoice voxtral voxtral_realtime \
+         whisper",
+    ),
+    (
+        "speech synthesis",
+        "csm kokoro llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \
+         sesame soprano style_tts2 voxtral_tts",
+    ),
+    (
+        "voice activity detection",
+        "diar_sortformer firered-vad firered_vad fireredvad silero silero-vad silero_vad \
+         smart-turn smart_turn smart_turn_v3 sortformer ten-vad ten_vad tenvad",
+    ),
+    ("audio codec", "bigvgan dac dacvae descript encodec mimi snac vocos"),
+    ("diffusion", "diffusion_gemma diffusion_gemma_text nemotron_labs_diffusion"),
+    ("draft", "gemma4_assistant gemma4_unified_assistant"),
+];
+
 /// The family that reads a `model_type`.
 ///
 /// # Errors
-/// [`Error::UnknownModelType`] with the similarly spelled types.
+/// [`Error::UnsupportedModality`] for a type that is known not to be a language model, and otherwise
+/// [`Error::UnknownModelType`] with the types of similar spelling.
 pub fn find(model_type: &str) -> Result<&'static Entry> {
     all().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
+        let is_known =
+            |(_, types): &&(&str, &str)| types.split_whitespace().any(|known| known == model_type);
+        if let Some((modality, _)) = OTHER_MODALITIES.iter().find(is_known) {
+            return Error::UnsupportedModality { model_type: model_type.into(), modality };
+        }
         let mut known: Vec<_> = all()
             .flat_map(|family| family.model_types)
             .map(|known| (edit_distance(model_type, known), *known))

@@ -1,95 +1,129 @@
-//! How to continue a prompt.
+//! The options of a generation: its length, sampling, penalties and end.
 
 use crate::error::{Error, Result};
 
-/// How to continue.
+/// The options of a generation.
 ///
-/// Each step goes through the options in this order, which is mlx-lm's where it has them. On the
-/// logits: [`logit_bias`](Self::logit_bias), [`min_tokens`](Self::min_tokens), [`dry`](Self::dry),
-/// then the repetition, presence and frequency penalties. From here on they are log-probabilities,
-/// the ones that are reported. A [`temperature`](Self::temperature) of 0 takes the likeliest.
-/// Otherwise filters follow, each on what the one before left:
-/// [`top_n_sigma`](Self::top_n_sigma), [`typical_p`](Self::typical_p), [`top_p`](Self::top_p),
-/// [`min_p`](Self::min_p), [`xtc`](Self::xtc), [`top_k`](Self::top_k); last the temperature, and a
-/// draw.
+/// ```
+/// use mynah::GenerateOptions;
+///
+/// let options = GenerateOptions::default().max_tokens(64).temperature(0.7).seed(1);
+/// assert_eq!(options.max_tokens, 64);
+/// ```
+///
+/// Each decode step applies the options in this order, which is mlx-lm's where mlx-lm has them. To
+/// the logits: [`logit_bias`](Self::logit_bias), [`min_tokens`](Self::min_tokens),
+/// [`dry`](Self::dry), then the repetition, presence and frequency penalties. The result of
+/// log-softmax is what [`Token::logprob`](crate::Token::logprob) reports. A
+/// [`temperature`](Self::temperature) of 0 is greedy decoding. Otherwise filters follow, each on the
+/// tokens that the one before kept: [`top_n_sigma`](Self::top_n_sigma),
+/// [`typical_p`](Self::typical_p), [`top_p`](Self::top_p), [`min_p`](Self::min_p),
+/// [`xtc`](Self::xtc), [`top_k`](Self::top_k); then the temperature, and sampling.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GenerateOptions {
-    /// The most tokens to generate.
+    /// The maximum number of generated tokens.
     pub max_tokens: usize,
-    /// No token ends the text before so many are generated.
+    /// The minimum number of tokens before a token may end the text.
     pub min_tokens: usize,
-    /// Flattens the distribution above 1 and sharpens it below; 0 always takes the likeliest token.
+    /// Divides the log-probabilities before sampling; 0 is greedy decoding.
     pub temperature: f32,
-    /// Draws from that many likeliest tokens; 0 from all.
+    /// Keeps the `top_k` most probable tokens; 0 keeps all.
     pub top_k: usize,
-    /// Draws from the smallest set of likeliest tokens with this probability in sum; 1 from all
-    /// ([Holtzman et al. 2019](https://arxiv.org/abs/1904.09751)).
+    /// Nucleus sampling: keeps the smallest set of most probable tokens whose probabilities sum to
+    /// `top_p`; 1 keeps all ([Holtzman et al. 2019](https://arxiv.org/abs/1904.09751)).
     pub top_p: f32,
-    /// Excludes tokens less likely than this share of the likeliest one
+    /// Keeps tokens at least `min_p` times as probable as the most probable one; 0 keeps all
     /// ([Nguyen et al. 2024](https://arxiv.org/abs/2407.01082)).
     pub min_p: f32,
-    /// Draws from the tokens whose information is nearest to the expected one, with this
-    /// probability in sum; 1 from all ([Meister et al. 2022](https://arxiv.org/abs/2202.00666)).
+    /// Locally typical sampling: keeps tokens of near-average surprise up to a total probability of
+    /// `typical_p`; 1 keeps all ([Meister et al. 2022](https://arxiv.org/abs/2202.00666)).
     pub typical_p: f32,
-    /// Excludes tokens whose logit is more than so many standard deviations below the largest; 0
-    /// none ([Tang et al. 2024](https://arxiv.org/abs/2411.07641)).
+    /// Keeps tokens whose logit is at most this many standard deviations below the largest; 0 keeps
+    /// all ([Tang et al. 2024](https://arxiv.org/abs/2411.07641)).
     pub top_n_sigma: f32,
-    /// Now and then excludes the likeliest tokens.
+    /// Excludes the most probable tokens at random (XTC).
     pub xtc: Option<Xtc>,
-    /// Makes it unlikely that sequences repeat.
+    /// Penalizes repeated sequences (DRY).
     pub dry: Option<Dry>,
-    /// Divides the logits of recent tokens, or multiplies negative ones; 1 does nothing
-    /// ([Keskar et al. 2019](https://arxiv.org/abs/1909.05858)).
+    /// Divides the positive logits of recent tokens and multiplies the negative ones; 1 changes
+    /// nothing ([Keskar et al. 2019](https://arxiv.org/abs/1909.05858)).
     pub repetition_penalty: f32,
-    /// Is subtracted from the logits of recent tokens; 0 does nothing.
+    /// Is subtracted from the logit of each recent token; 0 changes nothing.
     pub presence_penalty: f32,
-    /// Is subtracted from the logit of a recent token once for each time that it occurs; 0 does
-    /// nothing.
+    /// Is subtracted from the logit of a recent token once for each occurrence; 0 changes nothing.
     pub frequency_penalty: f32,
-    /// How many tokens are recent to the three penalties, those of the prompt included.
+    /// The number of recent tokens, prompt included, that the three penalties consider.
     pub penalty_context: usize,
-    /// What is added to the logits of tokens.
+    /// Is added to the logits of these tokens.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Makes draws repeatable on the same machine.
+    /// The seed of the sampler; with a seed, sampling is repeatable on the same machine.
     pub seed: Option<u64>,
-    /// How many of the likeliest tokens come with each token.
+    /// The number of most probable tokens that [`Token::top`](crate::Token::top) reports.
     pub top_logprobs: usize,
-    /// Texts that end the generation. Neither they nor a beginning of them is given out.
+    /// Texts that end the generation. No part of them is emitted.
     pub stop: Vec<String>,
     /// Further tokens that end the text.
     pub end_tokens: Vec<u32>,
-    /// Goes on after the model has ended its text.
+    /// Continues after a token that ends the text.
     pub ignore_end: bool,
-    /// Gives the text of special tokens, which is left out otherwise.
+    /// Emits the text of special tokens, which is omitted by default.
     pub special_tokens: bool,
-    /// Tokens of the prompt that are computed in one step; a cancellation waits for at most one.
+    /// The number of prompt tokens in one prefill step. A cancellation waits for at most one step.
     pub prefill_chunk: usize,
 }
 
+setters! {
+    GenerateOptions:
+    max_tokens: usize,
+    min_tokens: usize,
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
+    min_p: f32,
+    typical_p: f32,
+    top_n_sigma: f32,
+    repetition_penalty: f32,
+    presence_penalty: f32,
+    frequency_penalty: f32,
+    penalty_context: usize,
+    logit_bias: Vec<(u32, f32)>,
+    top_logprobs: usize,
+    end_tokens: Vec<u32>,
+    ignore_end: bool,
+    special_tokens: bool,
+    prefill_chunk: usize;
+    optional
+    xtc: Xtc,
+    dry: Dry,
+    seed: u64,
+}
+
 /// [Exclude top choices](https://github.com/oobabooga/text-generation-webui/pull/6335): of the
-/// tokens above a threshold only the least likely one stays. The end of the text and newlines are
-/// never excluded.
+/// tokens above a threshold only the least probable one stays. Tokens that end the text and newlines
+/// are never excluded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Xtc {
-    /// How often it acts, from 0 to 1.
+    /// The share of steps at which tokens are excluded, from 0 to 1.
     pub probability: f32,
-    /// The least probability of a top choice, from 0 to 0.5.
+    /// The minimum probability of a top choice, from 0 to 0.5.
     pub threshold: f32,
 }
 
-/// [Don't repeat yourself](https://github.com/oobabooga/text-generation-webui/pull/5677): a token
-/// that would prolong a repetition of `n` tokens loses `multiplier · base^(n - allowed_length)`.
+/// [Don't repeat yourself](https://github.com/oobabooga/text-generation-webui/pull/5677): the logit
+/// of a token that would extend a repetition of `n` tokens loses
+/// `multiplier · base^(n - allowed_length)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dry {
     /// The penalty of the shortest repetition.
     pub multiplier: f32,
-    /// How fast it grows.
+    /// The factor by which the penalty grows with each token.
     pub base: f32,
-    /// Repetitions shorter than this are free.
+    /// Shorter repetitions have no penalty.
     pub allowed_length: usize,
-    /// How many of the last tokens are looked at.
+    /// The number of recent tokens that are searched for repetitions.
     pub context: usize,
-    /// Texts over which no repetition reaches.
+    /// Texts that interrupt a repetition.
     pub breakers: Vec<String>,
 }
 
@@ -135,10 +169,17 @@ impl Default for GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// Checks every value for a model with so many tokens.
+    /// Sets [`stop`](Self#structfield.stop).
+    #[must_use]
+    pub fn stop(mut self, texts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.stop = texts.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Checks every value for a model with this size of the vocabulary.
     ///
     /// # Errors
-    /// [`Error::Option`] with the option at fault; [`Error::TokenOutOfVocabulary`].
+    /// [`Error::Option`] names the option; [`Error::TokenOutOfVocabulary`].
     pub fn check(&self, vocabulary: u32) -> Result<()> {
         let positive = f32::MIN_POSITIVE..=f32::MAX;
         let mut ranges = vec![
@@ -159,36 +200,49 @@ impl GenerateOptions {
             ranges.push(("dry.multiplier", dry.multiplier, 0.0..=f32::MAX));
             ranges.push(("dry.base", dry.base, 1.0..=f32::MAX));
             if dry.allowed_length == 0 {
-                return Err(Error::option("dry.allowed_length", "0 is out of range"));
+                return Err(Error::option("dry.allowed_length", "must be at least 1"));
             }
         }
         for (option, value, range) in ranges {
             if !range.contains(&value) {
-                return Err(Error::option(option, format!("{value} is out of range")));
+                let (least, most) = (range.start(), range.end());
+                let reason = match (*least, *most) {
+                    (f32::MIN, _) => format!("{value} is not a finite number"),
+                    (f32::MIN_POSITIVE, f32::MAX) => format!("{value} is not a positive number"),
+                    (f32::MIN_POSITIVE, _) => format!("{value} is not above 0 and at most {most}"),
+                    (_, f32::MAX) => format!("{value} is not a number of at least {least}"),
+                    _ => format!("{value} is not between {least} and {most}"),
+                };
+                return Err(Error::option(option, reason));
             }
         }
         for &(id, bias) in &self.logit_bias {
             if id >= vocabulary {
                 return Err(Error::TokenOutOfVocabulary { id, vocabulary });
             }
-            // Minus infinity forbids a token; plus infinity would make the others not numbers.
+            // Minus infinity forbids a token. Plus infinity would turn the softmax into NaN.
             if bias.is_nan() || bias == f32::INFINITY {
-                return Err(Error::option("logit_bias", format!("{bias} for token {id}")));
+                let reason = format!("{bias} for token {id} is neither a number nor -inf");
+                return Err(Error::option("logit_bias", reason));
             }
         }
         if self.top_logprobs > vocabulary as usize {
-            let reason = format!("{} of {vocabulary} tokens", self.top_logprobs);
+            let reason = format!(
+                "{} is more than the {vocabulary} tokens of the vocabulary",
+                self.top_logprobs
+            );
             return Err(Error::option("top_logprobs", reason));
         }
         if self.min_tokens > self.max_tokens {
-            let reason = format!("{} is more than max_tokens", self.min_tokens);
+            let reason =
+                format!("{} is more than `max_tokens`, {}", self.min_tokens, self.max_tokens);
             return Err(Error::option("min_tokens", reason));
         }
         if self.stop.iter().any(String::is_empty) {
-            return Err(Error::option("stop", "an empty text is everywhere"));
+            return Err(Error::option("stop", "stop texts must not be empty"));
         }
         if self.prefill_chunk == 0 {
-            return Err(Error::option("prefill_chunk", "0 is out of range"));
+            return Err(Error::option("prefill_chunk", "must be at least 1"));
         }
         Ok(())
     }

@@ -432,7 +432,7 @@ impl Client {
     /// The failure of a connection that could not be opened or that broke.
     pub(super) fn connection_failed(&self, address: &Uri, why: &dyn fmt::Display) -> FailedAttempt {
         FailedAttempt::temporary(match self.cancel.check() {
-            Ok(()) => Error::Network { host: host(address), reason: why.to_string() },
+            Ok(()) => Error::Network { host: host(address), reason: reason(&why.to_string()) },
             Err(cancelled) => cancelled,
         })
     }
@@ -444,6 +444,22 @@ impl Client {
     fn hub_error(&self, reason: &str) -> Error {
         Error::Server { host: self.origin.to_string(), reason: reason.into() }
     }
+}
+
+/// What failed, in the words of people instead of the system's resolver and sockets.
+fn reason(technical: &str) -> String {
+    const WORDS: [(&str, &str); 7] = [
+        ("lookup address", "DNS"),
+        ("host not found", "DNS"),
+        ("Name or service not known", "DNS"),
+        ("onnection refused", "connection refused"),
+        ("onnection reset", "connection reset"),
+        ("timeout", "timeout"),
+        ("timed out", "timeout"),
+    ];
+    let words = WORDS.iter().find(|(sign, _)| technical.contains(sign));
+    let rest = technical.strip_prefix("io: ").unwrap_or(technical);
+    words.map_or(rest, |(_, words)| words).into()
 }
 
 /// What a request asks for, named in errors.

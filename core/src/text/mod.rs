@@ -11,5 +11,6 @@ mod tokenizer;
 pub(crate) use stop::StopFilter;
 pub use stream::Detokenizer;
 pub(crate) use template::DEEPSEEK_V32;
+pub(crate) use template::Layout;
 pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions, text_only};
 pub use tokenizer::Tokenizer;

@@ -2,6 +2,8 @@
 //!
 //! The reference is the environment of transformers 5 (`utils/chat_template_utils.py`).
 
+use jiff::civil::DateTime;
+use jiff::fmt::strtime::{self, BrokenDownTime, PosixCustom};
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Serde, StringInput, Tuple, Value, ValueKind, from_args};
@@ -392,92 +394,26 @@ fn float(number: f64) -> String {
     }
 }
 
-/// `datetime.strftime` in the C locale, for seconds since 1970 on the clock that is meant.
-pub fn strftime(pattern: &str, seconds: i64) -> String {
-    const DAYS: &str = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday";
-    const MONTHS: &str = "January February March April May June July August September October \
-                          November December";
-    let nth = |names: &'static str, n: i64| names.split(' ').nth(n as usize).unwrap_or_default();
-    let (days, time) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
-    let (year, month, day) = civil(days);
-    let week_day = (days + 4).rem_euclid(7);
-    let day_of_year = days - days_before(year, 1, 1) + 1;
-    let hour_of_12 = (hour + 11) % 12 + 1;
-    let (day_name, month_name) = (nth(DAYS, week_day), nth(MONTHS, month - 1));
-
-    let mut out = String::new();
+/// `datetime.strftime` of Python in the C locale. Unknown directives stay as they are written.
+pub fn strftime(pattern: &str, time: DateTime) -> String {
+    let config = strtime::Config::new().custom(PosixCustom::new()).lenient(true);
+    // jiff writes nanoseconds as short as they are, and has no empty time zone.
+    let mut formats = String::with_capacity(pattern.len());
     let mut rest = pattern;
-    while let Some((literal, directive)) = rest.split_once('%') {
-        out.push_str(literal);
-        let (unpadded, directive) =
-            directive.strip_prefix('-').map_or((false, directive), |rest| (true, rest));
-        let Some(letter) = directive.chars().next() else {
-            out.push_str(if unpadded { "%-" } else { "%" });
-            return out;
-        };
-        rest = &directive[letter.len_utf8()..];
-        let mut number = |value: i64, width: usize| {
-            let width = if unpadded { 0 } else { width };
-            let _ = write!(out, "{value:0width$}");
-        };
-        match letter {
-            'Y' => number(year, 1),
-            'y' => number(year.rem_euclid(100), 2),
-            'm' => number(month, 2),
-            'd' => number(day, 2),
-            'H' => number(hour, 2),
-            'I' => number(hour_of_12, 2),
-            'M' => number(minute, 2),
-            'S' => number(second, 2),
-            'j' => number(day_of_year, 3),
-            'u' => number((week_day + 6) % 7 + 1, 1),
-            'w' => number(week_day, 1),
-            'U' => number((day_of_year + 6 - week_day) / 7, 2),
-            'W' => number((day_of_year + 6 - (week_day + 6) % 7) / 7, 2),
-            'f' => out.push_str("000000"),
-            'e' if unpadded => number(day, 0),
-            'e' => out += &format!("{day:2}"),
-            'p' => out.push_str(if hour < 12 { "AM" } else { "PM" }),
-            'A' => out.push_str(day_name),
-            'a' => out.push_str(&day_name[..3]),
-            'B' => out.push_str(month_name),
-            'b' | 'h' => out.push_str(&month_name[..3]),
-            'F' => out += &strftime("%Y-%m-%d", seconds),
-            'T' | 'X' => out += &strftime("%H:%M:%S", seconds),
-            'R' => out += &strftime("%H:%M", seconds),
-            'D' | 'x' => out += &strftime("%m/%d/%y", seconds),
-            'c' => out += &strftime("%a %b %e %H:%M:%S %Y", seconds),
-            'z' | 'Z' => {}
-            '%' => out.push('%'),
-            'n' => out.push('\n'),
-            't' => out.push('\t'),
-            _ => {
-                out.push('%');
-                out.push(letter);
-            }
+    while let Some(at) = rest.find('%') {
+        let directive = rest[at + 1..].chars().next();
+        formats.push_str(&rest[..at]);
+        match directive {
+            Some('f') => formats.push_str("000000"),
+            Some('z' | 'Z') => {}
+            Some(letter) => formats.extend(['%', letter]),
+            None => formats.push_str("%%"),
         }
+        rest = &rest[at + 1 + directive.map_or(0, char::len_utf8)..];
     }
-    out + rest
-}
-
-/// Days from 1970-01-01 to a date of the Gregorian calendar; years begin in March for leap days.
-fn days_before(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    365 * year + leap_days + (153 * month + 2) / 5 + day - 719_469
-}
-
-/// The year, month and day that lie `days` after 1970-01-01.
-fn civil(days: i64) -> (i64, i64, i64) {
-    const DAYS_IN_400_YEARS: i64 = 146_097;
-    let (cycles, days) = (days.div_euclid(DAYS_IN_400_YEARS), days.rem_euclid(DAYS_IN_400_YEARS));
-    let mut year = 1970 + days / 365;
-    while days_before(year, 1, 1) > days {
-        year -= 1;
-    }
-    let month = (1..=12).rev().find(|month| days_before(year, *month, 1) <= days).unwrap_or(1);
-    (year + 400 * cycles, month, days - days_before(year, month, 1) + 1)
+    let formats = formats + rest;
+    let time = BrokenDownTime::from(time);
+    time.to_string_with_config(&config, &formats).unwrap_or_else(|_| pattern.into())
 }
 
 /// Rewrites syntax that MiniJinja does not parse, keeping line numbers: `{% generation %}` blocks, which

@@ -6,7 +6,7 @@ use crate::checkpoint::files::Files;
 use crate::error::{Error, Result};
 use crate::text::tokenizer::Config;
 use crate::text::{Tokenizer, python};
-use jiff::Zoned;
+use jiff::{Zoned, civil::DateTime};
 use minijinja::value::Serde;
 use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
@@ -125,8 +125,9 @@ pub fn text_only(messages: &[Message]) -> Result<Vec<Message>> {
 
 /// Options of [`ChatTemplate::render`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TemplateOptions {
-    /// End with the header of an assistant's message, so that the model answers. On by default.
+    /// Ends with the header of an assistant's message, so that the model answers. On by default.
     pub add_generation_prompt: bool,
     /// End inside the last message, so that the model continues its content, or its reasoning if it
     /// has no content. This turns `add_generation_prompt` off.
@@ -139,9 +140,19 @@ pub struct TemplateOptions {
     /// The name of one of several templates, such as `rag`. The default is `tool_use` when there are
     /// tools, else `default`.
     pub name: Option<String>,
-    /// Seconds since 1970-01-01 00:00 on the clock of the user's time zone, for templates that
-    /// write the date. By default the clock and the time zone of the system.
-    pub local_time: Option<i64>,
+    /// The user's local time, for templates that write the date. By default that of the system.
+    pub local_time: Option<DateTime>,
+}
+
+setters! {
+    TemplateOptions:
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+    tools: Vec<Json>,
+    variables: Map<String, Json>;
+    optional
+    name: String,
+    local_time: DateTime,
 }
 
 impl Default for TemplateOptions {
@@ -267,13 +278,45 @@ impl ChatTemplate {
         variables.insert("messages".into(), Value::from(Serde(messages)));
         variables.insert("tools".into(), Value::from(Serde(tools)));
         variables.insert("add_generation_prompt".into(), prompt.into());
-        let now = options.local_time.unwrap_or_else(|| {
-            let now = Zoned::now();
-            now.timestamp().as_second() + i64::from(now.offset().seconds())
-        });
+        let now = options.local_time.unwrap_or_else(|| Zoned::now().datetime());
         let strftime = move |pattern: &str| python::strftime(pattern, now);
         variables.insert("strftime_now".into(), Value::from_function(strftime));
         Value::from(variables)
+    }
+}
+
+/// The parts of rendered conversations that do not depend on what the user says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Layout {
+    /// The text before the first message of the user: what all conversations with these opening
+    /// messages, tools and variables share.
+    pub prefix: String,
+    /// The header of the answer after a message of the user; empty without a generation prompt, and
+    /// for templates that do not write it at the end.
+    pub header: String,
+}
+
+impl Layout {
+    /// The layout of conversations that begin with these messages, such as a system prompt.
+    ///
+    /// Templates are programs, so two short conversations are rendered and compared: they differ from
+    /// the first character of the user's message on, and the generation prompt is the header.
+    ///
+    /// # Errors
+    /// Those of [`ChatTemplate::render`].
+    pub fn of(
+        template: &ChatTemplate,
+        opening: &[Message],
+        options: &TemplateOptions,
+    ) -> Result<Self> {
+        let ask = |text: &str| [opening, &[Message::user(text)]].concat();
+        let unprompted = options.clone().add_generation_prompt(false);
+        let (one, other) =
+            (template.render(&ask("0"), options)?, template.render(&ask("a"), options)?);
+        let header = one.strip_prefix(&template.render(&ask("0"), &unprompted)?);
+        let mut pairs = one.char_indices().zip(other.chars());
+        let end = pairs.find(|((_, a), b)| a != b).map_or(one.len(), |((at, _), _)| at);
+        Ok(Layout { prefix: one[..end].into(), header: header.unwrap_or_default().into() })
     }
 }
 
@@ -298,7 +341,7 @@ fn source_files(files: &Files) -> Result<Vec<(String, String)>> {
 
 fn typed(name: &str) -> Result<Vec<(String, String)>> {
     let source = TYPES.iter().find(|(known, _)| *known == name);
-    let (_, source) = source.ok_or_else(|| Error::Config {
+    let (_, source) = source.ok_or_else(|| Error::Unsupported {
         file: "tokenizer_config.json".into(),
         field: "chat_template_type".into(),
         reason: format!("the type `{name}` is not supported"),
@@ -445,7 +488,8 @@ mod tests {
         let named = |name: Option<&str>, tools: &[Json]| {
             let variables = Map::from_iter([("documents".to_string(), json!([1, 2]))]);
             let (name, tools) = (name.map(String::from), tools.to_vec());
-            render(&template, TemplateOptions { name, tools, variables, ..Default::default() })
+            let options = TemplateOptions::default().name(name).tools(tools).variables(variables);
+            render(&template, options)
         };
         assert_eq!(named(None, &[]).unwrap(), "default");
         assert_eq!(named(None, &[json!({})]).unwrap(), "1 tools");
@@ -473,7 +517,7 @@ mod tests {
             let template = ChatTemplate::load(&files).unwrap().unwrap();
             let named = |name: Option<&str>, tools: Vec<Json>| {
                 let name = name.map(String::from);
-                render(&template, TemplateOptions { name, tools, ..Default::default() })
+                render(&template, TemplateOptions::default().name(name).tools(tools))
             };
             assert_eq!(named(None, vec![]).unwrap(), "default");
             assert_eq!(named(None, vec![json!({})]).unwrap(), "1 tools");
@@ -530,7 +574,7 @@ mod tests {
         ] {
             let error = text_only(&[plain[0].clone(), message(json!([text("a"), part]))]);
             let message = error.unwrap_err().to_string();
-            let expected = format!("a part of type `{kind}`, which the model does not take");
+            let expected = format!("a part of type `{kind}`, which the model does not accept");
             assert_eq!(message, format!("message 1 has {expected}"));
         }
     }
@@ -612,9 +656,39 @@ mod tests {
             (4_107_542_400, "Monday 2100-03-01 060"),
             (1_798_675_200, "Thursday 2026-12-31 365"),
         ] {
-            assert_eq!(python::strftime("%A %F %j", seconds), expected);
+            assert_eq!(python::strftime("%A %F %j", local_time(seconds)), expected);
         }
-        assert_eq!(python::strftime("%", i64::MAX) + &python::strftime("%-", i64::MIN), "%%-");
+    }
+
+    /// What `datetime(2026, 1, 5, 15, 4, 9).strftime` of Python 3 writes in the C locale.
+    #[test]
+    fn formats_of_time_are_those_of_python() {
+        let time = jiff::civil::date(2026, 1, 5).at(15, 4, 9, 0);
+        for (pattern, expected) in [
+            ("%Y %y %m %d %H %I %M %S %p", "2026 26 01 05 15 03 04 09 PM"),
+            ("%-d %-m %-H %-I %-M %-S %-j %-y", "5 1 15 3 4 9 5 26"),
+            ("%a %A %b %B %h %j %u %w %U %W %e", "Mon Monday Jan January Jan 005 1 1 01 01  5"),
+            ("%F %T %R %D", "2026-01-05 15:04:09 15:04 01/05/26"),
+            ("%c|%x|%X", "Mon Jan  5 15:04:09 2026|01/05/26|15:04:09"),
+            ("%f|%z|%Z|%%|%n|%t|", "000000|||%|\n|\t|"),
+            ("é %d, ü", "é 05, ü"),
+            ("", ""),
+            ("%", "%"),
+            ("%d %", "05 %"),
+            ("%-", "%-"),
+            ("100%!", "100%!"),
+            ("%%d %d", "%d 05"),
+        ] {
+            assert_eq!(python::strftime(pattern, time), expected, "{pattern:?}");
+        }
+        for time in [DateTime::MIN, DateTime::MAX] {
+            assert!(!python::strftime("%c %U %j", time).is_empty());
+        }
+    }
+
+    fn local_time(seconds: i64) -> DateTime {
+        let time = jiff::Timestamp::from_second(seconds).unwrap();
+        jiff::tz::Offset::UTC.to_datetime(time)
     }
 
     /// What transformers renders for the same templates, or the error that a template raises.
@@ -622,7 +696,7 @@ mod tests {
     fn renders_as_transformers_does() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/templates.json");
         let fixture: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        let mut failures = Vec::new();
+        let (mut failures, mut layouts) = (Vec::new(), 0);
         let (cases, types) = (&fixture["cases"], &fixture["types"]);
         let typed = types.as_array().unwrap().iter().map(|case| (case, true));
         for (case, typed) in cases.as_array().unwrap().iter().map(|case| (case, false)).chain(typed)
@@ -650,8 +724,11 @@ mod tests {
                 tools: tools.as_array().unwrap().clone(),
                 variables: variables.as_object().unwrap().clone(),
                 name: None,
-                local_time: fixture["local_time"].as_i64(),
+                local_time: fixture["local_time"].as_i64().map(local_time),
             };
+            if let Ok(template) = &template {
+                layouts += usize::from(check_layout(template, &messages, &options));
+            }
             let rendered = template.and_then(|template| template.render(&messages, &options));
             let as_expected = match &rendered {
                 Ok(text) => case["expected"] == text.as_str(),
@@ -665,5 +742,50 @@ mod tests {
             }
         }
         assert!(failures.is_empty(), "{}\n{}", failures.join("\n\n"), failures.len());
+        assert!(layouts > 60, "only {layouts} cases have a layout");
+    }
+
+    /// Whether a case has a layout and is a question, which begins with its prefix and ends with its
+    /// header.
+    fn check_layout(
+        template: &ChatTemplate,
+        messages: &[Message],
+        options: &TemplateOptions,
+    ) -> bool {
+        let end = messages.iter().position(|message| message.role == "user");
+        let opening = &messages[..end.unwrap_or(messages.len())];
+        let (Ok(layout), Ok(text)) =
+            (Layout::of(template, opening, options), template.render(messages, options))
+        else {
+            return false;
+        };
+        let is_question = messages.last().is_some_and(|last| last.role == "user");
+        if !is_question || options.continue_final_message {
+            return false;
+        }
+        assert!(text.ends_with(&layout.header), "{text:?} does not end with {:?}", layout.header);
+        assert!(options.add_generation_prompt || layout.header.is_empty());
+        if !opening.is_empty() {
+            assert!(text.starts_with(&layout.prefix), "{text:?} and {:?}", layout.prefix);
+        }
+        true
+    }
+
+    #[test]
+    fn a_layout_is_the_shared_prefix_and_the_header_of_the_answer() {
+        let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}\
+                        {% if add_generation_prompt %}<assistant>{% endif %}";
+        let template = ChatTemplate::from_source(template).unwrap();
+        let opening = [Message::system("Be brief.")];
+        let options = TemplateOptions::default();
+        let layout = Layout::of(&template, &opening, &options).unwrap();
+        assert_eq!(layout.prefix, "<system>Be brief.</><user>");
+        assert_eq!(layout.header, "<assistant>");
+        let unprompted = options.add_generation_prompt(false);
+        assert_eq!(Layout::of(&template, &[], &unprompted).unwrap().header, "");
+        let first = ChatTemplate::from_source("{{ add_generation_prompt }}{{ messages }}").unwrap();
+        assert_eq!(Layout::of(&first, &[], &TemplateOptions::default()).unwrap().header, "");
+        let picky = ChatTemplate::from_source("{{ raise_exception('no') }}").unwrap();
+        assert!(Layout::of(&picky, &[], &TemplateOptions::default()).is_err());
     }
 }

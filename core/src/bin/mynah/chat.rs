@@ -15,15 +15,15 @@ use std::{
 };
 
 const COMMANDS: &str = "\
-/clear forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
-Where standard input is no terminal, each of its lines is a message.";
+/clear starts a new conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
+If standard input is not a terminal, each of its lines is a message.";
 
 #[derive(Args)]
 #[command(after_help = COMMANDS)]
 pub struct Arguments {
-    /// A directory, or org/name[@revision] of a hub; the embedded demo model by default
+    /// A directory or a hub repository, org/name[@revision]; default: the embedded demo model
     model: Option<String>,
-    /// Instructions that come before the conversation
+    /// The system prompt
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
                 let generation = match session.generate(messages.clone(), &options) {
                     Err(error @ Error::ContextOverflow { .. }) => {
                         messages.pop();
-                        say(&format!("mynah: {error}; /clear forgets"));
+                        say(&format!("mynah: {error}; /clear starts a new conversation"));
                         continue;
                     }
                     generation => generation?,
@@ -60,7 +60,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
                 let answer = follow(generation, &interrupts, print).await?;
                 print("\n")?;
                 say_summary(&answer.summary);
-                messages.push(Message::assistant(&answer.text()));
+                messages.push(Message::assistant(&answer.text));
             }
         }
     }
@@ -72,7 +72,7 @@ fn print(text: &str) -> io::Result<()> {
     io::stdout().flush()
 }
 
-/// Where the user's lines come from.
+/// The source of the user's lines.
 enum Input {
     Editor(Box<DefaultEditor>),
     Lines(io::Lines<io::StdinLock<'static>>),
@@ -87,7 +87,7 @@ impl Input {
         Ok(Input::Editor(Box::new(DefaultEditor::new().map_err(io::Error::other)?)))
     }
 
-    /// While nothing is generated, Ctrl-C reaches the editor as a key and ends any other program.
+    /// Between answers, Ctrl-C is a key of the editor; without an editor it ends the program.
     fn interrupts(&self) -> io::Result<Interrupts> {
         Interrupts::listen(match self {
             Input::Editor(_) => || {},

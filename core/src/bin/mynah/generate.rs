@@ -7,7 +7,7 @@ use crate::{
     terminal::{Interrupts, exit_interrupted, say_summary},
 };
 use clap::Args;
-use mynah::{Error, FinishReason, GenerateOptions, Generation, Message, Model, Prompt};
+use mynah::{FinishReason, Generation, Message, Model, Prompt};
 use serde::Serialize;
 use std::{
     io::{self, Write},
@@ -16,10 +16,13 @@ use std::{
 };
 
 const EXAMPLES: &str = "\
-A single argument is a model when it is a directory or is spelt like a path: it begins with
-`/`, `./`, `../` or `~/`, or holds a `/` and no space. Otherwise it is a prompt for the demo
-model. Of several arguments the first is the model. After --prompt and --tokens there is no
-such question: an argument is a model.
+A single argument is the model if it is a directory or looks like a path or a repository: it
+starts with `/`, `./`, `../` or `~/`, or contains a `/` and no space. Otherwise it is a prompt for
+the demo model. Of several arguments, the first is the model. With --prompt or --tokens, an
+argument is always the model.
+
+The prompt is a user's message, rendered with the chat template of the checkpoint. With --raw, or
+if the checkpoint has no chat template, the model continues the text as it is.
 
 Examples:
   mynah generate \"What is 3 + 4?\"
@@ -30,25 +33,25 @@ Examples:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// A directory, or org/name[@revision] of a hub; the embedded demo model by default
+    /// A directory or a hub repository, org/name[@revision]; default: the embedded demo model
     model: Option<String>,
-    /// What to continue or to answer; `-` reads it from standard input
+    /// The prompt; `-` reads it from standard input
     #[arg(value_name = "PROMPT")]
     words: Vec<String>,
-    /// The prompt, when it could be mistaken for a model
+    /// The prompt, if it could be mistaken for a model
     #[arg(long, value_name = "TEXT", conflicts_with = "words")]
     prompt: Option<String>,
     /// Continue these token ids
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     #[arg(conflicts_with_all = ["words", "prompt", "system", "raw"])]
     tokens: Option<Vec<u32>>,
-    /// Instructions that come before the prompt
+    /// The system prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
-    /// Continue the prompt as it is, without the checkpoint's chat template
+    /// Continue the prompt as raw text, without the chat template
     #[arg(long)]
     raw: bool,
-    /// Go on after the model has ended its text
+    /// Continue after the end-of-text token
     #[arg(long)]
     ignore_eos: bool,
     /// Print one line of JSON at the end
@@ -105,7 +108,7 @@ fn print(text: &str) -> io::Result<()> {
 }
 
 impl Arguments {
-    /// Decides what the positional arguments are.
+    /// Tells the model and the prompt among the positional arguments.
     fn settle(mut self) -> Self {
         if !self.words.is_empty() {
             self.prompt = Some(std::mem::take(&mut self.words).join(" "));
@@ -116,23 +119,17 @@ impl Arguments {
     }
 
     fn start(&self, model: &Model) -> Result<Generation, Failure> {
-        let options =
-            GenerateOptions { ignore_end: self.ignore_eos, ..self.sampling.options(model) };
+        let options = self.sampling.options(model).ignore_end(self.ignore_eos);
         if let Some(tokens) = &self.tokens {
             return Ok(model.generate(Prompt::Tokens(tokens.clone()), &options)?);
         }
         let text = model::text(self.prompt.clone().unwrap_or_default())?;
-        if self.raw {
-            return Ok(model.generate(text.as_str(), &options)?);
-        }
-        let system = self.system.as_deref().map(Message::system);
-        let messages: Vec<_> = system.into_iter().chain([Message::user(&text)]).collect();
-        match model.generate(messages, &options) {
-            Err(Error::NoChatTemplate) if self.system.is_none() => {
-                Ok(model.generate(text.as_str(), &options)?)
-            }
-            generation => Ok(generation?),
-        }
+        let prompt = match &self.system {
+            Some(system) => vec![Message::system(system), Message::user(&text)].into(),
+            None if self.raw => Prompt::Raw(text),
+            None => Prompt::Text(text),
+        };
+        Ok(model.generate(prompt, &options)?)
     }
 }
 
@@ -148,7 +145,7 @@ impl Report {
         let summary = &answer.summary;
         Report {
             tokens: answer.tokens.iter().map(|token| token.id).collect(),
-            text: answer.text(),
+            text: answer.text.clone(),
             logprobs: answer.tokens.iter().map(|token| token.logprob).collect(),
             finish_reason: summary.finish_reason.name(),
             prompt_tokens: summary.prompt_tokens,

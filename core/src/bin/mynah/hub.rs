@@ -1,4 +1,4 @@
-//! `mynah download`, `mynah models` and `mynah rm`: what comes from a hub and stays on disk.
+//! `mynah download`, `mynah models` and `mynah rm`: the cache of downloaded models.
 
 use crate::{
     Outcome,
@@ -17,13 +17,13 @@ use std::{
 };
 
 const ENVIRONMENT: &str = "\
-The hub, the cache and the token are those of Python's huggingface_hub: HF_ENDPOINT, HF_HOME,
-HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE say otherwise.";
+The hub, the cache and the access token are those of Python's huggingface_hub. The environment
+variables HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE change them.";
 
 #[derive(Args)]
 #[command(after_help = ENVIRONMENT)]
 pub struct DownloadArguments {
-    /// Repository of a hub: org/name, or org/name@revision
+    /// A hub repository: org/name or org/name@revision
     #[arg(value_name = "REPOSITORY")]
     name: String,
 }
@@ -31,7 +31,7 @@ pub struct DownloadArguments {
 #[derive(Args)]
 #[command(after_help = ENVIRONMENT)]
 pub struct ModelsArguments {
-    /// Move the folder of all models
+    /// Move the cache with all models to this folder
     #[arg(long, value_name = "FOLDER", conflicts_with = "json")]
     move_to: Option<PathBuf>,
     /// Print one line of JSON
@@ -42,7 +42,7 @@ pub struct ModelsArguments {
 #[derive(Args)]
 #[command(after_help = ENVIRONMENT)]
 pub struct RemoveArguments {
-    /// What to delete: org/name, or org/name@revision for one revision
+    /// The repositories to delete: org/name, or org/name@revision for one revision
     #[arg(value_name = "REPOSITORY", required = true)]
     names: Vec<String>,
 }
@@ -60,7 +60,7 @@ pub fn models(arguments: ModelsArguments) -> Outcome {
     let cache = default_cache();
     if let Some(to) = arguments.move_to {
         hub::move_to(&cache, &to)?;
-        say(&format!("to be found by setting HF_HUB_CACHE to {}", to.display()));
+        say(&format!("moved; set HF_HUB_CACHE to {} to use the models there", to.display()));
         return Ok(ExitCode::SUCCESS);
     }
     let models = hub::list(&cache)?;
@@ -104,7 +104,7 @@ pub fn remove(arguments: RemoveArguments) -> Outcome {
             }
             None => hub::delete(&cache, &name.parse()?),
         };
-        say(&format!("{name} is deleted; {} are free", bytes(freed?)));
+        say(&format!("deleted {name}, which frees {}", bytes(freed?)));
     }
     Ok(ExitCode::SUCCESS)
 }

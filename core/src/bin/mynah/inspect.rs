@@ -15,9 +15,9 @@ use std::{
 
 #[derive(Args)]
 pub struct Arguments {
-    /// A directory, or org/name[@revision] of a hub; the embedded demo model by default
+    /// A directory or a hub repository, org/name[@revision]; default: the embedded demo model
     model: Option<String>,
-    /// How many tokens a sequence shall have room for; at most 4096 by default
+    /// The length of the context for which to estimate memory; default: the model's, at most 4096
     #[arg(long, value_name = "N")]
     context: Option<usize>,
     /// Print one line of JSON
@@ -50,7 +50,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
 }
 
 fn describe(inspection: &Inspection) -> String {
-    let number = |n: Option<u64>| n.map_or("not said".into(), |n| n.to_string());
+    let number = |n: Option<u64>| n.map_or("unknown".into(), |n| n.to_string());
     let yes = |is: bool| if is { "yes" } else { "no" }.to_string();
     let supported = inspection.problem.as_ref().map_or("yes".into(), |why| format!("no: {why}"));
     let packing = inspection.quantization.iter().map(|packing| {

@@ -22,7 +22,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Say on standard error what happens; twice for details, or as RUST_LOG says
+    /// Log to standard error; repeat it for steps (-vv) and everything (-vvv), or set RUST_LOG
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
 }
@@ -32,21 +32,21 @@ Exit codes: 0 success, 1 error, 2 wrong usage, 130 interrupted by Ctrl-C.";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Continue a prompt
+    /// Generate an answer to a prompt
     Generate(generate::Arguments),
-    /// Talk to a model
+    /// Chat with a model
     Chat(chat::Arguments),
-    /// Say how likely a model finds a text, token by token
+    /// Print the log-probability of each token of a text
     Score(score::Arguments),
-    /// Say what a checkpoint is without reading its weights
+    /// Show what a checkpoint is and what it needs, without reading its weights
     Inspect(inspect::Arguments),
-    /// Fetch a model from a hub, or what is missing of it
+    /// Download a model from a hub, or resume its download
     Download(hub::DownloadArguments),
-    /// List the models that are on disk
+    /// List the downloaded models
     Models(hub::ModelsArguments),
-    /// Delete models from the disk
+    /// Delete downloaded models
     Rm(hub::RemoveArguments),
-    /// List the model types that are supported, by family
+    /// List the supported model types, by family
     Families(inspect::FamiliesArguments),
 }
 
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|failure| match failure {
         Failure::Library(error) => fail(1, &error.to_string()),
         Failure::Usage(message) => fail(USAGE, message),
-        // Whoever reads our output has seen enough.
+        // The reader of the output has closed it.
         Failure::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Failure::Io(error) => fail(1, &error.to_string()),
     })
@@ -108,7 +108,7 @@ fn fail(code: u8, message: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// What clap has to say: the help in full, a complaint in one line.
+/// Prints clap's help in full, and its errors in one line.
 fn refuse(error: &clap::Error) -> ExitCode {
     if matches!(
         error.kind(),
@@ -130,8 +130,8 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 fn trace(verbose: u8) {
-    let level = [LevelFilter::WARN, LevelFilter::DEBUG, LevelFilter::TRACE];
-    let level = level[usize::from(verbose).min(2)];
+    let level = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
+    let level = level[usize::from(verbose).min(3)];
     let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }

@@ -1,38 +1,40 @@
-//! Which model a command means, and how it shall answer.
+//! The arguments that name a model and its options.
 
 use crate::{Failure, terminal::Progress};
 use clap::Args;
 use mynah::{DEMO, Dry, GenerateOptions, LoadEvent, LoadOptions, Location, Model, Xtc};
 use std::io::{self, Read};
 
-/// The model of this name; the demo model when none is named.
+/// The location of the named model, or of the demo model.
 pub fn location(name: Option<&str>) -> Location {
     name.map_or(DEMO.into(), Location::from)
 }
 
-/// What is added to a model.
+/// The adapter of a model.
 #[derive(Args)]
 pub struct Adapter {
-    /// Load the model with an adapter: a directory, or org/name[@revision] of a hub
+    /// Load the model with an adapter: a directory or a hub repository, org/name[@revision]
     #[arg(long)]
     adapter: Option<String>,
 }
 
 impl Adapter {
-    /// Where it is, if there is one.
+    /// The location of the adapter, if there is one.
     pub fn location(&self) -> Option<Location> {
         self.adapter.as_deref().map(Location::from)
     }
 }
 
 pub async fn load(location: Location, adapter: &Adapter) -> Result<Model, Failure> {
-    let options = LoadOptions { adapter: adapter.location(), ..LoadOptions::default() };
+    let mut options = LoadOptions::default();
+    options.adapter = adapter.location();
     let (mut downloading, mut loading) = (Progress::default(), Progress::default());
     let show = move |event| match event {
         LoadEvent::Download(download) => downloading.show_download(&download),
         LoadEvent::Weights(share) => loading.show_share("loading", share),
+        _ => {}
     };
-    Ok(Model::load_with(location, options, show).await?)
+    Ok(Model::load(location).options(options).progress(show).await?)
 }
 
 /// A text from the command line, where `-` stands for standard input.
@@ -42,7 +44,7 @@ pub fn text(argument: String) -> Result<String, Failure> {
     }
     let mut text = String::new();
     io::stdin().read_to_string(&mut text)?;
-    // The line break that ends a file belongs to the file.
+    // The line break at the end of a file is not part of the text.
     text.truncate(text.trim_end_matches(['\n', '\r']).len());
     Ok(text)
 }
@@ -51,98 +53,96 @@ fn bias(argument: &str) -> Result<(u32, f32), String> {
     let pair = argument
         .split_once('=')
         .and_then(|(id, bias)| Some((id.trim().parse().ok()?, bias.trim().parse().ok()?)));
-    pair.ok_or_else(|| "not of the form ID=BIAS".into())
+    pair.ok_or_else(|| "expected ID=BIAS, such as 42=-1.5".into())
 }
 
-/// How to choose tokens; what is not given is as the checkpoint recommends.
+/// The sampling options. The defaults are those that the checkpoint recommends.
 #[derive(Args)]
-#[command(next_help_heading = "Sampling (by default as the checkpoint recommends)")]
+#[command(next_help_heading = "Sampling (default: what the checkpoint recommends)")]
 pub struct Sampling {
-    /// Generate at most so many tokens
+    /// Maximum number of tokens to generate
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Generate at least so many tokens
+    /// Minimum number of tokens to generate
     #[arg(long, value_name = "N")]
     min_tokens: Option<usize>,
-    /// 0 always takes the likeliest token, more is more varied
+    /// Temperature; 0 is greedy decoding, higher is more varied
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
-    /// Draw from the K likeliest tokens; 0 from all
+    /// Keep the K most probable tokens; 0 keeps all
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Draw from the likeliest tokens that make up this probability
+    /// Nucleus sampling: keep the most probable tokens up to total probability P
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
-    /// Exclude tokens less likely than this share of the likeliest one
+    /// Keep tokens at least P times as probable as the most probable one
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
-    /// Draw from the tokens of expected information that make up this probability
+    /// Locally typical sampling: keep tokens of near-average surprise up to total probability P
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     typical_p: Option<f32>,
-    /// Exclude tokens so many standard deviations below the best
+    /// Keep tokens whose logit is at most N standard deviations below the largest
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     top_n_sigma: Option<f32>,
-    /// Exclude top choices (XTC) this often
+    /// XTC: probability of excluding the top choices at a step
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     xtc_probability: Option<f32>,
-    /// The least probability of a top choice
+    /// XTC: minimum probability of a top choice
     #[arg(long, value_name = "P", default_value_t = 0.1, allow_negative_numbers = true)]
     xtc_threshold: f32,
-    /// Make it unlikely that sequences repeat (DRY): 0.8 is usual
+    /// DRY: penalty of repeated sequences, usually 0.8
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     dry_multiplier: Option<f32>,
-    /// Divide the logits of recent tokens by this
+    /// Repetition penalty: divide the logits of recent tokens by R
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
-    /// Subtract this from the logits of recent tokens
+    /// Presence penalty: subtract R from the logits of recent tokens
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     presence_penalty: Option<f32>,
-    /// Subtract this from the logits of recent tokens each time that they occur
+    /// Frequency penalty: subtract R from the logit of a recent token for each occurrence
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     frequency_penalty: Option<f32>,
-    /// How many tokens are recent
+    /// Number of recent tokens that the penalties consider
     #[arg(long, value_name = "N")]
     penalty_context: Option<usize>,
-    /// Add to the logit of a token, such as `42=-1.5`; `42=-inf` forbids it
+    /// Add to the logit of a token: 42=-1.5; 42=-inf excludes it
     #[arg(long, value_name = "ID=BIAS", value_parser = bias)]
     logit_bias: Vec<(u32, f32)>,
-    /// End the answer before this text; may be given several times
+    /// End the answer before this text; can be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Make draws repeatable
+    /// Seed of the sampler, for repeatable answers
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
 
 impl Sampling {
-    /// These wishes over what the model recommends.
+    /// These options over those that the model recommends.
     pub fn options(&self, model: &Model) -> GenerateOptions {
-        let defaults = model.default_options();
-        GenerateOptions {
-            max_tokens: self.max_tokens.unwrap_or(defaults.max_tokens),
-            min_tokens: self.min_tokens.unwrap_or(defaults.min_tokens),
-            temperature: self.temperature.unwrap_or(defaults.temperature),
-            top_k: self.top_k.unwrap_or(defaults.top_k),
-            top_p: self.top_p.unwrap_or(defaults.top_p),
-            min_p: self.min_p.unwrap_or(defaults.min_p),
-            typical_p: self.typical_p.unwrap_or(defaults.typical_p),
-            top_n_sigma: self.top_n_sigma.unwrap_or(defaults.top_n_sigma),
-            xtc: self
-                .xtc_probability
-                .map(|probability| Xtc { probability, threshold: self.xtc_threshold })
-                .or(defaults.xtc),
-            dry: self
-                .dry_multiplier
-                .map(|multiplier| Dry { multiplier, ..Dry::default() })
-                .or(defaults.dry),
-            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
-            penalty_context: self.penalty_context.unwrap_or(defaults.penalty_context),
-            logit_bias: [defaults.logit_bias, self.logit_bias.clone()].concat(),
-            stop: [defaults.stop, self.stop.clone()].concat(),
-            seed: self.seed.or(defaults.seed),
-            ..defaults
+        let mut options = model.default_options();
+        let set = |option: &mut f32, given: Option<f32>| *option = given.unwrap_or(*option);
+        set(&mut options.temperature, self.temperature);
+        set(&mut options.top_p, self.top_p);
+        set(&mut options.min_p, self.min_p);
+        set(&mut options.typical_p, self.typical_p);
+        set(&mut options.top_n_sigma, self.top_n_sigma);
+        set(&mut options.repetition_penalty, self.repetition_penalty);
+        set(&mut options.presence_penalty, self.presence_penalty);
+        set(&mut options.frequency_penalty, self.frequency_penalty);
+        let set = |option: &mut usize, given: Option<usize>| *option = given.unwrap_or(*option);
+        set(&mut options.max_tokens, self.max_tokens);
+        set(&mut options.min_tokens, self.min_tokens);
+        set(&mut options.top_k, self.top_k);
+        set(&mut options.penalty_context, self.penalty_context);
+        if let Some(probability) = self.xtc_probability {
+            options.xtc = Some(Xtc { probability, threshold: self.xtc_threshold });
         }
+        if let Some(multiplier) = self.dry_multiplier {
+            options.dry = Some(Dry { multiplier, ..Dry::default() });
+        }
+        options.logit_bias.extend(&self.logit_bias);
+        options.stop.extend(self.stop.iter().cloned());
+        options.seed = self.seed.or(options.seed);
+        options
     }
 }

@@ -13,13 +13,13 @@ use std::{
 };
 
 const MEANING: &str = "\
-Log-probabilities are natural. Those of a token are given all tokens before it; the likeliest
-tokens of a line are those that could follow it.";
+Log-probabilities are natural logarithms, conditioned on all tokens before. The last column of a
+line shows the most probable tokens after it. The text is scored as it is, without the chat template.";
 
 #[derive(Args)]
 #[command(after_help = MEANING)]
 pub struct Arguments {
-    /// A directory, or org/name[@revision] of a hub; the embedded demo model by default
+    /// A directory or a hub repository, org/name[@revision]; default: the embedded demo model
     model: Option<String>,
     /// Score these token ids
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
@@ -28,7 +28,7 @@ pub struct Arguments {
     /// Score this text; `-` reads it from standard input
     #[arg(long)]
     text: Option<String>,
-    /// How many of the likeliest next tokens to show
+    /// The number of most probable next tokens to show
     #[arg(long, value_name = "K", default_value_t = 8)]
     top: usize,
     /// Print one line of JSON
@@ -50,7 +50,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let location = model::location(arguments.model.as_deref());
     let prompt = match (arguments.tokens, arguments.text) {
         (Some(tokens), _) => Prompt::Tokens(tokens),
-        (None, text) => Prompt::Text(model::text(text.unwrap_or_default())?),
+        (None, text) => Prompt::Raw(model::text(text.unwrap_or_default())?),
     };
     let model = model::load(location, &arguments.adapter).await?;
     let (tokens, score) = model.score(prompt, arguments.top).await?;

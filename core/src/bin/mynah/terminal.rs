@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Writes a line to standard error; nobody may be there to read it.
+/// Writes a line to standard error, which may be closed.
 pub fn say(line: &str) {
     writeln!(io::stderr(), "{line}").ok();
 }
@@ -20,14 +20,14 @@ pub fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// What a generation was like, dim on a terminal.
+/// Prints the statistics of a generation, dim on a terminal.
 pub fn say_summary(summary: &Summary) {
-    let remembered = match summary.cached_tokens {
+    let cached = match summary.cached_tokens {
         0 => String::new(),
-        tokens => format!(" ({tokens} remembered)"),
+        tokens => format!(" ({tokens} cached)"),
     };
     let line = format!(
-        "{}{remembered} + {} tokens, first after {:.2} s, prefill {:.1} tokens/s, decode {:.1} tokens/s, \
+        "{}{cached} + {} tokens, first after {:.2} s, prefill {:.1} tokens/s, decode {:.1} tokens/s, \
          peak memory {}",
         summary.prompt_tokens,
         summary.generated_tokens,
@@ -39,7 +39,7 @@ pub fn say_summary(summary: &Summary) {
     say(&if io::stderr().is_terminal() { format!("\x1b[2m{line}\x1b[0m") } else { line });
 }
 
-/// A size as people write it.
+/// A size in the unit that people read.
 pub fn bytes(size: u64) -> String {
     match size {
         1_000_000_000.. => format!("{:.2} GB", size as f64 / 1e9),
@@ -48,7 +48,7 @@ pub fn bytes(size: u64) -> String {
     }
 }
 
-/// A time that is left, as people say it.
+/// A duration in the units that people read.
 fn duration(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 3600.. => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
@@ -57,21 +57,21 @@ fn duration(time: Duration) -> String {
     }
 }
 
-/// How far something slow is: a line that changes on a terminal, a line now and then elsewhere.
+/// The progress of a slow operation: a line that changes on a terminal, occasional lines elsewhere.
 #[derive(Default)]
 pub struct Progress {
     started: Option<Instant>,
-    /// The line that was shown last, and its percentage.
+    /// The last line and its percentage.
     shown: Option<(String, u32)>,
 }
 
 impl Progress {
-    /// Shows which share of something is done, from 0 to 1.
+    /// Shows the share of an operation that is done, from 0 to 1.
     pub fn show_share(&mut self, what: &str, share: f32) {
         self.show(f64::from(share), |percent| format!("{what} … {percent} %"));
     }
 
-    /// Shows how far a download is.
+    /// Shows the progress of a download.
     pub fn show_download(&mut self, download: &hub::Progress) {
         const WIDTH: usize = 24;
         let share = download.share();
@@ -86,7 +86,7 @@ impl Progress {
             );
             if io::stderr().is_terminal() {
                 let bar = "━".repeat(full) + &" ".repeat(WIDTH - full);
-                // Most terminals are as wide; a line that breaks would not be overwritten.
+                // Most terminals are 80 columns wide, and a wrapped line cannot be overwritten.
                 format!("{bar} {numbers}  {}", download.file).chars().take(79).collect()
             } else {
                 format!("downloading … {numbers}")
@@ -94,7 +94,7 @@ impl Progress {
         });
     }
 
-    /// Shows a share from 0 to 1, unless it is soon or all over.
+    /// Shows a share from 0 to 1, but not at once and not at the end.
     fn show(&mut self, share: f64, line: impl FnOnce(u32) -> String) {
         let on_terminal = io::stderr().is_terminal();
         let (patience, step) = if on_terminal { (200, 1) } else { (1000, 10) };
@@ -123,12 +123,12 @@ impl Drop for Progress {
     }
 }
 
-/// Ctrl-C: it cancels the generation that runs, if one does.
+/// Ctrl-C, which cancels the running generation.
 #[derive(Clone, Default)]
 pub struct Interrupts(Arc<Mutex<Option<Canceller>>>);
 
 impl Interrupts {
-    /// Listens from now on; `idle` is called when there is nothing to cancel.
+    /// Starts to listen. Without a running generation, Ctrl-C calls `idle`.
     pub fn listen(idle: fn()) -> io::Result<Self> {
         let interrupts = Interrupts::default();
         let heard = interrupts.clone();
@@ -144,14 +144,14 @@ impl Interrupts {
         Ok(interrupts)
     }
 
-    /// Names the generation that Ctrl-C cancels.
+    /// Sets the generation that Ctrl-C cancels, and returns the one before.
     pub fn set(&self, running: Option<Canceller>) -> Option<Canceller> {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *current, running)
     }
 }
 
-/// Ends the program as the shell expects it of an interrupted one.
+/// Exits with the status that shells expect of an interrupted program.
 pub fn exit_interrupted() {
     process::exit(i32::from(INTERRUPTED));
 }

@@ -50,7 +50,10 @@ fn router(w: &Scope, text: &Text, config: &Json) -> Result<impl Router + use<>> 
         }
         // The first name is how mlx-lm spells its default.
         "gready" | "greedy" => None,
-        method => return Err(Error::config("topk_method", format!("`{method}` is not known"))),
+        method => {
+            let reason = format!("`{method}` is not supported");
+            return Err(Error::unsupported("topk_method", reason));
+        }
     };
     Ok(move |x: &Array| {
         let mut scores = ops::softmax_axis(logits.forward(x)?, -1, true)?;

@@ -33,8 +33,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     )?;
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     if e.use_bidirectional_attention {
-        let reason = "a model of embeddings, which writes no text";
-        return Err(Error::config("use_bidirectional_attention", reason));
+        let reason = "embedding models are not supported yet";
+        return Err(Error::unsupported("use_bidirectional_attention", reason));
     }
     ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     // Published checkpoints tie the output head to the embedding without saying so in the config.

@@ -71,7 +71,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Gating::Switch(false) => return pre_norm(w, &c, attention, ffn),
             Gating::Kind(kind) if kind == "per-element" => c.qk_widths()[0],
             Gating::Kind(kind) if kind != "per-head" => {
-                return Err(Error::config("gating", format!("`{kind}` is not known")));
+                return Err(Error::unsupported("gating", format!("`{kind}` is not supported")));
             }
             _ => c.num_attention_heads,
         };

@@ -83,7 +83,7 @@ pub fn decoder(
             Some("full_attention") => false,
             Some(kind) => {
                 let reason = format!("`{kind}` is neither full_attention nor chunked_attention");
-                return Err(Error::config(format!("layer_types[{i}]"), reason));
+                return Err(Error::unsupported(format!("layer_types[{i}]"), reason));
             }
         };
         let chunk = e.attention_chunk_size.filter(|_| is_chunked).map(i32::from);

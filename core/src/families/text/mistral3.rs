@@ -20,8 +20,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Ok(Box::new(llama::decoder(w, &Text::read(text)?)?))
         }
         Some(_) => {
-            let reason = format!("{} is not supported yet", text["model_type"]);
-            Err(Error::config("text_config.model_type", reason))
+            let reason = format!("{} is not supported", text["model_type"]);
+            Err(Error::unsupported("text_config.model_type", reason))
         }
     }
 }

@@ -47,7 +47,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), layers)?;
     let is_dense = |kinds: &Vec<String>| kinds.iter().any(|kind| kind != "sparse");
     if *e.num_shared_experts > 0 || e.mlp_layer_types.as_ref().is_some_and(is_dense) {
-        return Err(Error::config("mlp_layer_types", "networks that are not sparse are unknown"));
+        let reason = "layers without experts are not supported";
+        return Err(Error::unsupported("mlp_layer_types", reason));
     }
     // Only the text model is read.
     ignore_parts(w, &["vision_tower", "vision_adapter", "vision_projection", "audio_tower"]);

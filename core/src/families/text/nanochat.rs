@@ -44,7 +44,7 @@ pub fn backwards(c: &Text) -> Result<Rope> {
         Rope::Base { dims, traditional, base, scale } => {
             Ok(Rope::Base { dims, traditional, base, scale: -scale })
         }
-        _ => Err(Error::config("rope_scaling", "stretches positions in an unknown way")),
+        _ => Err(Error::unsupported("rope_scaling", "this kind of scaling is not supported")),
     }
 }
 

@@ -86,8 +86,8 @@ impl AttentionConfig {
     /// The sizes of a layer with attention.
     fn sizes(&self, c: &Text, at: impl Fn(&str) -> String) -> Result<Text> {
         if self.num_sink_tokens.is_some() {
-            let reason = "windows that keep the first tokens are not supported";
-            return Err(Error::config(at("attention.num_sink_tokens"), reason));
+            let reason = "attention sinks are not supported";
+            return Err(Error::unsupported(at("attention.num_sink_tokens"), reason));
         }
         let group = self.n_heads_in_group.filter(|group| c.num_attention_heads % **group == 0);
         let Some(Size(group)) = group else {

@@ -43,7 +43,7 @@ pub fn named(field: &str, name: &str) -> Result<Activation> {
         "silu" | "swish" => silu,
         "sqrtsoftplus" => |x| Ok(softplus(x)?.sqrt()?),
         "tanh" => |x| Ok(ops::tanh(x)?),
-        _ => return Err(Error::config(field, format!("`{name}` is not known"))),
+        _ => return Err(Error::unsupported(field, format!("`{name}` is not supported"))),
     })
 }
 

@@ -37,7 +37,7 @@ impl Sparsity {
         let is_unknown = |kind: &&String| !["dense", "sparse"].contains(&&***kind);
         if let Some(kind) = kinds.into_iter().flatten().find(is_unknown) {
             let reason = format!("`{kind}` is neither dense nor sparse");
-            return Err(Error::config("mlp_layer_types", reason));
+            return Err(Error::unsupported("mlp_layer_types", reason));
         }
         Ok(sparsity)
     }

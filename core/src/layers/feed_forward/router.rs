@@ -243,13 +243,13 @@ pub fn sigmoid(logits: &Array) -> Result<Array> {
 /// The scoring function that a config field names.
 ///
 /// # Errors
-/// [`Error::Config`] about the field.
+/// [`Error::Config`] or [`Error::Unsupported`] about the field.
 pub fn score(config: &Json, field: &str) -> Result<fn(&Array) -> Result<Array>> {
     Ok(match config::field::<String>(config, field)?.as_str() {
         "sigmoid" => sigmoid,
         "softmax" => softmax,
         "sqrtsoftplus" => |logits| Ok(softplus(logits)?.sqrt()?),
-        name => return Err(Error::config(field, format!("`{name}` is not known"))),
+        name => return Err(Error::unsupported(field, format!("`{name}` is not supported"))),
     })
 }
 

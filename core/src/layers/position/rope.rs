@@ -153,7 +153,10 @@ impl Rope {
                 Ok(Rope::Frequencies { dims, traditional: false, wavelengths, magnitude })
             }
             "proportional" => frequencies((proportional(dims, base, s)?, 1.0)),
-            kind => Err(Error::config("rope_scaling.rope_type", format!("`{kind}` is not known"))),
+            kind => {
+                let reason = format!("the type `{kind}` is not supported");
+                Err(Error::unsupported("rope_scaling.rope_type", reason))
+            }
         }
     }
 

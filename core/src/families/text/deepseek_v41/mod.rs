@@ -56,7 +56,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         return Err(Error::config("swiglu_limit", format!("{} is no limit", e.swiglu_limit)));
     }
     if !e.engram_layer_ids.is_empty() {
-        return Err(Error::config("engram_layer_ids", "memories of n-grams are not supported"));
+        return Err(Error::unsupported("engram_layer_ids", "n-gram memories are not supported"));
     }
     // The multi-token prediction layers and the vision tower are ignored.
     for unused in ["mtp", "vision", "aligner"] {

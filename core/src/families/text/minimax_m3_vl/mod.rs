@@ -55,13 +55,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             text[ours] = value.clone();
         }
     }
-    build_flat(&text, w).map_err(|error| match error {
-        Error::Config { field, reason, .. } => {
+    build_flat(&text, w).map_err(|error| {
+        error.with_field(|field| {
             let theirs = names.iter().find(|(_, ours)| *ours == field);
-            let nested = theirs.map(|(theirs, _)| format!("{NEST}.{theirs}"));
-            Error::config(nested.unwrap_or(field), reason)
-        }
-        error => error,
+            theirs.map_or(field.into(), |(theirs, _)| format!("{NEST}.{theirs}"))
+        })
     })
 }
 
