@@ -66,6 +66,7 @@ pub fn model_types() -> impl Iterator<Item = &'static [&'static str]> {
 pub mod internals {
     pub use crate::{
         checkpoint::scope::Scope,
+        generate::{Allowed, Constraint, TokenMask},
         layers::{embedded::Embedded, state::State, step::Step},
         mlx::{
             matrix::Matrix,

@@ -10,7 +10,7 @@ use crate::{
     },
     error::{Error, Result},
     families,
-    generate::{GenerateOptions, Score, next_logits, score},
+    generate::{Constraint, GenerateOptions, Score, next_logits, score},
     mlx,
     text::{ChatTemplate, Message, TemplateOptions, Tokenizer, text_only},
 };
@@ -182,10 +182,26 @@ impl Model {
         prompt: impl Into<Prompt>,
         options: &GenerateOptions,
     ) -> Result<Generation> {
+        self.generate_within(prompt.into(), options, None)
+    }
+
+    /// As [`Model::generate`], with a constraint on the tokens.
+    ///
+    /// # Errors
+    /// Those of [`Model::generate`]; the stream ends with [`Error::NothingAllowed`] where no token
+    /// is possible.
+    #[doc(hidden)]
+    pub fn generate_within(
+        &self,
+        prompt: Prompt,
+        options: &GenerateOptions,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<Generation> {
         self.check(options)?;
         let (id, session) = (self.id(), self.0.session);
         let limit = session.limit(self.0.info.context);
-        let request = self.request(self.tokens_within(&prompt.into(), limit)?, options, limit);
+        let request = self.request(self.tokens_within(&prompt, limit)?, options, limit);
+        let request = Request { constraint, ..request };
         Ok(request.start(move || {
             let loaded = find(id)?;
             let slot = Slot::passing(loaded.prompt_cache(session.plan(), session.checkpoint_bytes));
@@ -216,6 +232,7 @@ impl Model {
                 max_tokens: options.max_tokens.min(room),
                 ..options.clone()
             },
+            constraint: None,
             end_tokens: self.0.end_tokens.clone(),
             tokenizer: self.0.tokenizer.clone().ok(),
         }
