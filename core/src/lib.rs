@@ -70,12 +70,13 @@ pub mod internals {
         layers::{embedded::Embedded, state::State, step::Step},
         mlx::{
             matrix::Matrix,
+            parameter::Parameters,
             quantized::{Format, Mode, Quantized},
         },
         models::{
             cache::{Cache, CacheCheckpoint},
             decode_step::{DecodeStep, prefill},
-            language::LanguageModel,
+            language::{LanguageModel, Wrapper},
         },
     };
 

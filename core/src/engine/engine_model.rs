@@ -46,6 +46,7 @@ impl EngineModel {
         let family = family(config)?;
         let weights = Scope::open_with(files, adapter, config)?;
         let mut network = Some((family.build)(config, &weights)?);
+        let parameters = weights.parameters();
         let mut reading = weights.reading()?;
         let weights = reading.total();
         let mut fingerprint = files.fingerprint()?;
@@ -57,7 +58,8 @@ impl EngineModel {
                 progress(share);
                 return Ok(None);
             }
-            let (decode, sessions) = (RefCell::default(), RefCell::default());
+            let decode = RefCell::new(DecodeStep::with_parameters(parameters.clone()));
+            let sessions = RefCell::default();
             let memory = memory::active_memory()?;
             tracing::debug!(family = family.model_types[0], memory, "loaded");
             Ok(network.take().map(|network| {

@@ -1,15 +1,17 @@
-//! What mlx-rs lacks: formats of quantized matrices, compiled functions, slices whose start only the
-//! device knows, and limits of memory. This room uses mlx-rs and mlx-c alone; it knows no
+//! What mlx-rs lacks: formats of quantized matrices, compiled functions, parameters that can be
+//! replaced, slices whose start only the device knows, and limits of memory. This room uses mlx-rs and mlx-c alone; it knows no
 //! checkpoint and no model.
 
 pub(crate) mod compiled;
 mod ffi;
 pub(crate) mod matrix;
 pub(crate) mod memory;
+pub(crate) mod parameter;
 pub(crate) mod quantized;
 
 pub use ffi::{bits, is_cpu, node_count, shift_left, slice, slice_update, slice_update_at};
 pub(crate) use ffi::{device_memory, initialize, release_memory, synchronize};
+pub(crate) use parameter::detach_indices;
 
 use crate::error::Result;
 use mlx_rs::{Array, ArrayElement, Dtype};

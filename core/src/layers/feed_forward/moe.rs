@@ -13,7 +13,7 @@ use crate::{
         },
         linear::Experts,
     },
-    mlx::matrix::Matrix,
+    mlx::matrix::{Matrix, StackSizes},
 };
 use mlx_rs::{Array, ops};
 
@@ -61,8 +61,9 @@ impl GatedExperts {
     ) -> Result<Self> {
         let names = if w.has_below(stacked) { GATE_UP_DOWN } else { split };
         let read = |i: usize, input, output| {
-            let experts = w.experts(stacked, names[i], count, input, output)?;
-            w.with_expert_lora(experts, GATE_UP_DOWN[i], [count, input, output])
+            let sizes = StackSizes { experts: count, input, output };
+            let experts = w.experts(stacked, names[i], sizes)?;
+            w.with_expert_lora(experts, GATE_UP_DOWN[i], sizes)
         };
         let experts = [read(0, width, inner)?, read(1, width, inner)?, read(2, inner, width)?];
         Ok(Self::new(experts, activation))
@@ -90,7 +91,7 @@ impl GatedExperts {
     /// [`crate::error::Error`].
     pub fn of(w: &Scope, [gate, up, down]: [Matrix; 3], activation: impl Gate) -> Result<Self> {
         let stack = |i: usize, matrix: Matrix| {
-            let sizes = matrix.sizes();
+            let sizes = matrix.stack_sizes();
             let experts = Experts::new(w.keep_matrix(matrix.for_experts()?), None);
             w.with_expert_lora(experts, GATE_UP_DOWN[i], sizes)
         };
