@@ -1,5 +1,5 @@
-//! Adapters go with a model through everything that an application does with it, and what does not fit
-//! is an error that names it. Their numbers are among those of the families.
+//! A model with an adapter through loading, sessions and inspection, and errors that name what does not
+//! fit. The numbers of adapters are tested with those of the families.
 
 use mlx_rs::{Array, Dtype};
 use mynah::{
@@ -223,7 +223,7 @@ const MLX_LM: &[Break] = &[
         &["adapters.safetensors", "model.layers.7.self_attn.q_proj.lora_a"],
     ),
     (
-        "lengths that nobody spoke of",
+        "a magnitude without DoRA",
         |folder| {
             edit(folder, |tensors| {
                 tensors.insert(q("m"), Array::from_slice(&[1.0_f32; 64], &[64]));
@@ -233,7 +233,7 @@ const MLX_LM: &[Break] = &[
         &["model.layers.1.self_attn.q_proj.m"],
     ),
     (
-        "no lengths",
+        "no magnitude",
         |folder| set(folder, "/fine_tune_type", json!("dora")),
         "Adapter",
         &["adapters.safetensors", "q_proj.m"],
@@ -268,7 +268,7 @@ const MLX_LM: &[Break] = &[
             });
         },
         "Adapter",
-        &["language_model.model.layers.1.self_attn.q_proj.lora_a", "one place"],
+        &["language_model.model.layers.1.self_attn.q_proj.lora_a", "the same tensor"],
     ),
 ];
 
@@ -296,13 +296,13 @@ const FULL: &[Break] = &[
 ];
 
 const EXPERTS: &[Break] = &[(
-    "lengths",
+    "DoRA",
     |folder| {
         set(folder, "/fine_tune_type", json!("dora"));
         edit(folder, |tensors| tensors.retain(|name, _| name.contains("switch_mlp")));
     },
     "Adapter",
-    &["switch_mlp.gate_proj", "lengths"],
+    &["switch_mlp.gate_proj", "DoRA"],
 )];
 
 const PEFT: &[Break] = &[
@@ -346,7 +346,7 @@ const PEFT: &[Break] = &[
 ];
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn an_adapter_that_does_not_fit_is_an_error_that_names_the_tensor() {
     let mut failures = Vec::new();
     for (name, table) in [("lora", MLX_LM), ("full", FULL), ("experts", EXPERTS), ("peft", PEFT)] {
         let [model, good] = write(&case(name));

@@ -5,3 +5,4 @@ mod caches;
 mod families;
 mod prompts;
 mod rows;
+mod weights;

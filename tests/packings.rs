@@ -83,7 +83,7 @@ fn the_statement_may_stand_in_the_text_config() {
 }
 
 #[test]
-fn an_inspection_counts_weights_and_not_words() {
+fn an_inspection_counts_elements_and_not_packed_integers() {
     let _busy = BUSY.read().unwrap();
     let (width, inner, keys) = (128, 192, 64);
     let projections = 2 * width * width + 2 * keys * width + 3 * inner * width;
@@ -108,6 +108,24 @@ fn an_inspection_counts_weights_and_not_words() {
         assert_eq!((found.mode, found.bits, found.group_size), packing, "{name}");
         assert_eq!(inspection.quantization.iter().map(|found| found.matrices).sum::<usize>(), 7);
     }
+}
+
+/// Without a family no reader knows the format.
+#[test]
+fn an_inspection_of_an_unsupported_model_gives_types_and_bytes_alone() {
+    let _busy = BUSY.read().unwrap();
+    let folder = write("awq");
+    let supported = block_on(inspect(folder.path(), None)).unwrap();
+    assert!(!supported.dtypes.contains_key("I32"));
+    let mut config = json(folder.path(), "config.json");
+    config["model_type"] = json!("unheard_of");
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let found = block_on(inspect(folder.path(), None)).unwrap();
+    assert!(found.problem.unwrap().contains("unheard_of"));
+    assert_eq!((found.quantization, found.memory), (Vec::new(), None));
+    assert_eq!(found.bytes, supported.bytes);
+    // The packed integers and zero points of seven matrices.
+    assert_eq!(found.dtypes["I32"], 2 * 7);
 }
 
 /// Stacked experts whose tensors have names of their own and not those of a module.

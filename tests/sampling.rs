@@ -1,11 +1,20 @@
-//! Options as a whole generation of the demo model shows them.
+//! Options and constraints, as whole generations of the demo model show them.
 
 use mynah::{
-    DEMO, Dry, Error, Event, Files, FinishReason, GenerateOptions, Message, Model, Prompt, Summary,
-    TemplateOptions, Token, Xtc,
+    DEMO, Dry, Error, Event, Files, FinishReason, GenerateOptions, Message, Model, Prompt, Result,
+    Summary, TemplateOptions, Token, Xtc,
+    internals::{Allowed, Constraint, TokenMask},
 };
 use mynah_tests::{Fixture, block_on};
-use std::{fs, sync::OnceLock};
+use std::{
+    fmt, fs,
+    sync::{Mutex, OnceLock},
+};
+use tracing::{
+    Metadata, Subscriber,
+    field::Field,
+    span::{Attributes, Id, Record},
+};
 
 const QUESTION: &str = "Where do you run?";
 const ANSWER: &str = "I run on your own device, with MLX.";
@@ -164,4 +173,199 @@ fn all_options_at_once_are_repeatable() {
     assert_eq!((&tokens, &text), (&answer(&options).0, &answer(&options).1));
     let other = options.seed(12);
     assert_ne!(tokens, answer(&other).0);
+}
+
+/// What the engine thread did for all generations, and what the logged constraint did, in order.
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// The event of the engine thread for each forward pass.
+const QUEUED: &str = "queued a forward pass";
+
+fn log(entry: impl Into<String>) {
+    LOG.lock().unwrap().push(entry.into());
+}
+
+/// Writes the events of generations to [`LOG`].
+struct Logger;
+
+impl Subscriber for Logger {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.target() == "mynah::engine::generation"
+    }
+
+    fn event(&self, event: &tracing::Event) {
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            if field.name() == "message" {
+                log(format!("{value:?}"));
+            }
+        });
+    }
+
+    fn new_span(&self, _: &Attributes) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// Even ids after odd ones and odd ids after even ones, until `left` tokens have come.
+struct Alternating {
+    previous: u32,
+    left: usize,
+    is_logged: bool,
+}
+
+impl Alternating {
+    fn allows(previous: u32, id: u32) -> bool {
+        id % 2 != previous % 2
+    }
+
+    fn set(previous: u32) -> TokenMask {
+        (0..demo().info().vocabulary).filter(|id| Alternating::allows(previous, *id)).collect()
+    }
+}
+
+impl Constraint for Alternating {
+    fn mask(&mut self) -> Result<Allowed> {
+        if self.is_logged {
+            log("mask");
+        }
+        if self.left == 0 {
+            return Ok(Allowed::End);
+        }
+        Ok(Allowed::Tokens(Alternating::set(self.previous)))
+    }
+
+    fn accept(&mut self, id: u32) -> Result<()> {
+        if self.is_logged {
+            log("accept");
+        }
+        (self.previous, self.left) = (id, self.left - 1);
+        Ok(())
+    }
+}
+
+/// The tokens of a constrained generation, and its end.
+fn constrained(
+    prompt: &[u32],
+    options: &GenerateOptions,
+    constraint: impl Constraint + 'static,
+) -> (Vec<u32>, Result<Summary>) {
+    let prompt = Prompt::Tokens(prompt.to_vec());
+    let mut stream = demo().generate_within(prompt, options, Some(Box::new(constraint))).unwrap();
+    let mut tokens = Vec::new();
+    loop {
+        match block_on(stream.next()).expect("a summary or an error ends the stream") {
+            Ok(Event::Prefill { .. }) => {}
+            Ok(Event::Token(token)) => tokens.push(token.id),
+            Ok(Event::Finished(summary)) => return (tokens, Ok(summary)),
+            Err(error) => return (tokens, Err(error)),
+        }
+    }
+}
+
+fn greedy(max_tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens, ignore_end: true, ..GenerateOptions::default() }
+}
+
+const START: [u32; 4] = [5, 17, 30, 8];
+
+/// Each mask depends on the token before it, and is asked for after the pass of that token has been
+/// queued.
+#[test]
+fn a_constraint_masks_each_token_by_the_one_before_it() {
+    tracing::subscriber::set_global_default(Logger).unwrap();
+    let mut expected = START.to_vec();
+    for _ in 0..12 {
+        let logits = block_on(demo().next_logits(Prompt::Tokens(expected.clone()))).unwrap();
+        let previous = *expected.last().unwrap();
+        let allowed = (0..logits.len() as u32).filter(|id| Alternating::allows(previous, *id));
+        let best = allowed.max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize]));
+        expected.push(best.unwrap());
+    }
+    let start = Alternating { previous: 8, left: 100, is_logged: true };
+    let (tokens, summary) = constrained(&START, &greedy(12), start);
+    assert_eq!(tokens, expected[START.len()..]);
+    assert_eq!(summary.unwrap().finish_reason, FinishReason::Length);
+
+    // Other generations may queue passes between two steps of this one, not within a step.
+    let log = LOG.lock().unwrap().clone();
+    let asked: Vec<usize> = (0..log.len()).filter(|at| log[*at] == "mask").collect();
+    assert_eq!(asked.len(), 12, "{log:?}");
+    assert_eq!(log[asked[0] - 1], QUEUED);
+    for at in &asked[1..] {
+        assert_eq!(log[at - 2..=*at], [QUEUED, "accept", "mask"]);
+    }
+    assert_eq!(log.iter().filter(|entry| **entry == "accept").count(), 12);
+}
+
+#[test]
+fn a_constraint_ends_the_text() {
+    for left in [0, 1, 3] {
+        let start = Alternating { previous: 8, left, is_logged: false };
+        let (tokens, summary) = constrained(&START, &greedy(12), start);
+        assert_eq!(tokens.len(), left);
+        assert_eq!(summary.unwrap().finish_reason, FinishReason::Stop);
+    }
+}
+
+/// Allows these sets of tokens, one after the other.
+struct Sets(Vec<Allowed>);
+
+impl Constraint for Sets {
+    fn mask(&mut self) -> Result<Allowed> {
+        Ok(self.0.remove(0))
+    }
+
+    fn accept(&mut self, _: u32) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn only(ids: &[u32]) -> Allowed {
+    Allowed::Tokens(ids.iter().copied().collect())
+}
+
+#[test]
+fn a_mask_without_a_possible_token_is_an_error_after_the_tokens_before_it() {
+    let end = demo().end_tokens()[0];
+    let beyond = demo().info().vocabulary + 3;
+    let sampled = GenerateOptions { temperature: 1.0, seed: Some(4), ..greedy(12) };
+    let forbids_nine = GenerateOptions { logit_bias: vec![(9, f32::NEG_INFINITY)], ..greedy(12) };
+    let goes_on = GenerateOptions { min_tokens: 4, ignore_end: false, ..greedy(12) };
+    for (options, last) in [
+        (&greedy(12), only(&[])),
+        (&sampled, only(&[])),
+        (&greedy(12), only(&[beyond])),
+        (&forbids_nine, only(&[9])),
+        (&goes_on, only(&[end])),
+    ] {
+        let sets = Sets(vec![only(&[7, 9]), only(&[11]), last.clone()]);
+        let (tokens, end) = constrained(&START, options, sets);
+        assert!([7, 9].contains(&tokens[0]) && tokens[1..] == [11], "{last:?}: {tokens:?}");
+        let position = START.len() + 2;
+        assert!(matches!(end, Err(Error::NothingAllowed { position: at }) if at == position));
+    }
+}
+
+#[test]
+fn an_end_token_ends_a_constrained_text() {
+    let end = demo().end_tokens()[0];
+    let options = GenerateOptions { ignore_end: false, ..greedy(12) };
+    let sets = Sets(vec![only(&[7]), Allowed::Tokens([end].into_iter().collect())]);
+    let (tokens, summary) = constrained(&START, &options, sets);
+    assert_eq!(tokens, [7]);
+    assert_eq!(summary.unwrap().finish_reason, FinishReason::Stop);
+    let plain = constrained(&START, &greedy(5), Sets(vec![Allowed::All; 5])).0;
+    let mut free = demo().generate(Prompt::Tokens(START.to_vec()), &greedy(5)).unwrap();
+    let mut tokens = Vec::new();
+    while let Some(event) = block_on(free.next()) {
+        if let Event::Token(token) = event.unwrap() {
+            tokens.push(token.id);
+        }
+    }
+    assert_eq!(plain, tokens);
 }

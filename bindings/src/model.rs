@@ -1,7 +1,7 @@
 //! A model in memory.
 
 use crate::{
-    error::{self, ErrorKind, MynahError},
+    error::{ErrorKind, MynahError},
     parameters::GenerationParameters,
     prompt::{ChatMessage, ChatTemplateOptions, Prompt, core_messages},
     session::{Session, SessionOptions},

@@ -236,6 +236,15 @@ pub enum Error {
         /// The position in the sequence.
         position: usize,
     },
+    /// The constraint of a generation allows no token that the other options leave possible.
+    #[error(
+        "the constraint allows no token at position {position}; it contradicts itself or an option \
+         such as `logit_bias` or `min_tokens`"
+    )]
+    NothingAllowed {
+        /// The position in the sequence.
+        position: usize,
+    },
     /// The name of a repository, a revision or a file is not valid, or leads out of the cache.
     #[error("`{name}` is not a repository, a revision or a file of a hub: {reason}")]
     InvalidName {
@@ -451,6 +460,7 @@ impl Error {
             | Error::UnknownRole(_)
             | Error::UnsupportedPart { .. }
             | Error::TextOnly { .. }
+            | Error::NothingAllowed { .. }
             | Error::EmptyPrompt
             | Error::TokenOutOfVocabulary { .. }
             | Error::Option { .. } => ErrorKind::InvalidRequest,

@@ -106,6 +106,7 @@ pub mod internals {
             prefix_cache::{PrefixCache, Slot},
             prompt::EnginePrompt,
         },
+        generate::{Allowed, Constraint, TokenMask},
         layers::{
             attention::{
                 bidirectional::{BidirectionalAttention, Heads},
@@ -121,6 +122,7 @@ pub mod internals {
         },
         mlx::{
             matrix::Matrix,
+            parameter::Parameters,
             quantized::{Format, Mode, Quantized},
         },
         models::{

@@ -1,4 +1,5 @@
-//! What a checkpoint is, from its config and the headers of its files; no weights are read.
+//! Inspection of a checkpoint by its config and the headers of its files, without its weights. The
+//! formats of its matrices are those that the reader of weights recorded.
 
 use crate::{
     api::{
@@ -7,18 +8,19 @@ use crate::{
         location::{Found, Location},
     },
     checkpoint::{
-        config::Json, file_rules::FileRules, files::Files, quantization::Quantization,
-        scope::Scope, shards,
+        config::Json,
+        file_rules::FileRules,
+        files::Files,
+        quantization::Quantization,
+        scope::{ReadMatrix, Scope},
+        shards,
     },
     engine::Engine,
     error::{Error, Result},
     families::{self, Checkpoint, Entry, model_type},
     hub,
     layers::cache_plan::CachePlan,
-    mlx::{
-        self,
-        quantized::{Format, Mode},
-    },
+    mlx::{self, quantized::Format},
     models::{
         decode_step::prefill,
         network::{Kind, Network},
@@ -26,10 +28,11 @@ use crate::{
     text::{ChatTemplate, Tokenizer},
 };
 use mlx_rs::Array;
-use safetensors::tensor::{Dtype, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
     fs,
 };
 
@@ -41,77 +44,78 @@ pub struct Inspection {
     pub model_type: String,
     /// The first `model_type` of the family that reads it.
     pub family: Option<&'static str>,
-    /// Why it will not load, as far as all but the values of its weights tells.
+    /// Why it cannot be loaded, as far as everything but the values of its weights shows.
     pub problem: Option<String>,
-    /// What it can do, such as `text`; nothing when it will not load.
+    /// Its capabilities, such as `text`; empty when it cannot be loaded.
     pub capabilities: Vec<&'static str>,
     /// Number of layers.
     pub layers: Option<u64>,
     /// Width of the residual stream.
     pub hidden_size: Option<u64>,
-    /// Number of weights; a quantized one counts as one.
+    /// Number of parameters. A quantized one counts as one; where no family reads the tensors, packed
+    /// integers count as they are stored.
     pub parameters: u64,
-    /// Size of the weights.
+    /// Size of the weights in bytes.
     pub bytes: u64,
-    /// How many tensors have each type, packed ones aside.
+    /// How many tensors have each type, without those of quantized matrices.
     pub dtypes: BTreeMap<String, usize>,
-    /// How matrices are packed, the usual way first.
+    /// The formats of quantized matrices, the most frequent first; empty where no family reads them.
     pub quantization: Vec<Packing>,
-    /// The longest sequence that it was made for, if it says so.
+    /// The longest sequence in tokens that it was trained for, if the config gives one.
     pub context: Option<usize>,
-    /// Whether it takes text, not only tokens.
+    /// Whether it has a tokenizer; without one it takes and gives tokens only.
     pub tokenizer: bool,
-    /// Whether it takes messages.
+    /// Whether it has a chat template.
     pub chat_template: bool,
-    /// Whether a licence must be accepted to fetch it, where a hub was asked.
+    /// Whether a licence must be accepted before the download; `None` for local files.
     pub gated: Option<bool>,
-    /// What it takes to run; `None` when it will not load.
+    /// The memory that it needs; `None` when it cannot be loaded.
     pub memory: Option<Memory>,
 }
 
-/// What running a checkpoint takes, in bytes.
+/// The memory that a model needs, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// How long the sequence is that this holds for, in tokens.
+    /// The length of the sequence for which this holds, in tokens.
     pub context: usize,
-    /// The weights as they are in memory.
+    /// The weights in memory.
     pub weights: u64,
-    /// What the model remembers of one sequence.
+    /// The KV cache and other state of one sequence.
     pub cache: u64,
-    /// Both, and room for what is computed on the way.
+    /// Weights, cache, and a margin for activations.
     pub needed: u64,
-    /// What this device lets a program use, if that is known.
+    /// The memory that this device lets a program use, if that is known.
     pub device: Option<u64>,
-    /// Whether it suffices.
+    /// Whether `needed` is at most `device`.
     pub fits: Option<bool>,
 }
 
-/// One way of packing matrices.
+/// One quantization format, and how many matrices have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Packing {
-    /// The scheme, such as `affine`.
+    /// The mode, such as `affine`.
     pub mode: &'static str,
-    /// Bits of one weight.
+    /// Bits of one element.
     pub bits: i32,
-    /// Weights that share a scale.
+    /// Elements that share a scale.
     pub group_size: i32,
-    /// How many matrices are packed so.
+    /// How many matrices have this format.
     pub matrices: usize,
 }
 
-/// Looks at a checkpoint without reading its weights. `context` is how many tokens a sequence shall
-/// have room for; by default as many as the model was made for, and at most 4096.
+/// Inspects a checkpoint without reading its weights. `context` is the length in tokens of the
+/// sequence for which memory is estimated; by default what the model was trained for, at most 4096.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Config`] and [`Error::Checkpoint`] for files that cannot be understood;
-/// [`Error::Option`] for a context that no model has.
-/// What is merely not supported is no error but a [`Inspection::problem`].
+/// [`Error::Io`]; [`Error::Config`] and [`Error::Checkpoint`] for damaged files; [`Error::Option`]
+/// for a context of more than 2^24 tokens. An unsupported checkpoint is not an error but an
+/// [`Inspection::problem`].
 pub async fn inspect(location: impl Into<Location>, context: Option<usize>) -> Result<Inspection> {
     inspect_with(location.into(), None, context).await
 }
 
-/// As [`inspect`], of a model that shall be loaded with an adapter. That counts for the memory, and
-/// that it does not fit is a problem.
+/// As [`inspect`], with an adapter. Its memory counts, and a misfit between the two is an
+/// [`Inspection::problem`].
 ///
 /// # Errors
 /// Those of [`inspect`], and of [`download_adapter`].
@@ -171,6 +175,7 @@ async fn inspect_files(
     };
     let text = config.get("text_config").unwrap_or(&config);
     let number = |names: &[&str]| names.iter().find_map(|name| text.get(name)?.as_u64());
+    let template = ChatTemplate::load(&files);
     let mut inspection = Inspection {
         family: family.as_ref().ok().map(|family| family.model_types[0]),
         problem: None,
@@ -183,38 +188,41 @@ async fn inspect_files(
         quantization: Vec::new(),
         context: defaults::context(&config),
         tokenizer: Tokenizer::file(&files)?.is_some(),
-        chat_template: matches!(ChatTemplate::load(&files), Ok(Some(_)))
+        chat_template: matches!(template, Ok(Some(_)))
             || family.as_ref().is_ok_and(|family| family.recommended.chat_template.is_some()),
         gated: None,
         memory: None,
         model_type,
     };
-    let quantization = Quantization::of_checkpoint(&files, &config).unwrap_or_default();
     let rules = family.as_ref().map_or(&FileRules::USUAL, |family| &family.files);
-    inspection.count(&headers(&files, rules)?, &config, &quantization);
+    let headers = headers(&files, rules)?;
+    let quantization = Quantization::of_checkpoint(&files, &config).unwrap_or_default();
     let usual = inspection.context.map_or(USUAL, |promised| promised.min(USUAL));
     let length = context.unwrap_or(usual);
-    let checked = family.and_then(|family| problem(&config, &files).map(|()| family));
-    let memory = match checked {
+    let kind = family.as_ref().ok().map(|family| family.build.kind());
+    let rehearsal = match family.and_then(|family| supported(&config, &files).map(|()| family)) {
         Err(error) => Err(error),
         Ok(family) => {
             let rehearse = move || rehearse(family, &files, adapter.as_ref(), &config, length);
-            Engine::get()?.run(rehearse).await.map(|memory| (memory, family.build.kind()))
+            let Rehearsal { record, memory } = Engine::get()?.run(rehearse).await?;
+            Ok(Rehearsal { record, memory: template.and(memory) })
         }
     };
-    match memory {
-        Ok((memory, kind)) => {
+    let rehearsal = rehearsal.unwrap_or_else(Rehearsal::failed);
+    inspection.count(headers, &rehearsal.record, &quantization);
+    match rehearsal.memory {
+        Ok(memory) => {
             inspection.memory = Some(memory);
-            inspection.capabilities.push(capability(kind));
+            inspection.capabilities.extend(kind.map(capability));
         }
         Err(error) => inspection.problem = Some(error.to_string()),
     }
     Ok(inspection)
 }
 
-/// How long a sequence is that nobody has said anything about, in tokens.
+/// The default length of a sequence in tokens.
 const USUAL: usize = 4096;
-/// No context is longer, so that the sizes of caches fit 32 bits.
+/// The longest sequence in tokens, so that the sizes of caches fit 32 bits.
 const LONGEST: usize = 1 << 24;
 
 /// The word for what models of this kind do.
@@ -229,17 +237,39 @@ fn capability(kind: Kind) -> &'static str {
     }
 }
 
-/// Builds the model and passes a token through it without computing anything: what is wrong with
-/// names and shapes shows, and how large everything would be. On the engine's thread.
+/// The outcome of building a model without its weights.
+struct Rehearsal {
+    /// The matrices that the reader of weights made, up to an error.
+    record: Vec<ReadMatrix>,
+    memory: Result<Memory>,
+}
+
+impl Rehearsal {
+    fn failed(error: Error) -> Self {
+        Rehearsal { record: Vec::new(), memory: Err(error) }
+    }
+}
+
+/// Builds the model and passes a token through it without computing anything, which shows errors in
+/// names and shapes, and the size of every array. On the engine's thread.
 fn rehearse(
     family: &Entry,
     files: &Files,
     adapter: Option<&Files>,
     config: &Json,
     context: usize,
-) -> Result<Memory> {
-    let scope = Scope::open_with(files, &family.files, adapter, config)?;
-    let network = family.build.network(&Checkpoint { config, weights: &scope, files })?;
+) -> Result<Rehearsal> {
+    Ok(match Scope::open_with(files, &family.files, adapter, config) {
+        Err(error) => Rehearsal::failed(error),
+        Ok(scope) => {
+            let network = family.build.network(&Checkpoint { config, weights: &scope, files });
+            let memory = network.and_then(|network| measure(network, &scope, context));
+            Rehearsal { record: scope.record(), memory }
+        }
+    })
+}
+
+fn measure(network: Network, scope: &Scope, context: usize) -> Result<Memory> {
     let weights = scope.reading()?.total() as u64;
     let cache = match network {
         Network::Language(network) => {
@@ -266,194 +296,56 @@ fn device_memory() -> Option<u64> {
     })
 }
 
-fn problem(config: &Json, files: &Files) -> Result<()> {
+/// Whether the quantization method is known.
+fn supported(config: &Json, files: &Files) -> Result<()> {
     Quantization::of_checkpoint(files, config)?;
-    ChatTemplate::load(files)?;
     Ok(())
 }
 
+/// The headers of all tensors by name.
 fn headers(files: &Files, rules: &FileRules) -> Result<HashMap<String, TensorInfo>> {
     let headers = shards::headers(files, rules)?;
     let owned = |(name, info): (String, &TensorInfo)| (name, info.clone());
-    let tensors = headers.iter().flat_map(|header| header.tensors().into_iter().map(owned));
-    Ok(with_usual_names(tensors.collect()))
+    Ok(headers.iter().flat_map(|header| header.tensors().into_iter().map(owned)).collect())
 }
 
 impl Inspection {
+    /// Counts the tensors by the record of the reader. Tensors that it has not read count as their
+    /// headers describe them.
     fn count(
         &mut self,
-        tensors: &HashMap<String, TensorInfo>,
-        config: &Json,
+        mut tensors: HashMap<String, TensorInfo>,
+        record: &[ReadMatrix],
         quantization: &Quantization,
     ) {
-        let said = config.get("quantization").or(config.get("quantization_config"));
-        let group = said.and_then(|said| said.get("group_size")).and_then(Json::as_u64);
-        let group = |path: &str| {
-            let named = quantization.of(path).flatten().map(|format| format.group);
-            named.unwrap_or(group.unwrap_or(64) as i32).max(1)
+        let size = |info: &TensorInfo| (info.data_offsets.1 - info.data_offsets.0) as u64;
+        self.bytes = tensors.values().map(size).sum();
+        let mut formats = HashMap::<Format, usize>::new();
+        for matrix in record {
+            self.parameters += matrix.elements;
+            matrix.companions.iter().for_each(|name| drop(tensors.remove(name)));
+            let info = tensors.remove(&matrix.name);
+            match (matrix.format, info) {
+                (Some(format), _) => *formats.entry(format).or_default() += 1,
+                (None, Some(info)) => self.count_dtype(&info),
+                (None, None) => {}
+            }
+        }
+        for (_, info) in tensors.iter().filter(|(name, _)| !quantization.is_superfluous(name)) {
+            self.parameters += info.shape.iter().product::<usize>() as u64;
+            self.count_dtype(info);
+        }
+        let packing = |(format, matrices): (Format, usize)| Packing {
+            mode: format.mode.name(),
+            bits: format.bits,
+            group_size: format.group,
+            matrices,
         };
-        let bits = packed_bits(config);
-        let mut packings = HashMap::<(&'static str, i32, i32), usize>::new();
-        for (name, info) in tensors {
-            self.bytes += (info.data_offsets.1 - info.data_offsets.0) as u64;
-            let elements = info.shape.iter().product::<usize>() as u64;
-            if belongs_to_packed(name, tensors) || quantization.is_superfluous(name) {
-                continue;
-            }
-            let packing = packing(name, info, tensors, group);
-            match packing.or_else(|| foreign_packing(name, info, tensors, bits)) {
-                Some(format) => {
-                    self.parameters += elements * info.dtype.bitsize() as u64 / format.bits as u64;
-                    *packings
-                        .entry((format.mode.name(), format.bits, format.group))
-                        .or_default() += 1;
-                }
-                None => {
-                    self.parameters += elements;
-                    *self.dtypes.entry(format!("{:?}", info.dtype)).or_default() += 1;
-                }
-            }
-        }
-        self.quantization = packings
-            .into_iter()
-            .map(|((mode, bits, group_size), matrices)| Packing {
-                mode,
-                bits,
-                group_size,
-                matrices,
-            })
-            .collect();
-        self.quantization.sort_by_key(|p| (usize::MAX - p.matrices, p.mode, p.bits, p.group_size));
+        self.quantization = formats.into_iter().map(packing).collect();
+        self.quantization.sort_by_key(|p| (Reverse(p.matrices), p.mode, p.bits, p.group_size));
     }
-}
 
-/// With the usual names for what belongs to a matrix that is called `path` and not `path.weight`, as
-/// [`Scope::parameter`] has them.
-fn with_usual_names(tensors: HashMap<String, TensorInfo>) -> HashMap<String, TensorInfo> {
-    let companion = |name: &str| {
-        ["_weight_scale_inv", "_weight_scale_2", "_weight_scale", "_scale_inv", "_scale"]
-            .into_iter()
-            .filter_map(|suffix| Some((name.strip_suffix(suffix)?.to_string(), suffix)))
-            .find(|(path, _)| !path.ends_with(".weight") && tensors.contains_key(path))
-    };
-    let matrices: HashSet<String> =
-        tensors.keys().filter_map(|name| Some(companion(name)?.0)).collect();
-    let usual = |name: &String| match companion(name) {
-        Some((path, suffix)) => {
-            let part = suffix.trim_start_matches("_weight");
-            format!("{path}.weight{part}")
-        }
-        None if matrices.contains(name) => format!("{name}.weight"),
-        None => name.clone(),
-    };
-    tensors.iter().map(|(name, info)| (usual(name), info.clone())).collect()
-}
-
-/// Whether a tensor only says how to unpack another one.
-fn belongs_to_packed(name: &str, tensors: &HashMap<String, TensorInfo>) -> bool {
-    let has = |name: String| tensors.contains_key(&name);
-    if let Some(path) = name.strip_suffix("_scales") {
-        return has(format!("{path}_blocks"));
-    }
-    let Some((path, part)) = name.rsplit_once('.') else { return false };
-    let beside = |part: &str| tensors.get(&format!("{path}.{part}"));
-    match part {
-        "scales" | "biases" if beside("weight").is_some() => beside("scales").is_some(),
-        "scales" | "qzeros" | "g_idx" => beside("qweight").is_some(),
-        "scale" => beside("weight").is_some_and(|weight| weight.dtype.bitsize() == 8),
-        "global_scale"
-        | "weight_scale"
-        | "weight_scale_inv"
-        | "weight_scale_2"
-        | "weight_global_scale"
-        | "weight_zero_point"
-        | "weight_g_idx" => beside("weight").or(beside("weight_packed")).is_some(),
-        _ => false,
-    }
-}
-
-/// How a matrix is packed. The config knows the group; the bits follow from the shapes.
-fn packing(
-    name: &str,
-    info: &TensorInfo,
-    tensors: &HashMap<String, TensorInfo>,
-    group: impl Fn(&str) -> i32,
-) -> Option<Format> {
-    if let Some(path) = name.strip_suffix("_blocks") {
-        tensors.get(&format!("{path}_scales"))?;
-        return Some(Format { mode: Mode::Mxfp4, bits: 4, group: 32 });
-    }
-    let path = name.strip_suffix(".weight")?;
-    let scales = tensors.get(&format!("{path}.scales"))?;
-    let bits_of_group = 32 * *info.shape.last()? / (*scales.shape.last()?).max(1);
-    let format = |mode, bits, group| Some(Format { mode, bits, group });
-    match (scales.dtype, bits_of_group) {
-        (Dtype::U8, 64) => format(Mode::Nvfp4, 4, 16),
-        (Dtype::U8, 128) => format(Mode::Mxfp4, 4, 32),
-        (Dtype::U8, _) => format(Mode::Mxfp8, 8, 32),
-        (_, bits) => {
-            let group = group(path);
-            format(Mode::Affine, (bits as i32 / group).max(1), group)
-        }
-    }
-}
-
-/// The bits of integers in the words of compressed-tensors, which do not tell themselves.
-fn packed_bits(config: &Json) -> usize {
-    let groups = config.pointer("/quantization_config/config_groups").and_then(Json::as_object);
-    let bits = |group: &Json| group.pointer("/weights/num_bits")?.as_u64();
-    let bits = groups.and_then(|groups| groups.values().find_map(bits));
-    bits.filter(|bits| [2, 4, 8].contains(bits)).unwrap_or(4) as usize
-}
-
-/// How MLX will hold a matrix that another tool packed.
-fn foreign_packing(
-    name: &str,
-    info: &TensorInfo,
-    tensors: &HashMap<String, TensorInfo>,
-    packed_bits: usize,
-) -> Option<Format> {
-    let (path, part) = name.rsplit_once('.')?;
-    let beside = |part: &str| tensors.get(&format!("{path}.{part}"));
-    let scales = || ["weight_scale", "weight_scale_inv", "scale"].into_iter().find_map(beside);
-    let last = |info: &TensorInfo| info.shape.last().copied();
-    let integers = |bits: usize, inputs: usize, groups: usize| {
-        let large = inputs.checked_div(groups)?;
-        let group = [128, 64, 32].into_iter().find(|group| large % group == 0)?;
-        Some(Format { mode: Mode::Affine, bits: bits as i32, group: group as i32 })
-    };
-    match (part, info.dtype) {
-        ("qweight", _) => {
-            let scales = beside("scales")?;
-            let [.., groups, outputs] = scales.shape[..] else { return None };
-            let [.., rows, columns] = info.shape[..] else { return None };
-            let bits = match beside("qzeros") {
-                Some(zeros) => (32 * last(zeros)?).checked_div(outputs)?,
-                None => 4,
-            };
-            let per_row = if columns == outputs { 32_usize.checked_div(bits)? } else { 1 };
-            integers(bits, rows * per_row, groups)
-        }
-        ("weight_packed", Dtype::I32) => {
-            integers(packed_bits, last(info)? * 32 / packed_bits, last(beside("weight_scale")?)?)
-        }
-        ("weight_packed" | "weight", Dtype::U8 | Dtype::I8) => {
-            let scales = scales()?;
-            if scales.dtype.bitsize() != 8 {
-                // Ternary, with one scale.
-                return (scales.shape == [1]).then(|| integers(2, last(info)?, 1)).flatten();
-            }
-            match (2 * last(info)?).checked_div(last(scales)?)? {
-                16 => Some(Format { mode: Mode::Nvfp4, bits: 4, group: 16 }),
-                32 => Some(Format { mode: Mode::Mxfp4, bits: 4, group: 32 }),
-                _ => Some(Format { mode: Mode::Mxfp8, bits: 8, group: 32 }),
-            }
-        }
-        ("weight", Dtype::F8_E4M3) => {
-            let scales = scales()?;
-            let is_exponent = scales.dtype.bitsize() == 8;
-            is_exponent.then_some(Format { mode: Mode::Mxfp8, bits: 8, group: 32 })
-        }
-        _ => None,
+    fn count_dtype(&mut self, info: &TensorInfo) {
+        *self.dtypes.entry(format!("{:?}", info.dtype)).or_default() += 1;
     }
 }

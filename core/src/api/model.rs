@@ -10,7 +10,7 @@ use crate::{
     },
     error::{Error, Result},
     families,
-    generate::{GenerateOptions, Score, next_logits, score},
+    generate::{Constraint, GenerateOptions, Score, next_logits, score},
     mlx,
     text::{ChatTemplate, Layout, Message, TemplateOptions, Tokenizer, text_only},
 };
@@ -197,11 +197,26 @@ impl Model {
         prompt: impl Into<Prompt>,
         options: &GenerateOptions,
     ) -> Result<Generation> {
+        self.generate_within(prompt.into(), options, None)
+    }
+
+    /// As [`Model::generate`], with a constraint on the tokens.
+    ///
+    /// # Errors
+    /// Those of [`Model::generate`]; the stream ends with [`Error::NothingAllowed`] where no token
+    /// is possible.
+    #[doc(hidden)]
+    pub fn generate_within(
+        &self,
+        prompt: Prompt,
+        options: &GenerateOptions,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<Generation> {
         self.check(options)?;
         let (id, session) = (self.id(), self.0.session);
         let limit = session.limit(self.0.info.context);
         let tokens = self.tokens_within(self.resolve(prompt), limit)?;
-        let request = self.request(tokens, options, limit);
+        let request = Request { constraint, ..self.request(tokens, options, limit) };
         Ok(request.start(move || {
             let loaded = find(id)?;
             let slot =
@@ -234,6 +249,7 @@ impl Model {
                 max_tokens: options.max_tokens.min(room),
                 ..options.clone()
             },
+            constraint: None,
             end_tokens: self.0.end_tokens.clone(),
             tokenizer: self.0.tokenizer.clone(),
         }

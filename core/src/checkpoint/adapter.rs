@@ -1,11 +1,11 @@
-//! Adapters: what fine-tuning adds to a model or changes in it, in a folder of its own, as
+//! Adapters: the results of fine-tuning, LoRA, DoRA or whole tensors, in a folder of their own, as
 //! [mlx-lm](https://github.com/ml-explore/mlx-lm/blob/main/mlx_lm/LORA.md) or
 //! [PEFT](https://github.com/huggingface/peft) writes it.
 //!
 //! mlx-lm names tensors by its own modules, PEFT by those of transformers, and a checkpoint has the
-//! names of one of them. So an adapter fits wherever the two agree, wrappers and stacks of experts
-//! aside; what mlx-lm renames when it reads a published checkpoint wants one that it has converted.
-//! A tensor that finds no place is an error.
+//! names of one of them. So an adapter fits wherever the two agree, up to wrappers and stacks of
+//! experts. Where mlx-lm renames the modules of a published checkpoint, its adapters fit only a
+//! checkpoint that mlx-lm has converted. A tensor that matches no matrix is an error.
 
 use crate::{
     checkpoint::{
@@ -28,10 +28,10 @@ const CONFIG: &str = "adapter_config.json";
 const MLX_LM: &str = "adapters.safetensors";
 const PEFT: &str = "adapter_model.safetensors";
 
-/// The files of which an adapter has two.
+/// The files of adapters: the config, and the tensors of either tool.
 pub(crate) const FILES: [&str; 3] = [CONFIG, MLX_LM, PEFT];
 
-/// Fields of PEFT's config that change what an adapter is, unless they are off.
+/// Fields of PEFT's config that change the computation, unless they are off.
 const OFF: &[&str] = &[
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -50,30 +50,30 @@ const OFF: &[&str] = &[
     "velora_config",
 ];
 
-/// Ways to begin that leave the matrices of the model as they are.
-const BEGINNINGS: &[&str] = &["eva", "gaussian", "orthogonal"];
+/// Initializations that leave the matrices of the model as they are.
+const INITIALIZATIONS: &[&str] = &["eva", "gaussian", "orthogonal"];
 
-/// An adapter on its way into a model.
+/// An adapter, while a model is read.
 pub(crate) struct Adapter {
     file: PathBuf,
     unread: RefCell<BTreeMap<String, Tensor>>,
-    /// Nothing in a full fine-tune.
-    pub product: Option<Product>,
+    /// `None` for a full fine-tune.
+    pub lora: Option<Lora>,
     is_peft: bool,
 }
 
 struct Tensor {
-    /// As the file has it.
+    /// Its name in the file.
     name: String,
     values: Array,
 }
 
-/// What its products of two factors have in common.
+/// The common facts of all LoRA deltas.
 #[derive(Clone, Copy)]
-pub(crate) struct Product {
+pub(crate) struct Lora {
     pub rank: i32,
-    pub scale: f32,
-    /// Whether rows get other lengths too.
+    scale: f32,
+    /// Whether it is a DoRA.
     has_magnitude: bool,
 }
 
@@ -96,7 +96,7 @@ struct PeftConfig {
     use_dora: Option<bool>,
 }
 
-/// What tells an adapter from others.
+/// A text that differs between different adapters.
 ///
 /// # Errors
 /// As [`Files::fingerprint`].
@@ -110,11 +110,11 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a kind that is not supported, those of the file of tensors, and
-    /// [`Error::Adapter`] for two tensors of one place.
+    /// [`Error::Adapter`] for two tensors of one matrix.
     pub fn open(files: &Files) -> Result<Self> {
         let config = config(files)?;
         let (name, is_peft) = (file(&config), file(&config) == PEFT);
-        let product = if is_peft { Some(peft(&config)?) } else { mlx_lm(&config)? };
+        let lora = if is_peft { Some(peft(&config)?) } else { mlx_lm(&config)? };
         let mut unread = BTreeMap::<_, Tensor>::new();
         let file = files.path(name);
         for (name, values) in shards::file(files, name)? {
@@ -122,19 +122,19 @@ impl Adapter {
                 if is_peft { usual_peft(&name) } else { (usual(&name), false) };
             let values = if is_transposed { values.t() } else { values };
             if let Some(other) = unread.insert(usual, Tensor { name: name.clone(), values }) {
-                let reason = format!("`{name}` and `{}` are one place", other.name);
+                let reason = format!("`{name}` and `{}` name the same tensor", other.name);
                 return Err(Error::Adapter { file, reason });
             }
         }
-        Ok(Adapter { file, unread: RefCell::new(unread), product, is_peft })
+        Ok(Adapter { file, unread: RefCell::new(unread), lora, is_peft })
     }
 
-    /// Replaces tensors of a checkpoint by those that the adapter has as a whole.
+    /// Replaces tensors of a checkpoint by the whole tensors of the adapter.
     ///
     /// # Errors
     /// [`Error::TensorShape`].
     pub fn replace(&self, tensors: &mut HashMap<String, Array>) -> Result<()> {
-        if self.product.is_some() && !self.is_peft {
+        if self.lora.is_some() && !self.is_peft {
             return Ok(());
         }
         let mut unread = self.unread.borrow_mut();
@@ -148,18 +148,23 @@ impl Adapter {
         Ok(())
     }
 
-    /// Whether rows get other lengths.
-    pub fn has_magnitude(&self) -> bool {
-        self.product.is_some_and(|product| product.has_magnitude)
+    /// The factor of the LoRA deltas.
+    pub fn scale(&self) -> f32 {
+        self.lora.map_or(1.0, |lora| lora.scale)
     }
 
-    /// Whether what is added to a table of embeddings is added to the head that is tied to it:
+    /// Whether the adapter is a DoRA.
+    pub fn has_magnitude(&self) -> bool {
+        self.lora.is_some_and(|lora| lora.has_magnitude)
+    }
+
+    /// Whether the delta of a table of embeddings is also that of the head that is tied to it:
     /// mlx-lm has one module for both, transformers has two.
-    pub fn adds_to_tied_head(&self) -> bool {
+    pub fn adapts_tied_head(&self) -> bool {
         !self.is_peft
     }
 
-    /// Reads a tensor by the name that mlx-lm has for it, if it is there.
+    /// Takes a tensor by mlx-lm's name for it, if the adapter has it.
     ///
     /// # Errors
     /// [`Error::TensorShape`]; [`Error::Adapter`] when it holds integers.
@@ -180,12 +185,12 @@ impl Adapter {
         Error::Adapter { file: self.file.clone(), reason }
     }
 
-    /// An error about a tensor that it should have.
+    /// An error about a missing tensor.
     pub fn missing(&self, name: &str) -> Error {
         self.wrong(format!("has no tensor `{name}`"))
     }
 
-    /// An error if there are tensors that the model had no use for.
+    /// An error if the model has taken not all tensors.
     ///
     /// # Errors
     /// [`Error::Adapter`].
@@ -195,7 +200,7 @@ impl Adapter {
             return Ok(());
         }
         let names: Vec<String> = unread.into_values().map(|tensor| tensor.name).collect();
-        Err(self.wrong(format!("the model has no place for {}", List(&names))))
+        Err(self.wrong(format!("the model has no matrices for {}", List(&names))))
     }
 }
 
@@ -208,7 +213,7 @@ fn file(config: &Json) -> &'static str {
     if config.get("peft_type").is_some_and(|kind| !kind.is_null()) { PEFT } else { MLX_LM }
 }
 
-fn mlx_lm(config: &Json) -> Result<Option<Product>> {
+fn mlx_lm(config: &Json) -> Result<Option<Lora>> {
     let kind = match config.get("fine_tune_type") {
         None => Some("lora"),
         Some(kind) => kind.as_str(),
@@ -220,10 +225,10 @@ fn mlx_lm(config: &Json) -> Result<Option<Product>> {
         _ => return Err(unsupported("fine_tune_type", "not `lora`, `dora` or `full`")),
     };
     let MlxLmParameters { rank, scale } = read::<MlxLmConfig>(config)?.lora_parameters;
-    Ok(Some(Product { rank: *rank, scale: *scale, has_magnitude }))
+    Ok(Some(Lora { rank: *rank, scale: *scale, has_magnitude }))
 }
 
-fn peft(config: &Json) -> Result<Product> {
+fn peft(config: &Json) -> Result<Lora> {
     if config.get("peft_type").and_then(Json::as_str) != Some("LORA") {
         return Err(unsupported("peft_type", "only `LORA` is supported"));
     }
@@ -241,16 +246,16 @@ fn peft(config: &Json) -> Result<Product> {
         return Err(unsupported("bias", "only `none` is supported"));
     }
     if let Some(Json::String(way)) = config.get("init_lora_weights")
-        && !BEGINNINGS.contains(&&**way)
+        && !INITIALIZATIONS.contains(&&**way)
     {
-        let reason = format!("`{way}` changes the model before anything is added to it");
+        let reason = format!("`{way}` changes the matrices of the model");
         return Err(unsupported("init_lora_weights", &reason));
     }
     let PeftConfig { r, lora_alpha, use_rslora, use_dora } = read(config)?;
     let rank = f64::from(*r);
     let divisor = if use_rslora == Some(true) { rank.sqrt() } else { rank };
     let scale = (*lora_alpha / divisor) as f32;
-    Ok(Product { rank: *r, scale, has_magnitude: use_dora == Some(true) })
+    Ok(Lora { rank: *r, scale, has_magnitude: use_dora == Some(true) })
 }
 
 fn read<T: DeserializeOwned>(config: &Json) -> Result<T> {
@@ -272,8 +277,8 @@ fn misshaped(name: String, found: &Array, expected: &[i32]) -> Error {
     Error::TensorShape { name, found: found.shape().to_vec(), expected: expected.to_vec() }
 }
 
-/// A name as it is compared: without the wrappers of whole models, which converters nest in different
-/// ways, and with one word for experts in a stack.
+/// A name in the form in which names are compared: without the wrappers of whole models, which
+/// converters nest in different ways, and with one word for stacks of experts.
 fn usual(name: &str) -> String {
     let is_wrapper = |part: &&str| ["model", "language_model", "transformer"].contains(part);
     let mut parts: Vec<&str> = name.split('.').skip_while(is_wrapper).collect();
@@ -286,7 +291,7 @@ fn usual(name: &str) -> String {
     parts.join(".")
 }
 
-/// What mlx-lm would call a tensor of PEFT's, and whether it has it transposed.
+/// mlx-lm's name for a tensor of PEFT's, and whether mlx-lm stores it transposed.
 fn usual_peft(name: &str) -> (String, bool) {
     const SUFFIXES: &[(&str, &str, bool)] = &[
         (".lora_A.weight", ".lora_a", true),
@@ -294,7 +299,7 @@ fn usual_peft(name: &str) -> (String, bool) {
         (".lora_embedding_A", ".lora_a", true),
         (".lora_embedding_B", ".lora_b", true),
         (".lora_magnitude_vector", ".m", false),
-        // It saves a table of embeddings whole, beside what it adds to that.
+        // PEFT saves the whole table of embeddings beside its delta.
         (".base_layer.weight", ".weight", false),
     ];
     let name = usual(name.strip_prefix("base_model.model.").unwrap_or(name));
@@ -309,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_compared_as_tools_agree_on_them() {
+    fn names_of_both_tools_are_compared_without_wrappers() {
         for (one, other) in [
             ("model.layers.0.mlp.up_proj", "language_model.model.layers.0.mlp.up_proj"),
             ("model.layers.0.mlp.up_proj", "model.language_model.layers.0.mlp.up_proj"),

@@ -1,12 +1,15 @@
-//! Matrices as other tools than MLX pack them: AWQ, GPTQ, compressed-tensors, NVIDIA's ModelOpt,
-//! ternary weights, and 8-bit floats with scales.
+//! Matrices in the quantization formats of other tools than MLX: AWQ, GPTQ, compressed-tensors,
+//! NVIDIA's ModelOpt, ternary weights, and 8-bit floats with scales.
 //!
 //! Integers and 4-bit floats become formats of MLX that hold the same numbers. 8-bit floats become
 //! bfloat16, as in the reference, unless their scales are powers of two, which MLX has too. Each
-//! matrix is turned on its own and lazily, so that no model is in memory twice.
+//! matrix is converted on its own and lazily, so that no model is in memory twice.
 
 use crate::{
-    checkpoint::{quantization::Words, scope::Scope},
+    checkpoint::{
+        quantization::{Block, PackedLayout},
+        scope::Scope,
+    },
     error::{Error, Result},
     mlx::{
         self,
@@ -16,41 +19,65 @@ use crate::{
 };
 use mlx_rs::{Array, Dtype, ops};
 
-/// Where a word of AWQ has the first, second … of its eight outputs.
+/// The places of the first, second … of the eight outputs that AWQ packs into one integer.
 const AWQ_PLACES: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// What these tools call the factor of a whole matrix of 4-bit floats: by the first one they are
-/// divided, by the second multiplied.
+/// The names of the global scale of a matrix of 4-bit floats. The elements are divided by that of
+/// compressed-tensors, and multiplied by that of ModelOpt.
 const COMPRESSED_TENSORS: &str = "weight_global_scale";
 pub(crate) const MODEL_OPT: &str = "weight_scale_2";
 
 /// The blocks of 8-bit floats where the config does not say.
-const BLOCK: (i32, i32) = (128, 128);
+const BLOCK: Block = Block { rows: 128, columns: 128 };
 
-/// A matrix, or a stack of them.
-pub(super) struct Shape<'a> {
+/// The shape of a matrix, or of a stack of matrices.
+pub(super) struct MatrixShape<'a> {
     pub stack: &'a [i32],
     pub output: i32,
     pub input: i32,
+    /// Whether each half of the outputs may have its own global scale.
+    pub has_halves: bool,
 }
 
-impl Shape<'_> {
-    /// The same stack of other matrices.
-    pub fn of(&self, matrix: &[i32]) -> Vec<i32> {
+/// An axis of a tensor, counted from the last one.
+pub(super) struct Axis<'a> {
+    pub name: &'a str,
+    pub from_last: usize,
+}
+
+/// The tensors beside 4-bit floats.
+pub(super) struct FloatNames<'a> {
+    pub scales: &'a str,
+    pub global_scale: &'a str,
+}
+
+impl<'a> MatrixShape<'a> {
+    /// From `[…, output, input]`.
+    pub fn of(shape: &'a [i32]) -> Result<Self> {
+        let [stack @ .., output, input] = shape else {
+            return Err(Error::Internal(format!("{shape:?} is not the shape of a matrix")));
+        };
+        Ok(MatrixShape { stack, output: *output, input: *input, has_halves: false })
+    }
+
+    /// The shape of the same stack of other matrices.
+    pub fn with(&self, matrix: &[i32]) -> Vec<i32> {
         [self.stack, matrix].concat()
+    }
+
+    pub fn elements(&self) -> u64 {
+        self.with(&[self.output, self.input]).iter().map(|size| *size as u64).product()
     }
 }
 
 impl Scope {
-    /// The matrix `weight` here, if another tool packed it.
-    pub(super) fn foreign_matrix(&self, shape: &[i32]) -> Result<Option<Matrix>> {
-        let [stack @ .., output, input] = shape else { return Ok(None) };
-        let m = &Shape { stack, output: *output, input: *input };
+    /// The matrix `weight` here, if it is in the format of another tool.
+    pub(super) fn foreign_matrix(&self, m: &MatrixShape) -> Result<Option<Matrix>> {
         let scales = ["weight_scale_inv", "weight_scale", "scale"];
         let scale = scales.into_iter().find(|name| self.has(name));
         let is_bytes = |name| self.dtype(name) == Some(Dtype::Uint8);
         let matrix = if self.has("qweight") {
-            self.words(m)?
+            self.packed_outputs(m)?
         } else if self.has("blocks") {
             self.four_bit_floats(m, "blocks", "scales")?
         } else if is_bytes("weight_packed") {
@@ -77,16 +104,12 @@ impl Scope {
         Error::Quantization { path: self.full_name(name), reason: reason.into() }
     }
 
-    /// How many groups of inputs have scales of their own: the length of an axis that is counted
-    /// from the last one. A group must be a multiple of `unit`.
-    pub(super) fn groups(
-        &self,
-        m: &Shape,
-        (scales, axis): (&str, usize),
-        unit: i32,
-    ) -> Result<i32> {
+    /// How many groups of inputs have scales of their own: the length of an axis of the scales. The
+    /// size of a group must be a multiple of `unit`.
+    pub(super) fn groups(&self, m: &MatrixShape, axis: Axis, unit: i32) -> Result<i32> {
+        let scales = axis.name;
         let shape = self.shape(scales).ok_or(Error::MissingTensor(self.full_name(scales)))?;
-        let groups = shape.iter().rev().nth(axis).copied().unwrap_or(0);
+        let groups = shape.iter().rev().nth(axis.from_last).copied().unwrap_or(0);
         if groups > 0 && m.input >= groups && m.input % (groups * unit) == 0 {
             return Ok(groups);
         }
@@ -96,32 +119,33 @@ impl Scope {
         Err(self.refuse(scales, reason))
     }
 
-    /// The bits of integers of which `length` words hold as many as there are inputs.
-    fn bits(&self, m: &Shape, name: &str, length: Option<i32>) -> Result<i32> {
-        // Others straddle words.
+    /// The bits of integers of which `length` 32-bit words hold as many as there are inputs.
+    fn bits(&self, m: &MatrixShape, name: &str, length: Option<i32>) -> Result<i32> {
+        // Integers of other sizes straddle words.
         let fits = |bits: &i32| m.input % (32 / bits) == 0 && length == Some(m.input / (32 / bits));
         [2, 4, 8].into_iter().find(fits).ok_or_else(|| {
             let shape = self.shape(name).unwrap_or_default();
             let reason =
-                format!("{shape:?} words do not hold {} inputs in 2, 4 or 8 bits", m.input);
+                format!("{shape:?} 32-bit words do not hold {} inputs in 2, 4 or 8 bits", m.input);
             self.refuse(name, reason)
         })
     }
 
-    /// How many words hold an integer for each output.
-    fn narrow(&self, m: &Shape, name: &str, bits: i32) -> Result<i32> {
+    /// How many 32-bit words hold one integer for each output.
+    fn packed_length(&self, m: &MatrixShape, name: &str, bits: i32) -> Result<i32> {
         if m.output % (32 / bits) == 0 {
             return Ok(m.output / (32 / bits));
         }
-        Err(self.refuse(name, format!("{} outputs of {bits} bits fill no words", m.output)))
+        Err(self
+            .refuse(name, format!("{} outputs of {bits} bits do not fill 32-bit words", m.output)))
     }
 
-    /// An error if inputs are not in the order of their groups: MLX could not multiply them.
-    fn check_order(&self, m: &Shape, name: &str, groups: i32) -> Result<()> {
+    /// An error unless inputs are in the order of their groups, as MLX needs them.
+    fn check_order(&self, m: &MatrixShape, name: &str, groups: i32) -> Result<()> {
         if !self.has(name) {
             return Ok(());
         }
-        let index = self.take_as(name, &m.of(&[m.input]), Dtype::Int32)?;
+        let index = self.take_as(name, &m.with(&[m.input]), Dtype::Int32)?;
         let group = m.input / groups;
         let in_order = (0..m.input).map(move |input| input / group).cycle();
         let reordered =
@@ -135,34 +159,34 @@ impl Scope {
     }
 
     /// AWQ and GPTQ.
-    fn words(&self, m: &Shape) -> Result<Matrix> {
+    fn packed_outputs(&self, m: &MatrixShape) -> Result<Matrix> {
         let said = self.quantization();
-        let Some(words) = said.words else {
+        let Some(layout) = said.layout else {
             return Err(self.refuse("qweight", "the config says neither `awq` nor `gptq`"));
         };
-        let length = self.shape("qweight").and_then(|shape| shape.iter().rev().nth(1).copied());
-        let bits = if words == Words::Awq { 4 } else { self.bits(m, "qweight", length)? };
-        let groups = self.groups(m, ("scales", 1), 32)?;
+        let rows = self.shape("qweight").and_then(|shape| shape.iter().rev().nth(1).copied());
+        let bits = if layout == PackedLayout::Awq { 4 } else { self.bits(m, "qweight", rows)? };
+        let groups = self.groups(m, Axis { name: "scales", from_last: 1 }, 32)?;
         self.check_order(m, "g_idx", groups)?;
-        let narrow = self.narrow(m, "qzeros", bits)?;
+        let length = self.packed_length(m, "qzeros", bits)?;
         let zeros = if self.has("qzeros") || said.has_zeros {
-            let zeros = self.take_as("qzeros", &m.of(&[groups, narrow]), Dtype::Int32)?;
+            let zeros = self.take_as("qzeros", &m.with(&[groups, length]), Dtype::Int32)?;
             Some(zeros.view_dtype(Dtype::Uint32)?)
         } else {
             None
         };
-        let (weight, zeros) = match words {
-            Words::Awq => {
-                let weight = self.take_as("qweight", &m.of(&[m.input, narrow]), Dtype::Int32)?;
+        let (weight, zeros) = match layout {
+            PackedLayout::Awq => {
+                let weight = self.take_as("qweight", &m.with(&[m.input, length]), Dtype::Int32)?;
                 let zeros = zeros.map(|zeros| unpack(&zeros, &AWQ_PLACES, 4)).transpose()?;
                 (transpose_awq(m, &weight.view_dtype(Dtype::Uint32)?)?, zeros)
             }
-            Words::Gptq | Words::GptqV2 => {
-                let shape = m.of(&[m.input / (32 / bits), m.output]);
+            PackedLayout::Gptq | PackedLayout::GptqV2 => {
+                let shape = m.with(&[m.input / (32 / bits), m.output]);
                 let weight = self.take_as("qweight", &shape, Dtype::Int32)?;
                 let zeros = match zeros {
-                    // Whole words, as the tool itself does it, and so with what it carries over.
-                    Some(zeros) if words == Words::Gptq => {
+                    // The tool adds one to whole words, with carries from integer to integer.
+                    Some(zeros) if layout == PackedLayout::Gptq => {
                         Some(zeros.add(Array::from_slice(&[u32::MAX / ((1 << bits) - 1)], &[]))?)
                     }
                     zeros => zeros,
@@ -171,21 +195,21 @@ impl Scope {
                 (transposed(&weight.view_dtype(Dtype::Uint32)?)?, zeros)
             }
         };
-        let scales = transposed(&self.take("scales", &m.of(&[groups, m.output]))?)?;
+        let scales = transposed(&self.take("scales", &m.with(&[groups, m.output]))?)?;
         affine(m, bits, weight, &scales, zeros.map(|zeros| transposed(&zeros)).transpose()?)
     }
 
     /// Integers of compressed-tensors.
-    fn packed_integers(&self, m: &Shape) -> Result<Matrix> {
-        let length = self.shape("weight_packed").and_then(|shape| shape.last().copied());
-        let bits = self.bits(m, "weight_packed", length)?;
-        let groups = self.groups(m, ("weight_scale", 0), 32)?;
+    fn packed_integers(&self, m: &MatrixShape) -> Result<Matrix> {
+        let columns = self.shape("weight_packed").and_then(|shape| shape.last().copied());
+        let bits = self.bits(m, "weight_packed", columns)?;
+        let groups = self.groups(m, Axis { name: "weight_scale", from_last: 0 }, 32)?;
         self.check_order(m, "weight_g_idx", groups)?;
-        let shape = m.of(&[m.output, m.input / (32 / bits)]);
+        let shape = m.with(&[m.output, m.input / (32 / bits)]);
         let weight = self.take_as("weight_packed", &shape, Dtype::Int32)?;
         let zeros = if self.has("weight_zero_point") || self.quantization().has_zeros {
-            let narrow = self.narrow(m, "weight_zero_point", bits)?;
-            let shape = m.of(&[narrow, groups]);
+            let length = self.packed_length(m, "weight_zero_point", bits)?;
+            let shape = m.with(&[length, groups]);
             let zeros = self.take_as("weight_zero_point", &shape, Dtype::Int32)?;
             Some(transposed(&unpack_in_order(
                 &transposed(&zeros.view_dtype(Dtype::Uint32)?)?,
@@ -194,24 +218,26 @@ impl Scope {
         } else {
             None
         };
-        let scales = self.take("weight_scale", &m.of(&[m.output, groups]))?;
+        let scales = self.take("weight_scale", &m.with(&[m.output, groups]))?;
         affine(m, bits, weight.view_dtype(Dtype::Uint32)?, &scales, zeros)
     }
 
-    /// -1, 0 and 1, each plus one: a byte has those of rows `r`, `r + output / 4` and so on, from its
-    /// lowest bits up.
-    fn ternary(&self, m: &Shape) -> Result<Matrix> {
+    /// BitNet: -1, 0 and 1, stored plus one in two bits each. A byte holds the elements of the rows
+    /// `r`, `r + output / 4` and so on, from its lowest bits up.
+    fn ternary(&self, m: &MatrixShape) -> Result<Matrix> {
         let Some(group) = [128, 64, 32].into_iter().find(|group| m.input % group == 0) else {
-            return Err(self.refuse("weight", format!("{} inputs make no groups of 32", m.input)));
+            return Err(
+                self.refuse("weight", format!("{} inputs are not a multiple of 32", m.input))
+            );
         };
-        let bytes = self.take_bytes("weight", &m.of(&[m.output / 4, m.input]))?;
-        let words = bytes.view_dtype(Dtype::Uint32)?;
-        let words = words.reshape(&m.of(&[m.output / 4, m.input / 16, 4, 1]))?;
+        let bytes = self.take_bytes("weight", &m.with(&[m.output / 4, m.input]))?;
+        let packed = bytes.view_dtype(Dtype::Uint32)?;
+        let packed = packed.reshape(&m.with(&[m.output / 4, m.input / 16, 4, 1]))?;
         let places: Vec<u32> = (0..16).map(|input| 2 * input).collect();
         let places = Array::from_slice(&places, &[4, 4]);
         let quarter = |row: u32| -> Result<Array> {
             let shifts = Array::from_slice(&[0, 8, 16, 24].map(|byte| byte + 2 * row), &[4]);
-            let codes = mlx::shift_left(&mlx::bits(&words, &shifts, &mask(2))?, &places)?;
+            let codes = mlx::shift_left(&mlx::bits(&packed, &shifts, &mask(2))?, &places)?;
             Ok(codes.sum_axes(&[-1, -2], false)?.as_dtype(Dtype::Uint32)?)
         };
         let quarters = (0..4).map(quarter).collect::<Result<Vec<_>>>()?;
@@ -225,7 +251,7 @@ impl Scope {
             (scale, None)
         };
         let scales =
-            ops::broadcast_to(&scale, &m.of(&[m.output, m.input / group]))?.contiguous()?;
+            ops::broadcast_to(&scale, &m.with(&[m.output, m.input / group]))?.contiguous()?;
         Ok(Matrix::Quantized(Quantized {
             weight: ops::concatenate(&quarters, -2)?,
             biases: Some(scales.negative()?),
@@ -235,56 +261,60 @@ impl Scope {
         }))
     }
 
-    /// Pairs of 4-bit floats with 8-bit scales; those of 16 with a factor of the whole matrix.
-    fn four_bit_floats(&self, m: &Shape, name: &str, scale: &str) -> Result<Matrix> {
-        let groups = self.groups(m, (scale, 0), 16)?;
-        let shape = m.of(&[m.output, m.input / 2]);
+    /// Pairs of 4-bit floats with 8-bit scales: mxfp4, and nvfp4 with a global scale.
+    fn four_bit_floats(&self, m: &MatrixShape, name: &str, scale: &str) -> Result<Matrix> {
+        let groups = self.groups(m, Axis { name: scale, from_last: 0 }, 16)?;
+        let shape = m.with(&[m.output, m.input / 2]);
         let bytes = match name {
             "blocks" => {
-                let blocks = m.of(&[m.output, groups, m.input / groups / 2]);
+                let blocks = m.with(&[m.output, groups, m.input / groups / 2]);
                 self.take_bytes(name, &blocks)?.reshape(&shape)?
             }
-            // Some tools call any byte a signed one.
+            // Some tools give every byte a signed type.
             _ if self.dtype(name) == Some(Dtype::Int8) => {
                 self.take_as(name, &shape, Dtype::Int8)?.view_dtype(Dtype::Uint8)?
             }
             _ => self.take_bytes(name, &shape)?,
         };
-        let scales = self.take_bytes(scale, &m.of(&[m.output, groups]))?;
-        let factor = if name == "weight_packed" { COMPRESSED_TENSORS } else { MODEL_OPT };
-        self.pairs(m, bytes, scales, [scale, factor])
+        let scales = self.take_bytes(scale, &m.with(&[m.output, groups]))?;
+        let global_scale = if name == "weight_packed" { COMPRESSED_TENSORS } else { MODEL_OPT };
+        self.pack_four_bit_floats(m, bytes, scales, FloatNames { scales: scale, global_scale })
     }
 
-    /// Those pairs `[…, output, input / 2]` with their scales `[…, output, groups]`; the names are
-    /// those of the scales and of the factor.
-    pub(super) fn pairs(
+    /// A matrix of pairs `[…, output, input / 2]` of 4-bit floats and scales `[…, output, groups]`.
+    pub(super) fn pack_four_bit_floats(
         &self,
-        m: &Shape,
+        m: &MatrixShape,
         bytes: Array,
         scales: Array,
-        [name, factor]: [&str; 2],
+        names: FloatNames,
     ) -> Result<Matrix> {
         let format = match m.input / scales.dim(-1) {
             16 => Format { mode: Mode::Nvfp4, bits: 4, group: 16 },
             32 => Format { mode: Mode::Mxfp4, bits: 4, group: 32 },
             group => {
                 let reason = format!("4-bit floats in groups of {group} are no format of MLX");
-                return Err(self.refuse(name, reason));
+                return Err(self.refuse(names.scales, reason));
             }
         };
         let global_scale = match format.mode {
             Mode::Mxfp4 => None,
-            _ if factor == COMPRESSED_TENSORS => {
-                Some(Array::from_f32(1.0).divide(self.factor(factor, m.stack)?)?)
+            _ if names.global_scale == COMPRESSED_TENSORS => {
+                let divisor = self.factor(COMPRESSED_TENSORS, m.stack)?;
+                Some(Array::from_f32(1.0).divide(divisor)?)
             }
-            _ => Some(self.factor(factor, m.stack)?),
+            _ => {
+                let halves = m.with(&[]).into_iter().chain([2]).collect::<Vec<_>>();
+                let has_two = m.has_halves && self.shape(MODEL_OPT).as_ref() == Some(&halves);
+                Some(self.factor(MODEL_OPT, if has_two { &halves } else { m.stack })?)
+            }
         };
         let weight = bytes.view_dtype(Dtype::Uint32)?;
         Ok(Matrix::Quantized(Quantized { weight, scales, biases: None, global_scale, format }))
     }
 
-    /// A factor of a matrix as `[]`, or of each matrix of a stack as `[stack]`, in float32; one may
-    /// stand for all.
+    /// A factor of a matrix as `[]`, or of each matrix of a stack as `[stack]`, in float32; the file
+    /// may have one for all of them.
     pub(crate) fn factor(&self, name: &str, stack: &[i32]) -> Result<Array> {
         let tensor = self.take_any(name)?;
         let ones = tensor.shape().len().saturating_sub(stack.len());
@@ -303,31 +333,33 @@ impl Scope {
     }
 
     /// 8-bit floats with scales of whole matrices, of rows, of blocks, or of 32 elements.
-    fn eight_bit_floats(&self, m: &Shape, scale: &str) -> Result<Matrix> {
-        let whole = m.of(&[m.output, m.input]);
+    fn eight_bit_floats(&self, m: &MatrixShape, scale: &str) -> Result<Matrix> {
+        let whole = m.with(&[m.output, m.input]);
         let weight = self.take_bytes("weight", &whole)?;
         let scales = self.take_any(scale)?;
         let block = self.quantization().block.unwrap_or(BLOCK);
-        let powers_of_two = self.quantization().powers_of_two && block == (32, 32);
-        let block = (block.0.min(m.output).max(1), block.1.min(m.input).max(1));
-        let blocks = m.of(&[(m.output - 1) / block.0 + 1, (m.input - 1) / block.1 + 1]);
+        let powers_of_two =
+            self.quantization().powers_of_two && block == Block { rows: 32, columns: 32 };
+        let block = block.within(m.output, m.input);
+        let blocks = m.with(&block.counts(m.output, m.input));
         if scales.dtype() == Dtype::Uint8 {
-            return self.microscaled(m, weight, scales, (scale, block));
+            return self.microscaled(m, weight, BlockScales { name: scale, values: scales, block });
         }
         if !mlx::is_floating(&scales) {
             return Err(self.refuse(scale, format!("holds {:?}, no scales", scales.dtype())));
         }
         if powers_of_two && scales.shape() == blocks {
             let exponents = scales.as_dtype(Dtype::Float32)?.log2()?.add(Array::from_f32(127.0))?;
-            return self.microscaled(m, weight, exponents.as_dtype(Dtype::Uint8)?, (scale, block));
+            let values = exponents.as_dtype(Dtype::Uint8)?;
+            return self.microscaled(m, weight, BlockScales { name: scale, values, block });
         }
         let weight = weight.from_fp8(Dtype::Bfloat16)?;
         let stack: i32 = m.stack.iter().product();
         let dense = if scales.size() == 1 {
             weight.multiply(scales.reshape(&[])?)?
         } else if scales.size() == stack as usize {
-            weight.multiply(scales.reshape(&m.of(&[1, 1]))?)?
-        } else if scales.shape() == m.of(&[m.output, 1]) {
+            weight.multiply(scales.reshape(&m.with(&[1, 1]))?)?
+        } else if scales.shape() == m.with(&[m.output, 1]) {
             weight.multiply(scales)?
         } else if scales.shape() == blocks {
             by_block(m, &weight, &scales, block)?
@@ -337,23 +369,18 @@ impl Scope {
         Ok(Matrix::Dense(dense.as_dtype(Dtype::Bfloat16)?))
     }
 
-    /// 8-bit floats with the exponents of their scales, for 32 inputs or for a block, in MLX's format.
-    fn microscaled(
-        &self,
-        m: &Shape,
-        weight: Array,
-        exponents: Array,
-        (name, block): (&str, (i32, i32)),
-    ) -> Result<Matrix> {
-        let expected = m.of(&[m.output, m.input / 32]);
-        let blocks = m.of(&[(m.output - 1) / block.0 + 1, (m.input - 1) / block.1 + 1]);
+    /// mxfp8: 8-bit floats with the exponents of their scales, one for 32 inputs or for a block.
+    fn microscaled(&self, m: &MatrixShape, weight: Array, scales: BlockScales) -> Result<Matrix> {
+        let BlockScales { name, values: exponents, block } = scales;
+        let expected = m.with(&[m.output, m.input / 32]);
+        let blocks = m.with(&block.counts(m.output, m.input));
         let fits = m.input % 32 == 0;
         let scales = if fits && exponents.shape() == expected {
             exponents
-        } else if fits && block.1 % 32 == 0 && exponents.shape() == blocks {
+        } else if fits && block.columns % 32 == 0 && exponents.shape() == blocks {
             let axis = m.stack.len();
-            let rows = mlx::slice(&repeat(&exponents, axis, block.0)?, axis, 0, m.output)?;
-            let columns = repeat(&rows, axis + 1, block.1 / 32)?;
+            let rows = mlx::slice(&repeat(&exponents, axis, block.rows)?, axis, 0, m.output)?;
+            let columns = repeat(&rows, axis + 1, block.columns / 32)?;
             mlx::slice(&columns, axis + 1, 0, m.input / 32)?.contiguous()?
         } else {
             return Err(self.misshaped(name, &exponents, &expected));
@@ -368,10 +395,17 @@ impl Scope {
     }
 }
 
-/// `(weight - zeros) · scales` of integers of so many bits, with a scale and a zero for each group;
-/// the zero is in the middle if there are none.
+/// Scales of blocks of 8-bit floats.
+struct BlockScales<'a> {
+    name: &'a str,
+    values: Array,
+    block: Block,
+}
+
+/// `(weight - zeros) · scales` of integers of `bits` bits, with a scale and a zero point for each
+/// group; without zero points the zero is in the middle.
 fn affine(
-    m: &Shape,
+    m: &MatrixShape,
     bits: i32,
     weight: Array,
     scales: &Array,
@@ -410,31 +444,32 @@ fn repeat(a: &Array, axis: usize, count: i32) -> Result<Array> {
     Ok(ops::broadcast_to(a.expand_dims(axis as i32 + 1)?, &wide)?.reshape(&joined)?)
 }
 
-/// Words `[…, n]` to the integers `[…, n · places]` at these places.
-fn unpack(words: &Array, places: &[u32], bits: i32) -> Result<Array> {
+/// Packed integers `[…, n]` to the integers `[…, n · places]` at these places.
+fn unpack(packed: &Array, places: &[u32], bits: i32) -> Result<Array> {
     let shifts: Vec<u32> = places.iter().map(|place| place * bits as u32).collect();
     let shifts = Array::from_slice(&shifts, &[shifts.len() as i32]);
-    let integers = mlx::bits(&words.expand_dims(-1)?, &shifts, &mask(bits))?;
-    let mut shape = words.shape().to_vec();
+    let integers = mlx::bits(&packed.expand_dims(-1)?, &shifts, &mask(bits))?;
+    let mut shape = packed.shape().to_vec();
     if let Some(last) = shape.last_mut() {
         *last *= places.len() as i32;
     }
     Ok(integers.reshape(&shape)?)
 }
 
-fn unpack_in_order(words: &Array, bits: i32) -> Result<Array> {
+fn unpack_in_order(packed: &Array, bits: i32) -> Result<Array> {
     let places: Vec<u32> = (0..32 / bits as u32).collect();
-    unpack(words, &places, bits)
+    unpack(packed, &places, bits)
 }
 
 fn mask(bits: i32) -> Array {
     Array::from_slice(&[(1_u32 << bits) - 1], &[])
 }
 
-/// Words of eight outputs `[…, input, output / 8]` to words of eight inputs `[…, output, input / 8]`.
-/// One output of all words at a time, so that the integers never stand unpacked in memory.
-fn transpose_awq(m: &Shape, words: &Array) -> Result<Array> {
-    let eights = words.reshape(&m.of(&[m.input / 8, 8, m.output / 8]))?;
+/// Integers packed by eight outputs `[…, input, output / 8]` to the same packed by eight inputs
+/// `[…, output, input / 8]`. The device converts one output of each eight at a time, so that the
+/// integers never take the memory of unpacked ones.
+fn transpose_awq(m: &MatrixShape, packed: &Array) -> Result<Array> {
+    let eights = packed.reshape(&m.with(&[m.input / 8, 8, m.output / 8]))?;
     let places: Vec<u32> = (0..8).map(|place| 4 * place).collect();
     let places = Array::from_slice(&places, &[8, 1]);
     let outputs = AWQ_PLACES.map(|place| -> Result<Array> {
@@ -443,13 +478,13 @@ fn transpose_awq(m: &Shape, words: &Array) -> Result<Array> {
         Ok(mlx::shift_left(&integers, &places)?.sum_axis(-2, false)?.as_dtype(Dtype::Uint32)?)
     });
     let outputs = outputs.into_iter().collect::<Result<Vec<_>>>()?;
-    transposed(&ops::stack(&outputs, -1)?.reshape(&m.of(&[m.input / 8, m.output]))?)
+    transposed(&ops::stack(&outputs, -1)?.reshape(&m.with(&[m.input / 8, m.output]))?)
 }
 
 /// Blocks of a matrix times their scales; the last ones may be partial.
-fn by_block(m: &Shape, weight: &Array, scales: &Array, block: (i32, i32)) -> Result<Array> {
+fn by_block(m: &MatrixShape, weight: &Array, scales: &Array, block: Block) -> Result<Array> {
     let (rows, columns) = (scales.dim(-2), scales.dim(-1));
-    let (height, width) = (rows * block.0, columns * block.1);
+    let (height, width) = (rows * block.rows, columns * block.columns);
     let is_partial = (height, width) != (m.output, m.input);
     let padded = if is_partial {
         let mut pads = vec![(0, 0); m.stack.len()];
@@ -459,9 +494,9 @@ fn by_block(m: &Shape, weight: &Array, scales: &Array, block: (i32, i32)) -> Res
         weight.clone()
     };
     let scaled = padded
-        .reshape(&m.of(&[rows, block.0, columns, block.1]))?
-        .multiply(scales.reshape(&m.of(&[rows, 1, columns, 1]))?)?
-        .reshape(&m.of(&[height, width]))?;
+        .reshape(&m.with(&[rows, block.rows, columns, block.columns]))?
+        .multiply(scales.reshape(&m.with(&[rows, 1, columns, 1]))?)?
+        .reshape(&m.with(&[height, width]))?;
     if !is_partial {
         return Ok(scaled);
     }

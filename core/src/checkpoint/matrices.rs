@@ -3,7 +3,7 @@
 
 use crate::{
     checkpoint::{
-        foreign::{MODEL_OPT, Shape, transposed},
+        foreign::{Axis, FloatNames, MODEL_OPT, MatrixShape, transposed},
         scope::Scope,
     },
     error::{Error, Result},
@@ -59,145 +59,133 @@ impl Scope {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn matrix(&self, shape: &[i32]) -> Result<Matrix> {
-        if self.is_transposed {
-            return Scope { is_transposed: false, ..self.clone() }.transposed_matrix(shape);
-        }
-        match self.foreign_matrix(shape)? {
-            Some(matrix) => Ok(matrix),
-            None => self.own_matrix(shape),
-        }
+        self.read_matrix(&MatrixShape::of(shape)?)
     }
 
     /// As [`Scope::matrix`], for rows of which the first half and the second are matrices of their
-    /// own, such as gates and values.
+    /// own, such as gate and up projections. ModelOpt may give each half its own global scale.
     ///
     /// # Errors
     /// As [`Scope::linear`].
     pub fn halves(&self, shape: &[i32]) -> Result<[Matrix; 2]> {
-        let (stack, rows) = (&shape[..shape.len() - 2], shape[shape.len() - 2]);
-        let each = [stack, &[2]].concat();
-        let column = |factors: &Array, i| -> Result<Array> {
-            Ok(mlx::slice(factors, stack.len(), i, i + 1)?.reshape(stack)?)
-        };
-        let mut factors = None;
-        if self.shape(MODEL_OPT).is_some_and(|shape| shape == each) {
-            let own = self.factor(MODEL_OPT, &each)?;
-            // One stands for both until the rows are told apart.
-            let (name, first) = (self.name(MODEL_OPT), column(&own, 0)?);
-            self.store.unread.borrow_mut().insert(name, first);
-            factors = Some(own);
-        }
-        let both = self.matrix(shape)?;
+        let m = MatrixShape { has_halves: true, ..MatrixShape::of(shape)? };
+        let (both, rows, axis) = (self.read_matrix(&m)?, m.output / 2, m.stack.len());
         let half = |i: i32| -> Result<Matrix> {
-            let mut half = both.rows(1, i * (rows / 2), (i + 1) * (rows / 2))?;
-            if let (Some(factors), Matrix::Quantized(half)) = (&factors, &mut half) {
-                half.global_scale = Some(column(factors, i)?);
+            let mut half = both.rows(1, i * rows, (i + 1) * rows)?;
+            if let Matrix::Quantized(Quantized { global_scale: Some(scales), .. }) = &mut half
+                && scales.ndim() > axis
+            {
+                *scales = mlx::slice(scales, axis, i, i + 1)?.reshape(m.stack)?;
             }
             Ok(half)
         };
         Ok([half(0)?, half(1)?])
     }
 
-    /// As MLX writes it: quantized if there are `scales`.
-    fn own_matrix(&self, shape: &[i32]) -> Result<Matrix> {
-        let named = self.store.quantization.of(&self.path);
+    fn read_matrix(&self, m: &MatrixShape) -> Result<Matrix> {
+        self.recorded(m.elements(), || {
+            if self.is_transposed {
+                return Scope { is_transposed: false, ..self.clone() }.transposed_matrix(m);
+            }
+            match self.foreign_matrix(m)? {
+                Some(matrix) => Ok(matrix),
+                None => self.own_matrix(m),
+            }
+        })
+    }
+
+    /// A matrix as MLX stores it: quantized if there are `scales`.
+    fn own_matrix(&self, m: &MatrixShape) -> Result<Matrix> {
+        let stated = self.store.quantization.of(&self.path);
         if !self.has("scales") {
-            if let Some(Some(_)) = named {
+            if let Some(Some(_)) = stated {
                 return Err(Error::MissingTensor(self.name("scales")));
             }
-            return Ok(Matrix::Dense(self.take("weight", shape)?));
+            return Ok(Matrix::Dense(self.take("weight", &m.with(&[m.output, m.input]))?));
         }
-        let contradiction =
-            |reason: String| Error::Quantization { path: self.path.clone(), reason };
-        let (rows, input) = shape.split_at(shape.len() - 1);
-        let packed = |columns: i32| [rows, &[columns]].concat();
         let (weight, scales) = (self.take_any("weight")?, self.take_any("scales")?);
+        let format = self.own_format(m, &weight, &scales)?;
+        match stated {
+            Some(None) => {
+                return Err(self.contradiction("the config says false, but there are scales"));
+            }
+            Some(Some(stated)) if stated != format => {
+                let reason = format!("the config says {stated:?}, the tensors {format:?}");
+                return Err(self.contradiction(reason));
+            }
+            _ => {}
+        }
+        let global_scale = match self.has("global_scale") {
+            false => None,
+            true if format.mode == Mode::Nvfp4 => {
+                // The tensor holds the largest weight. The largest scale is 448, the largest element 6.
+                let largest = self.factor("global_scale", m.stack)?;
+                Some(largest.divide(Array::from_f32(448.0 * 6.0))?)
+            }
+            true => return Err(self.contradiction("only nvfp4 has a global scale")),
+        };
+        let biases = match format.mode {
+            Mode::Affine => Some(self.take("biases", scales.shape())?),
+            _ => None,
+        };
+        Ok(Matrix::Quantized(Quantized { weight, scales, biases, global_scale, format }))
+    }
+
+    /// The format of MLX that follows from the shapes and types of packed integers and their scales.
+    fn own_format(&self, m: &MatrixShape, weight: &Array, scales: &Array) -> Result<Format> {
         let (columns, groups) = (weight.dim(-1), scales.dim(-1));
         if weight.dtype() != Dtype::Uint32 {
             let reason = format!("the weight holds {:?}, but there are scales", weight.dtype());
-            return Err(contradiction(reason));
+            return Err(self.contradiction(reason));
         }
-        if weight.shape() != packed(columns) {
-            return Err(self.misshaped("weight", &weight, shape));
+        if weight.shape() != m.with(&[m.output, columns]) {
+            return Err(self.misshaped("weight", weight, &m.with(&[m.output, m.input])));
         }
-        if scales.shape() != packed(groups) || groups == 0 {
-            return Err(self.misshaped("scales", &scales, &packed(groups)));
+        let expected = m.with(&[m.output, groups]);
+        if scales.shape() != expected || groups == 0 {
+            return Err(self.misshaped("scales", scales, &expected));
         }
-        let format = Format {
-            mode: Mode::Affine,
-            bits: (i64::from(columns) * 32 / i64::from(input[0])) as i32,
-            group: input[0] / groups,
-        };
-        let exact = i64::from(format.bits) * i64::from(input[0]) == i64::from(columns) * 32
-            && format.group * groups == input[0];
-        let is_float = scales.dtype() == Dtype::Uint8;
-        if !is_float && !mlx::is_floating(&scales) {
-            return Err(self.integers("scales", &scales));
+        let has_byte_scales = scales.dtype() == Dtype::Uint8;
+        if !has_byte_scales && !mlx::is_floating(scales) {
+            return Err(self.integers("scales", scales));
         }
-        let mode = match (is_float, format.bits, format.group) {
+        let (packed, input) = (i64::from(columns) * 32, i64::from(m.input));
+        let (bits, group) = ((packed / input) as i32, m.input / groups);
+        let is_exact = i64::from(bits) * input == packed && group * groups == m.input;
+        let mode = match (has_byte_scales, bits, group) {
             (false, 2 | 3 | 4 | 5 | 6 | 8, 32 | 64 | 128) => Some(Mode::Affine),
             (true, 4, 32) => Some(Mode::Mxfp4),
             (true, 8, 32) => Some(Mode::Mxfp8),
             (true, 4, 16) => Some(Mode::Nvfp4),
             _ => None,
         };
-        let Some(mode) = mode.filter(|_| exact) else {
-            let reason = format!(
-                "weight {:?} with {} scales {:?} is no format of MLX for {} inputs",
-                weight.shape(),
-                if is_float { "8-bit" } else { "wide" },
-                scales.shape(),
-                input[0]
-            );
-            return Err(contradiction(reason));
-        };
-        let format = Format { mode, ..format };
-        match named {
-            Some(None) => {
-                return Err(contradiction("the config says false, but there are scales".into()));
-            }
-            Some(Some(said)) if said != format => {
-                return Err(contradiction(format!(
-                    "the config says {said:?}, the tensors {format:?}"
-                )));
-            }
-            _ => {}
-        }
-        let global_scale = match self.has("global_scale") {
-            false => None,
-            true if mode == Mode::Nvfp4 => {
-                // It is the largest weight; the largest scale times the largest element is 2688.
-                let largest = self.factor("global_scale", &rows[..rows.len() - 1])?;
-                Some(largest.divide(Array::from_f32(448.0 * 6.0))?)
-            }
-            true => return Err(contradiction("only nvfp4 has a global scale".into())),
-        };
-        let biases = match mode {
-            Mode::Affine => Some(self.take("biases", &packed(groups))?),
-            _ => None,
-        };
-        Ok(Matrix::Quantized(Quantized { weight, scales, biases, global_scale, format }))
+        let format = mode.filter(|_| is_exact).map(|mode| Format { mode, bits, group });
+        format.ok_or_else(|| {
+            let (weight, kind) = (weight.shape(), if has_byte_scales { "8-bit" } else { "wide" });
+            self.contradiction(format!(
+                "weight {weight:?} with {kind} scales {:?} is no format of MLX for {input} inputs",
+                scales.shape()
+            ))
+        })
+    }
+
+    fn contradiction(&self, reason: impl Into<String>) -> Error {
+        Error::Quantization { path: self.path.clone(), reason: reason.into() }
     }
 
     /// The matrix `weight` here, stored as `[…, input, output]`.
-    pub(crate) fn transposed_matrix(&self, shape: &[i32]) -> Result<Matrix> {
-        let [stack @ .., output, input] = shape else { return self.matrix(shape) };
-        let m = &Shape { stack, output: *output, input: *input };
-        let pairs = m.of(&[input / 2, *output]);
+    fn transposed_matrix(&self, m: &MatrixShape) -> Result<Matrix> {
+        let pairs = m.with(&[m.input / 2, m.output]);
         if self.dtype("weight") == Some(Dtype::Uint8)
             && self.shape("weight").is_some_and(|shape| shape == pairs)
         {
-            let groups = self.groups(m, ("weight_scale", 1), 16)?;
-            let weight = self.take_bytes("weight", &pairs)?;
-            let scales = self.take_bytes("weight_scale", &m.of(&[groups, *output]))?;
-            return self.pairs(
-                m,
-                transposed(&weight)?,
-                transposed(&scales)?,
-                ["weight_scale", MODEL_OPT],
-            );
+            let groups = self.groups(m, Axis { name: "weight_scale", from_last: 1 }, 16)?;
+            let bytes = transposed(&self.take_bytes("weight", &pairs)?)?;
+            let scales = self.take_bytes("weight_scale", &m.with(&[groups, m.output]))?;
+            let names = FloatNames { scales: "weight_scale", global_scale: MODEL_OPT };
+            return self.pack_four_bit_floats(m, bytes, transposed(&scales)?, names);
         }
-        match self.matrix(&m.of(&[*input, *output]))? {
+        match self.matrix(&m.with(&[m.input, m.output]))? {
             Matrix::Dense(weight) => Ok(Matrix::Dense(weight.swap_axes(-1, -2)?)),
             Matrix::Quantized(_) => {
                 Err(self.refuse("weight", "groups of outputs, where MLX has groups of inputs"))

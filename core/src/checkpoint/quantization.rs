@@ -1,4 +1,5 @@
-//! What a config says about the packing of weights; the tensors say the rest.
+//! The statements of a config about the quantization of its weights; shapes and types of tensors say
+//! the rest.
 
 use crate::{
     checkpoint::{config::Json, files::Files},
@@ -9,50 +10,69 @@ use mlx_rs::{Array, Dtype};
 use serde_json::Map;
 use std::collections::{BTreeMap, HashMap};
 
-/// Where NVIDIA's ModelOpt writes what others write into `config.json`.
+/// The file into which NVIDIA's ModelOpt writes what others write into `config.json`.
 const MODEL_OPT: &str = "hf_quant_config.json";
 
-/// Tensors that checkpoints of other tools have and we do not need.
+/// Tensors of other tools' checkpoints that no model here needs.
 const SUPERFLUOUS: &[&str] = &[
-    // Scales of activations and of caches, which we leave in floating point.
+    // Scales of activations and of KV caches, which stay in floating point here.
     "input_scale",
     "input_global_scale",
     "activation_scale",
     "q_scale",
     "k_scale",
     "v_scale",
-    // The shape before packing, which the model knows.
+    // The shape of the matrix, which the config gives too.
     "weight_shape",
 ];
 
-/// What a checkpoint says about its quantized tensors.
+/// What the config of a checkpoint says about its quantized tensors.
 #[derive(Default)]
 pub(crate) struct Quantization {
     /// Formats of single paths; `None` where the config says `false`.
     paths: BTreeMap<String, Option<Format>>,
     /// How `qweight` is packed.
-    pub words: Option<Words>,
-    /// Whether integers come with zeros; else the zero is in the middle.
+    pub layout: Option<PackedLayout>,
+    /// Whether integers have zero points; else the zero is in the middle.
     pub has_zeros: bool,
-    /// Rows and columns of the blocks of 8-bit floats that share a scale.
-    pub block: Option<(i32, i32)>,
+    /// The blocks of 8-bit floats that share a scale.
+    pub block: Option<Block>,
     /// Whether the scales of those blocks are powers of two.
     pub powers_of_two: bool,
     /// Whether ternary weights are divided by their scale.
     pub divides_ternary: bool,
-    /// Whether another tool than MLX packed the weights.
+    /// Whether another tool than MLX quantized the weights.
     pub is_foreign: bool,
 }
 
-/// The packings of integers that call their tensor `qweight`.
+/// The layouts of packed integers in a tensor named `qweight`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Words {
-    /// A word holds outputs, the even ones first.
+pub(crate) enum PackedLayout {
+    /// 32 bits hold outputs, the even ones first.
     Awq,
-    /// A word holds inputs; zeros are stored less one.
+    /// 32 bits hold inputs; zero points are stored less one.
     Gptq,
-    /// A word holds inputs.
+    /// 32 bits hold inputs.
     GptqV2,
+}
+
+/// A block of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub rows: i32,
+    pub columns: i32,
+}
+
+impl Block {
+    /// No larger than a matrix.
+    pub fn within(self, output: i32, input: i32) -> Block {
+        Block { rows: self.rows.min(output).max(1), columns: self.columns.min(input).max(1) }
+    }
+
+    /// How many blocks a matrix has along its outputs and its inputs, partial ones included.
+    pub fn counts(self, output: i32, input: i32) -> [i32; 2] {
+        [(output - 1) / self.rows + 1, (input - 1) / self.columns + 1]
+    }
 }
 
 impl Quantization {
@@ -96,18 +116,19 @@ impl Quantization {
                     said.allow(field, &["gemm".into(), "GEMM".into()])?;
                 }
                 quantization.has_zeros = said.map.get("zero_point") != Some(&Json::Bool(false));
-                quantization.words = Some(Words::Awq);
+                quantization.layout = Some(PackedLayout::Awq);
             }
             "gptq" => {
-                let (mut words, formats) = (Words::Gptq, ["gptq", "gptq_v2"].map(Json::from));
+                let (mut layout, formats) =
+                    (PackedLayout::Gptq, ["gptq", "gptq_v2"].map(Json::from));
                 for field in ["format", "checkpoint_format"] {
                     said.allow(field, &formats)?;
                     if said.map.get(field).is_some_and(|format| format == "gptq_v2") {
-                        words = Words::GptqV2;
+                        layout = PackedLayout::GptqV2;
                     }
                 }
                 quantization.has_zeros = true;
-                quantization.words = Some(words);
+                quantization.layout = Some(layout);
             }
             "fp8" => {
                 said.allow("fmt", &["e4m3".into(), "float8_e4m3fn".into()])?;
@@ -130,16 +151,16 @@ impl Quantization {
         Ok(quantization)
     }
 
-    /// What all floating-point tensors become: what the scales of integers are, as the reference
-    /// has it, because other tools leave the rest in another precision.
+    /// The precision to which all floating-point tensors are converted: that of the scales of packed
+    /// integers, as in the reference, because other tools leave the rest in another precision.
     pub(crate) fn precision(&self, tensors: &HashMap<String, Array>) -> Option<Dtype> {
-        self.words?;
+        self.layout?;
         let packed = tensors.keys().filter_map(|name| name.strip_suffix(".qweight")).min()?;
         let dtype = tensors.get(&format!("{packed}.scales"))?.dtype();
         matches!(dtype, Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32).then_some(dtype)
     }
 
-    /// Whether nobody needs a tensor.
+    /// Whether no model needs a tensor.
     pub(crate) fn is_superfluous(&self, name: &str) -> bool {
         let ends = |suffix: &&str| {
             name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with(['.', '_']))
@@ -147,19 +168,19 @@ impl Quantization {
         self.is_foreign && SUPERFLUOUS.iter().any(ends)
     }
 
-    /// What the config says about one path; the outer `None` when it does not name it.
+    /// The statement of the config about one path; the outer `None` when it does not name it.
     pub(crate) fn of(&self, path: &str) -> Option<Option<Format>> {
         self.paths.get(path).copied()
     }
 }
 
-/// An object of a config, and where it stands.
+/// An object of a config, and its path.
 struct Statement<'a> {
     path: String,
     map: &'a Map<String, Json>,
 }
 
-/// What a config says about quantization, wherever it says it.
+/// The statement of a config about quantization, in any of the usual fields.
 fn statement(config: &Json) -> Option<Statement<'_>> {
     ["quantization", "quantization_config", "text_config.quantization_config"].into_iter().find_map(
         |path| {
@@ -188,7 +209,7 @@ impl<'a> Statement<'a> {
         }
     }
 
-    fn block(&self, field: &str) -> Result<Option<(i32, i32)>> {
+    fn block(&self, field: &str) -> Result<Option<Block>> {
         let value = match self.map.get(field) {
             None | Some(Json::Null) => return Ok(None),
             Some(value) => value,
@@ -198,13 +219,13 @@ impl<'a> Statement<'a> {
             i32::try_from(size).ok()
         };
         match (size(0), size(1)) {
-            (Some(rows), Some(columns)) => Ok(Some((rows, columns))),
+            (Some(rows), Some(columns)) => Ok(Some(Block { rows, columns })),
             _ => Err(self.wrong(field, format!("{value} is not a number of rows and of columns"))),
         }
     }
 
-    /// The block of 8-bit floats, and whether integers have zeros.
-    fn compressed_tensors(&self) -> Result<(Option<(i32, i32)>, bool)> {
+    /// The block of 8-bit floats, and whether integers have zero points.
+    fn compressed_tensors(&self) -> Result<(Option<Block>, bool)> {
         let formats = [
             "pack-quantized",
             "float-quantized",

@@ -1,7 +1,8 @@
-//! Strict access to a checkpoint: every read names a shape, and every tensor must be read.
+//! Strict access to a checkpoint: every read names a shape, and every tensor must be read. The reader
+//! records what it made of each tensor, for inspections.
 //!
-//! Reading is lazy. [`Scope::finish`] brings what was read into memory, in the order in which it
-//! was read, each byte once.
+//! Reading is lazy. [`Scope::finish`] loads the arrays into memory, in the order in which they were
+//! read, each byte once.
 
 use crate::{
     checkpoint::{
@@ -9,34 +10,57 @@ use crate::{
         quantization::Quantization, shards,
     },
     error::{Error, Result},
-    mlx::{self, memory},
+    mlx::{
+        self,
+        matrix::Matrix,
+        memory,
+        parameter::{Entry, Parameter, Parameters},
+        quantized::Format,
+    },
 };
 use mlx_rs::{Array, Dtype, transforms::eval};
 use std::{
     cell::RefCell,
+    cmp::Reverse,
     collections::{BTreeSet, HashMap},
     fmt::Display,
     rc::Rc,
 };
 
-/// Tensors that some files carry and no model needs.
+/// Tensors that some files hold and no model needs.
 const NEVER_NEEDED: &[&str] = &[
     // Precomputed rotary frequencies of old exporters; they follow from the config.
     "rotary_emb.inv_freq",
 ];
 
-/// What only the values of a tensor can tell.
+/// A check of the values of a tensor.
 type Check = Box<dyn FnOnce() -> Result<()>>;
 
 pub(super) struct Store {
-    pub unread: RefCell<HashMap<String, Array>>,
-    read: RefCell<Vec<Array>>,
-    /// They wait until tensors are read in earnest: an inspection has names and shapes only.
+    unread: RefCell<HashMap<String, Array>>,
+    record: RefCell<Vec<ReadMatrix>>,
+    /// The arrays that the model uses, in the order in which they were read.
+    kept: RefCell<Vec<Array>>,
+    parameters: RefCell<Vec<Entry>>,
+    /// They wait until the values are read: an inspection has names and shapes only.
     checks: RefCell<Vec<Check>>,
     pub quantization: Quantization,
     adapter: Option<Adapter>,
-    /// What all floating-point tensors become, where the file says so.
+    /// The precision to which all floating-point tensors are converted, where the file implies one.
     precision: Option<Dtype>,
+}
+
+/// The record of one read: a matrix, or a tensor that is none.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadMatrix {
+    /// The tensor with the elements, by its full name.
+    pub name: String,
+    /// The tensors that were read with it: scales, biases, zero points and the like.
+    pub companions: Vec<String>,
+    /// The quantization format that the reader made of them; `None` for floating point.
+    pub format: Option<Format>,
+    /// How many elements it has. A quantized element counts as one.
+    pub elements: u64,
 }
 
 /// A place in the checkpoint's tree of names, such as `model.layers.3`.
@@ -44,9 +68,9 @@ pub(super) struct Store {
 pub struct Scope {
     pub(super) store: Rc<Store>,
     pub(super) path: String,
-    /// Whether the path is itself a tensor, whose companions are not below but beside it.
+    /// Whether the path is itself the name of a tensor: scales are `{path}_scale`, not `{path}.scale`.
     pub(super) is_parameter: bool,
-    /// Whether matrices are stored the other way round.
+    /// Whether matrices are stored as `[…, input, output]`.
     pub(super) is_transposed: bool,
 }
 
@@ -85,9 +109,16 @@ impl Scope {
 
     fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Self {
         let precision = quantization.precision(&tensors);
-        let (unread, read) = (RefCell::new(tensors), RefCell::default());
-        let (checks, adapter) = (RefCell::default(), None);
-        let store = Rc::new(Store { unread, read, checks, quantization, adapter, precision });
+        let store = Rc::new(Store {
+            unread: RefCell::new(tensors),
+            record: RefCell::default(),
+            kept: RefCell::default(),
+            parameters: RefCell::default(),
+            checks: RefCell::default(),
+            quantization,
+            adapter: None,
+            precision,
+        });
         Scope { store, path: String::new(), is_parameter: false, is_transposed: false }
     }
 
@@ -101,6 +132,11 @@ impl Scope {
         let store = Rc::get_mut(&mut self.store);
         let store = store.ok_or_else(|| Error::Internal("reading has begun".into()))?;
         adapter.replace(store.unread.get_mut())?;
+        if adapter.lora.is_some() {
+            let parameter = Parameter::new(Array::from_f32(adapter.scale()));
+            let name = "adapter scale".into();
+            store.parameters.get_mut().push(Entry { name, parameter, is_trainable: false });
+        }
         store.adapter = Some(adapter);
         Ok(self)
     }
@@ -110,8 +146,8 @@ impl Scope {
         Scope { path: self.name(name), is_parameter: false, ..self.clone() }
     }
 
-    /// The place of a matrix that is not called `{name}.weight` but `name`, as stacked experts of
-    /// Hugging Face files are; its scales are called `{name}_weight_scale`, `{name}_scale` and so on.
+    /// The place of a matrix whose tensor is `{name}` and not `{name}.weight`, as stacked experts of
+    /// Hugging Face files are; its scales are `{name}_weight_scale`, `{name}_scale` and so on.
     pub fn parameter(&self, name: impl Display) -> Scope {
         Scope { is_parameter: true, ..self.at(name) }
     }
@@ -141,12 +177,12 @@ impl Scope {
         }
     }
 
-    /// Whether a tensor of this name is there and not read yet.
+    /// Whether the checkpoint has a tensor of this name that has not been read yet.
     pub fn has(&self, name: &str) -> bool {
         self.store.unread.borrow().contains_key(&self.name(name))
     }
 
-    /// An error unless a tensor of this name is there and not read yet.
+    /// An error unless the checkpoint has a tensor of this name that has not been read yet.
     ///
     /// # Errors
     /// [`Error::MissingTensor`].
@@ -160,12 +196,12 @@ impl Scope {
         self.store.unread.borrow().keys().any(|tensor| tensor.starts_with(&prefix))
     }
 
-    /// The shape of a tensor that is there and not read yet.
+    /// The shape of a tensor that has not been read yet.
     pub fn shape(&self, name: &str) -> Option<Vec<i32>> {
         self.store.unread.borrow().get(&self.name(name)).map(|tensor| tensor.shape().to_vec())
     }
 
-    /// The type of a tensor that is there and not read yet.
+    /// The type of a tensor that has not been read yet.
     pub(crate) fn dtype(&self, name: &str) -> Option<Dtype> {
         self.store.unread.borrow().get(&self.name(name)).map(Array::dtype)
     }
@@ -175,24 +211,24 @@ impl Scope {
         self.name(name)
     }
 
-    /// What is added to the matrices, if anything.
+    /// The adapter, if there is one.
     pub(crate) fn adapter(&self) -> Option<&Adapter> {
         self.store.adapter.as_ref()
     }
 
-    /// What the checkpoint says about quantized tensors.
+    /// The statements of the config about quantized tensors.
     pub(crate) fn quantization(&self) -> &Quantization {
         &self.store.quantization
     }
 
-    /// Leaves the tensors below `name` unread, where the family knows why nobody needs them.
+    /// Leaves the tensors below `name` unread, where the family knows why the model needs none of them.
     pub fn ignore(&self, name: &str) {
         let (exact, prefix) = (self.name(name), self.name(name) + ".");
         let keep = |tensor: &String| *tensor != exact && !tensor.starts_with(&prefix);
         self.store.unread.borrow_mut().retain(|tensor, _| keep(tensor));
     }
 
-    /// As [`Scope::ignore`], for all names here that start so.
+    /// As [`Scope::ignore`], for all names here that begin with `start`.
     pub fn ignore_starting(&self, start: &str) {
         let start = self.name(start);
         self.store.unread.borrow_mut().retain(|tensor, _| !tensor.starts_with(&start));
@@ -207,20 +243,54 @@ impl Scope {
         self.store.unread.borrow_mut().retain(|tensor, _| !ignored(tensor));
     }
 
-    pub(crate) fn take_any(&self, name: &str) -> Result<Array> {
+    /// Takes a tensor of any shape and type.
+    pub(super) fn take_any(&self, name: &str) -> Result<Array> {
         let name = self.name(name);
-        let tensor = self.store.unread.borrow_mut().remove(&name);
-        tensor.ok_or(Error::MissingTensor(name))
+        let Some(tensor) = self.store.unread.borrow_mut().remove(&name) else {
+            return Err(Error::MissingTensor(name));
+        };
+        let elements = tensor.shape().iter().map(|size| *size as u64).product();
+        let record = ReadMatrix { name, companions: Vec::new(), format: None, elements };
+        self.store.record.borrow_mut().push(record);
+        Ok(tensor)
     }
 
-    /// Reads a tensor from which the family makes what the model uses; it [`Scope::keep`]s that.
+    /// Reads a matrix of `elements` elements, and records its tensors as one.
+    pub(super) fn recorded(
+        &self,
+        elements: u64,
+        read: impl FnOnce() -> Result<Matrix>,
+    ) -> Result<Matrix> {
+        let start = self.store.record.borrow().len();
+        let matrix = read()?;
+        let format = match &matrix {
+            Matrix::Dense(_) => None,
+            Matrix::Quantized(matrix) => Some(matrix.format),
+        };
+        let mut record = self.store.record.borrow_mut();
+        let mut parts = record.split_off(start);
+        // Scales, biases and zero points have fewer elements than the matrix, packed or not.
+        parts.sort_by_key(|part| Reverse(part.elements));
+        let mut names =
+            parts.into_iter().flat_map(|part| [vec![part.name], part.companions].concat());
+        let name = names.next().ok_or_else(|| Error::Internal("a matrix has a tensor".into()))?;
+        record.push(ReadMatrix { name, companions: names.collect(), format, elements });
+        Ok(matrix)
+    }
+
+    /// The matrices and tensors that have been read so far, in order.
+    pub(crate) fn record(&self) -> Vec<ReadMatrix> {
+        self.store.record.borrow().clone()
+    }
+
+    /// Reads a tensor that the family converts for the model; it [`Scope::keep`]s the result.
     ///
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::TensorShape`]; [`Error::Quantization`] when it holds
     /// integers.
     pub fn take(&self, name: &str, shape: &[i32]) -> Result<Array> {
         let tensor = self.take_any(name)?;
-        // Weights packed into bytes have another shape too; that they are packed says more.
+        // Weights packed into bytes have another shape too; the type is the better message.
         if tensor.dtype() == Dtype::Uint8 {
             return Err(self.integers(name, &tensor));
         }
@@ -267,10 +337,31 @@ impl Scope {
         Error::TensorShape { name: self.name(name), found, expected }
     }
 
-    /// Remembers an array that the model will use, so that [`Scope::finish`] computes it.
+    /// Notes an array that the model will use, so that [`Scope::finish`] computes it.
     pub fn keep(&self, array: Array) -> Array {
-        self.store.read.borrow_mut().push(array.clone());
+        self.store.kept.borrow_mut().push(array.clone());
         array
+    }
+
+    /// As [`Scope::keep`], for an array that can be replaced later. `name` is the tensor here that it
+    /// was made of.
+    pub(crate) fn keep_parameter(&self, name: &str, array: Array) -> Parameter {
+        let (name, parameter) = (self.name(name), Parameter::new(self.keep(array)));
+        let entry = Entry { name, parameter: parameter.clone(), is_trainable: true };
+        self.store.parameters.borrow_mut().push(entry);
+        parameter
+    }
+
+    /// The scale of the adapter `[]`, one parameter for all its deltas.
+    pub(crate) fn adapter_scale(&self) -> Parameter {
+        let parameters = self.store.parameters.borrow();
+        let one = || Parameter::new(Array::from_f32(1.0));
+        parameters.first().map_or_else(one, |entry| entry.parameter.clone())
+    }
+
+    /// The parameters of the model, once it has been built.
+    pub fn parameters(&self) -> Parameters {
+        Parameters::new(self.store.parameters.borrow().clone())
     }
 
     /// Reads one tensor.
@@ -281,7 +372,7 @@ impl Scope {
         Ok(self.keep(self.take(name, shape)?))
     }
 
-    /// Reads one tensor if it is there.
+    /// Reads one tensor if the checkpoint has it.
     ///
     /// # Errors
     /// [`Error::TensorShape`].
@@ -289,13 +380,13 @@ impl Scope {
         self.has(name).then(|| self.tensor(name, shape)).transpose()
     }
 
-    /// Looks at values once there are any.
+    /// Adds a check that runs when the values are read.
     pub(crate) fn check_later(&self, check: impl FnOnce() -> Result<()> + 'static) {
         self.store.checks.borrow_mut().push(Box::new(check));
     }
 
-    /// Checks that nothing is left unread and brings all that was read into memory; `progress`
-    /// gets the share that is there, from 0 to 1.
+    /// Checks that no tensor is left unread, and loads the kept arrays into memory; `progress` gets
+    /// the loaded share, from 0 to 1.
     ///
     /// # Errors
     /// [`Error::UnusedTensors`]; [`Error::MemoryLimit`]; [`Error::Mlx`] when a file cannot be read.
@@ -307,7 +398,7 @@ impl Scope {
         Ok(())
     }
 
-    /// As [`Scope::finish`], for whoever has other things to do meanwhile.
+    /// As [`Scope::finish`], in batches that the caller asks for.
     pub(crate) fn reading(&self) -> Result<Reading> {
         let unread = self.store.unread.take();
         let needed = |name: &&String| {
@@ -319,13 +410,13 @@ impl Scope {
             return Err(Error::UnusedTensors(unused.into_iter().collect()));
         }
         self.adapter().map_or(Ok(()), Adapter::finish)?;
-        let arrays = self.store.read.take();
+        let arrays = self.store.kept.take();
         let total = arrays.iter().map(Array::nbytes).sum();
         Ok(Reading { checks: self.store.checks.take(), arrays: arrays.into_iter(), done: 0, total })
     }
 }
 
-/// Tensors on their way into memory.
+/// The loading of kept arrays into memory.
 pub(crate) struct Reading {
     checks: Vec<Check>,
     arrays: std::vec::IntoIter<Array>,
@@ -334,16 +425,17 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Bytes of memory that all of them take.
+    /// Bytes of memory that all arrays take.
     pub(crate) fn total(&self) -> usize {
         self.total
     }
 
-    /// Brings the next batch into memory; gives the share that is there, and nothing at the end.
+    /// Loads the next batch, and gives the loaded share; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<f32>> {
-        // Batches keep the readers busy and bound what stacking holds twice.
+        // Large enough to keep the readers busy; small enough to bound the memory of tensors that are
+        // stacked, which exist twice meanwhile.
         const BATCH: usize = 64 << 20;
-        // Others may have taken memory since the last batch.
+        // Other models may have taken memory since the last batch.
         memory::allow(self.total - self.done)?;
         self.checks.drain(..).try_for_each(|check| check())?;
         let (mut batch, mut size) = (Vec::new(), 0);

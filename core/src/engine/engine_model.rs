@@ -58,6 +58,7 @@ impl EngineModel {
         let checkpoint = Checkpoint { config, weights: &weights, files };
         let mut network = Some(family.build.network(&checkpoint)?);
         let mut model_type = family.name(config).to_string();
+        let parameters = weights.parameters();
         let mut reading = weights.reading()?;
         let weights = reading.total();
         let mut fingerprint = files.fingerprint_of(&family.files)?;
@@ -69,7 +70,8 @@ impl EngineModel {
                 progress(share);
                 return Ok(None);
             }
-            let (decode, sessions) = (RefCell::default(), RefCell::default());
+            let decode = RefCell::new(DecodeStep::with_parameters(parameters.clone()));
+            let sessions = RefCell::default();
             let memory = memory::active_memory()?;
             tracing::debug!(family = family.model_types[0], memory, "weights loaded");
             Ok(network.take().map(|network| EngineModel {

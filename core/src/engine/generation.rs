@@ -13,7 +13,7 @@ use crate::{
         prompt::EnginePrompt,
         thread::{Engine, Task, Turn},
     },
-    generate::{Choice, GenerateOptions, Sampler},
+    generate::{Allowed, Choice, Constraint, GenerateOptions, Sampler},
 };
 use futures_core::Stream;
 use mlx_rs::{
@@ -253,6 +253,8 @@ pub(crate) struct Request {
     pub marks: Vec<usize>,
     pub dropped_messages: usize,
     pub options: GenerateOptions,
+    /// The generation takes it when it starts.
+    pub constraint: Option<Box<dyn Constraint>>,
     pub end_tokens: Vec<u32>,
     pub tokenizer: Option<Tokenizer>,
 }
@@ -266,7 +268,7 @@ impl Request {
 
     /// Starts the generation with the model and the cache that `find` returns on the engine thread.
     pub(crate) fn start(
-        self,
+        mut self,
         find: impl FnOnce() -> Result<(Rc<EngineModel>, Rc<Slot>)> + Send + 'static,
     ) -> Generation {
         let (sender, events) = channel(BUFFERED);
@@ -280,7 +282,7 @@ impl Request {
         let (engine, caller) = (self.engine, Span::current());
         engine.start(move || {
             let started = Instant::now();
-            let phase = match find().and_then(|(loaded, slot)| Run::new(loaded, slot, &self)) {
+            let phase = match find().and_then(|(loaded, slot)| Run::new(loaded, slot, &mut self)) {
                 Ok(run) => Phase::Running(Box::new(run)),
                 Err(error) => Phase::Failed(Some(error)),
             };
@@ -317,17 +319,26 @@ struct Run {
     /// The exclusive access to the cache; none while another request has it.
     hold: Option<Hold>,
     sampler: Sampler,
+    constraint: Option<Box<dyn Constraint>>,
     ends: Vec<u32>,
     detokenizer: Option<Detokenizer>,
     stops: StopFilter,
     cached: usize,
     prefilled: usize,
-    queued: Option<Choice>,
+    /// What follows the tokens that were given out.
+    queued: Option<Result<Next>>,
     generated: usize,
     first_token: Option<Duration>,
     last_token: Duration,
     /// The last event, while the text before it is sent.
     summary: Option<Summary>,
+}
+
+enum Next {
+    /// A sampled token.
+    Token(Choice),
+    /// The constraint allows no further token: the text is complete.
+    End,
 }
 
 impl Task for Worker {
@@ -390,7 +401,7 @@ impl Task for Worker {
         // may be half written.
         if let Phase::Running(run) = &self.phase
             && run.hold.is_some()
-            && !matches!(error, Error::MemoryLimit { .. })
+            && !matches!(error, Error::MemoryLimit { .. } | Error::NothingAllowed { .. })
         {
             run.slot.memory.borrow_mut().clear();
             run.slot.publish();
@@ -440,7 +451,8 @@ impl Worker {
 }
 
 impl Run {
-    fn new(loaded: Rc<EngineModel>, slot: Rc<Slot>, request: &Request) -> Result<Self> {
+    fn new(loaded: Rc<EngineModel>, slot: Rc<Slot>, request: &mut Request) -> Result<Self> {
+        let constraint = request.constraint.take();
         let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
         let ends = request.ends();
         let prompt =
@@ -450,6 +462,7 @@ impl Run {
             slot,
             hold: None,
             sampler: Sampler::new(options, &prompt.tokens, &ends, tokenizer)?,
+            constraint,
             prompt,
             ends,
             detokenizer: tokenizer.map(|tokenizer| tokenizer.detokenizer(!options.special_tokens)),
@@ -487,14 +500,13 @@ impl Run {
         if self.generated == request.options.max_tokens {
             return self.finish(request, FinishReason::Length);
         }
-        let choice = self.queued.take().expect("the prompt ends with a choice");
-        // The device computes the next token while the host looks at this one.
+        let choice = match self.queued.take().expect("prefill queues the first token")? {
+            Next::Token(choice) => choice,
+            Next::End => return self.finish(request, FinishReason::Stop),
+        };
+        // The device computes the next logits while the host looks at this token.
         let goes_on = self.generated + 1 < request.options.max_tokens;
-        if goes_on {
-            let logits =
-                self.loaded.decode(&choice.id, &mut self.slot.memory.borrow_mut().cache)?;
-            self.queue(&logits)?;
-        }
+        let logits = goes_on.then(|| self.forward(&choice.id)).transpose()?;
         let (id, logprob) = (choice.id.try_item_cast::<u32>()?, choice.logprob.try_item_cast()?);
         self.last_token = started.elapsed();
         self.first_token.get_or_insert(self.last_token);
@@ -513,6 +525,12 @@ impl Run {
             return self.finish_with(request, FinishReason::Stop, text);
         }
         self.generated += 1;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(id)?;
+        }
+        if let Some(logits) = logits {
+            self.choose_next(&logits, request.prompt.len());
+        }
         Ok(Event::Token(Token { id, logprob, text, top: choice.top()? }))
     }
 
@@ -539,6 +557,7 @@ impl Run {
             let last = crate::mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
             let logits = network.logits(&last)?;
             self.queue(&logits)?;
+            self.choose_next(&logits, total);
         } else {
             let cache = &mut self.slot.memory.borrow_mut().cache;
             eval(cache.arrays().into_iter().map(|array| &*array))?;
@@ -560,14 +579,61 @@ impl Run {
         }
     }
 
-    /// Chooses from the logits and starts the computation.
+    /// Queues the pass of one token, which the device may not have computed yet, and gives the logits
+    /// of the next.
+    fn forward(&mut self, id: &Array) -> Result<Array> {
+        let logits = self.loaded.decode(id, &mut self.slot.memory.borrow_mut().cache)?;
+        self.queue(&logits)?;
+        Ok(logits)
+    }
+
+    /// Starts the computation of logits, and of the token that is sampled from them unless a
+    /// constraint must know the token before it.
     fn queue(&mut self, logits: &Array) -> Result<()> {
-        let choice = self.sampler.choose(logits)?;
+        let choice = match self.constraint {
+            Some(_) => None,
+            None => Some(self.sampler.choose(logits, None)?),
+        };
         let cache = &mut self.slot.memory.borrow_mut().cache;
         let states = cache.arrays().into_iter().map(|array| &*array);
-        async_eval(choice.arrays().chain(states))?;
-        self.queued = Some(choice);
+        match choice {
+            Some(choice) => {
+                async_eval(choice.arrays().chain(states))?;
+                self.queued = Some(Ok(Next::Token(choice)));
+            }
+            None => async_eval([logits].into_iter().chain(states))?,
+        }
+        tracing::trace!("queued a forward pass");
         Ok(())
+    }
+
+    /// With a constraint, samples the next token from logits that are already queued. An error waits
+    /// until the tokens before it have been given out.
+    fn choose_next(&mut self, logits: &Array, prompt: usize) {
+        if let Some(mut constraint) = self.constraint.take() {
+            self.queued = Some(self.choose(&mut *constraint, logits, prompt + self.generated));
+            self.constraint = Some(constraint);
+        }
+    }
+
+    fn choose(
+        &mut self,
+        constraint: &mut dyn Constraint,
+        logits: &Array,
+        position: usize,
+    ) -> Result<Next> {
+        let choice = match constraint.mask()? {
+            Allowed::End => return Ok(Next::End),
+            Allowed::All => self.sampler.choose(logits, None)?,
+            Allowed::Tokens(mask) => {
+                if !self.sampler.can_choose(&mask, logits.dim(-1) as u32) {
+                    return Err(Error::NothingAllowed { position });
+                }
+                self.sampler.choose(logits, Some(&mask))?
+            }
+        };
+        async_eval(choice.arrays())?;
+        Ok(Next::Token(choice))
     }
 
     fn finish(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {

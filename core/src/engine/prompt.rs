@@ -164,6 +164,7 @@ mod tests {
             options,
             end_tokens: Vec::new(),
             tokenizer: None,
+            constraint: None,
         };
         let mut generation = request.start(move || {
             let loaded = find(model)?;

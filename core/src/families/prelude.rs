@@ -37,7 +37,7 @@ pub(crate) use crate::{
                 top_k_then_softmax,
             },
         },
-        linear::{Embedding, Experts, Linear},
+        linear::{Embedding, ExpertNames, Experts, Linear},
         norm::Norm,
         position::rope::Rope,
         recurrent::{
@@ -48,7 +48,10 @@ pub(crate) use crate::{
         state::Recurrent,
         step::Step,
     },
-    mlx::{self, matrix::Matrix},
+    mlx::{
+        self,
+        matrix::{Matrix, StackSizes},
+    },
     models::{
         cache::Cache,
         decoder::{

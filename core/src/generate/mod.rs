@@ -1,11 +1,13 @@
-//! How the next token is chosen: options, sampling, penalties, and the scores of texts. This room
-//! computes on logits and models; it knows no thread, no session and no file.
+//! How the next token is sampled: options, penalties, constraints, the sampler, and the scores of
+//! texts. This room computes on logits and models; it knows no thread, no session and no file.
 
+mod constraint;
 mod options;
 mod penalties;
 mod sampler;
 mod score;
 
+pub use constraint::{Allowed, Constraint, TokenMask};
 pub use options::{Dry, GenerateOptions, Xtc};
 pub use score::Score;
 

@@ -1,4 +1,5 @@
-//! What is done to the logits before they are probabilities, on the device.
+//! Changes of the logits before they become log-probabilities, on the device: biases, forbidden end
+//! tokens, DRY, and the repetition, presence and frequency penalties.
 
 use crate::generate::options::{Dry, GenerateOptions};
 use crate::{error::Result, mlx, text::Tokenizer};
@@ -7,27 +8,62 @@ use mlx_rs::{
     ops::{self, indexing::take_along_axis},
 };
 
-/// Repetitions count as no longer than this; each of their tokens costs a row of comparisons.
+/// DRY measures a repetition up to this length; each token of it costs a row of comparisons.
 const LONGEST_REPETITION: i32 = 50;
 
-/// The penalties of one sequence, and the tokens that they look at.
+/// The penalties of one sequence, and the tokens on which they depend. Only [`Penalties::push`]
+/// changes them, so a clone replays the sequence from where it was made.
+#[derive(Clone)]
 pub(super) struct Penalties {
-    /// Tokens `[1, n]` and what their logits gain `[1, n]`.
-    bias: Option<(Array, Array)>,
-    /// Tokens `[1, n]` that may not come during the first steps, and how many of these are left.
-    ends: Option<(Array, usize)>,
+    bias: Option<Bias>,
+    /// Present until `min_tokens` tokens have been pushed.
+    early_ends: Option<EarlyEnds>,
+    /// DRY, and its breakers `[1, n]`.
     dry: Option<(Dry, Array)>,
     repetition: f32,
     presence: f32,
     frequency: f32,
+    /// How many of the last tokens the three penalties above look at.
     context: i32,
-    /// The last tokens `[1, n]`, as many as anyone looks at.
+    /// The last tokens `[1, n]`.
     history: Array,
+    /// The length to which `history` is cut.
     kept: i32,
 }
 
+/// `logit_bias`.
+#[derive(Clone)]
+struct Bias {
+    /// `[1, n]`; a token may occur twice.
+    ids: Array,
+    /// `[1, n]`, added to the logits of `ids`.
+    values: Array,
+    /// The tokens whose bias is minus infinity.
+    forbidden: Vec<u32>,
+}
+
+/// The tokens that end the text, while `min_tokens` forbids them.
+#[derive(Clone)]
+struct EarlyEnds {
+    ids: Vec<u32>,
+    /// How many more tokens must come first.
+    left: usize,
+}
+
+impl Bias {
+    fn new(biases: &[(u32, f32)]) -> Self {
+        let (ids, values): (Vec<u32>, Vec<f32>) = biases.iter().copied().unzip();
+        let forbidden = biases.iter().filter(|(_, bias)| *bias == f32::NEG_INFINITY);
+        Bias {
+            ids: row(&ids),
+            values: Array::from_slice(&values, &[1, values.len() as i32]),
+            forbidden: forbidden.map(|(id, _)| *id).collect(),
+        }
+    }
+}
+
 impl Penalties {
-    /// For a sequence that begins with `prompt`; `ends` are the tokens that end it.
+    /// The penalties of a sequence that begins with `prompt`; `ends` are the tokens that end it.
     pub fn new(
         options: &GenerateOptions,
         prompt: &[u32],
@@ -41,13 +77,11 @@ impl Penalties {
         let dry = options.dry.clone().filter(|dry| dry.multiplier > 0.0 && dry.context > 0);
         let kept = context.max(dry.as_ref().map_or(0, |dry| dry.context));
         let tail = &prompt[prompt.len().saturating_sub(kept)..];
-        let (ids, values): (Vec<u32>, Vec<f32>) = options.logit_bias.iter().copied().unzip();
         let clamp = |count| i32::try_from(count).unwrap_or(i32::MAX);
         Ok(Penalties {
-            bias: (!ids.is_empty())
-                .then(|| (row(&ids), Array::from_slice(&values, &[1, values.len() as i32]))),
-            ends: (options.min_tokens > 0 && !ends.is_empty())
-                .then(|| (row(ends), options.min_tokens)),
+            bias: (!options.logit_bias.is_empty()).then(|| Bias::new(&options.logit_bias)),
+            early_ends: (options.min_tokens > 0 && !ends.is_empty())
+                .then(|| EarlyEnds { ids: ends.to_vec(), left: options.min_tokens }),
             dry: match dry {
                 Some(dry) => {
                     let breakers = breakers(&dry, tokenizer)?;
@@ -65,9 +99,9 @@ impl Penalties {
     }
 
     /// Changes logits `[1, vocabulary]`.
-    pub fn apply(&mut self, mut logits: Array) -> Result<Array> {
-        if let Some((ids, values)) = &self.bias {
-            // One after the other would be as mlx-lm adds them: ids may repeat.
+    pub fn apply(&self, mut logits: Array) -> Result<Array> {
+        if let Some(Bias { ids, values, .. }) = &self.bias {
+            // A scattered addition, because ids may repeat.
             logits = ops::indexing::scatter_add_single(
                 &logits.flatten(None, None)?,
                 &ids.flatten(None, None)?,
@@ -76,12 +110,9 @@ impl Penalties {
             )?
             .expand_dims(0)?;
         }
-        if let Some((ids, left)) = &mut self.ends {
-            logits = logits.put_along_axis(&*ids, Array::from_f32(f32::NEG_INFINITY), -1)?;
-            *left -= 1;
-            if *left == 0 {
-                self.ends = None;
-            }
+        if let Some(ends) = &self.early_ends {
+            logits =
+                logits.put_along_axis(row(&ends.ids), Array::from_f32(f32::NEG_INFINITY), -1)?;
         }
         if let Some((dry, breakers)) = &self.dry {
             let history = last(&self.history, i32::try_from(dry.context).unwrap_or(i32::MAX))?;
@@ -95,8 +126,20 @@ impl Penalties {
         Ok(logits)
     }
 
-    /// Takes note of the token `[1, 1]` that was chosen.
+    /// Whether the logit of a token becomes minus infinity.
+    pub fn forbids(&self, id: u32) -> bool {
+        self.bias.as_ref().is_some_and(|bias| bias.forbidden.contains(&id))
+            || self.early_ends.as_ref().is_some_and(|ends| ends.ids.contains(&id))
+    }
+
+    /// Advances by the token `[1, 1]` that was sampled.
     pub fn push(&mut self, id: &Array) -> Result<()> {
+        if let Some(ends) = &mut self.early_ends {
+            ends.left -= 1;
+            if ends.left == 0 {
+                self.early_ends = None;
+            }
+        }
         if self.kept > 0 {
             let joined = ops::concatenate(&[&self.history, &id.as_dtype(Dtype::Uint32)?], 1)?;
             self.history = last(&joined, self.kept)?;
@@ -123,7 +166,7 @@ impl Penalties {
     }
 }
 
-/// Penalizes what came after earlier occurrences of the last tokens of `history` `[1, n]`.
+/// DRY: penalizes the tokens that followed earlier occurrences of the end of `history` `[1, n]`.
 fn penalize_repetitions(
     logits: &Array,
     history: &Array,
@@ -163,12 +206,11 @@ fn penalize_repetitions(
     Ok(logits.subtract(loss.expand_dims(0)?)?)
 }
 
-/// The tokens `[1, n]` over which no repetition reaches. A text that is no token of its own breaks
-/// with the last of its tokens.
+/// The tokens `[1, n]` at which a repetition ends. A text of several tokens breaks at its last one.
 fn breakers(dry: &Dry, tokenizer: Option<&Tokenizer>) -> Result<Array> {
     let mut ids = Vec::new();
     for text in tokenizer.map_or(&[][..], |_| &dry.breakers) {
-        // What tokenizers put before the beginning of a text must not become the breaker.
+        // Some tokenizers put a token before the beginning of a text; it must not become the breaker.
         ids.extend(
             tokenizer
                 .map(|t| t.encode(&format!("a{text}"), false))
@@ -198,7 +240,7 @@ mod tests {
     use std::collections::HashMap;
 
     fn penalize(options: &GenerateOptions, tokens: &[u32], logits: &[f32]) -> Vec<f32> {
-        let mut penalties = Penalties::new(options, tokens, &[], None).unwrap();
+        let penalties = Penalties::new(options, tokens, &[], None).unwrap();
         let logits = Array::from_slice(logits, &[1, logits.len() as i32]);
         mlx::to_vec(&penalties.apply(logits).unwrap()).unwrap()
     }
@@ -260,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn repetitions_lose_what_a_plain_search_says() {
+    fn dry_penalizes_as_a_plain_search_for_repetitions_does() {
         let dry = |allowed_length, context| Dry {
             multiplier: 0.8,
             base: 1.5,
@@ -303,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_chosen_is_recent_from_then_on() {
+    fn a_pushed_token_is_penalized_until_it_leaves_the_context() {
         let options = GenerateOptions {
             presence_penalty: 1.0,
             penalty_context: 2,

@@ -1,6 +1,7 @@
-//! Choosing the next token, on the device, in the order that [`GenerateOptions`] states.
+//! Sampling of the next token, on the device, in the order that [`GenerateOptions`] states.
 
 use crate::generate::{
+    constraint::TokenMask,
     options::{GenerateOptions, Xtc},
     penalties::Penalties,
 };
@@ -11,33 +12,34 @@ use mlx_rs::{
     random,
 };
 
-/// Chooses tokens for one sequence.
+/// Samples the tokens of one sequence. A clone replays the sequence from where it was made.
+#[derive(Clone)]
 pub(crate) struct Sampler {
     options: GenerateOptions,
     penalties: Penalties,
     key: Array,
-    /// Tokens `[1, n]` that XTC leaves alone.
+    /// Tokens `[1, n]` that XTC never excludes.
     spared: Array,
 }
 
-/// A token that is on its way through the device.
+/// A sampled token, which the device may not have computed yet.
 pub(crate) struct Choice {
     /// The token `[1, 1]`.
     pub id: Array,
-    /// Its log-probability `[1, 1]` before anything was filtered.
+    /// Its log-probability `[1, 1]` before the filters.
     pub logprob: Array,
-    /// The likeliest tokens `[1, n]` in no order, and their log-probabilities.
+    /// The most probable tokens `[1, n]` in no order, and their log-probabilities.
     pub top: Option<(Array, Array)>,
 }
 
 impl Choice {
-    /// Everything to compute.
+    /// All arrays that the device must compute.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         let top = self.top.iter().flat_map(|(ids, logprobs)| [ids, logprobs]);
         [&self.id, &self.logprob].into_iter().chain(top)
     }
 
-    /// The likeliest tokens, best first.
+    /// The most probable tokens, best first.
     pub(crate) fn top(&self) -> Result<Vec<(u32, f32)>> {
         let Some((ids, logprobs)) = &self.top else { return Ok(Vec::new()) };
         let ids = mlx::to_vec::<u32>(&ids.as_dtype(Dtype::Uint32)?)?;
@@ -48,7 +50,7 @@ impl Choice {
 }
 
 impl Sampler {
-    /// For a sequence that begins with `prompt`; `ends` are the tokens that end it.
+    /// The sampler of a sequence that begins with `prompt`; `ends` are the tokens that end it.
     pub(crate) fn new(
         options: &GenerateOptions,
         prompt: &[u32],
@@ -69,9 +71,18 @@ impl Sampler {
         })
     }
 
-    /// Chooses from logits `[1, 1, vocabulary]`.
-    pub(crate) fn choose(&mut self, logits: &Array) -> Result<Choice> {
-        let logits = self.penalties.apply(logits.reshape(&[1, -1])?.as_dtype(Dtype::Float32)?)?;
+    /// Whether at least one token of a mask stays possible under the options.
+    pub(crate) fn can_choose(&self, mask: &TokenMask, vocabulary: u32) -> bool {
+        mask.ids().take_while(|id| *id < vocabulary).any(|id| !self.penalties.forbids(id))
+    }
+
+    /// Samples from logits `[1, 1, vocabulary]`, from the tokens of `mask` where there is one.
+    pub(crate) fn choose(&mut self, logits: &Array, mask: Option<&TokenMask>) -> Result<Choice> {
+        let logits = logits.reshape(&[1, -1])?.as_dtype(Dtype::Float32)?;
+        let mut logits = self.penalties.apply(logits)?;
+        if let Some(mask) = mask {
+            logits = mask.apply(&logits)?;
+        }
         let logprobs = logits.subtract(logits.logsumexp_axis(-1, true)?)?;
         let id = if self.options.temperature == 0.0 {
             indexing::argmax_axis(&logprobs, -1, true)?
@@ -141,7 +152,7 @@ fn largest(logprobs: &Array, count: i32) -> Result<Array> {
     mlx::slice(&order, 1, vocabulary - count, vocabulary)
 }
 
-/// Keeps what is at most `n` standard deviations below the best.
+/// Keeps the tokens whose log-probability is at most `n` standard deviations below the best.
 fn filter_top_n_sigma(logprobs: &Array, n: f32) -> Result<Array> {
     let possible = logprobs.gt(Array::from_f32(f32::NEG_INFINITY))?;
     let count = possible.as_dtype(Dtype::Float32)?.sum_axis(-1, true)?;
@@ -154,7 +165,7 @@ fn filter_top_n_sigma(logprobs: &Array, n: f32) -> Result<Array> {
 }
 
 /// Keeps the smallest set of tokens, nearest to the expected information first, that holds a share
-/// `typical_p` of what is left.
+/// `typical_p` of the remaining probability.
 fn filter_typical(logprobs: &Array, typical_p: f32) -> Result<Array> {
     let logprobs_left = logprobs.subtract(logprobs.logsumexp_axis(-1, true)?)?;
     let probabilities = logprobs_left.exp()?;
@@ -174,8 +185,8 @@ fn filter_typical(logprobs: &Array, typical_p: f32) -> Result<Array> {
     Ok(ops::select(distance.le(farthest)?, logprobs, excluded)?)
 }
 
-/// Excludes all tokens above the threshold but the least likely of them, when `draw` `[1, 1]` falls
-/// below the probability of doing so.
+/// Excludes all tokens above the threshold but the least likely of them, if `draw` `[1, 1]` is at
+/// most the probability of XTC.
 fn filter_xtc(logprobs: &Array, xtc: Xtc, draw: &Array, spared: &Array) -> Result<Array> {
     let probabilities = ops::softmax_axis(logprobs, -1, true)?;
     let above = probabilities.gt(Array::from_f32(xtc.threshold))?;
@@ -189,7 +200,8 @@ fn filter_xtc(logprobs: &Array, xtc: Xtc, draw: &Array, spared: &Array) -> Resul
     Ok(ops::select(out.logical_and(acts)?, excluded, logprobs)?)
 }
 
-/// Keeps the smallest set of most likely tokens that holds a share `top_p` of what is left.
+/// Keeps the smallest set of most probable tokens that holds a share `top_p` of the remaining
+/// probability.
 fn filter_top_p(logprobs: &Array, top_p: f32) -> Result<Array> {
     let sorted = ops::sort_axis(logprobs, -1)?;
     let probabilities = sorted.exp()?;
@@ -248,7 +260,7 @@ mod tests {
     const SKEWED: [f32; 5] = [0.05, 0.4, 0.1, 0.3, 0.15];
 
     #[test]
-    fn filters_keep_what_they_say() {
+    fn each_filter_keeps_the_tokens_of_its_definition() {
         assert_eq!(kept(|o| o.top_k = 2, &SKEWED), [1, 3]);
         assert_eq!(kept(|o| o.top_p = 0.69, &SKEWED), [1, 3]);
         assert_eq!(kept(|o| o.top_p = 0.71, &SKEWED), [1, 3, 4]);
@@ -358,13 +370,12 @@ mod tests {
     #[test]
     fn draws_follow_the_distribution_and_the_seed() {
         let logits = row(&SKEWED.map(f32::ln)).expand_dims(0).unwrap();
-        let draw = || {
+        let draws = || {
             let mut sampler = sampler(|_| {});
-            let id = |_| sampler.choose(&logits).unwrap().id.try_item_cast::<u32>().unwrap();
-            (0..2000).map(id).collect::<Vec<_>>()
+            (0..2000).map(|_| draw(&mut sampler, &logits)).collect::<Vec<_>>()
         };
-        let ids = draw();
-        assert_eq!(ids, draw());
+        let ids = draws();
+        assert_eq!(ids, draws());
         for (id, probability) in SKEWED.iter().enumerate() {
             let share = ids.iter().filter(|drawn| **drawn == id as u32).count() as f32 / 2000.0;
             // Four standard deviations.
@@ -374,22 +385,84 @@ mod tests {
     }
 
     #[test]
-    fn the_likeliest_tokens_come_best_first() {
+    fn top_logprobs_come_best_first() {
         let logits = row(&SKEWED.map(f32::ln)).expand_dims(0).unwrap();
         for (count, expected) in [(2, &[1, 3][..]), (5, &[1, 3, 4, 2, 0])] {
-            let top = sampler(|o| o.top_logprobs = count).choose(&logits).unwrap().top().unwrap();
+            let mut sampler = sampler(|o| o.top_logprobs = count);
+            let top = sampler.choose(&logits, None).unwrap().top().unwrap();
             assert_eq!(top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), expected);
             assert!(top.iter().all(|(id, p)| (p.exp() - SKEWED[*id as usize]).abs() < 1e-6));
         }
     }
 
     #[test]
-    fn no_end_comes_before_its_time() {
+    fn min_tokens_forbids_an_early_end() {
         let logits = row(&[0.0, 9.0, 1.0]).expand_dims(0).unwrap();
         let options = GenerateOptions { min_tokens: 2, ..GenerateOptions::default() };
         let mut sampler = Sampler::new(&options, &[0], &[1], None).unwrap();
-        let ids =
-            [(); 4].map(|()| sampler.choose(&logits).unwrap().id.try_item_cast::<u32>().unwrap());
-        assert_eq!(ids, [2, 2, 1, 1]);
+        assert_eq!([(); 4].map(|()| draw(&mut sampler, &logits)), [2, 2, 1, 1]);
+    }
+
+    fn draw(sampler: &mut Sampler, logits: &Array) -> u32 {
+        sampler.choose(logits, None).unwrap().id.try_item_cast().unwrap()
+    }
+
+    /// Every option that depends on the tokens so far, each alone and all together.
+    #[test]
+    fn a_clone_replays_the_tokens_that_follow() {
+        type Edit = fn(&mut GenerateOptions);
+        let edits: [Edit; 8] = [
+            |_| {},
+            |o| o.min_tokens = 9,
+            |o| o.repetition_penalty = 1.7,
+            |o| (o.presence_penalty, o.frequency_penalty) = (0.9, 0.4),
+            |o| o.dry = Some(crate::generate::Dry { allowed_length: 1, ..Default::default() }),
+            |o| o.xtc = Some(Xtc { probability: 0.5, threshold: 0.01 }),
+            |o| (o.top_k, o.top_p, o.typical_p) = (40, 0.95, 0.98),
+            |o| (o.temperature, o.min_tokens) = (0.0, 5),
+        ];
+        let all: &dyn Fn(&mut GenerateOptions) = &|o| edits[1..7].iter().for_each(|edit| edit(o));
+        let each = edits.iter().map(|edit| edit as &dyn Fn(&mut GenerateOptions));
+        // Few tokens with near probabilities, so that each draw and each penalty decides.
+        let logits = |step: u32| {
+            let logits: Vec<f32> =
+                (0..12).map(|id| ((id * 7 + step * 5) % 11) as f32 / 8.0).collect();
+            row(&logits).expand_dims(0).unwrap()
+        };
+        for (which, edit) in each.chain([all]).enumerate() {
+            for before in [0, 1, 6, 13] {
+                let mut options =
+                    GenerateOptions { temperature: 1.0, seed: Some(3), ..Default::default() };
+                edit(&mut options);
+                let mut sampler = Sampler::new(&options, &[0, 3, 4], &[1, 8], None).unwrap();
+                for step in 0..before {
+                    draw(&mut sampler, &logits(step));
+                }
+                let mut clones = [sampler.clone(), sampler.clone()];
+                let go_on = |sampler: &mut Sampler| -> Vec<u32> {
+                    (before..before + 12).map(|step| draw(sampler, &logits(step))).collect()
+                };
+                let expected = go_on(&mut sampler);
+                for clone in &mut clones {
+                    assert_eq!(go_on(clone), expected, "options {which}, after {before} tokens");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_mask_restricts_every_draw() {
+        let logits = row(&SKEWED.map(f32::ln)).expand_dims(0).unwrap();
+        let mut sampler =
+            sampler(|o| (o.top_p, o.logit_bias) = (0.9, vec![(2, f32::NEG_INFINITY)]));
+        let mask: TokenMask = [0, 2, 4].into_iter().collect();
+        let drawn: std::collections::BTreeSet<u32> = (0..50)
+            .map(|_| sampler.choose(&logits, Some(&mask)).unwrap().id.try_item_cast().unwrap())
+            .collect();
+        assert_eq!(drawn, [0, 4].into());
+        assert!(sampler.can_choose(&mask, 5));
+        for nothing in [vec![], vec![2], vec![5, 40]] {
+            assert!(!sampler.can_choose(&nothing.into_iter().collect(), 5));
+        }
     }
 }

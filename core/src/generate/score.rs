@@ -1,4 +1,4 @@
-//! How likely a model finds a text.
+//! Log-probabilities of given tokens under a model, and the logits of the next token.
 
 use crate::{
     error::{Error, Result},
@@ -8,21 +8,21 @@ use crate::{
 };
 use mlx_rs::{Array, Dtype, ops::indexing::take_along_axis};
 
-/// Tokens that go through the model at once.
+/// The tokens of one prefill chunk.
 const CHUNK: usize = 512;
-/// Positions whose distributions are held at once.
+/// The positions whose logits are in memory at a time.
 const ROWS: i32 = 64;
 
 /// Log-probabilities (natural) of a sequence under a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
-    /// Of each token, given those before it; none for the first.
+    /// The log-probability of each token, given those before it; `None` for the first.
     pub logprobs: Vec<Option<f32>>,
-    /// After each token, the likeliest next ones, best first.
+    /// For each position, the most probable next tokens and their log-probabilities, best first.
     pub top: Vec<Vec<(u32, f32)>>,
 }
 
-/// Scores `tokens`, with the `count` likeliest tokens after each.
+/// Scores `tokens`, with the `count` most probable tokens after each.
 pub(crate) fn score(model: &dyn LanguageModel, tokens: &[u32], count: usize) -> Result<Score> {
     let mut cache = model.cache(&CachePlan::new(tokens.len()));
     let mut score = Score { logprobs: vec![None], top: Vec::new() };

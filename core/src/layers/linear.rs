@@ -1,47 +1,47 @@
-//! Matrices of a checkpoint, dense or quantized, and what is done with them: projections, token
-//! tables, stacks of experts.
+//! Layers around one matrix of a checkpoint, dense or quantized: projections, token embeddings, and
+//! stacks of experts.
 
 use crate::{
     checkpoint::scope::Scope,
     error::{Error, Result},
-    layers::lora::LoraDelta,
+    layers::lora::{LoraDelta, TableDeltas},
     mlx::{
-        matrix::{Matrix, cut},
+        matrix::{Matrix, MatrixSizes, StackSizes, cut},
         quantized::Quantized,
     },
 };
 use mlx_rs::{Array, Dtype, ops};
 
-/// `x · weightᵀ + bias`, and what an adapter adds to that.
+/// `x · weightᵀ + bias`, and the LoRA delta of an adapter.
 pub struct Linear {
     weight: Matrix,
     bias: Option<Array>,
-    added: Option<LoraDelta>,
+    lora: Option<LoraDelta>,
 }
 
 impl Linear {
-    /// Dense weights are turned once, not at every call.
+    /// Dense weights are transposed once, not at every call.
     pub(crate) fn new(weight: Matrix, bias: Option<Array>) -> Self {
         let weight = match weight {
             Matrix::Dense(weight) => Matrix::Dense(weight.t()),
             quantized => quantized,
         };
-        Linear { weight, bias, added: None }
+        Linear { weight, bias, lora: None }
     }
 
-    pub(crate) fn with_lora(self, added: Option<LoraDelta>) -> Self {
-        Linear { added, ..self }
+    pub(crate) fn with_lora(self, lora: Option<LoraDelta>) -> Self {
+        Linear { lora, ..self }
     }
 
     /// `[…, input]` to `[…, output]`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
-        match (&self.added, &self.bias) {
+        match (&self.lora, &self.bias) {
             (None, bias) => self.multiply(x, bias.as_ref()),
-            // Lengths are those of the rows alone.
-            (Some(added), Some(bias)) if added.magnitude.is_some() => {
-                Ok(added.add(x, &self.multiply(x, None)?)?.add(bias)?)
+            // A magnitude multiplies the rows of the matrix, not the bias.
+            (Some(lora), Some(bias)) if lora.has_magnitude() => {
+                Ok(lora.add(x, &self.multiply(x, None)?)?.add(bias)?)
             }
-            (Some(added), bias) => added.add(x, &self.multiply(x, bias.as_ref())?),
+            (Some(lora), bias) => lora.add(x, &self.multiply(x, bias.as_ref())?),
         }
     }
 
@@ -55,11 +55,12 @@ impl Linear {
     }
 }
 
-/// A table `[vocabulary, width]` that can also be read backwards, as a tied output head.
+/// A table `[vocabulary, width]` of token embeddings, which is also the output head where that is
+/// tied to it.
 pub struct Embedding {
     table: Matrix,
     head: Linear,
-    added: Option<LoraDelta>,
+    lora: Option<LoraDelta>,
 }
 
 impl Embedding {
@@ -71,12 +72,12 @@ impl Embedding {
             },
             None,
         );
-        Embedding { table, head, added: None }
+        Embedding { table, head, lora: None }
     }
 
-    /// With what an adapter adds to the table, and to that as a head.
-    pub(crate) fn with_lora(self, [added, to_head]: [Option<LoraDelta>; 2]) -> Self {
-        Embedding { table: self.table, head: self.head.with_lora(to_head), added }
+    pub(crate) fn with_lora(self, deltas: TableDeltas) -> Self {
+        let head = self.head.with_lora(deltas.head);
+        Embedding { table: self.table, head, lora: deltas.table }
     }
 
     pub(crate) fn vocabulary(&self) -> u32 {
@@ -89,8 +90,8 @@ impl Embedding {
     /// Token ids `[…]` to rows `[…, width]`.
     pub(crate) fn lookup(&self, ids: &Array) -> Result<Array> {
         let rows = self.rows(ids)?;
-        match &self.added {
-            Some(added) => added.add_to_rows(ids, &rows),
+        match &self.lora {
+            Some(lora) => lora.add_to_rows(ids, &rows),
             None => Ok(rows),
         }
     }
@@ -100,7 +101,7 @@ impl Embedding {
         match &self.table {
             Matrix::Dense(table) => Ok(rows(table)?),
             Matrix::Quantized(table) => {
-                // Affine scales carry the precision of the model; the others are bytes.
+                // Affine scales have the precision of the model; the scales of other modes are bytes.
                 let dtype = match table.scales.dtype() {
                     Dtype::Uint8 => None,
                     dtype => Some(dtype),
@@ -127,7 +128,7 @@ impl Embedding {
 pub struct Experts {
     weight: Matrix,
     bias: Option<Array>,
-    added: Option<LoraDelta>,
+    lora: Option<LoraDelta>,
 }
 
 impl Experts {
@@ -136,14 +137,14 @@ impl Experts {
             Matrix::Dense(weight) => Matrix::Dense(weight.swap_axes(-1, -2).unwrap_or(weight)),
             quantized => quantized,
         };
-        Experts { weight, bias, added: None }
+        Experts { weight, bias, lora: None }
     }
 
-    pub(crate) fn with_lora(self, added: Option<LoraDelta>) -> Self {
-        Experts { added, ..self }
+    pub(crate) fn with_lora(self, lora: Option<LoraDelta>) -> Self {
+        Experts { lora, ..self }
     }
 
-    /// How many there are.
+    /// The number of experts.
     pub(crate) fn count(&self) -> i32 {
         match &self.weight {
             Matrix::Dense(weight) => weight.dim(0),
@@ -165,26 +166,26 @@ impl Experts {
             Some(bias) => y.add(bias.take_axis(ids, 0)?.expand_dims(-2)?)?,
             None => y,
         };
-        match &self.added {
-            Some(added) => added.add_by_expert(x, &y, ids, sorted),
+        match &self.lora {
+            Some(lora) => lora.add_by_expert(x, &y, ids, sorted),
             None => Ok(y),
         }
     }
 }
 
 impl Scope {
-    /// Reads a projection, dense or quantized as the checkpoint has it, with its bias if there is one.
+    /// Reads a projection, dense or quantized as the checkpoint stores it, with its bias if it has one.
     ///
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::Quantization`].
     pub fn linear(&self, name: &str, input: i32, output: i32) -> Result<Linear> {
         let w = self.at(name);
         let weight = w.keep_matrix(w.matrix(&[output, input])?);
-        let added = w.lora(&weight, [output, input])?;
-        Ok(Linear::new(weight, w.optional("bias", &[output])?).with_lora(added))
+        let lora = w.lora(&weight, MatrixSizes { output, input })?;
+        Ok(Linear::new(weight, w.optional("bias", &[output])?).with_lora(lora))
     }
 
-    /// As [`Scope::linear`], for a projection that cannot do without its bias.
+    /// As [`Scope::linear`], where a missing bias is an error.
     ///
     /// # Errors
     /// As [`Scope::linear`].
@@ -221,14 +222,14 @@ impl Scope {
         let total = groups * outputs.iter().sum::<i32>();
         let weight = w.matrix(&[total, input])?;
         let bias = w.has("bias").then(|| w.take("bias", &[total])).transpose()?;
-        let added = w.lora_of_parts(&weight, input, groups, outputs)?;
+        let deltas = w.lora_of_parts(&weight, input, groups, outputs)?;
         let mut start = 0;
-        let parts = outputs.into_iter().zip(added).map(|(output, added)| -> Result<Linear> {
+        let parts = outputs.into_iter().zip(deltas).map(|(output, lora)| -> Result<Linear> {
             let (from, to) = (start, start + output);
             start = to;
             let bias = bias.as_ref().map(|bias| cut(bias, 0, groups, from, to)).transpose()?;
             let weight = w.keep_matrix(weight.rows(groups, from, to)?);
-            Ok(Linear::new(weight, bias.map(|bias| w.keep(bias))).with_lora(added))
+            Ok(Linear::new(weight, bias.map(|bias| w.keep(bias))).with_lora(lora))
         });
         let parts: Vec<Linear> = parts.collect::<Result<_>>()?;
         parts.try_into().map_err(|_| Error::Internal("as many parts as outputs".into()))
@@ -241,67 +242,70 @@ impl Scope {
     pub fn embedding(&self, name: &str, vocabulary: i32, width: i32) -> Result<Embedding> {
         let w = self.at(name);
         let table = w.keep_matrix(w.matrix(&[vocabulary, width])?);
-        let added = w.lora_of_table(&table, [vocabulary, width])?;
-        Ok(Embedding::new(table).with_lora(added))
+        let sizes = MatrixSizes { output: vocabulary, input: width };
+        let deltas = w.lora_of_table(&table, sizes)?;
+        Ok(Embedding::new(table).with_lora(deltas))
     }
 
-    /// Reads the matrices of `count` experts: `{stacked}.{name}` in one tensor, or
-    /// `experts.{i}.{name}` in one tensor each.
+    /// Reads the matrices of experts: `{stacked}.{name}` in one tensor, or `experts.{i}.{name}` in one
+    /// tensor each.
     ///
     /// # Errors
     /// As [`Scope::linear`]; [`Error::Quantization`] when experts differ in their format.
-    pub fn experts(
-        &self,
-        stacked: &str,
-        name: &str,
-        count: i32,
-        input: i32,
-        output: i32,
-    ) -> Result<Experts> {
-        self.experts_named([stacked, "experts"], name, [count, input, output])
+    pub fn experts(&self, stacked: &str, name: &str, sizes: StackSizes) -> Result<Experts> {
+        self.experts_named(ExpertNames { stacked, split: "experts" }, name, sizes)
     }
 
-    /// As [`Scope::experts`], where the tensors of expert `i` are below `{split}.{i}`.
+    /// As [`Scope::experts`], with other names of the stack and of the single experts.
     ///
     /// # Errors
     /// As [`Scope::experts`].
     pub fn experts_named(
         &self,
-        [stacked, split]: [&str; 2],
+        names: ExpertNames,
         name: &str,
-        [count, input, output]: [i32; 3],
+        sizes: StackSizes,
     ) -> Result<Experts> {
-        let (w, split) = (self.at(stacked).at(name), self.at(split));
+        let StackSizes { experts, input, output } = sizes;
+        let (w, split) = (self.at(names.stacked).at(name), self.at(names.split));
         let is_split = ["0", "1"].iter().any(|expert| split.has_below(expert));
         let expert = |i| split.at(i).at(name);
-        let added = w.lora_of_experts(expert, [count, input, output])?;
-        if !is_split || self.at(stacked).has_below(name) {
-            let weight = w.keep_matrix(w.matrix(&[count, output, input])?.for_experts()?);
-            let bias = w.optional("bias", &[count, output])?;
-            return Ok(Experts::new(weight, bias).with_lora(added));
+        let lora = w.lora_of_experts(expert, sizes)?;
+        if !is_split || self.at(names.stacked).has_below(name) {
+            let weight = w.keep_matrix(w.matrix(&[experts, output, input])?.for_experts()?);
+            let bias = w.optional("bias", &[experts, output])?;
+            return Ok(Experts::new(weight, bias).with_lora(lora));
         }
         let weights =
-            (0..count).map(|i| expert(i).matrix(&[output, input])).collect::<Result<_>>()?;
+            (0..experts).map(|i| expert(i).matrix(&[output, input])).collect::<Result<_>>()?;
         let weight = self.keep_matrix(self.stack(weights)?.for_experts()?);
         let bias = if expert(0).has("bias") {
-            let biases = (0..count).map(|i| expert(i).take("bias", &[output]));
+            let biases = (0..experts).map(|i| expert(i).take("bias", &[output]));
             Some(self.keep(ops::stack(&biases.collect::<Result<Vec<_>>>()?, 0)?))
         } else {
             None
         };
-        Ok(Experts::new(weight, bias).with_lora(added))
+        Ok(Experts::new(weight, bias).with_lora(lora))
     }
 
-    /// With what the adapter adds to experts here under the name that they have in a stack, if it
-    /// knows them by that.
+    /// Adds the LoRA delta that the adapter has under the usual name of a stack,
+    /// `experts.{name}`, if it has one.
     pub(crate) fn with_expert_lora(
         &self,
         experts: Experts,
         name: &str,
-        sizes: [i32; 3],
+        sizes: StackSizes,
     ) -> Result<Experts> {
         let stack = self.at("experts");
-        let added = stack.at(name).lora_of_experts(|i| stack.at(i).at(name), sizes)?;
-        Ok(if added.is_some() { experts.with_lora(added) } else { experts })
+        let lora = stack.at(name).lora_of_experts(|i| stack.at(i).at(name), sizes)?;
+        Ok(if lora.is_some() { experts.with_lora(lora) } else { experts })
     }
+}
+
+/// The places of the matrices of experts in a checkpoint.
+pub struct ExpertNames<'a> {
+    /// The matrices of all experts, stacked, are below this name.
+    pub stacked: &'a str,
+    /// The matrices of expert `i` are below `{split}.{i}`.
+    pub split: &'a str,
 }

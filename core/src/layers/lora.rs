@@ -1,119 +1,128 @@
-//! What fine-tuning adds to a matrix: a product of two of low rank
-//! ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)), and with it other lengths of its rows
-//! ([Liu et al. 2024](https://arxiv.org/abs/2402.09353)). The matrix itself stays as it is, so it may
-//! be quantized.
+//! Adapters in the forward pass: a product of two matrices of low rank, the LoRA delta
+//! ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)), which is added to the output of a matrix,
+//! and the DoRA magnitude of its rows ([Liu et al. 2024](https://arxiv.org/abs/2402.09353)). The
+//! matrix itself stays as it is, so it may be quantized. The arrays of a delta are parameters: they
+//! can be replaced, and have gradients.
 
 use crate::{
     checkpoint::{adapter::Adapter, scope::Scope},
     error::Result,
     mlx::{
         self,
-        matrix::{Matrix, cut},
+        matrix::{Matrix, MatrixSizes, StackSizes, cut},
+        parameter::Parameter,
     },
 };
 use mlx_rs::{Array, Dtype, ops};
 
-/// An addition to a matrix `[…, output, input]`.
+/// The LoRA delta of a matrix `[…, output, input]`.
 #[derive(Clone)]
 pub(crate) struct LoraDelta {
     /// `[…, input, rank]`.
-    pub a: Array,
+    a: Parameter,
     /// `[…, rank, output]`.
-    pub b: Array,
-    pub scale: f32,
-    /// By what the rows of the sum are multiplied, `[output]`.
-    pub magnitude: Option<Array>,
+    b: Parameter,
+    /// `[]`, float32.
+    scale: Parameter,
+    /// What multiplies each output of the sum, `[output]`, for DoRA.
+    magnitude: Option<Parameter>,
 }
 
 impl LoraDelta {
-    /// The additions to the matrices of a stack.
-    pub fn stack(parts: &[LoraDelta]) -> Result<Self> {
-        let stack = |factor: fn(&LoraDelta) -> &Array| {
-            ops::stack(&parts.iter().map(factor).collect::<Vec<_>>(), 0)
-        };
-        let scale = parts.first().map_or(1.0, |part| part.scale);
-        Ok(LoraDelta {
-            a: stack(|part| &part.a)?,
-            b: stack(|part| &part.b)?,
-            scale,
-            magnitude: None,
-        })
+    /// Whether the adapter is a DoRA.
+    pub fn has_magnitude(&self) -> bool {
+        self.magnitude.is_some()
     }
 
-    /// With rows of these lengths, `[output]`, in what is added to `matrix`.
-    pub fn with_magnitude(self, matrix: &Matrix, lengths: &Array) -> Result<Self> {
-        let dense = match matrix {
-            Matrix::Dense(weight) => weight.clone(),
-            Matrix::Quantized(weight) => weight.dequantize(None)?,
-        };
-        let sum = dense.add(self.scaled(&self.b)?.t().matmul(self.a.t())?)?;
-        let magnitude = lengths.divide(sum.square()?.sum_axis(-1, false)?.sqrt()?)?;
-        Ok(LoraDelta { magnitude: Some(magnitude), ..self })
-    }
-
-    /// What is added to the rows from `start` to `stop` of each of `groups`.
-    pub fn rows(&self, groups: i32, start: i32, stop: i32) -> Result<Self> {
-        let magnitude =
-            self.magnitude.as_ref().map(|magnitude| cut(magnitude, 0, groups, start, stop));
-        let b = cut(&self.b, self.b.ndim() - 1, groups, start, stop)?;
-        Ok(LoraDelta { b, magnitude: magnitude.transpose()?, ..self.clone() })
-    }
-
-    /// As [`Matrix::for_experts`].
-    pub fn for_experts(self) -> Result<Self> {
-        if !mlx::is_cpu()? {
-            return Ok(self);
-        }
-        let (a, b) = (self.a.as_dtype(Dtype::Float32)?, self.b.as_dtype(Dtype::Float32)?);
-        Ok(LoraDelta { a, b, ..self })
-    }
-
-    /// To `y`, which the matrix makes of `x`.
+    /// Adds the delta to `y`, the product of the matrix and `x`.
     pub fn add(&self, x: &Array, y: &Array) -> Result<Array> {
-        let z = x.matmul(&self.a)?.matmul(&self.b)?;
+        let z = x.matmul(self.a.value())?.matmul(self.b.value())?;
         let sum = y.add(self.scaled(&z)?.as_dtype(x.dtype())?)?;
         let Some(magnitude) = &self.magnitude else { return Ok(sum) };
-        Ok(magnitude.as_dtype(x.dtype())?.multiply(sum)?)
+        Ok(magnitude.value().as_dtype(x.dtype())?.multiply(sum)?)
     }
 
-    /// To `y`, which are the rows `ids` of the matrix.
+    /// Adds the delta to `y`, the rows `ids` of the matrix.
     pub fn add_to_rows(&self, ids: &Array, y: &Array) -> Result<Array> {
-        let rows = self.b.t().take_axis(ids, 0)?;
-        let z = rows.matmul(self.a.t())?;
+        let rows = self.b.value().t().take_axis(ids, 0)?;
+        let z = rows.matmul(self.a.value().t())?;
         let sum = y.add(self.scaled(&z)?.as_dtype(y.dtype())?)?;
         let Some(magnitude) = &self.magnitude else { return Ok(sum) };
-        let magnitude = magnitude.take_axis(ids, 0)?.expand_dims(-1)?;
+        let magnitude = magnitude.value().take_axis(ids, 0)?.expand_dims(-1)?;
         Ok(magnitude.as_dtype(y.dtype())?.multiply(sum)?)
     }
 
-    /// To `y`, which the matrices `ids` of a stack make of `x`.
+    /// Adds the delta to `y`, the products of the matrices `ids` of a stack and `x`.
     pub fn add_by_expert(&self, x: &Array, y: &Array, ids: &Array, sorted: bool) -> Result<Array> {
-        let through = |x: &Array, w: &Array| ops::gather_mm(x, w, None::<&Array>, ids, sorted);
-        let z = through(&through(x, &self.a)?, &self.b)?;
+        let multiply = |x: &Array, w: &Array| ops::gather_mm(x, w, None::<&Array>, ids, sorted);
+        let z = multiply(&multiply(x, &self.a.value())?, &self.b.value())?;
         Ok(y.add(self.scaled(&z)?.as_dtype(x.dtype())?)?)
     }
 
     fn scaled(&self, z: &Array) -> Result<Array> {
-        Ok(z.multiply(mlx::scalar(self.scale, z.dtype())?)?)
+        let scale = self.scale.value();
+        let scale = if z.dtype() == scale.dtype() { scale } else { scale.as_dtype(z.dtype())? };
+        Ok(z.multiply(scale)?)
     }
 }
 
-/// The shapes of the two factors, by their rank.
+/// The deltas of a table of token embeddings.
+pub(crate) struct TableDeltas {
+    pub table: Option<LoraDelta>,
+    /// That of the output head that is tied to the table.
+    pub head: Option<LoraDelta>,
+}
+
+/// The arrays of a delta while it is read, in the shapes of [`LoraDelta`].
+struct Factors {
+    a: Array,
+    b: Array,
+    magnitude: Option<Array>,
+}
+
+impl Factors {
+    /// The factors of the matrices of a stack.
+    fn stack(parts: &[Factors]) -> Result<Self> {
+        let stack = |factor: fn(&Factors) -> &Array| {
+            ops::stack(&parts.iter().map(factor).collect::<Vec<_>>(), 0)
+        };
+        Ok(Factors { a: stack(|part| &part.a)?, b: stack(|part| &part.b)?, magnitude: None })
+    }
+
+    /// `b` and magnitude of the rows from `start` to `stop` of each of `groups`.
+    fn rows(&self, groups: i32, start: i32, stop: i32) -> Result<[Option<Array>; 2]> {
+        let magnitude =
+            self.magnitude.as_ref().map(|magnitude| cut(magnitude, 0, groups, start, stop));
+        let b = cut(&self.b, self.b.ndim() - 1, groups, start, stop)?;
+        Ok([Some(b), magnitude.transpose()?])
+    }
+
+    /// As [`Matrix::for_experts`].
+    fn for_experts(self) -> Result<Self> {
+        if !mlx::is_cpu()? {
+            return Ok(self);
+        }
+        let (a, b) = (self.a.as_dtype(Dtype::Float32)?, self.b.as_dtype(Dtype::Float32)?);
+        Ok(Factors { a, b, ..self })
+    }
+}
+
+/// The shapes of the two factors in the file, by their rank.
 type Shapes = dyn Fn(i32) -> [Vec<i32>; 2];
 
-fn projection([output, input]: [i32; 2]) -> impl Fn(i32) -> [Vec<i32>; 2] {
-    move |rank| [vec![input, rank], vec![rank, output]]
+fn projection(sizes: MatrixSizes) -> impl Fn(i32) -> [Vec<i32>; 2] {
+    move |rank| [vec![sizes.input, rank], vec![rank, sizes.output]]
 }
 
 impl Scope {
-    /// What the adapter adds to the matrix `[output, input]` here.
-    pub(crate) fn lora(&self, matrix: &Matrix, sizes: [i32; 2]) -> Result<Option<LoraDelta>> {
-        let Some(added) = self.product("", &projection(sizes))? else { return Ok(None) };
-        Ok(Some(self.keep_lora(self.with_dora(added, matrix, sizes[0])?)))
+    /// The LoRA delta of the matrix here.
+    pub(crate) fn lora(&self, matrix: &Matrix, sizes: MatrixSizes) -> Result<Option<LoraDelta>> {
+        let Some(factors) = self.factors("", &projection(sizes))? else { return Ok(None) };
+        Ok(Some(self.keep_lora(self.with_magnitude(factors, matrix, sizes.output)?)))
     }
 
-    /// As [`Scope::added`], to each of the matrices that are read from one, as [`Scope::fused_by_group`]
-    /// does. The adapter, too, may have factors for all of them or for each.
+    /// The LoRA deltas of the matrices that [`Scope::fused_by_group`] reads from one. The adapter may
+    /// have factors for the fused matrix, or for each part.
     pub(crate) fn lora_of_parts<const N: usize>(
         &self,
         matrix: &Matrix,
@@ -121,107 +130,123 @@ impl Scope {
         groups: i32,
         outputs: [i32; N],
     ) -> Result<Vec<Option<LoraDelta>>> {
-        let total = groups * outputs.iter().sum::<i32>();
-        let Some(all) = self.product("", &projection([total, input]))? else {
+        let output = groups * outputs.iter().sum::<i32>();
+        let Some(all) = self.factors("", &projection(MatrixSizes { output, input }))? else {
             let part = |(i, output)| {
-                let added = self.product(&format!(".{i}"), &projection([output, input]))?;
-                Ok(added.map(|added| self.keep_lora(added)))
+                let (suffix, sizes) = (format!(".{i}"), MatrixSizes { output, input });
+                let factors = self.factors(&suffix, &projection(sizes))?;
+                Ok(factors.map(|factors| self.keep_lora_named(&suffix, factors)))
             };
             return outputs.into_iter().enumerate().map(part).collect();
         };
-        let all = self.with_dora(all, matrix, total)?;
+        let all = self.with_magnitude(all, matrix, output)?;
+        let a = self.keep_parameter("lora_a", all.a.clone());
         let mut start = 0;
-        let part = |output| {
+        let part = |(i, output)| {
             let from = start;
             start += output;
-            Ok(Some(self.keep_rows(all.rows(groups, from, start)?)))
+            let [b, magnitude] = all.rows(groups, from, start)?;
+            let keep = |name: &str, array| self.keep_parameter(&format!("{name}.{i}"), array);
+            Ok(b.map(|b| LoraDelta {
+                a: a.clone(),
+                b: keep("lora_b", b),
+                scale: self.adapter_scale(),
+                magnitude: magnitude.map(|magnitude| keep("m", magnitude)),
+            }))
         };
-        self.keep(all.a.clone());
-        outputs.into_iter().map(part).collect()
+        outputs.into_iter().enumerate().map(part).collect()
     }
 
-    /// What the adapter adds to the table `[vocabulary, width]` here, and to a head that is tied to it.
-    pub(crate) fn lora_of_table(
-        &self,
-        table: &Matrix,
-        [vocabulary, width]: [i32; 2],
-    ) -> Result<[Option<LoraDelta>; 2]> {
+    /// The LoRA deltas of the table `[output, input]` of token embeddings here, and of a head that is
+    /// tied to it.
+    pub(crate) fn lora_of_table(&self, table: &Matrix, sizes: MatrixSizes) -> Result<TableDeltas> {
+        let MatrixSizes { output: vocabulary, input: width } = sizes;
         let shapes = move |rank| [vec![vocabulary, rank], vec![rank, width]];
-        let Some(LoraDelta { a, b, scale, magnitude }) = self.product("", &shapes)? else {
-            return Ok([None, None]);
+        let Some(Factors { a, b, magnitude }) = self.factors("", &shapes)? else {
+            return Ok(TableDeltas { table: None, head: None });
         };
-        let added = LoraDelta { a: b.t(), b: a.t(), scale, magnitude };
-        let added = self.keep_lora(self.with_dora(added, table, vocabulary)?);
-        let to_head = self.adapter().is_some_and(Adapter::adds_to_tied_head);
-        Ok([Some(added.clone()), to_head.then_some(added)])
+        let factors = Factors { a: b.t(), b: a.t(), magnitude };
+        let delta = self.keep_lora(self.with_magnitude(factors, table, vocabulary)?);
+        let is_for_head = self.adapter().is_some_and(Adapter::adapts_tied_head);
+        Ok(TableDeltas { head: is_for_head.then(|| delta.clone()), table: Some(delta) })
     }
 
-    /// What the adapter adds to the matrices `[count, output, input]` of experts here. It has factors
-    /// for all of them, or for each under a name of its own.
+    /// The LoRA delta of the matrices of experts here. The adapter has factors for the stack, or for
+    /// each expert at the place that `each` gives.
     pub(crate) fn lora_of_experts(
         &self,
         each: impl Fn(i32) -> Scope,
-        [count, input, output]: [i32; 3],
+        sizes: StackSizes,
     ) -> Result<Option<LoraDelta>> {
         let Some(adapter) = self.adapter() else { return Ok(None) };
-        let shapes = move |rank| [vec![count, rank, input], vec![count, output, rank]];
-        let added = match self.product("", &shapes)? {
-            Some(added) => {
-                let (a, b) = (added.a.swap_axes(-1, -2)?, added.b.swap_axes(-1, -2)?);
-                LoraDelta { a, b, ..added }
+        let StackSizes { experts, input, output } = sizes;
+        let shapes = move |rank| [vec![experts, rank, input], vec![experts, output, rank]];
+        let factors = match self.factors("", &shapes)? {
+            Some(Factors { a, b, magnitude }) => {
+                Factors { a: a.swap_axes(-1, -2)?, b: b.swap_axes(-1, -2)?, magnitude }
             }
             None => {
-                let factors = |i| each(i).product("", &projection([output, input]));
-                let factors = (0..count).map(factors).collect::<Result<Vec<_>>>()?;
+                let shapes = projection(MatrixSizes { output, input });
+                let factors = (0..experts).map(|i| each(i).factors("", &shapes));
+                let factors = factors.collect::<Result<Vec<_>>>()?;
                 if factors.iter().all(Option::is_none) {
                     return Ok(None);
                 }
                 let missing = |i| adapter.missing(&each(i).full_name("lora_a"));
                 let factors = (0..).zip(factors).map(|(i, one)| one.ok_or_else(|| missing(i)));
-                LoraDelta::stack(&factors.collect::<Result<Vec<_>>>()?)?
+                Factors::stack(&factors.collect::<Result<Vec<_>>>()?)?
             }
         };
         if adapter.has_magnitude() {
             let name = self.full_name("lora_a");
-            return Err(adapter.wrong(format!("`{name}`: experts with lengths are not supported")));
+            return Err(adapter.wrong(format!("`{name}`: DoRA of experts is not supported")));
         }
-        Ok(Some(self.keep_lora(added.for_experts()?)))
+        Ok(Some(self.keep_lora(factors.for_experts()?)))
     }
 
-    /// The factors of a product as the file has them.
-    fn product(&self, part: &str, shapes: &Shapes) -> Result<Option<LoraDelta>> {
+    /// The factors of the adapter for the matrix here, as the file has them.
+    fn factors(&self, suffix: &str, shapes: &Shapes) -> Result<Option<Factors>> {
         let Some(adapter) = self.adapter() else { return Ok(None) };
-        let Some(product) = adapter.product else { return Ok(None) };
-        let names = ["lora_a", "lora_b"].map(|factor| self.full_name(&format!("{factor}{part}")));
-        let [a, b] = shapes(product.rank);
+        let Some(lora) = adapter.lora else { return Ok(None) };
+        let names = ["lora_a", "lora_b"].map(|factor| self.full_name(&format!("{factor}{suffix}")));
+        let [a, b] = shapes(lora.rank);
         match (adapter.take(&names[0], &a)?, adapter.take(&names[1], &b)?) {
             (None, None) => Ok(None),
-            (Some(a), Some(b)) => {
-                Ok(Some(LoraDelta { a, b, scale: product.scale, magnitude: None }))
-            }
+            (Some(a), Some(b)) => Ok(Some(Factors { a, b, magnitude: None })),
             (a, _) => Err(adapter.missing(&names[usize::from(a.is_some())])),
         }
     }
 
-    /// With the lengths of rows, where the adapter is one that has them.
-    fn with_dora(&self, added: LoraDelta, matrix: &Matrix, output: i32) -> Result<LoraDelta> {
+    /// With the DoRA magnitude of the matrix here, if the adapter is a DoRA: the length that each row
+    /// of the adapted matrix gets, divided by the length that it has.
+    fn with_magnitude(&self, factors: Factors, matrix: &Matrix, output: i32) -> Result<Factors> {
         let Some(adapter) = self.adapter().filter(|adapter| adapter.has_magnitude()) else {
-            return Ok(added);
+            return Ok(factors);
         };
         let name = self.full_name("m");
         let lengths = adapter.take(&name, &[output])?.ok_or_else(|| adapter.missing(&name))?;
-        added.with_magnitude(matrix, &lengths)
+        let dense = match matrix {
+            Matrix::Dense(weight) => weight.clone(),
+            Matrix::Quantized(weight) => weight.dequantize(None)?,
+        };
+        let scale = mlx::scalar(adapter.scale(), factors.b.dtype())?;
+        let delta = factors.b.multiply(scale)?.t().matmul(factors.a.t())?;
+        let sum = dense.add(delta)?;
+        let magnitude = lengths.divide(sum.square()?.sum_axis(-1, false)?.sqrt()?)?;
+        Ok(Factors { magnitude: Some(magnitude), ..factors })
     }
 
-    fn keep_lora(&self, added: LoraDelta) -> LoraDelta {
-        self.keep(added.a.clone());
-        self.keep_rows(added)
+    fn keep_lora(&self, factors: Factors) -> LoraDelta {
+        self.keep_lora_named("", factors)
     }
 
-    fn keep_rows(&self, added: LoraDelta) -> LoraDelta {
-        for array in [Some(&added.b), added.magnitude.as_ref()].into_iter().flatten() {
-            self.keep(array.clone());
+    fn keep_lora_named(&self, suffix: &str, factors: Factors) -> LoraDelta {
+        let keep = |name: &str, array| self.keep_parameter(&format!("{name}{suffix}"), array);
+        LoraDelta {
+            a: keep("lora_a", factors.a),
+            b: keep("lora_b", factors.b),
+            scale: self.adapter_scale(),
+            magnitude: factors.magnitude.map(|magnitude| keep("m", magnitude)),
         }
-        added
     }
 }

@@ -14,6 +14,26 @@ pub enum Matrix {
     Quantized(Quantized),
 }
 
+/// The sizes of a matrix `[output, input]`.
+#[derive(Clone, Copy)]
+pub struct MatrixSizes {
+    /// Number of outputs.
+    pub output: i32,
+    /// Number of inputs.
+    pub input: i32,
+}
+
+/// The sizes of a stack of matrices `[experts, output, input]`.
+#[derive(Clone, Copy)]
+pub struct StackSizes {
+    /// Number of matrices.
+    pub experts: i32,
+    /// Number of inputs of each.
+    pub input: i32,
+    /// Number of outputs of each.
+    pub output: i32,
+}
+
 impl Matrix {
     /// The output rows from `start` to `stop` of each of `groups` equal groups.
     pub(crate) fn rows(&self, groups: i32, start: i32, stop: i32) -> Result<Self> {
@@ -28,13 +48,17 @@ impl Matrix {
         })
     }
 
-    /// The number of matrices in a stack, and their inputs and outputs.
-    pub(crate) fn sizes(&self) -> [i32; 3] {
+    /// The sizes of a stack.
+    pub(crate) fn stack_sizes(&self) -> StackSizes {
         match self {
-            Matrix::Dense(weight) => [weight.dim(0), weight.dim(-1), weight.dim(-2)],
-            Matrix::Quantized(Quantized { weight, scales, format, .. }) => {
-                [weight.dim(0), scales.dim(-1) * format.group, weight.dim(-2)]
+            Matrix::Dense(weight) => {
+                StackSizes { experts: weight.dim(0), input: weight.dim(-1), output: weight.dim(-2) }
             }
+            Matrix::Quantized(Quantized { weight, scales, format, .. }) => StackSizes {
+                experts: weight.dim(0),
+                input: scales.dim(-1) * format.group,
+                output: weight.dim(-2),
+            },
         }
     }
 

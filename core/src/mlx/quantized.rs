@@ -6,7 +6,7 @@ use mlx_rs::{Array, Dtype};
 use std::ffi::CStr;
 
 /// A quantization format: scheme, bits and group size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Format {
     /// The scheme.
     pub mode: Mode,
@@ -23,7 +23,7 @@ impl Format {
 }
 
 /// The quantization schemes of MLX.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Unsigned integers with a scale and a bias for each group.
     Affine,

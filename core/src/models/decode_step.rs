@@ -8,7 +8,7 @@ use crate::{
         embedded::Embedded,
         step::{Rotary, Step},
     },
-    mlx::{self, compiled::Compiled, memory},
+    mlx::{self, compiled::Compiled, memory, parameter::Parameters},
     models::{
         cache::{Cache, Verified},
         language::LanguageModel,
@@ -87,7 +87,7 @@ fn check_settled(cache: &Cache) -> Result<()> {
 /// Building the graph of a step costs the host more than a small model costs the device; a
 /// compiled step is built once and its operations are fused.
 #[derive(Default)]
-pub struct DecodeStep(Vec<(Shape, Compiled)>);
+pub struct DecodeStep(Vec<(Shape, Compiled)>, Parameters);
 
 /// What the shapes of a compiled pass follow from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,6 +129,12 @@ const KEPT: usize = 8;
 pub const MOST_DRAFT_TOKENS: i32 = 16;
 
 impl DecodeStep {
+    /// For a model with parameters, which the compiled passes take as inputs. Parameters that are not
+    /// given here are constants of a compiled pass.
+    pub fn with_parameters(parameters: Parameters) -> Self {
+        DecodeStep(Vec::new(), parameters)
+    }
+
     /// Runs one token of each row, `[batch, 1]`, which may still be on its way through the device,
     /// to logits `[batch, 1, vocabulary]`.
     ///
@@ -234,12 +240,13 @@ impl DecodeStep {
         let place = self.0.iter().position(|(known, _)| *known == shape).unwrap_or_else(|| {
             tracing::debug!(?shape, "compiling a decode step");
             self.0.truncate(KEPT - 1);
-            self.0.insert(0, (shape, compile(model.clone(), cache, pass)));
+            self.0.insert(0, (shape, compile(model.clone(), cache, pass, self.1.clone())));
             0
         });
         let compiled = &mut self.0[place].1;
         let position = Array::from_slice(&positions, &[rows as i32]);
         let mut inputs = vec![ids.clone(), position];
+        inputs.extend(self.1.values());
         inputs.extend(cache.arrays().into_iter().map(|array| array.clone()));
         let mut outputs = compiled.call(&inputs)?;
         let states = outputs.split_off(1);
@@ -257,14 +264,20 @@ fn put(arrays: Vec<&mut Array>, values: Vec<Array>) {
 
 /// A pass for caches like this one: ids, positions and the arrays of the cache to logits, the arrays
 /// of the cache, and what the pass sets aside.
-fn compile(model: Rc<dyn LanguageModel>, cache: &Cache, pass: Pass) -> Compiled {
+fn compile(
+    model: Rc<dyn LanguageModel>,
+    cache: &Cache,
+    pass: Pass,
+    parameters: Parameters,
+) -> Compiled {
     let mut template = cache.fork();
     // The compiled step must not keep the entries of the sequence it was made for.
     template.arrays().into_iter().for_each(|array| *array = Array::from_int(0));
     Compiled::new(move |inputs| {
-        let [ids, position, states @ ..] = inputs else {
+        let [ids, position, rest @ ..] = inputs else {
             return Err(Error::Internal("a decode step has ids and positions".into()));
         };
+        let (values, states) = rest.split_at(parameters.len());
         let mut cache = template.fork();
         put(cache.arrays(), states.to_vec());
         let forward = |ids: &Array, cache: &mut Cache, mut step: Step| {
@@ -272,27 +285,31 @@ fn compile(model: Rc<dyn LanguageModel>, cache: &Cache, pass: Pass) -> Compiled 
             model.forward(&model.embed(ids)?, cache, &step)
         };
         let mut left = Vec::new();
-        let hidden = match pass {
-            Pass::Decode => forward(ids, &mut cache, Step::decode(position.clone()))?,
-            Pass::Verify(length) => {
-                let hidden = forward(ids, &mut cache, Step::verify(position.clone(), length))?;
-                left.extend(cache.trail().into_iter().map(|array| array.clone()));
-                hidden
-            }
-            Pass::VerifyOneByOne(length) => {
-                let mut hidden = Vec::new();
-                for at in 0..length {
-                    let step = Step::decode(position.add(Array::from_int(at))?);
-                    hidden.push(forward(&mlx::slice(ids, 1, at, at + 1)?, &mut cache, step)?);
-                    if at + 1 < length {
-                        let volatile = cache.volatile_arrays();
-                        left.extend(volatile.into_iter().map(|array| array.clone()));
-                    }
+        let mut run = || {
+            let hidden = match pass {
+                Pass::Decode => forward(ids, &mut cache, Step::decode(position.clone()))?,
+                Pass::Verify(length) => {
+                    let hidden = forward(ids, &mut cache, Step::verify(position.clone(), length))?;
+                    left.extend(cache.trail().into_iter().map(|array| array.clone()));
+                    hidden
                 }
-                ops::concatenate(&hidden, 1)?
-            }
+                Pass::VerifyOneByOne(length) => {
+                    let mut hidden = Vec::new();
+                    for at in 0..length {
+                        let step = Step::decode(position.add(Array::from_int(at))?);
+                        hidden.push(forward(&mlx::slice(ids, 1, at, at + 1)?, &mut cache, step)?);
+                        if at + 1 < length {
+                            let volatile = cache.volatile_arrays();
+                            left.extend(volatile.into_iter().map(|array| array.clone()));
+                        }
+                    }
+                    ops::concatenate(&hidden, 1)?
+                }
+            };
+            model.logits(&hidden)
         };
-        let mut outputs = vec![model.logits(&hidden)?];
+        let logits = parameters.with(values, &mut run)?;
+        let mut outputs = vec![logits];
         outputs.extend(cache.arrays().into_iter().map(|array| array.clone()));
         outputs.append(&mut left);
         Ok(outputs)

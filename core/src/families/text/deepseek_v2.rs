@@ -61,7 +61,7 @@ fn router(w: &Scope, text: &Text, config: &Json) -> Result<impl Router + use<>> 
             let split = ops::unflatten(&scores, -1, &[groups, -1])?;
             let axis = split.ndim() - 2;
             let ids = ops::argpartition_axis(split.max_axis(-1, true)?, dropped - 1, -2)?;
-            let ids = mlx::slice(&ids, axis, 0, dropped)?;
+            let ids = mlx::detach_indices(mlx::slice(&ids, axis, 0, dropped)?)?;
             let zero = mlx::scalar(0.0, split.dtype())?;
             scores = split.put_along_axis(&ids, zero, -2)?.flatten(-2, -1)?;
         }

@@ -38,7 +38,7 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
     let experts = if w.has_below("experts.gate_proj") {
         let read = |name, input, output| {
             w.at("experts").at(name).require("bias")?;
-            w.experts("experts", name, count, input, output)
+            w.experts("experts", name, StackSizes { experts: count, input, output })
         };
         [
             read("gate_proj", width, inner)?,
@@ -57,10 +57,15 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
         let down = w.keep_matrix(published(&w, "down_proj", count, inner, width)?);
         let down_bias = w.tensor("down_proj_bias", &[count, width])?;
         let down = Experts::new(down, Some(down_bias));
+        let gate_up = StackSizes { experts: count, input: width, output: inner };
         [
-            w.with_expert_lora(half(0)?, "gate_proj", [count, width, inner])?,
-            w.with_expert_lora(half(1)?, "up_proj", [count, width, inner])?,
-            w.with_expert_lora(down, "down_proj", [count, inner, width])?,
+            w.with_expert_lora(half(0)?, "gate_proj", gate_up)?,
+            w.with_expert_lora(half(1)?, "up_proj", gate_up)?,
+            w.with_expert_lora(
+                down,
+                "down_proj",
+                StackSizes { experts: count, input: inner, output: width },
+            )?,
         ]
     };
     let router = LinearRouter::new(router, top_k_then_softmax, count, *e.num_experts_per_tok)?;

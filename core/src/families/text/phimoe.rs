@@ -68,7 +68,8 @@ fn sparse_mixer(w: &Scope, c: &Text, e: &Config) -> Result<impl Router + use<>> 
         let (nothing, band) = (constant(f32::NEG_INFINITY)?, constant(band)?);
         let (mut ids, mut weights, mut left) = (Vec::new(), Vec::new(), logits.clone());
         for _ in 0..k {
-            let (best, id) = (left.max_axis(-1, true)?, argmax_axis(&left, -1, true)?);
+            let best = left.max_axis(-1, true)?;
+            let id = mlx::detach_indices(argmax_axis(&left, -1, true)?)?;
             let distance = best.subtract(&logits)?.divide(ops::maximum(logits.abs()?, &best)?)?;
             let near = ops::select(&distance.gt(&band)?, &nothing, &left)?;
             weights.push(take_along_axis(ops::softmax_axis(near, -1, true)?, &id, -1)?);

@@ -61,11 +61,12 @@ fn experts(w: &Scope, c: &Text, e: &Config) -> Result<Ffn> {
     let router = LinearRouter::new(logits, top_k_then_softmax, count, *e.num_experts_per_tok)?
         .choosing(first_top_k);
     let first = if w.has_below("switch_mlp") { "switch_mlp" } else { "mlp.0" };
-    let read = |name, sizes| {
+    let read = |name, input, output| {
         w.at(first).at(name).require("bias")?;
-        w.experts_named(["switch_mlp", "mlp"], name, sizes)
+        let names = ExpertNames { stacked: "switch_mlp", split: "mlp" };
+        w.experts_named(names, name, StackSizes { experts: count, input, output })
     };
-    let (up, down) = (read("fc1", [count, width, inner])?, read("fc2", [count, inner, width])?);
+    let (up, down) = (read("fc1", width, inner)?, read("fc2", inner, width)?);
     Ok(Box::new(Map(move |x: &Array| {
         let (ids, weights) = router.route(x)?;
         let y = dispatch(x, &ids, |x, ids, sorted| {

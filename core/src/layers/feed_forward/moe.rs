@@ -13,7 +13,7 @@ use crate::{
         },
         linear::Experts,
     },
-    mlx::matrix::Matrix,
+    mlx::matrix::{Matrix, StackSizes},
 };
 use mlx_rs::{Array, ops};
 
@@ -87,8 +87,9 @@ impl GatedExperts {
         let names = if w.has_below(stacked) { GATE_UP_DOWN } else { split };
         let ExpertSizes { count, width, inner } = sizes;
         let read = |name, usual, input, output| {
-            let experts = w.experts(stacked, name, count, input, output)?;
-            w.with_expert_lora(experts, usual, [count, input, output])
+            let sizes = StackSizes { experts: count, input, output };
+            let experts = w.experts(stacked, name, sizes)?;
+            w.with_expert_lora(experts, usual, sizes)
         };
         let gate = read(names.gate, GATE_UP_DOWN.gate, width, inner)?;
         let up = read(names.up, GATE_UP_DOWN.up, width, inner)?;
@@ -124,7 +125,7 @@ impl GatedExperts {
         activation: impl Gate,
     ) -> Result<Self> {
         let stack = |name, matrix: Matrix| {
-            let sizes = matrix.sizes();
+            let sizes = matrix.stack_sizes();
             let experts = Experts::new(w.keep_matrix(matrix.for_experts()?), None);
             w.with_expert_lora(experts, name, sizes)
         };

@@ -28,14 +28,15 @@ pub type TopK = fn(&Array, i32) -> Result<Array>;
 /// The usual [`TopK`], which takes the last of equal scores.
 pub fn top_k(scores: &Array, k: i32) -> Result<Array> {
     let (count, axis) = (scores.dim(-1), scores.ndim() - 1);
-    mlx::slice(&ops::argpartition_axis(scores, count - k, -1)?, axis, count - k, count)
+    let sorted = ops::argpartition_axis(scores, count - k, -1)?;
+    mlx::detach_indices(mlx::slice(&sorted, axis, count - k, count)?)
 }
 
 /// As [`top_k`], but takes the first of equal scores. Equal scores are frequent in half precision,
 /// and the outputs equal those of a reference only if the same experts are selected.
 pub fn first_top_k(scores: &Array, k: i32) -> Result<Array> {
     let sorted = ops::argpartition_axis(scores.negative()?, k - 1, -1)?;
-    mlx::slice(&sorted, scores.ndim() - 1, 0, k)
+    mlx::detach_indices(mlx::slice(&sorted, scores.ndim() - 1, 0, k)?)
 }
 
 /// Maps the logits `[…, experts]` of a router to ids and weights `[…, k]`. It is a plain function,
@@ -210,7 +211,7 @@ impl LossFreeRouter {
         let (axis, size) = (split.ndim() - 1, split.dim(-1));
         let best = mlx::slice(&ops::partition_axis(&split, size - 2, -1)?, axis, size - 2, size)?;
         let ids = ops::argpartition_axis(best.sum_axis(-1, true)?, dropped - 1, -2)?;
-        let ids = mlx::slice(&ids, axis - 1, 0, dropped)?;
+        let ids = mlx::detach_indices(mlx::slice(&ids, axis - 1, 0, dropped)?)?;
         let kept = split.put_along_axis(&ids, Array::from_f32(0.0), -2)?;
         Ok(kept.flatten(-2, -1)?)
     }

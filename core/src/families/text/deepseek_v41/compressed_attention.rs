@@ -192,8 +192,8 @@ impl<'a> CompressedSizes<'a> {
         } else {
             w.matrix(&[groups, rank, input])?
         };
-        let added = w.lora_of_experts(|i| w.at(i), matrix.sizes())?;
-        Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None).with_lora(added))
+        let lora = w.lora_of_experts(|i| w.at(i), matrix.stack_sizes())?;
+        Ok(Experts::new(w.keep_matrix(matrix.for_experts()?), None).with_lora(lora))
     }
 
     fn pool(&self, w: &Scope, layer: i32) -> Result<Pool> {
