@@ -3,7 +3,7 @@ import PackageDescription
 
 let mynah = Target.Dependency.product(name: "Mynah", package: "Mynah")
 
-// The app itself is Chat/Chat.xcodeproj; what of it knows nothing of SwiftUI is tested here.
+// The app is Chat/Chat.xcodeproj. This package tests the files of the app that do not use SwiftUI.
 let package = Package(
     name: "Examples",
     platforms: [.macOS(.v14)],
