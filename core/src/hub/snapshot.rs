@@ -198,7 +198,7 @@ impl<'a> SnapshotDownload<'a> {
         self.download_all(listing, &missing_weights, WEIGHTS_AT_ONCE, &counter)?;
         cache.set_commit(self.source.revision(), &listing.commit)?;
         counter.finish();
-        tracing::info!(commit = listing.commit, "the model is downloaded and verified");
+        tracing::info!(commit = %listing.commit, "the model is downloaded and verified");
         Ok(snapshot)
     }
 
