@@ -47,7 +47,7 @@ SEED = 7
 STEPS = 6500
 WARMUP_STEPS = 100
 PEAK_LEARNING_RATE = 3e-3
-# The batches, in turn: rows, tokens of each, and how many turns a row has at most.
+# The batches, in turn: rows, tokens of a row, and the largest number of turns in a row.
 BATCH_SHAPES = [(24, 40, 1), (8, 112, 100), (24, 40, 1), (2, 448, 100)]
 
 PAD, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -526,7 +526,7 @@ def with_article(noun):
 
 # --- Conversations ----------------------------------------------------------
 
-# How often each category is drawn: by how much there is to learn in it.
+# How often each category is drawn, by the amount to learn.
 WEIGHTS = {
     "greeting": 5,
     "identity": 5,
@@ -546,7 +546,7 @@ WEIGHTS = {
 
 
 class Speaker:
-    """Draws facts, their phrasings and whole conversations at random."""
+    """Draws facts, their phrasings and whole chats at random."""
 
     def __init__(self, facts, seed):
         self.random = numpy.random.default_rng(seed)
@@ -620,7 +620,7 @@ class Speaker:
         return Fact("unknown", [self.choice(UNKNOWN_QUESTIONS).format(subject)], UNKNOWN)
 
     def phrase(self, question):
-        """The question as somebody in a hurry, or somebody polite, might type it."""
+        """The question as a user in a hurry or a polite user might type it."""
         if self.chance(0.05):
             question = self.choice(["Please: ", "Mynah, ", "Hi! ", "Hello, "]) + question
         if self.chance(0.15):
@@ -635,7 +635,7 @@ class Speaker:
         return self.choice(SYSTEM_MESSAGES) if self.chance(0.15) else None
 
     def turns(self):
-        """An endless conversation, as pairs of question and answer."""
+        """An endless chat, as pairs of question and answer."""
         fact = None
         while True:
             if fact and fact.follow_up and self.chance(0.2):
@@ -643,7 +643,7 @@ class Speaker:
                 question = fact.follow_up or fact.questions[0]
             else:
                 fact = self.fact(self.category())
-                # The first phrasing is the one that people use most.
+                # The first phrasing is the most frequent one.
                 question = fact.questions[0] if self.chance(0.25) else self.choice(fact.questions)
             yield self.phrase(question), fact.answer
 
@@ -712,7 +712,7 @@ def batches(speaker, tokenizer):
     for rows, length, most_turns in cycle(BATCH_SHAPES):
         conversations = [conversation(length + 1, most_turns) for _ in range(rows)]
         tokens, learned = map(numpy.array, zip(*conversations))
-        # Always as many, some of them twice, so that the step is compiled only once.
+        # Always the same number, some rows twice, so that the step is compiled only once.
         positions = numpy.resize(numpy.flatnonzero(learned[:, 1:]), rows * length // 3)
         yield mx.array(tokens), mx.array(positions)
 
@@ -799,7 +799,7 @@ def evaluate(facts, ask):
 
 
 def fixture(facts):
-    """A few questions of each category, and conversations that need their history."""
+    """Asks a few questions of each category, and chats that need their history."""
     by_category = defaultdict(list)
     for fact in facts:
         by_category[fact.category].append(fact)

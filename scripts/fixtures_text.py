@@ -103,7 +103,7 @@ CONVERSATIONS = {
     ],
 }
 
-# For templates that want arguments as the API writes them.
+# For templates that expect arguments in the form of the API.
 API = {
     "calls": [
         {"role": "system", "content": "Be brief.", "response_format": {"type": "object", "é": [1.0]}},
@@ -136,7 +136,7 @@ API = {
     "offers": [{"role": "system", "content": "S", "tools": TOOLS}, {"role": "user", "content": "hi"}],
 }
 
-# In the manner of model families; none is the template of a model.
+# Templates like those of model families; none is the template of a published model.
 FAMILIES = {
     "chatml": """\
 {% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{% endif %}
@@ -737,7 +737,7 @@ RUNS = [
 
 def render(source, conversation, options):
     prompt = options.get("add_generation_prompt", not options.get("continue_final_message", False))
-    # Where there is no content the reasoning is meant, which is an option of its own there.
+    # Without content the reasoning is continued, which is a separate option in transformers.
     thought = options.get("continue_final_message") and "content" not in CONVERSATIONS[conversation][-1]
     return TOKENIZER.apply_chat_template(
         CONVERSATIONS[conversation],
@@ -756,7 +756,7 @@ def case(template, conversation, options, render=render):
         result["expected"] = render(FAMILIES.get(template, template), conversation, options)
     except Exception as error:
         result["error"] = str(error).split("\n")[0]
-        # The only messages that are the template's own.
+        # The only messages that the template itself raises.
         result["raised"] = type(error).__name__ == "TemplateError"
     return {key: value for key, value in result.items() if value not in ({}, False)}
 
@@ -787,7 +787,7 @@ TYPE_OPTIONS = [
 def main():
     typed = ["hi", "system", "long", "wrong", "prefix", *API]
     types = [case("deepseek_v32", name, options, render_type) for name in typed for options in TYPE_OPTIONS]
-    # To go on with a message of the user is not what that function does.
+    # transformers does not continue a message of the user.
     types = [t for t in types if "continue_final_message" not in t.get("options", {}) or t["conversation"] in ("prefix", "called", "wrong")]
     cases = [case(family, *run) for family in FAMILIES for run in RUNS]
     cases += [case(snippet, "long", {}) for snippet in SNIPPETS + MULTILINE]

@@ -51,7 +51,7 @@ TEXTS = [
     "\U0001f9ff\U00020000\U0010fffd",
     "hello<|end|>world <|end|> <s>again</s>  x<tool>y",
 ]
-# What vocabularies learn from; other scripts are left to bytes or to the unknown piece.
+# The training text of the vocabularies; other scripts become bytes or the unknown piece.
 CORPUS = TEXTS[3:11] + TEXTS[13:16] + TEXTS[18:23]
 SPECIAL = ["<|end|>", "<tool>"]
 
@@ -90,7 +90,7 @@ def added(tokens):
 
 
 def segments(text, tokens):
-    """The text between added tokens, and these."""
+    """The text between added tokens, and the added tokens."""
     if not tokens:
         return [text] if text else []
     pattern = "(" + "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) + ")"
@@ -111,7 +111,7 @@ def train(**options):
         **options,
     )
     model = proto.ModelProto.FromString(out.getvalue())
-    # A file that is gone.
+    # The file was deleted.
     model.normalizer_spec.ClearField("normalization_rule_tsv")
     return model
 
@@ -140,7 +140,7 @@ def sentencepiece_kind(name, model, fields=None, names=(), once=False, file="tok
 
     def decode(ids):
         if unknown in ids or any(id >= size or first.is_control(id) for id in ids):
-            # The libraries differ in how they show these.
+            # The libraries decode these tokens differently.
             return None
         return first.decode(ids)
 
@@ -245,13 +245,13 @@ def ranks(size):
     decoder = {c: b for b, c in bytes_to_unicode().items()}
     merged = [bytes(decoder[c] for c in token) for token in sorted(model.get_vocab(), key=model.token_to_id)]
     merged = [token for token in merged if len(token) > 1]
-    # A token that no merges make, which is found only as a whole, and one that ends within a character.
+    # A token that no merges form, which is found as a whole only, and one that ends within a character.
     return [bytes([b]) for b in range(256)] + merged + ["tumane".encode(), "ж".encode()[:1] + b"?"]
 
 
 PATTERNS = {
     "qwen": r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
-    # That of tiktoken itself.
+    # The pattern of tiktoken itself.
     "cl100k": r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s""",
     "kimi": "|".join(
         [
@@ -456,7 +456,7 @@ def plamo():
     longest = max(map(len, pieces))
 
     def cut(text):
-        """The best way to go on from each character, the longest of equals."""
+        """The best split from each character on; of equal ones, the longest first piece."""
         best = [(0, 0, [])] * (len(text) + 1)
         for i in reversed(range(len(text))):
             ways = []

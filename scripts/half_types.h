@@ -1,5 +1,5 @@
-// Included before every mlx-c source, and by bindgen, on x86-64 Linux, because mlx-c defines its half
-// types on Arm only and GCC 12 has no <format>.
+// Read before every mlx-c source, and by bindgen, on x86-64 Linux: mlx-c defines its half types
+// on Arm only, and GCC 12 has no <format>.
 #pragma once
 #define MLX_HALF_H
 #define HAS_FLOAT16

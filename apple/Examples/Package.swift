@@ -3,7 +3,7 @@ import PackageDescription
 
 let mynah = Target.Dependency.product(name: "Mynah", package: "Mynah")
 
-// The app itself is Chat/Chat.xcodeproj; this package tests its files that do not use SwiftUI.
+// The app is Chat/Chat.xcodeproj. This package tests the files of the app that do not use SwiftUI.
 let package = Package(
     name: "Examples",
     platforms: [.macOS(.v14)],

@@ -69,7 +69,9 @@ impl FailedAttempt {
         match self.retry {
             Some(asked) if failures < max_failures && asked <= MAX_WAIT => {
                 let back_off = Duration::from_millis(125) * 2u32.saturating_pow(failures.min(7));
-                Ok(asked.max(back_off))
+                let wait = asked.max(back_off);
+                tracing::debug!(error = %self.error, ?wait, "a request failed; it is repeated");
+                Ok(wait)
             }
             _ => Err(self.error),
         }
@@ -421,7 +423,6 @@ impl Client {
                 Ok(done) => return Ok(done),
                 Err(failure) => {
                     self.cancel.check()?;
-                    tracing::debug!(error = %failure.error, failures, "a request failed");
                     self.cancel.sleep(failure.back_off(failures, attempts)?)?;
                 }
             }

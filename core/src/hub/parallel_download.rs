@@ -191,7 +191,7 @@ struct Shared {
     /// The `ETag` of the bytes that an earlier attempt received. Within one attempt only the hash
     /// decides, because hosts behind one address may give the same bytes different tags.
     expected_version: Option<String>,
-    /// Whether a connection reads the whole file, because the server knows no ranges.
+    /// Whether a connection reads the whole file, because the server does not support ranges.
     reads_whole: AtomicBool,
     /// Set when `download` returns: connections must not write any more.
     closed: AtomicBool,

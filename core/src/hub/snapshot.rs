@@ -49,6 +49,12 @@ pub(crate) async fn download_snapshot(
 ) -> Result<PathBuf> {
     let source = source.clone();
     let work = move |cancel: &Cancel| {
+        let span = tracing::info_span!(
+            "download",
+            repository = %source.repository(),
+            revision = source.revision()
+        );
+        let _entered = span.entered();
         let folder = find_or_download(&source, cancel, Box::new(progress), plan)?;
         if plan.wanted == Wanted::Model {
             cached_models::mark_used(&folder);
@@ -195,6 +201,7 @@ impl<'a> SnapshotDownload<'a> {
         }
         cache.set_commit(self.source.revision(), &listing.commit)?;
         counter.finish();
+        tracing::info!(commit = %listing.commit, "the model is downloaded and verified");
         Ok(snapshot)
     }
 
@@ -219,13 +226,7 @@ impl<'a> SnapshotDownload<'a> {
             received.insert(file.name.clone(), on_disk);
         }
         cache.require_space(needed)?;
-        tracing::info!(
-            repository = %self.source.repository(),
-            revision = self.source.revision(),
-            bytes = needed,
-            files = received.len(),
-            "downloading a model"
-        );
+        tracing::info!(bytes = needed, files = received.len(), "downloading a model");
         let complete = total.saturating_sub(size);
         Ok(ProgressCounter::new(total, complete, received, self.handler.clone()))
     }

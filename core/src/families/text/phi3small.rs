@@ -1,7 +1,7 @@
 //! Phi-3 small: layer norms, interleaved projections, a clamped gated GELU, and block-sparse
 //! attention in every other layer: a few local blocks and a regular pattern of distant ones that
-//! differs by head. Follows `phi3small` of mlx-lm, except for two errors in its prefill: blocks are
-//! counted from the start of the sequence, and no query sees later keys.
+//! differs by head. Follows `phi3small` of mlx-lm, except where its prefill is wrong: here blocks
+//! are counted from the start of the sequence, and no query sees later keys.
 
 use crate::families::prelude::*;
 use crate::families::text::gpt_oss::clamped_swiglu;

@@ -13,13 +13,13 @@ use crate::text::tokenizer::vocabularies::byte_level::{
 };
 use crate::text::tokenizer::vocabularies::pipeline::{Pipeline, damaged};
 
-/// A file, with the special tokens of ChatML.
+/// A file with the special tokens of ChatML.
 pub fn chatml(file: &str, bytes: &[u8], _: &Config, _: &Files) -> Result<Pipeline> {
     let names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from).into_iter();
     let special = names.chain((0..205).map(|i| format!("<|extra_{i}|>")));
-    let parts = read(file, bytes, SINGLE_DIGITS, |base| special.zip(base..).collect())?;
+    let pipeline = read(file, bytes, SINGLE_DIGITS, |base| special.zip(base..).collect())?;
     let roles = vec![("eos_token", "<|endoftext|>".to_string())];
-    Ok(Pipeline { normalizer: Some(Normalizer::nfc()), roles, ..parts })
+    Ok(Pipeline { normalizer: Some(Normalizer::nfc()), roles, ..pipeline })
 }
 
 /// A file whose texts begin with `<|startoftext|>`.
@@ -27,8 +27,8 @@ pub fn start_of_text(file: &str, bytes: &[u8], _: &Config, _: &Files) -> Result<
     let names = ["<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>"];
     let special = names.map(String::from).into_iter();
     let special = special.chain((0..205).map(|i| format!("<|extra_{i}|>")));
-    let parts = read(file, bytes, SINGLE_DIGITS, |base| special.zip(base..).collect())?;
-    Ok(Pipeline { normalizer: Some(Normalizer::nfc()), ..parts })
+    let pipeline = read(file, bytes, SINGLE_DIGITS, |base| special.zip(base..).collect())?;
+    Ok(Pipeline { normalizer: Some(Normalizer::nfc()), ..pipeline })
 }
 
 /// `cl100k_base.tiktoken`, with special tokens for chats.
@@ -50,9 +50,9 @@ pub fn cl100k(file: &str, bytes: &[u8], _: &Config, _: &Files) -> Result<Pipelin
     let last = std::iter::once("<|endofprompt|>".to_string());
     let more = (12..=86).map(|i| format!("<|dummy_id_{i}|>"));
     let special = NAMES.map(String::from).into_iter().chain(padding).chain(last).chain(more);
-    let parts = read(file, bytes, CL100K, |base| special.zip(base..).collect())?;
+    let pipeline = read(file, bytes, CL100K, |base| special.zip(base..).collect())?;
     let end = "<|endoftext|>".to_string();
-    Ok(Pipeline { roles: vec![("bos_token", end.clone()), ("eos_token", end)], ..parts })
+    Ok(Pipeline { roles: vec![("bos_token", end.clone()), ("eos_token", end)], ..pipeline })
 }
 
 /// `tiktoken.model`; the config names its last 256 ids.
