@@ -216,7 +216,7 @@ impl Request {
         [own, &self.options.end_tokens].concat()
     }
 
-    /// Starts it on the model and in the memory that `find` gives on the engine's thread.
+    /// Starts it on the model and in the slot that `find` returns on the engine thread.
     pub(crate) fn start(
         self,
         find: impl FnOnce() -> Result<(Rc<EngineModel>, Rc<Slot>)> + Send + 'static,
@@ -260,7 +260,7 @@ struct Run {
     loaded: Rc<EngineModel>,
     slot: Rc<Slot>,
     prompt: EnginePrompt,
-    /// None while another request uses the memory.
+    /// None while another request uses the prefix cache.
     hold: Option<Hold>,
     sampler: Sampler,
     ends: Vec<u32>,
@@ -299,7 +299,7 @@ impl Task for Worker {
         };
         let event = if self.control.cancelled.load(Ordering::Acquire) {
             run.finish(&self.request, FinishReason::Cancelled)
-        } else if run.holds_memory() {
+        } else if run.holds_slot() {
             run.advance(&self.request, self.started)
         } else {
             return Turn::Parked;
@@ -331,7 +331,7 @@ impl Task for Worker {
             && run.hold.is_some()
             && !matches!(error, Error::MemoryLimit { .. })
         {
-            run.slot.memory.borrow_mut().clear();
+            run.slot.prefix_cache.borrow_mut().clear();
             run.slot.publish();
         }
         self.sender.try_send(Err(error)).ok();
@@ -368,7 +368,7 @@ impl Run {
         })
     }
 
-    fn holds_memory(&mut self) -> bool {
+    fn holds_slot(&mut self) -> bool {
         if self.hold.is_none() {
             self.hold = self.slot.hold();
         }
@@ -396,7 +396,7 @@ impl Run {
         let goes_on = self.generated + 1 < request.options.max_tokens;
         if goes_on {
             let logits =
-                self.loaded.decode(&choice.id, &mut self.slot.memory.borrow_mut().cache)?;
+                self.loaded.decode(&choice.id, &mut self.slot.prefix_cache.borrow_mut().cache)?;
             self.queue(&logits)?;
         }
         let (id, logprob) = (choice.id.try_item_cast::<u32>()?, choice.logprob.try_item_cast()?);
@@ -430,7 +430,7 @@ impl Run {
         let mark = request.marks.iter().copied().filter(|mark| *mark > self.prefilled).min();
         let end = total.min(self.prefilled.saturating_add(request.options.prefill_chunk));
         let end = self.prompt.border(self.prefilled, end.min(mark.unwrap_or(total)));
-        let layers = self.slot.memory.borrow().cache.states.len();
+        let layers = self.slot.prefix_cache.borrow().cache.states.len();
         let end = if end == total && end - self.prefilled > layers {
             self.prompt.border(self.prefilled, total - 1)
         } else {
@@ -438,13 +438,14 @@ impl Run {
         };
         let network = &**self.loaded.language()?;
         let chunk = self.prompt.chunk(network, self.prefilled, end)?;
-        let hidden = prefill_embedded(network, &chunk, &mut self.slot.memory.borrow_mut().cache)?;
+        let hidden =
+            prefill_embedded(network, &chunk, &mut self.slot.prefix_cache.borrow_mut().cache)?;
         if end == total && request.options.max_tokens > 0 {
             let last = crate::mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
             let logits = network.logits(&last)?;
             self.queue(&logits)?;
         } else {
-            let cache = &mut self.slot.memory.borrow_mut().cache;
+            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
             eval(cache.arrays().into_iter().map(|array| &*array))?;
         }
         self.remember(&self.prompt.keys[self.prefilled..end], mark == Some(end));
@@ -455,11 +456,11 @@ impl Run {
     /// Records the keys of the positions that the cache has gained, and a checkpoint where another
     /// request may resume.
     fn remember(&self, keys: &[Key], is_marked: bool) {
-        let mut memory = self.slot.memory.borrow_mut();
-        memory.keys.extend(keys);
+        let mut prefix_cache = self.slot.prefix_cache.borrow_mut();
+        prefix_cache.keys.extend(keys);
         match self.slot.lasts {
-            true if is_marked => memory.mark(),
-            true => memory.checkpoint_if_far(),
+            true if is_marked => prefix_cache.mark(),
+            true => prefix_cache.checkpoint_if_far(),
             false => {}
         }
     }
@@ -467,7 +468,7 @@ impl Run {
     /// Chooses from the logits and starts the computation.
     fn queue(&mut self, logits: &Array) -> Result<()> {
         let choice = self.sampler.choose(logits)?;
-        let cache = &mut self.slot.memory.borrow_mut().cache;
+        let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
         let states = cache.arrays().into_iter().map(|array| &*array);
         async_eval(choice.arrays().chain(states))?;
         self.queued = Some(choice);
