@@ -302,7 +302,7 @@ fn prompts_with_equal_ids_and_other_media_share_no_prefix() {
             let run = |slot: &Slot, others: &[Rc<Slot>], hashes: &[u64]| {
                 let prompt = EnginePrompt::new(&*model, tokens.clone(), &pictures(hashes))?;
                 let reused = slot.resume(others, &prompt, length)?;
-                let mut prefix = slot.memory.borrow_mut();
+                let mut prefix = slot.prefix_cache.borrow_mut();
                 for (from, to) in [(reused, length - 1), (length - 1, length)] {
                     if from < to {
                         let chunk = prompt.chunk(&*model, from, to)?;
@@ -331,7 +331,7 @@ fn prompts_with_equal_ids_and_other_media_share_no_prefix() {
             // Nor does a file hide one.
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("session.safetensors");
-            slot.memory.borrow_mut().save(&path, "model")?;
+            slot.prefix_cache.borrow_mut().save(&path, "model")?;
             for (hashes, most) in [([1, 2], length - 1), ([1, 8], 51), ([8, 2], 30)] {
                 let mut restored = empty();
                 restored.restore(&path, "model")?;

@@ -259,16 +259,16 @@ fn constrained(
     let mut tokens = Vec::new();
     loop {
         match block_on(stream.next()).expect("a summary or an error ends the stream") {
-            Ok(Event::Prefill { .. }) => {}
             Ok(Event::Token(token)) => tokens.push(token.id),
             Ok(Event::Finished(summary)) => return (tokens, Ok(summary)),
+            Ok(_) => {}
             Err(error) => return (tokens, Err(error)),
         }
     }
 }
 
 fn greedy(max_tokens: usize) -> GenerateOptions {
-    GenerateOptions { max_tokens, ignore_end: true, ..GenerateOptions::default() }
+    GenerateOptions::default().max_tokens(max_tokens).ignore_end(true)
 }
 
 const START: [u32; 4] = [5, 17, 30, 8];
@@ -333,9 +333,9 @@ fn only(ids: &[u32]) -> Allowed {
 fn a_mask_without_a_possible_token_is_an_error_after_the_tokens_before_it() {
     let end = demo().end_tokens()[0];
     let beyond = demo().info().vocabulary + 3;
-    let sampled = GenerateOptions { temperature: 1.0, seed: Some(4), ..greedy(12) };
-    let forbids_nine = GenerateOptions { logit_bias: vec![(9, f32::NEG_INFINITY)], ..greedy(12) };
-    let goes_on = GenerateOptions { min_tokens: 4, ignore_end: false, ..greedy(12) };
+    let sampled = greedy(12).temperature(1.0).seed(4);
+    let forbids_nine = greedy(12).logit_bias(vec![(9, f32::NEG_INFINITY)]);
+    let goes_on = greedy(12).min_tokens(4).ignore_end(false);
     for (options, last) in [
         (&greedy(12), only(&[])),
         (&sampled, only(&[])),
@@ -354,7 +354,7 @@ fn a_mask_without_a_possible_token_is_an_error_after_the_tokens_before_it() {
 #[test]
 fn an_end_token_ends_a_constrained_text() {
     let end = demo().end_tokens()[0];
-    let options = GenerateOptions { ignore_end: false, ..greedy(12) };
+    let options = greedy(12).ignore_end(false);
     let sets = Sets(vec![only(&[7]), Allowed::Tokens([end].into_iter().collect())]);
     let (tokens, summary) = constrained(&START, &options, sets);
     assert_eq!(tokens, [7]);

@@ -477,3 +477,37 @@ impl LoadOptions {
         weights.place.engine.run(within).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::inspect::inspect, families::tests::speech_weights};
+    use mlx_rs::Array;
+    use std::{fs, path::Path};
+
+    /// A checkpoint that only its files tell: no config, and weights under a name of their own.
+    fn write(folder: &Path) {
+        fs::write(folder.join("am.mvn"), "1").unwrap();
+        let weights = speech_weights().unwrap();
+        Array::save_safetensors(&weights, None, folder.join("speech-1.safetensors")).unwrap();
+    }
+
+    #[test]
+    fn a_model_of_another_kind_is_no_language_model() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path());
+        let loaded = crate::engine::block_on(Model::load(folder.path()).into_future())
+            .map_err(Error::into_cause);
+        let Some(Error::ModelKind { model_type, found, .. }) = loaded.err() else { unreachable!() };
+        assert_eq!((&*model_type, found), ("test_transcriber", "a transcriber (speech to text)"));
+        let inspection = crate::engine::block_on(inspect(folder.path(), None)).unwrap();
+        assert_eq!(inspection.problem, None);
+        assert_eq!(inspection.family, Some("test_transcriber"));
+        assert_eq!(inspection.capabilities, ["transcription"]);
+        assert_eq!(inspection.parameters, 32 * 16 + 16 + 5 * 4 * 256);
+        fs::remove_file(folder.path().join("speech-1.safetensors")).unwrap();
+        let missing =
+            crate::engine::block_on(inspect(folder.path(), None)).err().unwrap().to_string();
+        assert!(missing.contains("speech-*.safetensors"), "{missing}");
+    }
+}

@@ -318,7 +318,7 @@ pub async fn shrink_caches() -> Result<()> {
     let shrink = || {
         for loaded in engine_model::all() {
             for slot in loaded.sessions.borrow().values() {
-                slot.memory.borrow_mut().clear_checkpoints();
+                slot.prefix_cache.borrow_mut().clear_checkpoints();
             }
         }
         mlx::release_memory()

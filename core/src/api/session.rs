@@ -160,7 +160,7 @@ impl Session {
     pub async fn fork(&self) -> Result<Session> {
         let model = self.0.model.clone();
         let place = Place::new(&model, *self.options());
-        let place = self.visit(move |slot| place.fill(slot.memory.borrow().fork())).await?;
+        let place = self.visit(move |slot| place.fill(slot.prefix_cache.borrow().fork())).await?;
         Ok(Session::at(model, place))
     }
 
@@ -170,7 +170,7 @@ impl Session {
     /// [`Error::Internal`].
     pub async fn clear(&self) -> Result<()> {
         let forget = |slot: &Slot| {
-            slot.memory.borrow_mut().clear();
+            slot.prefix_cache.borrow_mut().clear();
             slot.publish();
             Ok(())
         };
@@ -184,8 +184,10 @@ impl Session {
     /// [`Error::SavedCache`] when the cache is empty or the file cannot be written.
     pub async fn save(&self, path: impl Into<PathBuf>) -> Result<()> {
         let (path, model) = (path.into(), self.0.model.id());
-        self.visit(move |slot| slot.memory.borrow_mut().save(&path, &find(model)?.fingerprint))
-            .await
+        self.visit(move |slot| {
+            slot.prefix_cache.borrow_mut().save(&path, &find(model)?.fingerprint)
+        })
+        .await
     }
 
     pub(crate) async fn restore(

@@ -114,7 +114,7 @@ impl EngineModel {
     /// What it takes; on the engine's thread, between two steps.
     pub(crate) fn memory(&self) -> ModelMemory {
         let sessions = self.sessions.borrow();
-        let caches = sessions.values().map(|slot| slot.memory.borrow().bytes()).sum();
+        let caches = sessions.values().map(|slot| slot.prefix_cache.borrow().bytes()).sum();
         ModelMemory { weights: self.weights, caches }
     }
 

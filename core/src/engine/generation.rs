@@ -369,7 +369,7 @@ impl Task for Worker {
             Ok(Event::Finished(summary))
         } else if self.control.cancelled.load(Ordering::Acquire) {
             run.finish(&self.request, FinishReason::Cancelled)
-        } else if run.holds_memory() {
+        } else if run.holds_slot() {
             run.advance(&self.request, self.started)
         } else {
             return Turn::Parked;
@@ -403,7 +403,7 @@ impl Task for Worker {
             && run.hold.is_some()
             && !matches!(error, Error::MemoryLimit { .. } | Error::NothingAllowed { .. })
         {
-            run.slot.memory.borrow_mut().clear();
+            run.slot.prefix_cache.borrow_mut().clear();
             run.slot.publish();
         }
         tracing::info!(kind = ?error.kind(), "generation failed");
@@ -477,7 +477,7 @@ impl Run {
         })
     }
 
-    fn holds_memory(&mut self) -> bool {
+    fn holds_slot(&mut self) -> bool {
         if self.hold.is_none() {
             self.hold = self.slot.hold();
         }
@@ -544,7 +544,7 @@ impl Run {
         let mark = request.marks.iter().copied().filter(|mark| *mark > self.prefilled).min();
         let end = total.min(self.prefilled.saturating_add(request.options.prefill_chunk));
         let end = self.prompt.border(self.prefilled, end.min(mark.unwrap_or(total)));
-        let layers = self.slot.memory.borrow().cache.states.len();
+        let layers = self.slot.prefix_cache.borrow().cache.states.len();
         let end = if end == total && end - self.prefilled > layers {
             self.prompt.border(self.prefilled, total - 1)
         } else {
@@ -552,14 +552,15 @@ impl Run {
         };
         let network = &**self.loaded.language()?;
         let chunk = self.prompt.chunk(network, self.prefilled, end)?;
-        let hidden = prefill_embedded(network, &chunk, &mut self.slot.memory.borrow_mut().cache)?;
+        let hidden =
+            prefill_embedded(network, &chunk, &mut self.slot.prefix_cache.borrow_mut().cache)?;
         if end == total && request.options.max_tokens > 0 {
             let last = crate::mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
             let logits = network.logits(&last)?;
             self.queue(&logits)?;
             self.choose_next(&logits, total);
         } else {
-            let cache = &mut self.slot.memory.borrow_mut().cache;
+            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
             eval(cache.arrays().into_iter().map(|array| &*array))?;
         }
         self.remember(&self.prompt.keys[self.prefilled..end], mark == Some(end));
@@ -570,11 +571,11 @@ impl Run {
     /// Records the keys of the positions that the cache has gained, and a checkpoint where another
     /// request may resume.
     fn remember(&self, keys: &[Key], is_marked: bool) {
-        let mut memory = self.slot.memory.borrow_mut();
-        memory.keys.extend(keys);
+        let mut prefix_cache = self.slot.prefix_cache.borrow_mut();
+        prefix_cache.keys.extend(keys);
         match self.slot.lasts {
-            true if is_marked => memory.mark(),
-            true => memory.checkpoint_if_far(),
+            true if is_marked => prefix_cache.mark(),
+            true => prefix_cache.checkpoint_if_far(),
             false => {}
         }
     }
@@ -582,7 +583,7 @@ impl Run {
     /// Queues the pass of one token, which the device may not have computed yet, and gives the logits
     /// of the next.
     fn forward(&mut self, id: &Array) -> Result<Array> {
-        let logits = self.loaded.decode(id, &mut self.slot.memory.borrow_mut().cache)?;
+        let logits = self.loaded.decode(id, &mut self.slot.prefix_cache.borrow_mut().cache)?;
         self.queue(&logits)?;
         Ok(logits)
     }
@@ -594,7 +595,7 @@ impl Run {
             Some(_) => None,
             None => Some(self.sampler.choose(logits, None)?),
         };
-        let cache = &mut self.slot.memory.borrow_mut().cache;
+        let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
         let states = cache.arrays().into_iter().map(|array| &*array);
         match choice {
             Some(choice) => {

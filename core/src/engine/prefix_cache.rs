@@ -200,7 +200,7 @@ fn position(checkpoint: &CacheCheckpoint) -> usize {
 /// A prefix cache that one request at a time may use.
 pub struct Slot {
     /// The prefix cache.
-    pub memory: RefCell<PrefixCache>,
+    pub prefix_cache: RefCell<PrefixCache>,
     /// Whether it is a session's, which later requests resume.
     pub lasts: bool,
     is_held: Cell<bool>,
@@ -213,15 +213,20 @@ pub(crate) struct Hold(Rc<Slot>);
 
 impl Slot {
     /// The slot of a session.
-    pub fn lasting(memory: PrefixCache, used: Arc<AtomicUsize>) -> Rc<Self> {
-        used.store(memory.keys.len(), Ordering::Relaxed);
-        Rc::new(Slot { memory: memory.into(), lasts: true, is_held: Cell::default(), used })
+    pub fn lasting(prefix_cache: PrefixCache, used: Arc<AtomicUsize>) -> Rc<Self> {
+        used.store(prefix_cache.keys.len(), Ordering::Relaxed);
+        Rc::new(Slot {
+            prefix_cache: prefix_cache.into(),
+            lasts: true,
+            is_held: Cell::default(),
+            used,
+        })
     }
 
     /// The slot of one request.
-    pub(crate) fn passing(memory: PrefixCache) -> Rc<Self> {
+    pub(crate) fn passing(prefix_cache: PrefixCache) -> Rc<Self> {
         let (is_held, used) = (Cell::default(), Arc::default());
-        Rc::new(Slot { memory: memory.into(), lasts: false, is_held, used })
+        Rc::new(Slot { prefix_cache: prefix_cache.into(), lasts: false, is_held, used })
     }
 
     /// Holds the slot, unless another request does.
@@ -240,28 +245,28 @@ impl Slot {
         prompt: &EnginePrompt,
         positions: usize,
     ) -> Result<usize> {
-        let mut memory = self.memory.borrow_mut();
-        let shared = memory.shared(prompt);
-        let mut position = memory.rewind_to(shared)?;
+        let mut own = self.prefix_cache.borrow_mut();
+        let shared = own.shared(prompt);
+        let mut position = own.rewind_to(shared)?;
         for other in others.iter().filter(|_| self.lasts) {
             // This one itself is borrowed already.
-            let Ok(theirs) = other.memory.try_borrow() else { continue };
+            let Ok(theirs) = other.prefix_cache.try_borrow() else { continue };
             let shared = theirs.shared(prompt);
-            if theirs.plan == memory.plan && shared >= position + WORTH_A_COPY {
+            if theirs.plan == own.plan && shared >= position + WORTH_A_COPY {
                 let mut fork = theirs.fork();
                 if fork.rewind_to(shared)? >= position + WORTH_A_COPY {
                     position = fork.keys.len();
-                    fork.checkpoint_bytes = memory.checkpoint_bytes;
+                    fork.checkpoint_bytes = own.checkpoint_bytes;
                     fork.thin_out();
-                    *memory = fork;
+                    *own = fork;
                 }
             }
         }
-        memory.cache.forget_media();
+        own.cache.forget_media();
         if self.lasts && position > 0 {
-            memory.mark();
+            own.mark();
         }
-        memory.reserve(positions)?;
+        own.reserve(positions)?;
         Ok(position)
     }
 }
@@ -275,6 +280,6 @@ impl Drop for Hold {
 impl Slot {
     /// Tells the handles how many positions the cache holds.
     pub(crate) fn publish(&self) {
-        self.used.store(self.memory.borrow().keys.len(), Ordering::Relaxed);
+        self.used.store(self.prefix_cache.borrow().keys.len(), Ordering::Relaxed);
     }
 }

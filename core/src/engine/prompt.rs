@@ -71,7 +71,7 @@ mod tests {
     use crate::{
         checkpoint::files::Files,
         engine::{
-            Engine, Event, Request, Summary,
+            Engine, Event, Request, Summary, block_on,
             engine_model::{EngineModel, Place, find},
             prefix_cache::{PrefixCache, Slot},
         },
@@ -80,35 +80,10 @@ mod tests {
         generate::GenerateOptions,
         layers::cache_plan::CachePlan,
     };
-    use std::{
-        fs,
-        pin::pin,
-        sync::Arc,
-        task::{Context, Poll, Wake, Waker},
-        thread::{self, Thread},
-    };
+    use std::{fs, sync::Arc};
 
     const WIDTH: i32 = 128;
     const CELLS: usize = GRID[0] * GRID[1];
-
-    struct Unpark(Thread);
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    fn block_on<T>(future: impl Future<Output = T>) -> T {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut future = pin!(future);
-        loop {
-            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                Poll::Ready(value) => return value,
-                Poll::Pending => thread::park(),
-            }
-        }
-    }
 
     /// The demo's weights as a model that reads pictures.
     fn load(folder: &std::path::Path) -> u64 {
@@ -268,7 +243,7 @@ mod tests {
         let restore = move || {
             let loaded = find(model)?;
             let slot = loaded.sessions.borrow()[&5].clone();
-            slot.memory.borrow_mut().save(&path, "model")?;
+            slot.prefix_cache.borrow_mut().save(&path, "model")?;
             loaded.sessions.borrow_mut().remove(&5);
             for session in [6, 7] {
                 let mut restored: PrefixCache =

@@ -176,7 +176,8 @@ impl Cache {
         Some(list.lines().filter(|name| check_path(name).is_ok()).map(String::from).collect())
     }
 
-    fn list_of_needed(&self, commit: &str) -> PathBuf {
+    /// Where [`Cache::set_needed`] records it.
+    pub fn list_of_needed(&self, commit: &str) -> PathBuf {
         self.repository.join("mynah").join(format!("{commit}.needed"))
     }
 

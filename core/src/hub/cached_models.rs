@@ -137,12 +137,15 @@ pub fn delete_revision(cache: &Path, repository: &Repository, revision: &str) ->
         freed += metadata.len();
     }
     let listing = folder.join("trees").join(format!("{}.json", deleted.commit));
-    match fs::remove_file(&listing) {
-        Err(source) if source.kind() != ErrorKind::NotFound => {
-            Err(Error::Io { path: listing, source })
+    for list in [listing, Cache::new(cache, repository).list_of_needed(&deleted.commit)] {
+        match fs::remove_file(&list) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(Error::Io { path: list, source });
+            }
+            _ => {}
         }
-        _ => Ok(freed),
     }
+    Ok(freed)
 }
 
 /// Moves a cache folder and its content. No model may be downloaded or loaded meanwhile. A move to

@@ -264,3 +264,132 @@ impl<'a> SnapshotDownload<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::downloader::{Download, Downloader};
+    use crate::{checkpoint::file_rules::FileRules, hub::cached_models};
+    use serde_json::json;
+    use sha2::{Digest, Sha256};
+    use std::{
+        collections::BTreeMap,
+        fs,
+        io::{BufRead, BufReader, Write},
+        net::TcpListener,
+        sync::mpsc::channel,
+    };
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// Files that are at hand, which is a transport too.
+    struct Shelf(BTreeMap<&'static str, Vec<u8>>);
+
+    impl Downloader for Shelf {
+        fn download(&self, download: &Download) -> Result<()> {
+            fs::write(download.path, &self.0[download.name]).map_err(Error::io(download.path))
+        }
+    }
+
+    impl Shelf {
+        fn listing(&self) -> String {
+            let file = |(name, bytes): (&&str, &Vec<u8>)| {
+                let digest = Sha256::digest(bytes);
+                let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                json!({"rfilename": name, "lfs": {"sha256": hash, "size": bytes.len()}})
+            };
+            let files: Vec<_> = self.0.iter().map(file).collect();
+            // What no model needs may be described badly.
+            let odd = json!({"rfilename": "../notes", "size": -1.5});
+            let odd = if self.0.contains_key("odd") { vec![odd] } else { Vec::new() };
+            let siblings = [files, odd].concat();
+            json!({"sha": COMMIT, "siblings": siblings}).to_string()
+        }
+    }
+
+    /// A server that answers every request with the same text; its address.
+    fn serve(text: String) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length";
+                write!(stream, "{head}: {}\r\n\r\n{text}", text.len()).ok();
+            }
+        });
+        address
+    }
+
+    const RULES: FileRules = FileRules {
+        beside: &["am.mvn", "voices/*.safetensors"],
+        weights: &["speech-*.safetensors"],
+        matches: None,
+    };
+
+    const PLAN: Plan = Plan {
+        wanted: Wanted::Model,
+        is_complete: |_| true,
+        check_config: |files, names| {
+            assert!(files.json("config.json")?.is_none());
+            match names.iter().any(|name| name == "am.mvn") {
+                true => Ok(&RULES),
+                false => Err(Error::config("", "there is no such file")),
+            }
+        },
+        check_small: |files| {
+            assert!(files.read("am.mvn")?.is_some());
+            Ok(())
+        },
+    };
+
+    fn fetch_now(source: &Source) -> Result<PathBuf> {
+        let (report, outcome) = channel();
+        let source = source.clone();
+        let work = move || {
+            report.send(find_or_download(&source, &Cancel::default(), Box::new(|_| ()), PLAN))
+        };
+        thread::spawn(work);
+        outcome.recv().unwrap()
+    }
+
+    #[test]
+    fn a_family_with_files_of_its_own_needs_no_config_and_nothing_else() {
+        let weights = [&2u64.to_le_bytes()[..], b"{}"].concat();
+        let names = [
+            "README.md",
+            "am.mvn",
+            "model.safetensors",
+            "speech-1.safetensors",
+            "tokenizer.json",
+            "voices/a.safetensors",
+            "voices/deep/b.safetensors",
+        ];
+        let shelf = Shelf(names.iter().map(|name| (*name, weights.clone())).collect());
+        let cache = tempfile::tempdir().unwrap();
+        let source = |shelf: Shelf| {
+            let source = Source::new("org/name").unwrap().with_cache(cache.path());
+            let source = source.with_endpoint(&serve(shelf.listing())).unwrap();
+            source.with_downloader(Arc::new(shelf))
+        };
+        let online = source(shelf);
+        let snapshot = fetch_now(&online).unwrap();
+        let needed = ["am.mvn", "speech-1.safetensors", "tokenizer.json", "voices/a.safetensors"];
+        for name in names {
+            assert_eq!(snapshot.join(name).exists(), needed.contains(&name), "{name}");
+        }
+        // It is complete, for the store and without a request.
+        let stored = cached_models::list(cache.path()).unwrap();
+        assert!(stored[0].revisions[0].complete);
+        assert_eq!(fetch_now(&online.clone().offline()).unwrap(), snapshot);
+        fs::remove_file(snapshot.join("voices/a.safetensors")).unwrap();
+        assert!(matches!(fetch_now(&online.clone().offline()), Err(Error::Offline { .. })));
+        fetch_now(&online).unwrap();
+        assert!(snapshot.join("voices/a.safetensors").exists());
+
+        let odd = Shelf(BTreeMap::from([("odd", vec![1])]));
+        assert!(matches!(fetch_now(&source(odd)), Err(Error::Config { .. })));
+    }
+}
