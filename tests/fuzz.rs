@@ -23,8 +23,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// A case that takes longer hangs.
+/// A case that computes for longer hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// So many times that long, and a case hangs whatever it does: it may wait for a busy machine.
+const WAITS: u32 = 6;
 /// A case that needs more memory, in kilobytes, explodes.
 const MEMORY: u64 = 2 << 20;
 /// Cases that one child runs.
@@ -65,11 +67,14 @@ fn search(time: Duration, seed: u64) {
         let reader = thread::spawn(move || {
             output.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
         });
-        let mut running = None;
+        let (mut running, mut begun, mut waits) = (None, Duration::ZERO, 0);
         let what = loop {
             match lines.recv_timeout(PATIENCE) {
                 Ok(line) => match line.split_once(' ') {
-                    Some(("begin", case)) => running = case.parse().ok(),
+                    Some(("begin", case)) => {
+                        running = case.parse().ok();
+                        (begun, waits) = (processor_time(child.id()).unwrap_or_default(), 0);
+                    }
                     Some(("done", outcome)) => {
                         *outcomes.entry(outcome.into()).or_default() += 1;
                         (cases, running) = (cases + 1, None);
@@ -79,7 +84,13 @@ fn search(time: Duration, seed: u64) {
                     }
                     _ => break Some(line),
                 },
-                Err(RecvTimeoutError::Timeout) => break Some("hangs".into()),
+                Err(RecvTimeoutError::Timeout) => {
+                    waits += 1;
+                    let used = processor_time(child.id()).map(|time| time.saturating_sub(begun));
+                    if waits == WAITS || used.is_some_and(|used| used > PATIENCE) {
+                        break Some("hangs".into());
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = child.wait().expect("the child can be waited for");
                     break running.map(|_| format!("ends the process: {status}"));
@@ -142,6 +153,16 @@ fn peak_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// How long a process has computed, where the system says so.
+fn processor_time(process: u32) -> Option<Duration> {
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name before the last parenthesis may hold anything; times are the 14th and 15th field.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i)?.parse::<u32>().ok();
+    Some(TICK * (ticks(11)? + ticks(12)?))
 }
 
 fn replay(case: u64) {
