@@ -1,43 +1,43 @@
-/** What it costs to take an event over the boundary when it is there already: `scripts/bench boundary`. */
+/** The cost of a waiting event on its way from the core: `scripts/bench boundary`. */
 package bench
 
+import dev.mynah.NativeLibrary
+import dev.mynah.core.GenerationParameters
+import dev.mynah.core.GenerationStream
+import dev.mynah.core.LoadOptions
+import dev.mynah.core.Model
+import dev.mynah.core.ModelSource
+import dev.mynah.core.Prompt
+import dev.mynah.core.loadModel
+import dev.mynah.core.pause
+import dev.mynah.core.resume
+import dev.mynah.unpackEvents
 import kotlin.time.DurationUnit
 import kotlin.time.measureTime
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.runBlocking
-import mynah.NativeLibrary
-import mynah.core.GenerationParameters
-import mynah.core.GenerationStream
-import mynah.core.LoadOptions
-import mynah.core.Model
-import mynah.core.ModelSource
-import mynah.core.Prompt
-import mynah.core.loadModel
-import mynah.core.pause
-import mynah.core.resume
-import mynah.events
 
 fun main(): Unit = runBlocking(Dispatchers.Default) {
     NativeLibrary.load()
     val model = loadModel(ModelSource.Demo, LoadOptions(), null).model()
     val batches = cost(model, 32u)
     val single = cost(model, 1u)
-    println("Kotlin: microseconds an event, least and median: $batches in batches, $single one by one")
+    println("Kotlin: microseconds per event, minimum and median: $batches in batches, $single one by one")
 }
 
-/** The least and the median, in microseconds an event, of what is there. */
+/** The minimum and the median of microseconds per waiting event. */
 private suspend fun cost(model: Model, size: UInt): String {
     val parameters = GenerationParameters(maxTokens = 400u, temperature = 0f, ignoreEnd = true)
     val costs = mutableListOf<Double>()
     repeat(30) {
-        val stream = model.generate(Prompt.Text("Who are you?"), parameters)
+        val stream = model.generate(Prompt.Raw("Who are you?"), parameters)
         repeat(10) {
-            // Until the stream is full.
+            // The stream fills meanwhile.
             delay(50)
-            // The device may be the processor that this runs on.
+            // The engine may compute on the processor that runs this.
             pause()
-            // A thread that has slept is slow at first.
+            // The first call of a thread that has slept is slow.
             take(stream, 0u)
             var count = 0
             val time = measureTime { count = take(stream, size) }
@@ -50,11 +50,11 @@ private suspend fun cost(model: Model, size: UInt): String {
     return "%.2f and %.2f".format(costs.first(), costs[costs.size / 2])
 }
 
-/** Takes what is there, [size] events at a time. */
+/** Reads all waiting events, [size] in one call. */
 private fun take(stream: GenerationStream, size: UInt): Int {
     var count = 0
     do {
-        val events = stream.ready(size).events()
+        val events = unpackEvents(stream.ready(size))
         count += events.size
     } while (events.isNotEmpty())
     return count

@@ -1,14 +1,14 @@
-/** A chat on the command line, with the model of the first argument or with the tiny one of the library. */
+/** A chat on the command line with the model of the first argument, by default the demo model. */
 package example
 
+import dev.mynah.ChatSession
+import dev.mynah.LoadEvent
+import dev.mynah.Model
+import dev.mynah.ModelSource
+import dev.mynah.MynahException
+import dev.mynah.text
 import kotlin.system.exitProcess
 import kotlinx.coroutines.runBlocking
-import mynah.ChatSession
-import mynah.LoadEvent
-import mynah.Model
-import mynah.ModelSource
-import mynah.MynahException
-import mynah.text
 
 fun main(arguments: Array<String>): Unit = runBlocking {
     val source = arguments.firstOrNull()?.let(ModelSource::Named) ?: ModelSource.Demo
@@ -22,7 +22,7 @@ fun main(arguments: Array<String>): Unit = runBlocking {
 
 private fun report(event: LoadEvent) {
     if (event is LoadEvent.Downloading) {
-        System.err.print("\r${event.progress.done} of ${event.progress.total} bytes")
+        System.err.print("\r${event.progress.completed} of ${event.progress.total} bytes")
     }
 }
 

@@ -1,4 +1,4 @@
-package mynah
+package dev.mynah
 
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.delay
@@ -6,26 +6,31 @@ import kotlinx.coroutines.runBlocking
 import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.assertThrows
 
-/** The model inside of the library, once for all tests. */
+/** The demo model, loaded once for all tests. */
 internal val demo: Model by lazy { runBlocking { Model.load(ModelSource.Demo) } }
 
-internal val greedy = GenerationParameters(temperature = 0f)
+internal val greedy = GenerationParameters { temperature = 0f }
 
-/** Goes on for as long as the model's context has room. */
-internal val endless = greedy.copy(ignoreEnd = true, maxTokens = 400)
+/** Generates until the context is full. */
+internal val endless = greedy.with {
+    stopOnEos = false
+    maxTokens = 400
+}
 
-internal fun ask(question: String) = Prompt.Chat(Message.user(question))
-
-/** A test that may suspend; JUnit wants it to return nothing. */
+/** A test that may suspend; JUnit demands that it returns nothing. */
 internal fun test(body: suspend CoroutineScope.() -> Unit) = runBlocking { body() }
 
-/** [assertThrows] for what suspends. */
+/** [assertThrows] for a suspending body. */
 internal suspend inline fun <reified T : Throwable> assertFails(body: suspend () -> Any?): T {
     val outcome = runCatching { body() }
     return assertThrows<T> { outcome.getOrThrow() }
 }
 
-/** Waits until a value does not change any more. */
+/** Checks that the body throws a [MynahException] with this code. */
+internal suspend inline fun assertFails(code: MynahException.Code, body: suspend () -> Any?): MynahException =
+    assertFails<MynahException>(body).also { assertEquals(code, it.code, it.message) }
+
+/** Waits until a value no longer changes. */
 internal suspend fun <T> settle(value: () -> T): T {
     var last = value()
     while (true) {
@@ -36,7 +41,7 @@ internal suspend fun <T> settle(value: () -> T): T {
     }
 }
 
-/** Waits until a value is what it shall become. */
+/** Waits until a value is the expected one. */
 internal suspend fun <T> becomes(expected: T, value: () -> T) {
     repeat(500) { if (value() != expected) delay(20) }
     assertEquals(expected, value())

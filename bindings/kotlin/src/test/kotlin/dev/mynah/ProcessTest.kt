@@ -1,4 +1,4 @@
-package mynah
+package dev.mynah
 
 import java.io.File
 import java.nio.file.Path
@@ -8,7 +8,7 @@ import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.io.TempDir
 
-/** The example as a program of its own. */
+/** Runs the example in its own process. */
 class ProcessTest {
     private class Run(val status: Int, val output: String, val errors: String)
 
@@ -19,7 +19,7 @@ class ProcessTest {
         val process = ProcessBuilder(listOf(java, "-cp", classes, *options, "example.ChatKt") + listOfNotNull(model))
             .redirectOutput(output).redirectError(errors).start()
         process.outputWriter().use { it.write("What is 3 + 4?\n") }
-        assertTrue(process.waitFor(5, TimeUnit.MINUTES), "it does not end")
+        assertTrue(process.waitFor(5, TimeUnit.MINUTES), "the process does not end")
         return Run(process.exitValue(), output.readText(), errors.readText())
     }
 

@@ -1,12 +1,12 @@
-package mynah
+package dev.mynah
 
+import dev.mynah.core.InternalException
+import dev.mynah.core.MynahException as CoreException
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.withContext
-import mynah.core.InternalException
-import mynah.core.MynahException as CoreException
 
-/** Calls the library; its errors become those of this package. */
+/** Calls the core and translates its errors. */
 internal inline fun <T> call(block: () -> T): T {
     NativeLibrary.load()
     try {
@@ -18,19 +18,19 @@ internal inline fun <T> call(block: () -> T): T {
     } catch (error: CancellationException) {
         throw error
     } catch (_: IllegalStateException) {
-        // The generated code says so of an object that has been destroyed, and of nothing else.
-        throw MynahException.Unloaded("it has been closed")
+        // The generated code throws this for a closed object, and for nothing else.
+        throw MynahException(MynahException.Code.Unloaded, "the model or session is closed; load it again")
     }
 }
 
 /**
- * As [call], for what waits or computes. The library wakes a coroutine on the device's thread, so it
- * must have a dispatcher that leaves that thread at once, whatever the caller's is.
+ * Calls a suspending function of the core. The core resumes a coroutine on the engine thread, so the
+ * coroutine needs a dispatcher that leaves that thread at once, whatever the caller's dispatcher is.
  */
 internal suspend fun <T> await(block: suspend () -> T): T =
     withContext(Dispatchers.Default) { call { block() } }
 
-/** As [await], for an object, which is closed when the caller is cancelled before it gets it. */
+/** Like [await], for an object: closes it if the caller is cancelled before it receives the object. */
 internal suspend fun <T : AutoCloseable> open(block: suspend () -> T): T {
     var opened: T? = null
     try {

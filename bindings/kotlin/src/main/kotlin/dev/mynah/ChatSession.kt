@@ -1,0 +1,246 @@
+package dev.mynah
+
+import dev.mynah.core.Session as CoreSession
+import java.io.IOException
+import java.nio.file.NoSuchFileException
+import java.nio.file.Path
+import kotlin.io.path.createDirectories
+import kotlin.io.path.deleteIfExists
+import kotlin.io.path.exists
+import kotlin.io.path.moveTo
+import kotlin.io.path.pathString
+import kotlin.io.path.readText
+import kotlin.io.path.writeText
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.StateFlow
+import kotlinx.coroutines.flow.asStateFlow
+import kotlinx.coroutines.flow.flow
+import kotlinx.coroutines.sync.Mutex
+import kotlinx.coroutines.sync.withLock
+import kotlinx.coroutines.withContext
+
+/**
+ * A conversation. Its KV cache stays between turns, so that a turn computes only its own tokens.
+ *
+ * Any coroutine may use it; calls wait for each other in their order. The transcript keeps the collected
+ * part of an answer whose collection ends early. An answer that fails leaves the transcript unchanged.
+ *
+ * @property model the model, which the session does not close
+ */
+class ChatSession private constructor(
+    val model: Model,
+    private val core: CoreSession,
+    transcript: List<ChatMessage>,
+    private val options: ChatOptions,
+) : AutoCloseable {
+    private val messages = MutableStateFlow(transcript)
+    private val responding = MutableStateFlow(false)
+    private val turns = Mutex()
+
+    /**
+     * A conversation with a system prompt and the transcript so far.
+     *
+     * @throws MynahException when an option is invalid or the model is unloaded
+     */
+    constructor(
+        model: Model,
+        instructions: String? = null,
+        transcript: List<ChatMessage> = emptyList(),
+        options: ChatOptions = ChatOptions(),
+    ) : this(
+        model,
+        call { model.core.session(options.toCore()) },
+        listOfNotNull(instructions?.let(ChatMessage::system)) + transcript,
+        options,
+    )
+
+    /** The messages, the system prompt included. An answer is part of it when it has ended. */
+    val transcript: StateFlow<List<ChatMessage>> = messages.asStateFlow()
+
+    /** Whether an answer is running. */
+    val isResponding: StateFlow<Boolean> = responding.asStateFlow()
+
+    /**
+     * The use of the context. It changes while the session computes.
+     *
+     * @throws MynahException when the session is closed
+     */
+    val context: ContextUsage
+        get() = ContextUsage(call { core.tokensUsed() }.toCount(), model.info.contextLength)
+
+    /**
+     * Answers a prompt and waits for the whole answer.
+     *
+     * @throws MynahException
+     */
+    suspend fun respond(input: Prompt, parameters: GenerationParameters? = null): Response<String> {
+        val result = streamResponse(input, parameters).result()
+        return Response(result.text, result)
+    }
+
+    /**
+     * Answers a message of the user and waits for the whole answer.
+     *
+     * @throws MynahException
+     */
+    suspend fun respond(text: String, parameters: GenerationParameters? = null): Response<String> =
+        respond(Prompt.Text(text), parameters)
+
+    /**
+     * Answers a message of the user when the flow is collected.
+     *
+     * The flow throws [MynahException].
+     */
+    fun streamResponse(text: String, parameters: GenerationParameters? = null): Flow<GenerationEvent> =
+        streamResponse(Prompt.Text(text), parameters)
+
+    /**
+     * Answers a prompt when the flow is collected: a message of the user, or messages that continue the
+     * transcript. An empty list of messages asks for an answer to the transcript. [ChatOptions.template]
+     * renders all messages.
+     *
+     * The flow throws [MynahException].
+     */
+    fun streamResponse(input: Prompt, parameters: GenerationParameters? = null): Flow<GenerationEvent> = flow {
+        turns.withLock {
+            val before = messages.value
+            val asked = before + input.messages()
+            val answer = StringBuilder()
+            fun keepAnswer() {
+                messages.value = asked + ChatMessage.assistant(answer.toString())
+            }
+            var isOver = false
+            val prompt = Prompt.Chat(asked, options.template)
+            val start = {
+                core.generate(prompt.toCore(), parameters.toCore()).also {
+                    messages.value = asked
+                    responding.value = true
+                }
+            }
+            try {
+                generation(start).collect { event ->
+                    when (event) {
+                        is GenerationEvent.Text -> answer.append(event.text)
+                        is GenerationEvent.Finished -> {
+                            keepAnswer()
+                            isOver = true
+                        }
+                        else -> {}
+                    }
+                    emit(event)
+                }
+            } catch (error: Throwable) {
+                when {
+                    isOver -> {}
+                    error is MynahException -> messages.value = before
+                    answer.isNotEmpty() -> keepAnswer()
+                }
+                throw error
+            } finally {
+                responding.value = false
+            }
+        }
+    }
+
+    /**
+     * A new conversation with a copy of the transcript and of the KV cache.
+     *
+     * @throws MynahException when the model is unloaded
+     */
+    suspend fun fork(): ChatSession =
+        turns.withLock { ChatSession(model, open { core.fork() }, messages.value, options) }
+
+    /**
+     * Writes the conversation to a directory: transcript and options to `transcript.json`, and by default
+     * the KV cache to `cache.safetensors`.
+     *
+     * @throws MynahException when the KV cache cannot be written
+     * @throws IOException when the transcript cannot be written
+     */
+    suspend fun save(directory: Path, includingCache: Boolean = true): Unit = turns.withLock {
+        val cache = directory.resolve(CACHE)
+        withContext(Dispatchers.IO) {
+            directory.createDirectories()
+            cache.deleteIfExists()
+            // Replacing the file in one step never leaves a partial one.
+            val file = directory.resolve("$TRANSCRIPT.new")
+            file.writeText(SavedConversation(messages.value, SavedChatOptions(options)).toJson())
+            file.moveTo(directory.resolve(TRANSCRIPT), overwrite = true)
+        }
+        if (includingCache && context.used > 0) await { core.save(cache.pathString) }
+    }
+
+    /** Frees the KV cache. */
+    override fun close() = core.close()
+
+    /** Opens saved conversations. */
+    companion object {
+        private const val TRANSCRIPT = "transcript.json"
+        private const val CACHE = "cache.safetensors"
+
+        /**
+         * Opens a conversation that [save] has written, perhaps in another process. A KV cache that cannot
+         * be used, because its file is damaged or another model, version or option wrote it, is dropped:
+         * the transcript opens, and the next answer computes the whole prompt, with
+         * [GenerationResult.Stats.cachedTokens] 0.
+         *
+         * @throws MynahException when the transcript does not exist or is damaged, when its options are
+         * invalid for the model, or when the model is unloaded
+         * @throws IOException when the transcript cannot be read
+         */
+        suspend fun restore(directory: Path, model: Model): ChatSession {
+            val file = directory.resolve(TRANSCRIPT)
+            val cache = directory.resolve(CACHE)
+            val (text, hasCache) = withContext(Dispatchers.IO) {
+                try {
+                    file.readText() to cache.exists()
+                } catch (_: NoSuchFileException) {
+                    val reason = "$file does not exist; pass the directory of a saved conversation"
+                    throw MynahException(MynahException.Code.NotFound, reason)
+                }
+            }
+            val saved = SavedConversation.fromJson(text, file)
+            val options = saved.options.restore()
+            val core = try {
+                if (hasCache) open { model.core.restoreSession(cache.pathString, options.toCore()) } else null
+            } catch (_: MynahException) {
+                // The constructor throws the errors of the model and of its options.
+                null
+            }
+            return if (core == null) ChatSession(model, null, saved.transcript, options)
+            else ChatSession(model, core, saved.transcript, options)
+        }
+    }
+}
+
+/** The messages that a prompt adds to a transcript. */
+private fun Prompt.messages(): List<ChatMessage> = when (this) {
+    is Prompt.Text -> listOf(ChatMessage.user(text))
+    is Prompt.Chat -> messages
+    is Prompt.Raw, is Prompt.Tokens -> throw MynahException(
+        MynahException.Code.InvalidRequest,
+        "a conversation takes messages, not raw text or tokens; use `Model.generate` for those",
+    )
+}
+
+/**
+ * An answer with its statistics.
+ *
+ * @property content the answer
+ * @property result the outcome of the generation
+ */
+@ConsistentCopyVisibility
+data class Response<out T> internal constructor(val content: T, val result: GenerationResult) {
+    override fun toString() = content.toString()
+}
+
+/**
+ * The use of the context, in tokens.
+ *
+ * @property used tokens in the KV cache
+ * @property limit the longest sequence, if there is a limit
+ */
+@ConsistentCopyVisibility
+data class ContextUsage internal constructor(val used: Int, val limit: Int?)
