@@ -23,7 +23,7 @@ fn case(name: &str) -> Case {
 
 /// A model that counts its forward passes: those of prefill, and the traces of compiled steps.
 struct Counting {
-    model: Box<dyn LanguageModel>,
+    model: Rc<dyn LanguageModel>,
     passes: Rc<Cell<usize>>,
 }
 
@@ -56,9 +56,9 @@ impl Adapted {
         Ok(Adapted { model, passes, parameters, step })
     }
 
-    fn read(case: &Case, scope: &Scope) -> Result<(Box<dyn LanguageModel>, Parameters)> {
+    fn read(case: &Case, scope: &Scope) -> Result<(Rc<dyn LanguageModel>, Parameters)> {
         let family = families::find(case.config["model_type"].as_str().unwrap())?;
-        let model = (family.build)(&case.config, scope)?;
+        let model = family.language(&case.config, scope)?;
         let parameters = scope.parameters();
         scope.finish(|_| {})?;
         Ok((model, parameters))
