@@ -54,7 +54,7 @@ impl Rotation<'_> {
             (3, rotated.reshape(&[shape[0], shape[1], shape[2], 2, half])?)
         };
         let part = |i| {
-            Ok::<_, crate::Error>(
+            Ok::<_, crate::error::Error>(
                 mlx::slice(&rotated, pair, i, i + 1)?.squeeze_axes(&[pair as i32])?,
             )
         };
