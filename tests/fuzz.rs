@@ -8,7 +8,7 @@
 //! [`Error::Internal`]; whatever ends or stalls the child is for the parent to see. Overflows panic
 //! in a build with debug assertions only.
 
-use mynah::{Error, Event, GenerateOptions, Model, Prompt, Result};
+use mynah::{Error, Event, Model, Prompt, Result};
 use mynah_tests::{Case, Fixture, block_on, on_engine};
 use serde_json::{Map, Value as Json, json};
 use std::{

@@ -29,6 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
+use tracing::Span;
 
 /// Brings a model into the cache, unless it is there, and gives the folder of its files.
 ///
@@ -65,7 +66,8 @@ pub(super) async fn on_thread<T: Send + 'static>(
     let cancel = Cancel::default();
     let _guard = CancelOnDrop(cancel.clone());
     let (report, outcome) = oneshot::channel();
-    let work = move || report.send(work(&cancel));
+    let span = Span::current();
+    let work = move || report.send(span.in_scope(|| work(&cancel)));
     let thread = thread::Builder::new().name("mynah-hub".into()).spawn(work);
     thread.map_err(|error| Error::Internal(format!("no thread: {error}")))?;
     outcome.await.map_err(|_| Error::Internal("the download panicked".into()))?
@@ -106,7 +108,7 @@ fn run(source: &Source, cancel: &Cancel, tell: Tell, plan: Plan) -> Result<PathB
     let attempt = Attempt::new(source, cancel, tell.clone())?;
     let listing = match (attempt.listing(attempts), known) {
         (Err(error), Some(snapshot)) if is_out_of_reach(&error) => {
-            tracing::warn!(%error, "the hub cannot be asked, so its last answer serves");
+            tracing::warn!(%error, "the hub cannot be reached; using the downloaded snapshot");
             return Ok(snapshot);
         }
         (listing, _) => listing?,
@@ -249,9 +251,11 @@ impl<'a> Attempt<'a> {
         let lock = |queue: &Mutex<std::slice::Iter<'_, _>>| {
             queue.lock().unwrap_or_else(PoisonError::into_inner).next().copied()
         };
+        let span = Span::current();
         thread::scope(|scope| {
             for _ in 0..at_once.min(files.len()) {
                 scope.spawn(|| {
+                    let _span = span.enter();
                     while let Some(file) = lock(&queue) {
                         if let Err(error) = self.bring(listing, file, tally) {
                             let mut failure =
@@ -281,6 +285,7 @@ impl<'a> Attempt<'a> {
             self.fetch_blob(listing, file, tally)?;
         }
         tally.arrived(file, file.size);
+        tracing::debug!(file = file.name, size = file.size, "file downloaded");
         self.cache.link(&listing.commit, file)
     }
 
@@ -304,7 +309,7 @@ impl<'a> Attempt<'a> {
             if !is_resumed {
                 return Err(error);
             }
-            tracing::warn!(%error, "so it is fetched from its start");
+            tracing::warn!(%error, "the partial download is invalid; downloading the file from its start");
             is_resumed = false;
         }
     }
