@@ -446,7 +446,9 @@ fn log(event: &Event, caller: &Span) -> Option<Span> {
 
 impl Worker {
     fn is_unloaded(&self) -> bool {
-        matches!(&self.phase, Phase::Running(run) if run.loaded.unloaded.get())
+        // A generation with a summary has computed everything.
+        matches!(&self.phase, Phase::Running(run)
+            if run.loaded.unloaded.get() && run.summary.is_none())
     }
 }
 

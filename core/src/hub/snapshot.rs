@@ -55,7 +55,8 @@ pub(crate) async fn download_snapshot(
             revision = source.revision()
         );
         let _entered = span.entered();
-        let folder = find_or_download(&source, cancel, Box::new(progress), plan)?;
+        let folder = find_or_download(&source, cancel, Box::new(progress), plan)
+            .inspect_err(|error| tracing::info!(kind = ?error.kind(), "download failed"))?;
         if plan.wanted == Wanted::Model {
             cached_models::mark_used(&folder);
         }
