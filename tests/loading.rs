@@ -61,7 +61,7 @@ fn a_model_is_loaded_as_the_options_say() {
     let model = load_demo(defaults().chat_template(template)).unwrap();
     let rendered = model.render(&question, &TemplateOptions::default()).unwrap();
     assert_eq!(rendered, "<user>What is 3 + 4?");
-    let broken = load_demo(defaults().chat_template("{% if %}"));
+    let broken = load_demo(defaults().chat_template("{% if %}")).map_err(Error::into_cause);
     assert!(matches!(broken, Err(Error::ChatTemplate { .. })));
 
     let whole = answer(&demo, &question);
