@@ -2,9 +2,9 @@
 
 use futures_core::Stream;
 use mynah::{
-    Bound, CacheQuantization, DEMO, Error, ErrorKind, Event, Files, GenerateOptions, Generation,
-    LoadOptions, MemoryPolicy, Message, Model, Overflow, Prompt, Result, SessionOptions, Summary,
-    TemplateOptions, inspect,
+    Bound, CacheQuantization, DEMO, Engine, Error, ErrorKind, Event, Files, GenerateOptions,
+    Generation, LoadOptions, MemoryPolicy, Message, Model, Overflow, Prompt, Result,
+    SessionOptions, Summary, TemplateOptions, inspect,
 };
 use mynah_tests::block_on;
 use std::{
@@ -121,6 +121,8 @@ fn a_budget_is_kept_by_remembering_in_fewer_bits() {
         let memory = MemoryPolicy::Budget(bytes);
         load_demo(LoadOptions::default().memory(memory))
     };
+    // The engine thread has then freed the models that other tests dropped.
+    block_on(Engine::get().unwrap().run(|| Ok(()))).unwrap();
     let active = mynah::memory_use().unwrap().active;
     let roomy = load(active + (64 << 20)).unwrap();
     let usual = SessionOptions::default();
@@ -230,6 +232,7 @@ fn events_of_all_kinds_come_in_one_order() {
 
 #[test]
 fn an_error_names_the_model_and_says_what_can_be_done() {
+    let _busy = BUSY.read().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.json");
     let name = folder.path().to_str().unwrap();
