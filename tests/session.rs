@@ -615,7 +615,7 @@ fn files_that_are_no_session_of_this_model_are_refused() {
         saved[..saved.len() / 2].to_vec(),
         saved[..saved.len() - 1].to_vec(),
         vec![255; 200],
-        text("mynah.keys", "mynah.locks"),
+        text("mynah.keys", "mynah.lock"),
         fewer,
         text(&listed(&first.to_string()), &listed(&"x".repeat(first.to_string().len()))),
     ];

@@ -95,8 +95,7 @@ impl Cache {
     /// How many rows its arrays have.
     pub fn rows(&self) -> usize {
         let mut fork = self.fork();
-        let rows = fork.arrays().first().map_or(1, |array| array.dim(0) as usize);
-        rows
+        fork.arrays().first().map_or(1, |array| array.dim(0) as usize)
     }
 
     fn parts(&mut self) -> impl Iterator<Item = StatePart<'_>> {
