@@ -325,7 +325,7 @@ fn prompts_with_equal_ids_and_other_media_share_no_prefix() {
             }
             // Nor does another session copy one.
             let other = Slot::lasting(empty(), Arc::default());
-            let reused = run(&other, &[slot.clone()], &[9, 2])?;
+            let reused = run(&other, std::slice::from_ref(&slot), &[9, 2])?;
             assert!(reused <= 30, "{family}: {reused}");
 
             // Nor does a file hide one.
