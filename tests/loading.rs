@@ -247,7 +247,7 @@ fn an_error_names_the_model_and_says_what_can_be_done() {
     assert!(message.contains("speech recognition models of type `whisper`"), "{message}");
     let (kind, message) = failed(r#"{"model_type": "lama"}"#);
     assert_eq!(kind, ErrorKind::Unsupported);
-    assert!(message.ends_with("did you mean llama?"), "{message}");
+    assert!(message.contains("did you mean llama"), "{message}");
     let nowhere = block_on(Model::load("./nowhere")).err().unwrap();
     assert_eq!(nowhere.kind(), ErrorKind::NotFound);
 }
