@@ -355,6 +355,13 @@ impl Cache {
             positions => positions.to_vec(),
         };
         let positions: Vec<i32> = caches.iter().flat_map(each).collect();
+        // A row without rotary positions of its own has a delta of 0.
+        if caches.iter().any(|cache| cache.rotary_delta.is_some()) {
+            for cache in &mut caches {
+                let none = ops::zeros::<i32>(&[cache.rows() as i32])?;
+                cache.rotary_delta.get_or_insert(none);
+            }
+        }
         let mut joined = caches[0].fork();
         let rows: Vec<Vec<&mut Array>> = caches.iter_mut().map(Cache::arrays).collect();
         if rows.iter().any(|arrays| arrays.len() != rows[0].len()) {

@@ -63,7 +63,9 @@ fn pass(model: &dyn LanguageModel, x: &Embedded, cache: &mut Cache) -> Result<Ar
     }
     let hidden = model.forward(x, cache, &step)?;
     if let Some(rotary) = &x.rotary {
-        cache.rotary_delta = Some(Array::from_slice(&[rotary.delta], &[1]));
+        let rows = x.ids.dim(0);
+        let delta = vec![rotary.delta; rows as usize];
+        cache.rotary_delta = Some(Array::from_slice(&delta, &[rows]));
     }
     Ok(hidden)
 }
