@@ -53,7 +53,7 @@ fn check_settled(cache: &Cache) -> Result<()> {
 #[derive(Default)]
 pub struct DecodeStep(Vec<(Shape, Compiled)>);
 
-/// What the shapes of a compiled pass follow from.
+/// What determines the shapes of a compiled pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Shape {
     /// The plan of the cache, with its capacity.
@@ -65,7 +65,7 @@ struct Shape {
     pass: Pass,
 }
 
-/// What is compiled.
+/// The kinds of compiled passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Pass {
     Decode,
@@ -190,6 +190,10 @@ impl DecodeStep {
         cache.reserve(cache.offset + pass.length())?;
         let positions = cache.positions();
         let (batch, rows) = (ids.dim(0), positions.len());
+        if rows > 1 && rows != batch as usize {
+            let reason = format!("tokens for {batch} rows, but the cache has {rows}");
+            return Err(Error::Internal(reason));
+        }
         let (plan, quantized) = (cache.plan, cache.quantized);
         let shape = Shape { plan, quantized, batch, positions: rows, pass };
         let place = self.0.iter().position(|(known, _)| *known == shape).unwrap_or_else(|| {

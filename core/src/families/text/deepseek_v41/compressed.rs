@@ -3,7 +3,7 @@
 //! group has an entry too, which nobody sees.
 
 use crate::layers::{
-    attention::{kv_cache::write_rows, scores::Scores, view::AttentionView},
+    attention::{ring_buffer::write_rows, scores::Scores, view::AttentionView},
     linear::Linear,
     norm::Norm,
 };
