@@ -91,7 +91,7 @@ fn check_settled(cache: &Cache) -> Result<()> {
 #[derive(Default)]
 pub struct DecodeStep(Vec<(Shape, Compiled)>, Parameters);
 
-/// What the shapes of a compiled pass follow from.
+/// What determines the shapes of a compiled pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Shape {
     /// The plan of the cache, with its capacity.
@@ -105,7 +105,7 @@ struct Shape {
     pass: Pass,
 }
 
-/// What is compiled.
+/// The kinds of compiled passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Pass {
     Decode,
@@ -236,6 +236,10 @@ impl DecodeStep {
         cache.reserve(cache.offset + pass.length())?;
         let positions = cache.positions();
         let (batch, rows) = (ids.dim(0), positions.len());
+        if rows > 1 && rows != batch as usize {
+            let reason = format!("tokens for {batch} rows, but the cache has {rows}");
+            return Err(Error::Internal(reason));
+        }
         let (plan, quantized) = (cache.plan, cache.quantized);
         let has_rotary_delta = cache.rotary_delta.is_some();
         let shape = Shape { plan, quantized, batch, positions: rows, has_rotary_delta, pass };

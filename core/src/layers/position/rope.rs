@@ -37,7 +37,7 @@ pub enum Rope {
         traditional: bool,
         /// Wavelengths over 2π, `[dims / 2]`.
         wavelengths: Array,
-        /// Factor of what is rotated.
+        /// Factor of the rotated elements.
         magnitude: f32,
     },
     /// A base that grows once the sequence is longer than in training (dynamic NTK).
