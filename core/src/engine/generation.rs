@@ -538,8 +538,8 @@ impl Run {
 
     /// One chunk of the prompt; the last one queues the first token.
     ///
-    /// Nobody reads what the last layer makes of any other token, so a chunk that goes without the
-    /// last token leaves it uncomputed. That saves more than a pass of its own costs when the chunk
+    /// Only the last token needs the output of the last layer, so a chunk without that token leaves
+    /// the output uncomputed. That saves more than a pass of its own costs when the chunk
     /// has more tokens than the model has layers.
     fn prefill(&mut self, request: &Request) -> Result<Event> {
         let total = self.prompt.tokens.len();

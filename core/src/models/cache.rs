@@ -213,7 +213,7 @@ impl Cache {
         (sizes, is_fixed)
     }
 
-    /// Gives the fixed states so many arrays, which are placeholders.
+    /// Gives each fixed state placeholder arrays, as many as `sizes` says.
     pub(super) fn set_fixed(&mut self, sizes: &[usize]) -> bool {
         let mut fixed: Vec<_> = self
             .parts()

@@ -109,9 +109,9 @@ struct Shape {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Pass {
     Decode,
-    /// So many tokens at once.
+    /// This number of tokens at once.
     Verify(i32),
-    /// So many tokens one by one, with the states after each.
+    /// This number of tokens one by one, with the states after each.
     VerifyOneByOne(i32),
 }
 
@@ -124,7 +124,7 @@ impl Pass {
     }
 }
 
-/// So many shapes can take turns without compiling anew.
+/// The number of shapes that stay compiled.
 const KEPT: usize = 8;
 
 /// The most tokens of a verify pass.
