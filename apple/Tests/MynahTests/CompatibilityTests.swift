@@ -28,10 +28,10 @@ extension Everything {
             let context = try await factory.load(configuration: ModelConfiguration(directory: files))
             #expect(context.configuration.id == .directory(files))
             let session = ChatSession(try await loadModel(directory: files))
-            #expect("\(try await session.respond(to: "What is 3 + 4?", greedy))".contains("7"))
+            #expect("\(try await session.respond(to: "What is 3 + 4?", options: greedy))".contains("7"))
             let loaded = try await loadModelContainer(
                 hub: HubApi(downloadBase: hub.cache, endpoint: hub.endpoint), id: "org/demo")
-            #expect(try await ChatSession(loaded).respond(to: "What is 3 + 4?", greedy).content.contains("7"))
+            #expect(try await ChatSession(loaded).respond(to: "What is 3 + 4?", options: greedy).content.contains("7"))
         }
 
         @Test func aContainerGenerates() async throws {

@@ -14,7 +14,7 @@ extension Everything {
 
         @Test func aPausedReaderBoundsTheNumberOfTokens() async throws {
             let session = ChatSession(try await demo.value)
-            var iterator = session.streamResponse(to: "Who are you?", endless).makeAsyncIterator()
+            var iterator = session.streamResponse(to: "Who are you?", options: endless).makeAsyncIterator()
             _ = try await iterator.next()
             let before = session.context.used
             try await settle { session.context.used }
@@ -27,7 +27,7 @@ extension Everything {
             let session = ChatSession(try await demo.value)
             let task = Task {
                 var count = 0
-                for try await event in session.streamResponse(to: "Who are you?", endless) {
+                for try await event in session.streamResponse(to: "Who are you?", options: endless) {
                     if case .text = event { count += 1 }
                     if count == 5 { withUnsafeCurrentTask { $0?.cancel() } }
                 }
@@ -42,7 +42,7 @@ extension Everything {
 
         @Test func endingTheLoopStopsTheGeneration() async throws {
             let session = ChatSession(try await demo.value)
-            let stream = session.streamResponse(to: "Who are you?", endless)
+            let stream = session.streamResponse(to: "Who are you?", options: endless)
             for try await event in stream {
                 if case .text = event { break }
             }
@@ -50,7 +50,7 @@ extension Everything {
             let used = session.context.used
             #expect(used < 200)
             // The next call gets its turn although the stream itself still exists.
-            let answer = try await session.respond(to: "What is 3 + 4?", greedy)
+            let answer = try await session.respond(to: "What is 3 + 4?", options: greedy)
             #expect(!answer.content.isEmpty)
             stream.cancel()
         }
