@@ -40,6 +40,8 @@ let package = Package(
         .library(name: "Mynah", targets: ["Mynah"]),
         // The names of mlx-swift-lm and FFAI, for code that is written for them.
         .library(name: "MynahCompatibility", targets: ["MynahCompatibility"]),
+        // A model for sessions of Apple's FoundationModels, where its SDK takes one.
+        .library(name: "MynahFoundationModels", targets: ["MynahFoundationModels"]),
     ],
     targets: [
         core,
@@ -49,6 +51,7 @@ let package = Package(
             swiftSettings: [.swiftLanguageMode(.v5)], linkerSettings: settings),
         .target(name: "Mynah", dependencies: ["MynahCore"], path: "apple/Sources/Mynah"),
         .target(name: "MynahCompatibility", dependencies: ["Mynah"], path: "apple/Sources/MynahCompatibility"),
+        .target(name: "MynahFoundationModels", dependencies: ["Mynah"], path: "apple/Sources/MynahFoundationModels"),
         .executableTarget(name: "bench", dependencies: ["Mynah", "MynahCore"], path: "apple/Bench"),
         .testTarget(
             name: "MynahTests", dependencies: ["Mynah", "MynahCompatibility", "MynahCore"],

@@ -9,7 +9,7 @@ struct AppLifecycleObserver: AppLifecycleSource {
     func start(_ deliver: @escaping @Sendable (AppLifecycle.Delivery) -> Void) async -> [AppLifecycle.Signal] {
         var signals: [AppLifecycle.Signal] = []
         #if canImport(Darwin)
-        NotificationCenter.default.addObserver(
+        _ = NotificationCenter.default.addObserver(
             forName: ProcessInfo.thermalStateDidChangeNotification, object: nil, queue: nil
         ) { _ in deliver(AppLifecycle.Delivery(Self.thermalState)) }
         signals.append(Self.thermalState)
@@ -56,7 +56,7 @@ struct AppLifecycleObserver: AppLifecycleSource {
             (.NSExtensionHostWillEnterForeground, .foreground),
         ]
         for (name, signal) in signals {
-            NotificationCenter.default.addObserver(forName: name, object: nil, queue: nil) { _ in
+            _ = NotificationCenter.default.addObserver(forName: name, object: nil, queue: nil) { _ in
                 let delivery = AppLifecycle.Delivery(signal)
                 let suspends = signal == .background || signal == .locked
                 if suspends { delayProcessSuspension(until: delivery) }
