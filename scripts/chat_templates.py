@@ -1,10 +1,9 @@
 """Renders published chat templates with transformers and prints the texts as JSON, one template a line.
 
 The templates are the `.jinja` files of the package trl and of the folders that are named as arguments. The
-conversations are those of tests/fixtures/templates.json and some more. Run it with the Python of scripts/hub_python.
+conversations are those of tests/fixtures/templates.json and some more. Run it with the Python of `scripts/test_python templates`.
 """
 
-import calendar
 import datetime
 import importlib.util
 import itertools
@@ -43,7 +42,7 @@ def said(content, **more):
 def calls(content, *calls, **more):
     functions = [{"name": name, "arguments": arguments} for name, arguments in calls]
     listed = [{"id": f"call{i:05}", "type": "function", "function": f} for i, f in enumerate(functions)]
-    return {"role": "assistant", "content": content, "tool_calls": listed, **more}
+    return said(content, tool_calls=listed, **more)
 
 
 def result(content, i=0, **more):
@@ -108,10 +107,12 @@ TOOLS = FIXTURE["tools"] + [
         },
     }
 ]
-VARIABLES = [
-    {},
-    {"enable_thinking": False},
-    {"enable_thinking": True, "reasoning_effort": "high", "documents": [{"title": "T", "text": "D"}]},
+# Whether there are tools and a generation prompt, and the variables.
+OPTIONS = [
+    (False, True, {}),
+    (False, False, {}),
+    (True, True, {"enable_thinking": False}),
+    (True, False, {"enable_thinking": True, "reasoning_effort": "high", "documents": [{"title": "T", "text": "D"}]}),
 ]
 
 
@@ -144,18 +145,17 @@ def main():
     conversations = {
         name: messages
         for name, messages in FIXTURE["conversations"].items()
-        # Here the arguments of calls are text, which this library renders as objects.
+        # This library renders arguments that are text as objects, and refuses roles that a template leaves out.
         if not any(isinstance(c["function"]["arguments"], str) for m in messages for c in m.get("tool_calls") or [])
+        and name != "stranger"
     } | CONVERSATIONS
-    known = {"conversations": conversations, "tools": TOOLS, "local_time": calendar.timegm(NOW.timetuple())}
+    known = {"conversations": conversations, "tools": TOOLS, "now": list(NOW.timetuple()[:6])}
     print(json.dumps(known))
     for source, name in sources().items():
         cases = []
-        for (title, messages), tools, variables in itertools.product(conversations.items(), (False, True), VARIABLES):
-            prompts = (True, False) if not variables else (True,)
-            for prompt in prompts:
-                options = {"add_generation_prompt": prompt, "tools": tools, "variables": variables}
-                cases.append(case(source, title, messages, options))
+        for (title, messages), (tools, prompt, variables) in itertools.product(conversations.items(), OPTIONS):
+            options = {"add_generation_prompt": prompt, "tools": tools, "variables": variables}
+            cases.append(case(source, title, messages, options))
         print(json.dumps({"name": name, "source": source, "cases": cases}))
 
 
