@@ -12,16 +12,20 @@ use crate::hub::{
     select,
 };
 use crate::{
-    checkpoint::{file_rules::FileRules, files::Files},
+    checkpoint::{file_rules::FileRules, files::Files, weight_files::INDEX},
     error::{Error, Result},
 };
+use safetensors::tensor::Metadata;
 use std::{
     env,
     fs::{self, File},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -74,7 +78,7 @@ fn find_or_download(source: &Source, cancel: &Cancel, plan: Plan) -> Result<Remo
     let temporary = TemporaryFolder::new()?;
     let folder = &temporary.0;
     for_each_file(&select::small(&listing), |file| {
-        let content = if file.size <= MAX_CONTENT || file.name == select::INDEX {
+        let content = if file.size <= MAX_CONTENT || file.name == INDEX {
             client.bytes(&listing.commit, file, 0..file.size)?
         } else {
             Vec::new()
@@ -82,7 +86,7 @@ fn find_or_download(source: &Source, cancel: &Cancel, plan: Plan) -> Result<Remo
         write_sparse(folder, file, &content)
     })?;
     let files = Files::from(folder.as_path());
-    let index = files.json(select::INDEX)?;
+    let index = files.json(INDEX)?;
     // Unsupported models can be inspected too.
     let rules = (plan.check_config)(&files, &listing.names()).unwrap_or(&FileRules::USUAL);
     for_each_file(&select::beside(&listing, rules), |file| {
@@ -92,6 +96,29 @@ fn find_or_download(source: &Source, cancel: &Cancel, plan: Plan) -> Result<Remo
     let weights = select::weights(&listing, index.as_ref(), rules)?;
     for_each_file(&weights, |file| write_sparse(folder, file, &header(&client, &listing, file)?))?;
     Ok(RemoteHeaders { files, gated: Some(listing.gated), _folder: Some(temporary) })
+}
+
+/// The headers of files of weights.
+///
+/// # Errors
+/// Those of [`Client::listing`]; [`Error::Checkpoint`] for a damaged header.
+pub(super) fn read_headers(
+    client: &Client,
+    listing: &Listing,
+    weights: &[&RemoteFile],
+) -> Result<Vec<Metadata>> {
+    let headers = Mutex::new(Vec::<Metadata>::new());
+    for_each_file(weights, |file| {
+        let bytes = header(client, listing, file)?;
+        let damaged = |error: serde_json::Error| Error::Checkpoint {
+            file: file.name.as_str().into(),
+            reason: format!("bad header: {error}"),
+        };
+        let header = serde_json::from_slice(bytes.get(8..).unwrap_or_default()).map_err(damaged)?;
+        headers.lock().unwrap_or_else(PoisonError::into_inner).push(header);
+        Ok(())
+    })?;
+    Ok(headers.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Reads the header of a file of weights, with the eight bytes of its length before it.
@@ -105,6 +132,7 @@ fn header(client: &Client, listing: &Listing, file: &RemoteFile) -> Result<Vec<u
         return Err(Error::Checkpoint { file: file.name.as_str().into(), reason });
     }
     let end = file.size.min(8 + length);
+    bytes.truncate(end as usize);
     if end > first {
         bytes.extend(client.bytes(&listing.commit, file, first..end)?);
     }
