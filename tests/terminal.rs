@@ -17,8 +17,8 @@ struct Screen {
     code: Option<i32>,
 }
 
-/// Runs a command in a terminal of so many columns; `steps` are pairs of a text to wait for and what is
-/// typed then.
+/// Runs a command in a terminal of so many columns. `steps` are lists: a text to wait for, what is typed
+/// then or the new width, and for how many seconds nothing must have come before.
 fn run(command: &Command, columns: usize, steps: &Json) -> Screen {
     let mut python = Command::new("python3");
     python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("terminal.py"));
@@ -151,7 +151,7 @@ fn download() -> (Server, TempDir, Command) {
 #[test]
 fn the_line_of_a_download_fits_the_terminal() {
     let (_server, _cache, command) = download();
-    let screen = run(&command, 60, &json!([[" % of ", 40], [" % of ", 30]]));
+    let screen = run(&command, 60, &json!([[" % of ", 40, 0], [" % of ", 30, 0]]));
     assert_eq!(screen.code, Some(0), "{:?}", screen.text);
     let lines = screen.lines();
     let lines: Vec<_> = lines.iter().filter(|line| line.contains(" % of ")).collect();
@@ -166,7 +166,7 @@ fn the_line_of_a_download_fits_the_terminal() {
 #[test]
 fn an_interrupted_download_ends_its_line() {
     let (_server, _cache, command) = download();
-    let screen = run(&command, 40, &json!([[" % of ", "\x03"]]));
+    let screen = run(&command, 40, &json!([[" % of ", "\x03", 0]]));
     assert_eq!(screen.code, Some(130), "{:?}", screen.text);
     assert!(screen.text.ends_with('\n'), "{:?}", screen.text);
 }
@@ -176,19 +176,25 @@ fn a_chat_explains_itself_and_remembers_what_was_typed() {
     let state = tempfile::tempdir().unwrap();
     let mut chat = mynah();
     chat.arg("chat").env("XDG_STATE_HOME", state.path());
-    let steps = json!([
-        ["> ", "/help\r"],
-        ["Ctrl-C stops", "/nonsense\r"],
-        ["no command /nonsense", "/clear\r"],
-        ["new conversation begins", "\x03"],
-        ["/quit leaves", "\"\"\"What is\r"],
-        ["What is", "3 + 4?\"\"\"\r"],
-        ["tokens/s", "What is\x1b\r"],
-        ["What is", "3 + 4?\r"],
-        ["tokens/s", "\x04"]
+    // A key reaches the editor only when it waits for one.
+    const QUIET: f32 = 0.5;
+    let typed = |steps: &[(&str, &str)]| {
+        json!(steps.iter().map(|(wait, key)| json!([wait, key, QUIET])).collect::<Vec<_>>())
+    };
+    let steps = typed(&[
+        ("> ", "/help\r"),
+        ("Ctrl-C stops", "/nonsense\r"),
+        ("no command /nonsense", "/clear\r"),
+        ("new conversation begins", "\x03"),
+        ("/quit leaves", "\"\"\"What is\r"),
+        ("What is", "3 + 4?\"\"\"\r"),
+        ("tokens/s", "What is\x1b\r"),
+        ("What is", "3 + 4?\r"),
+        ("tokens/s", "\x04"),
     ]);
     let screen = run(&chat, 80, &steps);
     assert_eq!(screen.code, Some(0), "{:?}", screen.text);
+    // Two for each answer.
     assert_eq!(screen.text.matches("tokens/s").count(), 4, "{:?}", screen.text);
 
     let history = state.path().join("mynah/chat_history");

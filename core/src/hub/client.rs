@@ -160,6 +160,12 @@ impl Client {
             "{}/api/models/{}/revision/{encoded_revision}?blobs=true",
             self.endpoint, self.repository
         );
+        let host = self.origin.to_string();
+        let pause = pauses::remaining(&host);
+        if attempts == 1 && !pause.is_zero() {
+            // The caller has something else and does not wait.
+            return Err(Error::RateLimited { host, after: Some(pause) });
+        }
         let bytes = self.with_retries(attempts, || {
             let subject = Subject { revision, file: None };
             let response = self.send(&address, &Want::Body(None), subject)?;

@@ -92,6 +92,13 @@ pub(crate) fn synchronize() -> Result<()> {
     check(unsafe { sys::mlx_synchronize(stream.as_ptr()) })
 }
 
+/// Whether MLX was built for CUDA and there is a GPU for it.
+pub(crate) fn has_cuda() -> bool {
+    let mut is_available = false;
+    // SAFETY: a plain getter that writes one value.
+    unsafe { sys::mlx_cuda_is_available(&mut is_available) == 0 && is_available }
+}
+
 fn has_compiler() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join("g++").is_file())

@@ -3,12 +3,14 @@
 //! not know checkpoints or models.
 
 pub(crate) mod compiled;
+mod cuda;
 mod ffi;
 pub(crate) mod matrix;
 pub(crate) mod memory;
 pub(crate) mod parameter;
 pub(crate) mod quantized;
 
+pub(crate) use cuda::announce_kernels;
 pub use ffi::{
     bits, is_cpu, node_count, set_fusing, shift_left, slice, slice_update, slice_update_at,
 };

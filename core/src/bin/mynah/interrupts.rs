@@ -1,7 +1,7 @@
 //! Ctrl-C. It cancels the running generation; without one it ends the program, except while an editor
 //! of lines takes it as a key.
 
-use crate::{INTERRUPTED, progress};
+use crate::{INTERRUPTED, terminal};
 use mynah::Canceller;
 use std::{
     io, process,
@@ -30,7 +30,7 @@ pub fn listen() -> io::Result<()> {
                 match running {
                     Some(generation) => generation.cancel(),
                     None if ends => {
-                        progress::end_line();
+                        terminal::end_line();
                         process::exit(i32::from(INTERRUPTED));
                     }
                     None => {}

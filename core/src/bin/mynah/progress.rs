@@ -1,23 +1,9 @@
 //! The progress of slow operations, on standard error.
 
-use crate::terminal::{bytes, columns, harmless, say};
+use crate::terminal::{bytes, change_line, columns, harmless, say};
 use mynah::hub;
-use std::{
-    io::{self, Write},
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
-
-/// Whether the terminal's last line is one that changes.
-static IS_SHOWN: AtomicBool = AtomicBool::new(false);
-
-/// Moves on from a line that changes, before the program ends.
-pub fn end_line() {
-    if IS_SHOWN.swap(false, Ordering::SeqCst) {
-        say("");
-    }
-}
 
 /// The progress of a slow operation: a line that changes on a terminal, occasional lines elsewhere.
 #[derive(Default)]
@@ -44,7 +30,10 @@ impl Progress {
             match columns {
                 Some(columns) => {
                     let bar = bar(share, columns.saturating_sub(numbers.width() + 1));
-                    format!("{bar}{numbers}  {}", harmless(&download.file).replace('\n', " "))
+                    format!(
+                        "{bar}{numbers}  {}",
+                        harmless(&download.file).replace(['\n', '\t'], " ")
+                    )
                 }
                 None => format!("downloading … {numbers}"),
             }
@@ -68,8 +57,7 @@ impl Progress {
         if let Some(columns) = columns {
             line = fit(&line, columns);
             if self.shown.as_ref().is_none_or(|(shown, _)| *shown != line) {
-                write!(io::stderr(), "{}{line}\x1b[J", self.to_start(columns)).ok();
-                IS_SHOWN.store(true, Ordering::SeqCst);
+                change_line(&self.to_start(columns), &line);
             }
         } else {
             say(&line);
@@ -91,8 +79,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let (Some(columns), Some(_)) = (columns(), &self.shown) {
-            write!(io::stderr(), "{}\x1b[J", self.to_start(columns - 1)).ok();
-            IS_SHOWN.store(false, Ordering::SeqCst);
+            change_line(&self.to_start(columns - 1), "");
         }
     }
 }

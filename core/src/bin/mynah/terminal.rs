@@ -7,9 +7,33 @@ use serde::Serialize;
 use std::{
     borrow::Cow,
     io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
 };
 use terminal_size::{Width, terminal_size_of};
 use unicode_width::UnicodeWidthStr;
+
+/// Whether the terminal's last line is one that changes.
+static LINE_CHANGES: AtomicBool = AtomicBool::new(false);
+
+/// Replaces a line of standard error that changes. `start` moves to where it begins.
+pub fn change_line(start: &str, line: &str) {
+    write!(io::stderr(), "{start}{line}\x1b[J").ok();
+    LINE_CHANGES.store(!line.is_empty(), Ordering::SeqCst);
+}
+
+/// Moves on from a line that changes, before the program ends.
+pub fn end_line() {
+    if LINE_CHANGES.swap(false, Ordering::SeqCst) {
+        writeln!(io::stderr()).ok();
+    }
+}
+
+/// Removes a line that changes, before another line takes its place.
+fn clear_line() {
+    if LINE_CHANGES.load(Ordering::SeqCst) {
+        change_line("\r", "");
+    }
+}
 
 /// Writes text to standard output.
 pub fn print(text: &str) -> io::Result<()> {
@@ -29,6 +53,7 @@ pub fn print_json(value: &impl Serialize) -> io::Result<()> {
 
 /// Writes lines to standard error, which may be closed. On a terminal they are broken at words.
 pub fn say(text: &str) {
+    clear_line();
     writeln!(io::stderr(), "{}", for_people(text)).ok();
 }
 
@@ -110,6 +135,7 @@ pub struct Log;
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        clear_line();
         let text = String::from_utf8_lossy(bytes);
         let mut err = io::stderr();
         let shown = if err.is_terminal() { harmless(&text) } else { text.as_ref().into() };
