@@ -11,7 +11,15 @@ use std::{
 
 struct State {
     running: Option<Canceller>,
+    /// Whether Ctrl-C ends the program where no generation runs.
     ends: bool,
+}
+
+impl State {
+    /// The generation to cancel, and whether to end the program without one.
+    fn interrupt(&mut self) -> (Option<Canceller>, bool) {
+        (self.running.take(), self.ends)
+    }
 }
 
 static STATE: Mutex<State> = Mutex::new(State { running: None, ends: true });
@@ -26,7 +34,7 @@ pub fn listen() -> io::Result<()> {
     thread::spawn(move || {
         runtime.block_on(async {
             while tokio::signal::ctrl_c().await.is_ok() {
-                let (running, ends) = (state().running.take(), state().ends);
+                let (running, ends) = state().interrupt();
                 match running {
                     Some(generation) => generation.cancel(),
                     None if ends => {

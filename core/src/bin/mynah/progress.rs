@@ -25,18 +25,16 @@ impl Progress {
         self.show(share, |percent, columns| {
             let rate = bytes(download.bytes_per_second as u64);
             let left = download.remaining.map(|left| format!(", {} left", duration(left)));
-            let left = left.unwrap_or_default();
-            let numbers = format!("{percent} % of {}, {rate}/s{left}", bytes(download.total));
-            match columns {
-                Some(columns) => {
-                    let bar = bar(share, columns.saturating_sub(numbers.width() + 1));
-                    format!(
-                        "{bar}{numbers}  {}",
-                        harmless(&download.file).replace(['\n', '\t'], " ")
-                    )
-                }
-                None => format!("downloading … {numbers}"),
-            }
+            let done = format!("{percent} % of {}", bytes(download.total));
+            let numbers = [done, format!(", {rate}/s"), left.unwrap_or_default()];
+            let Some(columns) = columns else {
+                return format!("downloading … {}", numbers.concat());
+            };
+            let bar = bar(share, columns.saturating_sub(numbers.concat().width()));
+            let file = format!("  {}", harmless(&download.file).replace(['\n', '\t'], " "));
+            let parts = numbers.into_iter().chain([file]);
+            let room = columns - bar.width();
+            bar + &first_that_fit(parts, room)
         });
     }
 
@@ -84,11 +82,23 @@ impl Drop for Progress {
     }
 }
 
+/// The parts of a line up to the first one that does not fit this many columns.
+fn first_that_fit(parts: impl Iterator<Item = String>, columns: usize) -> String {
+    let mut line = String::new();
+    for part in parts {
+        if line.width() + part.width() > columns {
+            break;
+        }
+        line += &part;
+    }
+    line
+}
+
 /// A bar and a space, as wide as there is room; nothing where there is little.
 fn bar(share: f64, room: usize) -> String {
     const WIDTH: usize = 24;
     const LEAST: usize = 5;
-    let width = WIDTH.min(room);
+    let width = WIDTH.min(room.saturating_sub(1));
     if width < LEAST {
         return String::new();
     }
@@ -124,7 +134,10 @@ mod tests {
         assert_eq!(fit("abc", 3), "abc");
         assert_eq!(fit("漢字漢", 5), "漢字");
         assert_eq!(bar(0.5, 100).width(), 25);
-        assert_eq!((bar(0.5, 6).as_str(), bar(0.5, 4).as_str()), ("━━━    ", ""));
+        assert_eq!((bar(0.5, 7).as_str(), bar(0.5, 5).as_str()), ("━━━    ", ""));
+        let parts = || ["20 %", ", 1 MB/s", ", 9 s left"].map(String::from).into_iter();
+        assert_eq!(first_that_fit(parts(), 15), "20 %, 1 MB/s");
+        assert_eq!(first_that_fit(parts(), 22), "20 %, 1 MB/s, 9 s left");
     }
 
     #[test]
