@@ -111,7 +111,7 @@ fn no_text_of_a_checkpoint_steers_the_terminal() {
     });
     let mut generate = mynah();
     generate.args(["generate", path(&raises), "hi"]);
-    check_harmless(&run(&generate, 80, &json!([])), "why ^[[2J");
+    check_harmless(&run(&generate, 80, &json!([])), "^[[2J^[]0;title^G<U+009B>2J");
 
     let named = demo(|config, name| {
         if name == "config.json" {
