@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+package import MynahCore
 
 /// What a model continues: a message of the user, a list of messages, raw text, or tokens.
 ///
