@@ -4,6 +4,8 @@
 mod command;
 mod hub;
 mod packaging;
+mod readme;
 mod sampling;
 mod session;
 mod store;
+mod terminal;
