@@ -8,4 +8,5 @@ mod readme;
 mod sampling;
 mod session;
 mod store;
+mod templates;
 mod terminal;
