@@ -201,8 +201,8 @@ fn a_chat_explains_itself_and_remembers_what_was_typed() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&history), mode(history.parent().unwrap())), (0o600, 0o700));
     // The arrow recalls the last line of the chat before.
-    let recalled =
-        run(&chat, 80, &json!([["> ", "\x1b[A"], ["3 + 4?", "\x03"], ["/quit", "\x04"]]));
+    let steps = typed(&[("> ", "\x1b[A"), ("3 + 4?", "\x03"), ("/quit", "\x04")]);
+    let recalled = run(&chat, 80, &steps);
     assert_eq!(recalled.code, Some(0), "{:?}", recalled.text);
 }
 

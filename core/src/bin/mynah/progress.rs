@@ -41,8 +41,7 @@ impl Progress {
     /// Shows a share from 0 to 1, but not at once and not at the end. `line` gets the percentage and
     /// the width of the terminal.
     fn show(&mut self, share: f64, line: impl FnOnce(u32, Option<usize>) -> String) {
-        // The last column stays free: some terminals begin a new line after it.
-        let columns = columns().map(|columns| columns - 1);
+        let columns = columns();
         let (patience, step) = if columns.is_some() { (200, 1) } else { (1000, 10) };
         let percent = (share * 100.0) as u32 / step * step;
         let started = *self.started.get_or_insert_with(Instant::now);
@@ -51,9 +50,12 @@ impl Progress {
         if early || share >= 1.0 || (said && columns.is_none()) {
             return;
         }
-        let mut line = line(percent, columns);
-        if let Some(columns) = columns {
-            line = fit(&line, columns);
+        // Ctrl-C writes `^C` behind the line, and some terminals begin a new one after the last column.
+        const FREE: usize = 3;
+        let room = columns.map(|columns| columns.saturating_sub(FREE));
+        let mut line = line(percent, room);
+        if let (Some(columns), Some(room)) = (columns, room) {
+            line = fit(&line, room);
             if self.shown.as_ref().is_none_or(|(shown, _)| *shown != line) {
                 change_line(&self.to_start(columns), &line);
             }
@@ -67,7 +69,7 @@ impl Progress {
     /// narrower.
     fn to_start(&self, columns: usize) -> String {
         let width = self.shown.as_ref().map_or(0, |(line, _)| line.width());
-        match width.saturating_sub(1) / (columns + 1) {
+        match width.saturating_sub(1) / columns {
             0 => "\r".into(),
             lines => format!("\x1b[{lines}A\r"),
         }
@@ -77,7 +79,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let (Some(columns), Some(_)) = (columns(), &self.shown) {
-            change_line(&self.to_start(columns - 1), "");
+            change_line(&self.to_start(columns), "");
         }
     }
 }
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn a_line_in_a_narrower_terminal_is_overwritten_as_a_whole() {
         let progress = Progress { shown: Some(("x".repeat(79), 1)), started: None };
-        assert_eq!(progress.to_start(79), "\r");
-        assert_eq!(progress.to_start(39), "\x1b[1A\r");
+        assert_eq!(progress.to_start(80), "\r");
+        assert_eq!(progress.to_start(40), "\x1b[1A\r");
     }
 }
