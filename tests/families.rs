@@ -24,6 +24,10 @@ const LIMIT: f32 = 1e-1;
 const OWN_ROUNDING: &[(&str, &str)] = &[
     // The reference adds up products in float32, MLX's quantized product in half precision.
     ("bitnet", "f16"),
+    // Recurrences are computed in chunks, and gates in float32.
+    ("bailing_hybrid", "4 bit bf16"),
+    ("kimi_k3", "4 bit bf16"),
+    ("kimi_linear", "4 bit bf16"),
     ("llama", "ModelOpt nvfp4 f16"),
     ("llama4_text", "bf16"),
     ("mamba2", "bf16"),
@@ -32,8 +36,16 @@ const OWN_ROUNDING: &[(&str, &str)] = &[
     ("minicpm3", "bf16"),
     ("muse_glimmer", "bf16"),
     ("muse_spark", "4 bit bf16"),
+    ("olmo_hybrid", "bf16"),
     ("phi3small", "bf16"),
     ("plamo", "bf16"),
+    ("prism_hadamard_qwen35", "default"),
+    ("prism_hadamard_qwen35", "text alone, tied"),
+    ("qwen3_5", "bf16"),
+    ("qwen3_5", "4 bit bf16"),
+    ("qwen3_5_moe", "4 bit bf16"),
+    ("qwen3_next", "bf16"),
+    ("qwen3_next", "4 bit bf16"),
     ("stablelm", "bf16"),
 ];
 
