@@ -385,6 +385,10 @@ impl Typed {
             let groups: Vec<i32> = (0..size(&self.shape) as i32).map(|i| i / group).collect();
             return Ok(Array::from_slice(&groups, &self.shape));
         }
+        if self.dtype == "SIGN" {
+            let sign = |z: u64| if z >> 63 == 1 { 1.0f32 } else { -1.0 };
+            return Ok(Array::from_slice(&bits().map(sign).collect::<Vec<_>>(), &self.shape));
+        }
         let range = self.from.zip(self.to);
         let integer = |z: u64| {
             let high = z >> 32;
