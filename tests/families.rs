@@ -15,9 +15,8 @@ const TOLERANCE: f32 = 1e-4;
 /// step fuses operations and rounds less often than the reference.
 const HALF_TOLERANCE: f32 = 1e-1;
 
-fn build(case: &Case, scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
-    let family = families::find(case.config["model_type"].as_str().unwrap())?;
-    let model = (family.build)(&case.config, scope)?;
+fn build(scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
+    let model = families::build(scope)?;
     scope.finish(|_| {})?;
     Ok(model.into())
 }
@@ -96,7 +95,7 @@ fn check(case: &Case) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     case.write(folder.path()).map_err(text)?;
     let scope = Scope::open(&Files::from(folder.path()), &case.config).map_err(text)?;
-    let model = build(case, &case.with_lora(scope).map_err(text)?).map_err(text)?;
+    let model = build(&case.with_lora(scope).map_err(text)?).map_err(text)?;
     let length = case.tokens.len();
     let stepwise = case.steps.as_ref().unwrap_or(&case.logprobs);
     let mut schedules =
@@ -312,7 +311,7 @@ fn every_tensor_matters() {
         let dull = on_engine(move || {
             let tensors = case.checkpoint()?;
             let forward = |tensors: HashMap<String, Array>| {
-                let model = build(&case, &case.scope(tensors)?)?;
+                let model = build(&case.scope(tensors)?)?;
                 run(&case, &model, &mut empty(&model), &case.tokens, &[case.tokens.len()])
             };
             let whole = forward(tensors.clone())?;

@@ -281,7 +281,6 @@ const UNREAD: &[(&str, &[&str])] = &[
     // The outer config's size of the vocabulary counts.
     ("gemma3n", &["model_type", "vocab_size"]),
     ("bitnet", &["quantization_config", "quant_method", "linear_class", "quantization_mode"]),
-    ("dots1", &["scoring_func"]),
     ("ernie4_5_moe", &["moe_capacity"]),
     ("gpt_oss", &["truncate"]),
     ("hunyuan", &["factor"]),
@@ -292,7 +291,6 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("llama4", &["vocab_size", "model_type"]),
     ("llama", &["architectures"]),
     ("mamba2", &["intermediate_size", "time_step_rank"]),
-    ("minimax", &["scoring_func", "shared_intermediate_size"]),
     ("minimax_m3_vl", &["vocab_size"]),
     ("muse_spark", &["vocab_size"]),
     ("phimoe", &["short_factor", "short_mscale"]),
@@ -301,7 +299,6 @@ const UNREAD: &[(&str, &[&str])] = &[
     ("mistral3", &["vocab_size"]),
     ("phi3", &["short_factor"]),
     ("qwen3", &["use_sliding_window", "max_window_layers"]),
-    ("apertus", &["post_norm", "qk_norm", "hidden_act"]),
     ("gpt2", &["n_ctx", "scale_attn_weights"]),
     ("gptj", &["n_positions"]),
     ("olmo3", &["attention_factor"]),

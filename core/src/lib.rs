@@ -80,7 +80,7 @@ pub mod internals {
 
     /// The list of families.
     pub mod families {
-        pub use crate::families::{Family, all, find};
+        pub use crate::families::{Family, all, build, find, ignored_fields};
     }
 
     /// Operations on arrays.

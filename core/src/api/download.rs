@@ -1,12 +1,13 @@
 //! Downloading models, tokenizers and adapters without loading them.
 
 use crate::{
-    checkpoint::{adapter, config, files::Files, quantization::Quantization},
+    checkpoint::{adapter, files::Files, quantization::Quantization},
     error::{Error, Result},
     families,
     hub::{self, Plan, Progress, Source, Wanted},
     text::{ChatTemplate, Tokenizer},
 };
+use serde_json::Value;
 use std::path::PathBuf;
 
 const MODEL: Plan = Plan {
@@ -33,7 +34,7 @@ const ADAPTER: Plan = Plan {
 };
 
 /// The config of a model.
-pub(super) fn config(files: &Files) -> Result<config::Json> {
+pub(super) fn config(files: &Files) -> Result<Value> {
     files.json("config.json")?.ok_or_else(|| Error::config("", "there is no such file"))
 }
 

@@ -6,7 +6,7 @@ use crate::{
         download::{config, download_adapter},
         location::{Found, Location},
     },
-    checkpoint::{config::Json, files::Files, quantization::Quantization, scope::Scope, shards},
+    checkpoint::{files::Files, quantization::Quantization, scope::Scope, shards},
     engine::Engine,
     error::{Error, Result},
     families::{self, family, model_type},
@@ -22,6 +22,7 @@ use crate::{
 use mlx_rs::Array;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Serialize;
+use serde_json::Value as Json;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
@@ -58,6 +59,8 @@ pub struct Inspection {
     pub chat_template: bool,
     /// Whether a licence must be accepted to fetch it, where a hub was asked.
     pub gated: Option<bool>,
+    /// Fields of its config that the model does not use and that are not known to be harmless.
+    pub ignored_fields: Vec<String>,
     /// What it takes to run; `None` when it will not load.
     pub memory: Option<Memory>,
 }
@@ -163,6 +166,7 @@ async fn inspect_files(
             || families::family(&config)
                 .is_ok_and(|family| family.recommended.chat_template.is_some()),
         gated: None,
+        ignored_fields: Vec::new(),
         memory: None,
         model_type,
     };
@@ -177,8 +181,9 @@ async fn inspect_files(
         }
     };
     match memory {
-        Ok(memory) => {
+        Ok((memory, ignored_fields)) => {
             inspection.memory = Some(memory);
+            inspection.ignored_fields = ignored_fields;
             inspection.capabilities.push("text");
         }
         Err(error) => inspection.problem = Some(error.to_string()),
@@ -192,15 +197,17 @@ const USUAL: usize = 4096;
 const LONGEST: usize = 1 << 24;
 
 /// Builds the model and passes a token through it without computing anything: what is wrong with
-/// names and shapes shows, and how large everything would be. On the engine's thread.
+/// names and shapes shows, how large everything would be, and which fields of the config the model
+/// does not use. On the engine's thread.
 fn rehearse(
     files: &Files,
     adapter: Option<&Files>,
     config: &Json,
     context: usize,
-) -> Result<Memory> {
+) -> Result<(Memory, Vec<String>)> {
     let scope = Scope::open_with(files, adapter, config)?;
-    let network = (family(config)?.build)(config, &scope)?;
+    let network = families::build(&scope)?;
+    let ignored = families::ignored_fields(&scope)?;
     let weights = scope.reading()?.total() as u64;
     let mut cache = network.cache(&CachePlan::new(context));
     prefill(&*network, &Array::from_slice(&[0_i32], &[1, 1]), &mut cache)?;
@@ -210,7 +217,8 @@ fn rehearse(
     let margin = (weights + cache) / 10 + (256 << 20);
     let needed = weights + cache + margin;
     let device = device_memory();
-    Ok(Memory { context, weights, cache, needed, device, fits: device.map(|size| needed <= size) })
+    let fits = device.map(|size| needed <= size);
+    Ok((Memory { context, weights, cache, needed, device, fits }, ignored))
 }
 
 /// How many bytes of memory a program may use here, if that is known.

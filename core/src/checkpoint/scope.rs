@@ -11,6 +11,7 @@ use crate::{
     mlx::{self, memory},
 };
 use mlx_rs::{Array, Dtype, transforms::eval};
+use serde_json::Value;
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
@@ -34,6 +35,7 @@ pub(super) struct Store {
     checks: RefCell<Vec<Check>>,
     pub quantization: Quantization,
     adapter: Option<Adapter>,
+    config: Json,
     /// What all floating-point tensors become, where the file says so.
     precision: Option<Dtype>,
 }
@@ -55,13 +57,18 @@ impl Scope {
     /// # Errors
     /// [`Error::Checkpoint`] for a missing shard, a damaged header, a size that does not match, a
     /// tensor that stands in two shards; [`Error::Quantization`] for a scheme that is not supported.
-    pub fn open(files: &Files, config: &Json) -> Result<Self> {
-        let quantization = Quantization::of_checkpoint(files, config)?;
-        Ok(Scope::over(shards::tensors(files)?, quantization))
+    pub fn open(files: &Files, config: &Value) -> Result<Self> {
+        let config = Json::from(config);
+        let quantization = Quantization::of_checkpoint(files, &config)?;
+        Ok(Scope::over(shards::tensors(files)?, config, quantization))
     }
 
     /// As [`Scope::open`], with an adapter, if there is one.
-    pub(crate) fn open_with(files: &Files, adapter: Option<&Files>, config: &Json) -> Result<Self> {
+    pub(crate) fn open_with(
+        files: &Files,
+        adapter: Option<&Files>,
+        config: &Value,
+    ) -> Result<Self> {
         let scope = Scope::open(files, config)?;
         match adapter {
             Some(adapter) => scope.with_adapter(adapter),
@@ -73,15 +80,18 @@ impl Scope {
     ///
     /// # Errors
     /// [`Error::Quantization`] for a scheme that is not supported.
-    pub fn new(tensors: HashMap<String, Array>, config: &Json) -> Result<Self> {
-        Ok(Scope::over(tensors, Quantization::read(config)?))
+    pub fn new(tensors: HashMap<String, Array>, config: &Value) -> Result<Self> {
+        let config = Json::from(config);
+        let quantization = Quantization::read(&config)?;
+        Ok(Scope::over(tensors, config, quantization))
     }
 
-    fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Self {
+    fn over(tensors: HashMap<String, Array>, config: Json, quantization: Quantization) -> Self {
         let precision = quantization.precision(&tensors);
         let (unread, read) = (RefCell::new(tensors), RefCell::default());
         let (checks, adapter) = (RefCell::default(), None);
-        let store = Rc::new(Store { unread, read, checks, quantization, adapter, precision });
+        let store =
+            Rc::new(Store { unread, read, checks, quantization, adapter, config, precision });
         Scope { store, path: String::new(), is_parameter: false, is_transposed: false }
     }
 
@@ -172,6 +182,11 @@ impl Scope {
     /// What is added to the matrices, if anything.
     pub(crate) fn adapter(&self) -> Option<&Adapter> {
         self.store.adapter.as_ref()
+    }
+
+    /// The config of the checkpoint, which remembers what was read of it.
+    pub fn config(&self) -> &Json {
+        &self.store.config
     }
 
     /// What the checkpoint says about quantized tensors.

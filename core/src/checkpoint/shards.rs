@@ -1,10 +1,7 @@
 //! Files of weights: which ones a checkpoint has, whether they are whole, and their tensors, unread.
 
 use crate::{
-    checkpoint::{
-        config::Json,
-        files::{EMBEDDED, Files, shards},
-    },
+    checkpoint::files::{EMBEDDED, Files, shards},
     error::{Error, Result},
 };
 use mlx_rs::Array;
@@ -13,6 +10,7 @@ use safetensors::{
     tensor::{Dtype, Metadata, TensorInfo, TensorView},
 };
 use serde::Deserialize;
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Display,
@@ -103,7 +101,7 @@ pub(crate) fn read_header(path: &Path) -> Result<Metadata> {
 
 /// What is wrong with a header, with the tensor at fault if it can be told.
 fn blame(header: &[u8], error: &serde_json::Error) -> String {
-    let tensors: BTreeMap<String, Json> = serde_json::from_slice(header).unwrap_or_default();
+    let tensors: BTreeMap<String, Value> = serde_json::from_slice(header).unwrap_or_default();
     for (name, entry) in tensors.iter().filter(|(name, _)| *name != "__metadata__") {
         let TensorInfo { dtype, shape, data_offsets: (start, end) } =
             match TensorInfo::deserialize(entry) {

@@ -1,18 +1,19 @@
 //! A model on the engine's thread.
 
 use crate::{
-    checkpoint::{adapter, config::Json, files::Files, scope::Scope},
+    checkpoint::{adapter, files::Files, scope::Scope},
     engine::{
         Engine,
         prefix_cache::{PrefixCache, Slot},
     },
     error::{Error, Result},
-    families::family,
+    families::{self, family},
     layers::cache_plan::CachePlan,
     mlx,
     models::{cache::Cache, decode_step::DecodeStep, language::LanguageModel},
 };
 use mlx_rs::{Array, memory};
+use serde_json::Value;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -40,12 +41,17 @@ impl EngineModel {
     pub(crate) fn read<P: FnMut(f32)>(
         files: &Files,
         adapter: Option<&Files>,
-        config: &Json,
+        config: &Value,
         mut progress: P,
     ) -> Result<impl FnMut() -> Result<Option<Self>> + use<P>> {
         let family = family(config)?;
         let weights = Scope::open_with(files, adapter, config)?;
-        let mut network = Some((family.build)(config, &weights)?);
+        let mut network = Some(families::build(&weights)?);
+        let fields = families::ignored_fields(&weights)?;
+        if !fields.is_empty() {
+            let family = family.model_types[0];
+            tracing::warn!(family, ?fields, "config.json has fields that the model does not use");
+        }
         let mut reading = weights.reading()?;
         let weights = reading.total();
         let mut fingerprint = files.fingerprint()?;

@@ -4,10 +4,14 @@ pub mod prelude;
 pub mod text;
 
 use crate::{
-    checkpoint::{config::Json, scope::Scope},
+    checkpoint::{
+        config::{self, Json},
+        scope::Scope,
+    },
     error::{Error, Result},
     models::language::LanguageModel,
 };
+use serde_json::Value;
 
 /// How a checkpoint becomes a model.
 pub struct Family {
@@ -97,18 +101,38 @@ pub fn find(model_type: &str) -> Result<&'static Family> {
 ///
 /// # Errors
 /// [`Error::CustomCode`], [`Error::Config`] without a `model_type`, and those of [`find`].
-pub fn family(config: &Json) -> Result<&'static Family> {
-    if let Some(file) = config.get("model_file").and_then(Json::as_str) {
+pub fn family(config: &Value) -> Result<&'static Family> {
+    if let Some(file) = config.get("model_file").and_then(Value::as_str) {
         return Err(Error::CustomCode(file.into()));
     }
     find(model_type(config)?)
+}
+
+/// Builds the model of a checkpoint.
+///
+/// # Errors
+/// Those of [`family`] and of the family; [`Error::Config`] for a field that the family does not use
+/// and that changes the numbers.
+pub fn build(w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let model = (family(&w.config().to_value())?.build)(w.config(), w)?;
+    ignored_fields(w)?;
+    Ok(model)
+}
+
+/// The fields of a config that a [built](build) model does not use and that are not known to be
+/// harmless.
+///
+/// # Errors
+/// [`Error::Config`] for a field that changes the numbers.
+pub fn ignored_fields(w: &Scope) -> Result<Vec<String>> {
+    config::ignored_fields(w.config())
 }
 
 /// The `model_type` of a config.
 ///
 /// # Errors
 /// [`Error::Config`] when it is missing or no string.
-pub fn model_type(config: &Json) -> Result<&str> {
+pub fn model_type(config: &Value) -> Result<&str> {
     let model_type =
         config.get("model_type").ok_or_else(|| Error::config("model_type", "missing"))?;
     model_type.as_str().ok_or_else(|| Error::config("model_type", "not a string"))

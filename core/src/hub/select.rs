@@ -2,9 +2,10 @@
 
 use crate::hub::listing::{Listing, RemoteFile};
 use crate::{
-    checkpoint::{adapter, config::Json},
+    checkpoint::adapter,
     error::{Error, Result},
 };
+use serde_json::Value as Json;
 use std::{collections::BTreeSet, path::PathBuf};
 
 /// The shards by the tensors in them.

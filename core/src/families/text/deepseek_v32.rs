@@ -20,6 +20,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// The stack, whose layers choose for themselves where `chooses` says so, and otherwise attend to
 /// what an earlier one has chosen.
 pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Result<Decoder> {
+    config::only(config, json!({"layer_types": "indexed_attention"}))?;
     let defaults = json!({
         "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
         "indexer_rope_interleave": false,

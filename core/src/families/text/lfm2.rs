@@ -32,18 +32,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         config,
         json!({
             "intermediate_size": config.get("block_ff_dim"), "rms_norm_eps": config.get("norm_eps"),
-            "rope_theta": 1e6,
+            "rope_parameters": {"rope_theta": 1e6},
         }),
     );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     c.intermediate_size = e.ffn_width(c.intermediate_size)?;
-    let attends = |i: i32| match (&e.full_attn_idxs, &c.layer_types) {
+    let attends = |i: i32| match (&e.full_attn_idxs, &*c.layer_types) {
         (Some(layers), _) => layers.contains(&i),
         (None, Some(kinds)) => kinds[i as usize] == "full_attention",
         (None, None) => false,
     };
-    let nested = c.rope_parameters.as_ref().and_then(|nested| nested.rope_theta);
-    let rope = Rope::base(c.head_dim(), nested.unwrap_or(c.rope_theta()))?;
+    let rope = Rope::base(c.head_dim(), c.rope_theta())?;
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
     let names = ["embed_tokens", "layers", "embedding_norm"];
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |i, w| {

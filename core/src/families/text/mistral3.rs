@@ -20,7 +20,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Ok(Box::new(llama::decoder(w, &Text::read(text)?)?))
         }
         Some(_) => {
-            let reason = format!("{} is not supported yet", text["model_type"]);
+            let reason = format!("{} is not supported yet", kind.cloned().unwrap_or("null".into()));
             Err(Error::config("text_config.model_type", reason))
         }
     }

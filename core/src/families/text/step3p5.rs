@@ -49,6 +49,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let e: Config = config::read(config)?;
+    config::only(config, json!({"query_pre_attn_scalar": config.get("head_dim")}))?;
     // Their lists go on for the layers that predict further tokens.
     let c = Text::read_renamed(&config::without(config, &["layer_types", "rope_theta"]), NAMES)?;
     let routing = LossFreeRouting::read(config, ROUTING)?;

@@ -80,7 +80,7 @@ impl PlainMlp {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, names: [&str; 2], c: &Text, activation: Activation) -> Result<Self> {
-        let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+        let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let [up, down] = names;
         let projections = [
             read(w, up, c.hidden_size, c.intermediate_size)?,
@@ -119,7 +119,7 @@ impl Mlp {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, names: [&str; 3], c: &Text, activation: impl Gate) -> Result<Self> {
-        let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+        let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let (width, inner) = (c.hidden_size, c.intermediate_size);
         let [gate, up, down] = names;
         let projections = [
