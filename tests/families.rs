@@ -51,9 +51,8 @@ fn spread(case: &Case) -> f32 {
     case.spread.expect("a case in half precision has one: run `python scripts/fixtures --spread`")
 }
 
-fn build(case: &Case, scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
-    let family = families::find(case.config["model_type"].as_str().unwrap())?;
-    let model = family.language(&case.config, scope)?;
+fn build(scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
+    let model = families::build(scope)?;
     scope.finish(|_| {})?;
     Ok(model)
 }
@@ -162,7 +161,7 @@ fn check_within(case: &Case, tolerance: f32) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     case.write(folder.path()).map_err(text)?;
     let scope = Scope::open(&Files::from(folder.path()), &case.config).map_err(text)?;
-    let model = build(case, &case.with_lora(scope).map_err(text)?).map_err(text)?;
+    let model = build(&case.with_lora(scope).map_err(text)?).map_err(text)?;
     let mut model = Stepped::new(model);
     let length = case.tokens.len();
     let stepwise = case.steps.as_ref().unwrap_or(&case.logprobs);
@@ -400,7 +399,7 @@ fn every_tensor_matters() {
         let dull = on_engine(move || {
             let tensors = case.checkpoint()?;
             let forward = |tensors: HashMap<String, Array>| {
-                let model = build(&case, &case.scope(tensors)?)?;
+                let model = build(&case.scope(tensors)?)?;
                 let mut cache = empty(&model);
                 let chunks = [case.tokens.len()];
                 run(&case, &mut Stepped::new(model), &mut cache, &case.tokens, &chunks)

@@ -273,8 +273,7 @@ impl Case {
     /// The model, with nothing left unread. On the engine's thread.
     pub fn model(&self) -> Result<Rc<dyn LanguageModel>> {
         let scope = self.scope(self.checkpoint()?)?;
-        let family = families::find(self.config["model_type"].as_str().unwrap())?;
-        let model = family.language(&self.config, &scope)?;
+        let model = families::build(&scope)?;
         scope.finish(|_| {})?;
         Ok(model)
     }

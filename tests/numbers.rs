@@ -2,6 +2,7 @@
 
 mod adapters;
 mod caches;
+mod config;
 mod families;
 mod prompts;
 mod rows;

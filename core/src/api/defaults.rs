@@ -2,11 +2,11 @@
 //! the length of the context.
 
 use crate::{
-    checkpoint::config::Json,
     families::{Recommended, Sampling},
     generate::GenerateOptions,
     text::Tokenizer,
 };
+use serde_json::Value as Json;
 use std::collections::BTreeSet;
 
 /// The ids that end a text by the config and the generation config.
@@ -70,10 +70,11 @@ pub(super) fn defaults(generation: Option<&Json>, sampling: Sampling) -> Generat
 
 /// The longest sequence that a config promises, positions that are stretched included.
 pub(super) fn context(config: &Json) -> Option<usize> {
-    let text = config.get("text_config").unwrap_or(config);
-    let written = text.get("max_position_embeddings").or(text.get("n_positions"))?;
+    let text = config.get("text_config").filter(|text| !text.is_null()).unwrap_or(config);
+    let given = |name| text.get(name).filter(|value| !value.is_null());
+    let written = given("max_position_embeddings").or(given("n_positions"))?;
     let written = written.as_f64().filter(|n| *n >= 1.0)?;
-    let scaling = text.get("rope_scaling").or(text.get("rope_parameters"));
+    let scaling = given("rope_scaling").or(given("rope_parameters"));
     let number = |field| scaling.and_then(|scaling| scaling.get(field)).and_then(Json::as_f64);
     let original = number("original_max_position_embeddings").unwrap_or(written);
     Some(written.max(original * number("factor").unwrap_or(1.0)) as usize)

@@ -19,6 +19,7 @@ use crate::{
     },
 };
 use mlx_rs::{Array, Dtype, transforms::eval};
+use serde_json::Value;
 use std::{
     cell::RefCell,
     cmp::Reverse,
@@ -46,6 +47,8 @@ pub(super) struct Store {
     checks: RefCell<Vec<Check>>,
     pub quantization: Quantization,
     adapter: Option<Adapter>,
+    /// The config, which remembers which of its fields were read.
+    config: Json,
     /// The precision to which all floating-point tensors are converted, where the file implies one.
     precision: Option<Dtype>,
 }
@@ -80,7 +83,7 @@ impl Scope {
     /// # Errors
     /// [`Error::Checkpoint`] for a missing shard, a damaged header, a size that does not match, a
     /// tensor that stands in two shards; [`Error::Quantization`] for a scheme that is not supported.
-    pub fn open(files: &Files, config: &Json) -> Result<Self> {
+    pub fn open(files: &Files, config: &Value) -> Result<Self> {
         Scope::open_with(files, &FileRules::USUAL, None, config)
     }
 
@@ -89,10 +92,11 @@ impl Scope {
         files: &Files,
         rules: &FileRules,
         adapter: Option<&Files>,
-        config: &Json,
+        config: &Value,
     ) -> Result<Self> {
-        let quantization = Quantization::of_checkpoint(files, config)?;
-        let scope = Scope::over(shards::tensors(files, rules)?, quantization);
+        let config = Json::from(config);
+        let quantization = Quantization::of_checkpoint(files, &config)?;
+        let scope = Scope::over(shards::tensors(files, rules)?, config, quantization);
         match adapter {
             Some(adapter) => scope.with_adapter(adapter),
             None => Ok(scope),
@@ -103,11 +107,13 @@ impl Scope {
     ///
     /// # Errors
     /// [`Error::Quantization`] for a scheme that is not supported.
-    pub fn new(tensors: HashMap<String, Array>, config: &Json) -> Result<Self> {
-        Ok(Scope::over(tensors, Quantization::read(config)?))
+    pub fn new(tensors: HashMap<String, Array>, config: &Value) -> Result<Self> {
+        let config = Json::from(config);
+        let quantization = Quantization::read(&config)?;
+        Ok(Scope::over(tensors, config, quantization))
     }
 
-    fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Self {
+    fn over(tensors: HashMap<String, Array>, config: Json, quantization: Quantization) -> Self {
         let precision = quantization.precision(&tensors);
         let store = Rc::new(Store {
             unread: RefCell::new(tensors),
@@ -117,6 +123,7 @@ impl Scope {
             checks: RefCell::default(),
             quantization,
             adapter: None,
+            config,
             precision,
         });
         Scope { store, path: String::new(), is_parameter: false, is_transposed: false }
@@ -214,6 +221,11 @@ impl Scope {
     /// The adapter, if there is one.
     pub(crate) fn adapter(&self) -> Option<&Adapter> {
         self.store.adapter.as_ref()
+    }
+
+    /// The config of the checkpoint, which remembers which of its fields were read.
+    pub fn config(&self) -> &Json {
+        &self.store.config
     }
 
     /// The statements of the config about quantized tensors.

@@ -64,4 +64,4 @@ pub(crate) use crate::{
 };
 pub(crate) use mlx_rs::{Array, Dtype, ops, ops::indexing::take_along_axis};
 pub(crate) use serde::Deserialize;
-pub(crate) use serde_json::json;
+pub(crate) use serde_json::{Value, json};

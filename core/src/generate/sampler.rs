@@ -226,7 +226,7 @@ fn random_seed() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::config::Json;
+    use serde_json::Value as Json;
 
     fn sampler(edit: impl FnOnce(&mut GenerateOptions)) -> Sampler {
         let mut options =

@@ -4,11 +4,11 @@ use crate::hub::listing::{Listing, RemoteFile};
 use crate::{
     checkpoint::{
         adapter,
-        config::Json,
         file_rules::{FileRules, fits},
     },
     error::{Error, Result},
 };
+use serde_json::Value as Json;
 use std::{collections::BTreeSet, path::PathBuf};
 
 /// The index that maps each tensor to its shard.

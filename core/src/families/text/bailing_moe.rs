@@ -48,7 +48,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 fn attention(w: &Scope, c: &Text, e: &Config, rope: Rope) -> Result<Attention> {
-    for (name, biased) in [("query_key_value", e.use_qkv_bias), ("dense", c.mlp_bias)] {
+    for (name, biased) in [("query_key_value", e.use_qkv_bias), ("dense", *c.mlp_bias)] {
         if biased {
             w.at(name).require("bias")?;
         }

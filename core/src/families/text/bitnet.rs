@@ -8,6 +8,7 @@ pub const FAMILY: Family =
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": true})))?;
+    config::only(config, json!({"hidden_act": "relu2"}))?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let a = w.at("self_attn");
@@ -22,7 +23,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 fn mlp(w: &Scope, c: &Text) -> Result<impl Layer + 'static> {
-    let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
     let (width, inner) = (c.hidden_size, c.intermediate_size);
     let gate = read(w, "gate_proj", width, inner)?;
     let up = read(w, "up_proj", width, inner)?;

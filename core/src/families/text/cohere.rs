@@ -39,7 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 /// The config fields of both Cohere families.
-pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
+pub fn read(config: &Json, defaults: Value) -> Result<(Text, Config)> {
     let config = config::with_defaults(config, defaults);
     let config = config::with_defaults(
         &config,

@@ -43,7 +43,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let window = |i: i32| match &pattern {
         None => c.window(i),
         Some(pattern) if !pattern.slides(i) => Ok(None),
-        Some(_) => match c.sliding_window {
+        Some(_) => match *c.sliding_window {
             Some(window) => Ok(Some(window)),
             None => Err(Error::config("sliding_window", "missing for the sliding layers")),
         },

@@ -15,6 +15,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "head_dim": 256, "tie_word_embeddings": true,
         }),
     ))?;
+    only_gelu(config)?;
     let rope = Rope::of(&c)?;
     let decoder = Decoder::stack(w, &c, |_, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
@@ -23,6 +24,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         pre_norm_under(norm, TWO_NORMS, attention, mlp)
     })?;
     Ok(Box::new(scaled(decoder, &c)?))
+}
+
+/// Refuses activations other than GELU; configs name its approximation in both fields, or in neither.
+pub fn only_gelu(config: &Json) -> Result<()> {
+    let names = ["gelu_pytorch_tanh", "gelu"].map(Value::from);
+    config::only_one_of(config, "hidden_act", &names)?;
+    config::only_one_of(config, "hidden_activation", &names)
 }
 
 /// A decoder with the embeddings and the final norm of all Gemma models.

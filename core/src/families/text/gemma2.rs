@@ -26,6 +26,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    gemma::only_gelu(config)?;
     let rope = Rope::of(&c)?;
     let (scale, softcap) =
         (e.query_pre_attn_scalar.powf(-0.5), e.attn_logit_softcapping.map(f32::from));
@@ -49,7 +50,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         Ok(Block::new(sandwich(norm, FOUR_NORMS, attention, mlp)?))
     })?;
     let decoder = gemma::scaled(decoder, &c)?;
-    let head = decoder.head.softcap(c.final_logit_softcapping);
+    let head = decoder.head.softcap(*c.final_logit_softcapping);
     Ok(Box::new(Decoder { head, ..decoder }))
 }
 

@@ -3,6 +3,7 @@
 //! `gemma3_text` of mlx-lm.
 
 use crate::families::prelude::*;
+use crate::families::text::gemma;
 
 pub const FAMILY: Family =
     Family { model_types: &["gemma3_text", "gemma3"], build, recommended: RECOMMENDED };
@@ -39,7 +40,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     // Published checkpoints tie the output head to the embedding without saying so in the config.
     c.tie_word_embeddings = None;
-    c.layer_types = c.layer_types.filter(|_| e.sliding_window_pattern.is_none());
+    if e.sliding_window_pattern.is_some() {
+        c.layer_types = None.into();
+    }
     let pattern = e.sliding_window_pattern.map_or(6, i32::from);
     let (local, global) = ropes(&c, config)?;
     let decoder = Decoder::stack(w, &c, |i, w| {
@@ -59,24 +62,26 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder {
         embedding_scale: Some(bfloat16((c.hidden_size as f32).sqrt())?),
         norm: decoder.norm.plus_one()?,
-        head: decoder.head.softcap(c.final_logit_softcapping),
+        head: decoder.head.softcap(*c.final_logit_softcapping),
         ..decoder
     }))
 }
 
 /// The config of the language model. Exports of the multimodal model nest it and omit fields with
 /// other defaults.
-pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Result<Json> {
-    let Some(text) = config.get("text_config") else {
+pub fn text_config(config: &Json, defaults: Value, nested_defaults: Value) -> Result<Json> {
+    let Some(text) = config.get("text_config").filter(|text| !text.is_null()) else {
+        gemma::only_gelu(config)?;
         return Ok(config::with_defaults(config, defaults));
     };
     if !text.is_object() {
         return Err(Error::config("text_config", "not an object"));
     }
-    let outer =
-        json!({"vocab_size": config.get("vocab_size").or(nested_defaults.get("vocab_size"))});
-    let text = config::with_defaults(&outer, text.clone());
-    Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults)))
+    gemma::only_gelu(text)?;
+    let vocabulary = config.get("vocab_size").filter(|size| !size.is_null()).cloned();
+    let vocabulary = vocabulary.unwrap_or_else(|| nested_defaults["vocab_size"].clone().into());
+    let text = text.with("vocab_size", vocabulary);
+    Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults.into(), defaults)))
 }
 
 /// The rotary embeddings of sliding-window and of full layers.
@@ -84,7 +89,7 @@ pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
     let scaling: Option<RopeScaling> = config::field(config, "rope_scaling")?;
     let nested: Option<RopeScaling> = config::field(config, "rope_parameters")?;
     let RopeScaling { sliding_attention, full_attention, .. } = nested.unwrap_or_default();
-    let rope = |field, own: Option<Box<RopeScaling>>, scaling: Option<RopeScaling>, base| {
+    let rope = |field, own: &Option<Box<RopeScaling>>, scaling: Option<RopeScaling>, base| {
         let given: Option<Positive> = config::field(config, field)?;
         let nested = own.as_ref().and_then(|own| own.rope_theta);
         let base = given.map(f32::from).or(nested).unwrap_or(base);
@@ -92,8 +97,8 @@ pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
         Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)
     };
     Ok((
-        rope("rope_local_base_freq", sliding_attention, None, 10_000.0)?,
-        rope("rope_theta", full_attention, scaling, 1_000_000.0)?,
+        rope("rope_local_base_freq", &sliding_attention, None, 10_000.0)?,
+        rope("rope_theta", &full_attention, scaling, 1_000_000.0)?,
     ))
 }
 

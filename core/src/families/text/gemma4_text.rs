@@ -59,13 +59,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "tie_word_embeddings": true,
     });
     let mut config = text_config(config, defaults, json!({"vocab_size": 262144}))?;
-    if config["rope_parameters"].is_null() {
-        config["rope_parameters"] = json!({
+    if config.get("rope_parameters").is_none_or(Json::is_null) {
+        let usual = json!({
             "full_attention": {
                 "rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25,
             },
             "sliding_attention": {"rope_theta": 1e4},
         });
+        config = config.with("rope_parameters", usual);
     }
     let config = &config;
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
@@ -84,7 +85,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         inputs,
         decoder: Decoder {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
-            head: decoder.head.softcap(c.final_logit_softcapping),
+            head: decoder.head.softcap(*c.final_logit_softcapping),
             ..decoder
         },
     }))
@@ -151,7 +152,7 @@ impl Config {
             layer,
             lender: lender(own, layer, |layer| self.window(c, layer))?,
             window,
-            rope: Rope::scaled(dims, base, c.rope_traditional, scaling, context)?,
+            rope: Rope::scaled(dims, base, *c.rope_traditional, scaling, context)?,
             keys_are_values: self.attention_k_eq_v && window.is_none(),
         })
     }

@@ -78,7 +78,7 @@ pub fn read(config: &Json) -> Result<Text> {
     let width = config.get("n_embd").and_then(Json::as_i64);
     let inner = json!({"n_inner": width.map(|width| width.saturating_mul(4))});
     Text::read_renamed(
-        &config::with_defaults_for_null(&config, inner),
+        &config::with_defaults(&config, inner),
         &[
             ("n_embd", "hidden_size"),
             ("n_layer", "num_hidden_layers"),

@@ -23,6 +23,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     ];
     let mut c = Text::read_renamed(config, &names)?;
     c.num_key_value_heads = None;
+    let names = ["gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh"].map(Value::from);
+    config::only_one_of(config, "hidden_act", &names)?;
     let rope = Rope::share(&c, 0.25)?;
     // The published name, then the name that mlx-lm writes.
     let (body, layers, head) = if w.has_below("gpt_neox") {

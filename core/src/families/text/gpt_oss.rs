@@ -21,7 +21,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    (c.attention_bias, c.tie_word_embeddings) = (true, Some(false));
+    (c.attention_bias, c.tie_word_embeddings) = (true.into(), Some(false));
+    config::only(config, json!({"swiglu_alpha": 1.702, "swiglu_limit": 7.0}))?;
     let window = |i| c.window_where(i, |i| i % 2 == 0);
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {

@@ -16,7 +16,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let mut c = gpt2::read(config)?;
-    c.rope_traditional = true;
+    c.rope_traditional = true.into();
     let rope = Rope::rotary_dim(&c, config::field(config, "rotary_dim")?)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     // The published name, then the name that mlx-lm writes.

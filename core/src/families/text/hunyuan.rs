@@ -63,7 +63,7 @@ fn attention(
     let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
     let (heads, kv_heads) = (c.num_attention_heads, c.kv_heads());
     let borrows = e.use_cla && layer % *e.cla_share_factor != 0;
-    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
     let (q, own) = if w.has_below("qkv_proj") {
         let widths = [queries / kv_heads, c.head_dim(), c.head_dim()];
         let [q, k, v] = w.fused_by_group("qkv_proj", width, kv_heads, widths)?;

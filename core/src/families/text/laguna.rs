@@ -83,7 +83,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 fn rope(c: &Text, window: Option<i32>) -> Result<Rope> {
     let own = c.rope_of(window).ok();
     let base = own.and_then(|own| own.rope_theta).unwrap_or(10_000.0);
-    let share = own.and_then(|own| own.partial_rotary_factor).or(c.partial_rotary_factor);
+    let share = own.and_then(|own| *own.partial_rotary_factor).or(*c.partial_rotary_factor);
     let dims = share_of_head(c, share.unwrap_or(1.0), "partial_rotary_factor")?;
     Rope::scaled(dims, base, false, own, c.max_position_embeddings)
 }

@@ -31,19 +31,19 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config,
         json!({
-            "intermediate_size": config.get("block_ff_dim"), "rope_theta": 1e6,
+            "intermediate_size": config.get("block_ff_dim"),
+            "rope_parameters": {"rope_theta": 1e6},
         }),
     );
     let mut c = Text::read_renamed(config, &[("norm_eps", "rms_norm_eps")])?;
     let e: Config = config::read(config)?;
     c.intermediate_size = e.ffn_width(c.intermediate_size)?;
-    let attends = |i: i32| match (&e.full_attn_idxs, &c.layer_types) {
+    let attends = |i: i32| match (&e.full_attn_idxs, &*c.layer_types) {
         (Some(layers), _) => layers.contains(&i),
         (None, Some(kinds)) => kinds[i as usize] == "full_attention",
         (None, None) => false,
     };
-    let nested = c.rope_parameters.as_ref().and_then(|nested| nested.rope_theta);
-    let rope = Rope::base(c.head_dim(), nested.unwrap_or(c.rope_theta()))?;
+    let rope = Rope::base(c.head_dim(), c.rope_theta())?;
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
     let names = Names { norm: "embedding_norm", ..Names::default() };
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |i, w| {

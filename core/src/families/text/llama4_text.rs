@@ -32,7 +32,7 @@ pub fn read(config: &Json) -> Result<(Json, Text)> {
         }),
     );
     let mut c = Text::read(&config)?;
-    c.rope_traditional = true;
+    c.rope_traditional = true.into();
     Ok((config, c))
 }
 

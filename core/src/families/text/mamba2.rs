@@ -26,7 +26,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // The model has no attention and no MLP, whatever the config says of them.
     let absent = ["num_attention_heads", "num_key_value_heads", "rms_norm_eps"];
     let own = config::without(config, &absent);
-    let own = config::with_defaults(&json!({"intermediate_size": 1}), own);
+    let own = config::with_defaults(&json!({"intermediate_size": 1}).into(), own);
     let c = Text::read_renamed(&own, NAMES)?;
     let (heads, width) = (c.num_attention_heads, c.hidden_size);
     if heads % *e.n_groups != 0 {

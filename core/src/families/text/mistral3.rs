@@ -20,7 +20,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Ok(Box::new(llama::decoder(w, &Text::read(text)?)?))
         }
         Some(_) => {
-            let reason = format!("{} is not supported", text["model_type"]);
+            let reason = format!("{} is not supported", kind.cloned().unwrap_or("null".into()));
             Err(Error::unsupported("text_config.model_type", reason))
         }
     }

@@ -32,7 +32,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let router = LinearRouter::new(logits, top_k_then_softmax, count, *e.num_experts_per_tok)?
             .choosing(first_top_k);
         let ffn = Moe::new(router, experts(&moe, &c, count)?);
-        pre_norm(w, &c, attention.window(c.sliding_window), ffn)
+        pre_norm(w, &c, attention.window(*c.sliding_window), ffn)
     })?))
 }
 

@@ -21,7 +21,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = match config.get("text_config") {
+    let config = match config.get("text_config").filter(|text| !text.is_null()) {
         Some(text) => config::with_defaults(text, config.clone()),
         None => config.clone(),
     };

@@ -23,6 +23,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let e: Config = config::read(config)?;
     let mut c = Text::read_renamed(config, &[("layer_norm_eps", "rms_norm_eps")])?;
+    let names = ["gelu_new", "gelu_fast", "gelu_pytorch_tanh"].map(Value::from);
+    config::only_one_of(config, "hidden_act", &names)?;
     let rope = Rope::share(&c, 0.4)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     // The output head has a bias, which tied embeddings lack, so the checkpoint must contain it.

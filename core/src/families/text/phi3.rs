@@ -18,20 +18,20 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention =
             Attention::fused(&w.at("self_attn"), ["qkv_proj", "o_proj"], &c, rope.clone())?;
-        pre_norm(w, &c, attention.window(c.sliding_window), mlp(&w.at("mlp"), &c)?)
+        pre_norm(w, &c, attention.window(*c.sliding_window), mlp(&w.at("mlp"), &c)?)
     })?))
 }
 
 /// The config with the original context length inside `rope_scaling`, which needs it; published
 /// configs have it beside it.
-pub fn complete(config: &Json, defaults: Json) -> Json {
+pub fn complete(config: &Json, defaults: Value) -> Json {
     const ORIGINAL: &str = "original_max_position_embeddings";
     let config = config::with_defaults(config, json!({ORIGINAL: 4096}));
     let mut config = config::with_defaults(&config, defaults);
-    let original = config[ORIGINAL].clone();
     for field in ["rope_scaling", "rope_parameters"] {
-        if let Some(Json::Object(scaling)) = config.get_mut(field) {
-            scaling.entry(ORIGINAL).or_insert_with(|| original.clone());
+        if let Some(scaling) = config.get(field).filter(|scaling| scaling.is_object()) {
+            let original = json!({ORIGINAL: config.get(ORIGINAL)});
+            config = config.with(field, config::with_defaults(scaling, original));
         }
     }
     config

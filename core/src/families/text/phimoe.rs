@@ -48,7 +48,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let moe = w.at("block_sparse_moe");
             let experts = mixtral::experts(&moe, &c, *e.num_local_experts)?;
             let ffn = Moe::new(sparse_mixer(&moe, &c, &e)?, experts);
-            let attention = attention.window(c.sliding_window);
+            let attention = attention.window(*c.sliding_window);
             pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, ffn)
         },
     )?))

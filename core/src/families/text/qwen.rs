@@ -40,7 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     c.intermediate_size /= 2;
     c.num_key_value_heads = None;
-    c.mlp_bias = !e.no_bias;
+    c.mlp_bias = (!e.no_bias).into();
     let rope = Rope::base(c.head_dim(), *e.rotary_emb_base)?;
     let require = |w: &Scope| if e.no_bias { Ok(()) } else { w.require("bias") };
     require(&w.at("lm_head"))?;

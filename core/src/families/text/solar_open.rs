@@ -12,7 +12,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         &config::with_defaults(
             config,
             json!({
-                "partial_rotary_factor": nested.cloned().unwrap_or(json!(1.0)), "use_qk_norm": false,
+                "partial_rotary_factor": nested.cloned().unwrap_or(1.0.into()), "use_qk_norm": false,
                 "first_k_dense_replace": 0, "intermediate_size": config.get("moe_intermediate_size"),
                 "rope_parameters": {"rope_theta": 1e6},
             }),

@@ -16,7 +16,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let names = [("norm_epsilon", "rms_norm_eps"), ("use_bias", "attention_bias")];
     let mut c = Text::read_renamed(config, &names)?;
-    c.mlp_bias = c.attention_bias;
+    c.mlp_bias = (*c.attention_bias).into();
+    let names = ["gelu", "gelu_pytorch_tanh"].map(Value::from);
+    config::only_one_of(config, "hidden_act", &names)?;
     let rope = Rope::of(&c)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     Ok(Box::new(Decoder::stack_under(
@@ -28,7 +30,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let mlp =
                 PlainMlp::read(&w.at("mlp"), PlainNames { up: "c_fc", down: "c_proj" }, &c, gelu)?;
             // mlx-lm lets no layer slide, which is the same as long as the window is not full.
-            let attention = attention.window(c.sliding_window);
+            let attention = attention.window(*c.sliding_window);
             pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
         },
     )?))

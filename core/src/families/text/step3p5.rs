@@ -50,6 +50,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let e: Config = config::read(config)?;
+    config::only(config, json!({"query_pre_attn_scalar": config.get("head_dim")}))?;
     // The lists have further entries for the multi-token prediction layers.
     let c = Text::read_renamed(&config::without(config, &["layer_types", "rope_theta"]), NAMES)?;
     let routing = LossFreeRouting::read(config, ROUTING)?;

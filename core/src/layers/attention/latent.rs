@@ -126,7 +126,7 @@ impl Projections {
         eps: f32,
         rope: Rope,
     ) -> Result<Self> {
-        let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+        let read = if *c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
         let (width, heads) = (c.hidden_size, c.num_attention_heads);
         let queries = heads * sizes.head_dim();
         let (q_low, q) = match sizes.q_lora_rank {

@@ -100,7 +100,7 @@ impl PlainMlp {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, names: PlainNames, c: &Text, activation: Activation) -> Result<Self> {
-        let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+        let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let up = read(w, names.up, c.hidden_size, c.intermediate_size)?;
         let down = read(w, names.down, c.intermediate_size, c.hidden_size)?;
         Ok(Self::new(up, down, activation))
@@ -136,7 +136,7 @@ impl Mlp {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, names: MlpNames, c: &Text, activation: impl Gate) -> Result<Self> {
-        let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+        let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let (width, inner) = (c.hidden_size, c.intermediate_size);
         let gate = read(w, names.gate, width, inner)?;
         let up = read(w, names.up, width, inner)?;

@@ -79,7 +79,7 @@ impl Rope {
     /// As [`Rope::of`].
     pub fn partial(c: &Text, dims: i32) -> Result<Self> {
         let context = c.max_position_embeddings;
-        Self::scaled(dims, c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
+        Self::scaled(dims, c.rope_theta(), *c.rope_traditional, c.rope_scaling(), context)
     }
 
     /// As [`Rope::partial`], with the `rotary_dim` of a config; without, its share or the whole.
@@ -100,7 +100,7 @@ impl Rope {
     /// # Errors
     /// As [`Rope::of`], and for more than the whole.
     pub fn share(c: &Text, default: f64) -> Result<Self> {
-        let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
+        let nested = c.rope_scaling().and_then(|scaling| *scaling.partial_rotary_factor);
         let share = c.partial_rotary_factor.or(nested).unwrap_or(default);
         Self::partial(c, share_of_head(c, share, "partial_rotary_factor")?)
     }

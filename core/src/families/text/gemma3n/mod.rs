@@ -45,7 +45,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let vocabulary = config.pointer("/text_config/vocab_size").unwrap_or(&json!(262_400)).clone();
+    let vocabulary = config.pointer("/text_config/vocab_size").cloned();
     let defaults = json!({
         "hidden_size": 2048, "num_hidden_layers": 35, "intermediate_size": 16384,
         "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "rms_norm_eps": 1e-6,
@@ -55,7 +55,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "altup_coef_clip": 120.0, "altup_correct_scale": true, "altup_active_idx": 0,
         "laurel_rank": 64,
     });
-    let config = text_config(config, defaults, json!({"vocab_size": vocabulary}))?;
+    let config =
+        text_config(config, defaults, json!({"vocab_size": vocabulary.unwrap_or(262_400.into())}))?;
     let (e, altup): (Config, AltUpSizes) = (config::read(&config)?, config::read(&config)?);
     // Each layer may have its own MLP width.
     let sizes = config::without(&config, &["intermediate_size", "rope_parameters"]);
@@ -87,7 +88,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         decoder: Decoder {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
             blocks: once(first).chain(decoder.blocks).chain(once(last)).collect(),
-            head: decoder.head.softcap(c.final_logit_softcapping),
+            head: decoder.head.softcap(*c.final_logit_softcapping),
             ..decoder
         },
     }))

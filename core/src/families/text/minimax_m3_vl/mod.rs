@@ -44,15 +44,15 @@ const NESTED: &[(&str, &str)] = &[
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut text = config::text(config)?.clone();
-    let nested = text[NEST].take();
-    let names = match nested {
-        Json::Null => &[],
-        Json::Object(_) => NESTED,
-        _ => return Err(Error::config(NEST, "not an object")),
+    let nested = text.get(NEST).filter(|nested| !nested.is_null()).cloned();
+    let names = match &nested {
+        None => &[],
+        Some(nested) if nested.is_object() => NESTED,
+        Some(_) => return Err(Error::config(NEST, "not an object")),
     };
     for (theirs, ours) in names {
-        if let Some(value) = nested.get(theirs) {
-            text[ours] = value.clone();
+        if let Some(value) = nested.as_ref().and_then(|nested| nested.get(theirs)) {
+            text = text.with(ours, value);
         }
     }
     build_flat(&text, w).map_err(|error| {
@@ -91,8 +91,8 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         if e.use_gemma_norm { norm.plus_one() } else { Ok(norm) }
     };
     let scaling = c.rope_scaling();
-    let share = scaling.and_then(|scaling| scaling.partial_rotary_factor);
-    let share = share.or(c.partial_rotary_factor).unwrap_or(0.5);
+    let share = scaling.and_then(|scaling| *scaling.partial_rotary_factor);
+    let share = share.or(*c.partial_rotary_factor).unwrap_or(0.5);
     let dims = e.rotary_dim.map_or((f64::from(c.head_dim()) * share) as i32, i32::from);
     if dims > c.head_dim() {
         let reason = format!("{dims} of the {} elements of a head", c.head_dim());

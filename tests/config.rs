@@ -1,0 +1,182 @@
+//! Fields of configs: those that a model does not use are reported, those of them that change the
+//! numbers are errors, and null is like absent.
+
+use mynah::{
+    DEMO, Error, Files, Model, Result,
+    internals::{Scope, families},
+};
+use mynah_tests::{Case, Fixture, block_on, on_engine};
+use serde_json::{Map, Value as Json, json};
+use std::{collections::BTreeMap, fs};
+use tempfile::TempDir;
+
+/// The demo model with further fields in its config.
+fn demo_with(fields: Json) -> TempDir {
+    let Files::Embedded(files) = DEMO else { unreachable!("the demo model is embedded") };
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    let mut config = DEMO.json("config.json").unwrap().unwrap();
+    let Json::Object(fields) = fields else { unreachable!("fields are an object") };
+    config.as_object_mut().unwrap().extend(fields);
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    folder
+}
+
+/// Builds the model of a case under another config and gives the fields that it does not use. On
+/// the engine's thread.
+fn ignored(case: &Case, config: &Json) -> Result<Vec<String>> {
+    let scope = case.with_lora(Scope::new(case.checkpoint()?, config)?)?;
+    families::build(&scope)?;
+    families::ignored_fields(&scope)
+}
+
+#[test]
+fn a_field_that_changes_the_numbers_is_an_error_that_names_it() {
+    for (field, value) in [
+        ("use_alibi", json!(true)),
+        ("qk_norm", json!(true)),
+        ("attention_multiplier", json!(0.5)),
+        ("residual_multiplier", json!(0.22)),
+        ("logits_scaling", json!(8.0)),
+        ("no_rope_layer_interval", json!(4)),
+        ("partial_rotary_factor", json!(0.5)),
+        ("final_logit_softcapping", json!(30.0)),
+    ] {
+        let folder = demo_with(json!({ field: value }));
+        let error = block_on(Model::load(folder.path())).err().expect("it is refused").into_cause();
+        assert!(
+            matches!(&error, Error::Unsupported { field: named, .. } if named == field),
+            "{error}"
+        );
+        let inspection = block_on(mynah::inspect(folder.path(), None)).unwrap();
+        assert_eq!(inspection.problem, Some(error.to_string()));
+    }
+}
+
+#[test]
+fn an_unknown_field_is_reported_and_loads() {
+    let folder = demo_with(json!({
+        "my_field": 1, "rope_parameters": {"rope_type": "default", "mine": 2},
+        "use_cache": true, "other": null, "use_alibi": false, "attention_multiplier": 1,
+    }));
+    let inspection = block_on(mynah::inspect(folder.path(), None)).unwrap();
+    assert_eq!(inspection.problem, None);
+    assert_eq!(inspection.ignored_fields, ["my_field", "rope_parameters.mine"]);
+    block_on(Model::load(folder.path())).unwrap();
+    assert!(block_on(mynah::inspect(DEMO, None)).unwrap().ignored_fields.is_empty());
+}
+
+/// Fields of fixtures that published configs have and that their families do not use, as the
+/// reference does not.
+const IGNORED: &[(&str, &[&str])] = &[];
+
+#[test]
+fn every_fixture_uses_its_fields() {
+    let found = on_engine(|| {
+        let mut found = Vec::new();
+        for (family, fixture) in Fixture::all() {
+            let expected = IGNORED.iter().find(|(name, _)| *name == family);
+            let expected = expected.map_or(&[][..], |(_, fields)| fields);
+            let mut seen = Vec::new();
+            for case in &fixture.cases {
+                match ignored(case, &case.config) {
+                    Ok(fields) => seen.extend(fields),
+                    Err(error) => found.push(format!("{family}, {}: {error}", case.name)),
+                }
+            }
+            seen.sort();
+            seen.dedup();
+            if seen != expected {
+                found.push(format!("{family}: {seen:?} instead of {expected:?}"));
+            }
+        }
+        Ok(found)
+    });
+    let found = found.unwrap();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// The paths of the fields of an object and of the objects in it, as those of `pointer`.
+fn paths(config: &Json, prefix: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for (name, value) in config.as_object().into_iter().flatten() {
+        let path = format!("{prefix}/{name}");
+        all.extend(paths(value, &path));
+        all.push(path);
+    }
+    all
+}
+
+fn object_of<'a>(config: &'a mut Json, path: &str) -> (&'a mut Map<String, Json>, String) {
+    let (parent, name) = path.rsplit_once('/').unwrap();
+    (config.pointer_mut(parent).unwrap().as_object_mut().unwrap(), name.to_string())
+}
+
+#[test]
+fn a_null_field_is_like_an_absent_one() {
+    let failures = on_engine(|| {
+        let mut failures = Vec::new();
+        for (family, fixture) in Fixture::all() {
+            let case = &fixture.cases[0];
+            for path in paths(&case.config, "") {
+                let [mut without, mut with_null] = [case.config.clone(), case.config.clone()];
+                let (object, name) = object_of(&mut without, &path);
+                object.remove(&name);
+                let (object, name) = object_of(&mut with_null, &path);
+                object.insert(name, Json::Null);
+                let [absent, null] = [without, with_null].map(|config| ignored(case, &config));
+                if absent.is_ok() != null.is_ok() {
+                    failures.push(format!("{family} {path}: {absent:?}, with null {null:?}"));
+                }
+            }
+        }
+        Ok(failures)
+    });
+    let failures = failures.unwrap();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The fields that the config classes of transformers 5 set and fixtures do not, with the values
+/// that they have there: `{model_type: {field: value}}`.
+const DEFAULTS: &str = include_str!("fixtures/config_defaults.json");
+
+#[test]
+fn no_default_of_transformers_is_refused() {
+    let refused = on_engine(|| {
+        let defaults: BTreeMap<String, Map<String, Json>> = serde_json::from_str(DEFAULTS).unwrap();
+        let (fixtures, mut refused) = (Fixture::all(), Vec::new());
+        for (model_type, fields) in defaults {
+            let family = families::find(&model_type)?.model_types[0];
+            let of_family = |(name, fixture): &&(String, Fixture)| {
+                let found = fixture.cases[0].config["model_type"].as_str();
+                let found = families::find(found.unwrap());
+                let is_family = !["adapters", "packings"].contains(&&**name);
+                is_family && found.is_ok_and(|found| found.model_types[0] == family)
+            };
+            let fixture = fixtures.iter().find(of_family);
+            let (_, fixture) = fixture.expect("each family has a fixture");
+            let case = fixture.cases.iter().find(|case| case.config["model_type"] == *model_type);
+            let case = case.unwrap_or(&fixture.cases[0]);
+            for (field, mut value) in fields {
+                let mut config = case.config.clone();
+                let is_nested = config.get("text_config").is_some_and(Json::is_object);
+                let text = if is_nested { &mut config["text_config"] } else { &mut config };
+                if field == "layer_types" {
+                    let layers = text["num_hidden_layers"].as_u64().unwrap_or(1);
+                    value = vec![value; layers as usize].into();
+                }
+                text[&field] = value;
+                if let Err(Error::Unsupported { field, reason, .. }) = ignored(case, &config)
+                    && reason.contains("does not use the field")
+                {
+                    refused.push(format!("{model_type}: {field}: {reason}"));
+                }
+            }
+        }
+        Ok(refused)
+    });
+    let refused = refused.unwrap();
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
