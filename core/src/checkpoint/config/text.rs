@@ -65,9 +65,9 @@ pub struct Text {
     #[serde(default, deserialize_with = "lazy_positive")]
     pub final_logit_softcapping: Lazy<Option<f32>>,
     #[serde(default, deserialize_with = "optional_positive")]
-    rope_theta: Option<f32>,
-    rope_scaling: Option<RopeScaling>,
-    rope_parameters: Option<RopeScaling>,
+    pub(crate) rope_theta: Option<f32>,
+    pub(crate) rope_scaling: Option<RopeScaling>,
+    pub(crate) rope_parameters: Option<RopeScaling>,
     /// Whether rotary pairs are neighbours instead of halves.
     #[serde(default, deserialize_with = "switch")]
     pub rope_traditional: Lazy<bool>,
