@@ -169,6 +169,7 @@ fn check_within(case: &Case, tolerance: f32) -> Result<(), String> {
         vec![("prefill", vec![length], &case.logprobs), ("steps", vec![1], stepwise)];
     if case.steps.is_none() {
         schedules.push(("chunks", std::iter::repeat_n(5, length.div_ceil(5)).collect(), stepwise));
+        schedules.push(("short prefill, then steps", vec![3], stepwise));
         schedules.push(("long prefill, then steps", vec![length * 2 / 3], stepwise));
         schedules.push(("uneven chunks, then steps", vec![1, 9, 2, 4], stepwise));
     }

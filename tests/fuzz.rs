@@ -25,7 +25,7 @@ use std::{
 
 /// A case that computes for longer hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// So many times that long, and a case hangs whatever it does: it may wait for a busy machine.
+/// A case that takes this many times as long hangs, even if it only waits for a busy machine.
 const WAITS: u32 = 6;
 /// A case that needs more memory, in kilobytes, explodes.
 const MEMORY: u64 = 2 << 20;

@@ -1149,7 +1149,10 @@ fn the_command_tells_lists_and_deletes() {
     assert!(err.starts_with("deleted org/model@main, which frees 20.0 MB"), "{err}");
     assert!(!hub.folder().exists());
     let (code, _, err) = run(hub.command(&["rm", NAME]));
-    assert_eq!((code, err.as_str()), (Some(1), "mynah: `org/model` is not in the cache\n"));
+    assert_eq!(
+        (code, err.as_str()),
+        (Some(1), "mynah: `org/model` is not in the cache; `mynah models` lists its models\n")
+    );
 }
 
 #[test]

@@ -184,6 +184,64 @@ fn a_rotary_delta_is_saved_forked_and_forgotten() {
     .unwrap();
 }
 
+#[test]
+fn rows_with_rotary_deltas_of_their_own_decode_together() {
+    on_engine(|| {
+        for family in ["llama", "gemma3_text"] {
+            let model = first(family).model()?;
+            let continued = words(4);
+            let (mut caches, mut alone, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+            // The second row has no rotary positions of its own.
+            for (length, shift) in [(20, 7), (9, 0), (14, -3)] {
+                let mut prompt = model.prompt(&input(&words(length)))?;
+                if shift != 0 {
+                    prompt = shifted(&prompt, 7)?;
+                    prompt.rotary.as_mut().expect("it has positions").delta = shift;
+                }
+                let mut cache = model.cache(&CachePlan::default());
+                chunked(&*model, &prompt, &mut cache, usize::MAX)?;
+                caches.push(cache.fork());
+                expected.push(steps(&model, &continued, &mut cache)?);
+                alone.push(cache);
+            }
+            let mut batch = Cache::join(caches)?;
+            let (mut decode, mut rows) = (DecodeStep::default(), vec![Vec::new(); 3]);
+            for (at, token) in continued.iter().enumerate() {
+                let ids = Array::from_slice(&[*token; 3], &[3, 1]);
+                // The last two tokens are one verify pass.
+                if at == 2 {
+                    let pair = [continued[2], continued[3]];
+                    let ids = Array::from_slice(&[pair, pair, pair].concat(), &[3, 2]);
+                    let logits = decode.verify(&model, &ids, &mut batch)?;
+                    batch.accept(2)?;
+                    for (row, found) in (0..).zip(&mut rows) {
+                        let logits = mlx::slice(&logits, 0, row, row + 1)?;
+                        found.extend(mlx::to_vec::<f32>(&logits)?);
+                    }
+                    break;
+                }
+                let logits = decode.run(&model, &ids, &mut batch)?;
+                for (row, found) in (0..).zip(&mut rows) {
+                    let logits = mlx::slice(&logits, 0, row, row + 1)?;
+                    found.extend(mlx::to_vec::<f32>(&logits)?);
+                }
+            }
+            for (row, expected) in rows.iter().zip(&expected) {
+                let far = distance(row, expected);
+                assert!(far < TOLERANCE, "{family}: {far}");
+            }
+            // A row that leaves the batch goes on with its delta.
+            for (row, alone) in alone.iter_mut().enumerate() {
+                let found = steps(&model, &continued, &mut batch.part(row)?)?;
+                let far = distance(&found, &steps(&model, &continued, alone)?);
+                assert!(far < TOLERANCE, "{family}: {far}");
+            }
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
 fn with_spans(prompt: &Embedded, spans: &[Range<usize>]) -> Embedded {
     Embedded { spans: spans.to_vec(), ..prompt.clone() }
 }
@@ -325,7 +383,7 @@ fn prompts_with_equal_ids_and_other_media_share_no_prefix() {
             }
             // Nor does another session copy one.
             let other = Slot::lasting(empty(), Arc::default());
-            let reused = run(&other, &[slot.clone()], &[9, 2])?;
+            let reused = run(&other, std::slice::from_ref(&slot), &[9, 2])?;
             assert!(reused <= 30, "{family}: {reused}");
 
             // Nor does a file hide one.

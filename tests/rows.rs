@@ -7,6 +7,7 @@ use mynah::{
     internals::{Cache, DecodeStep, LanguageModel, mlx, prefill},
 };
 use mynah_tests::{Case, Fixture, on_engine};
+use serde_json::Value as Json;
 use std::rc::Rc;
 
 /// Absolute, on log-probabilities.
@@ -29,12 +30,17 @@ fn logprobs(logits: &Array) -> Result<Vec<Logprobs>> {
     Ok(values.chunks(length * vocabulary).map(row).collect())
 }
 
+/// Tokens that a model never gives have no probability at all.
+fn apart((a, b): (&f32, &f32)) -> f32 {
+    if a == b { 0.0 } else { (a - b).abs() }
+}
+
 fn compare(what: &str, found: &[Vec<f32>], expected: &[Vec<f32>]) -> Result<(), String> {
     if found.len() != expected.len() {
         return Err(format!("{what}: {} positions instead of {}", found.len(), expected.len()));
     }
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let distances = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+        let distances = found.iter().zip(expected).map(apart);
         let worst =
             distances.fold(0.0, |worst: f32, d| if d > worst || d.is_nan() { d } else { worst });
         if worst > TOLERANCE || worst.is_nan() || found.len() != expected.len() {
@@ -67,7 +73,9 @@ struct Subject {
 
 impl Subject {
     fn new(case: &Case, plan: &CachePlan) -> Result<Self> {
-        let whole = case.steps.is_none() && *plan == CachePlan::default();
+        // Keys that a model rounds to a few bits depend on the last bit before.
+        let rounds = case.config["model_type"] == "deepseek_v41";
+        let whole = case.steps.is_none() && !rounds && *plan == CachePlan::default();
         Ok(Subject { model: case.model()?, plan: *plan, step: DecodeStep::default(), whole })
     }
 
@@ -158,7 +166,10 @@ fn check_rows(case: &Case, plan: &CachePlan, earliest: usize) -> Result<Result<(
     for (place, row) in batch.iter().enumerate().step_by(2) {
         batch_of(&[*row], &mut rows, &mut subject, &mut together.part(place)?)?;
     }
-    for (i, row) in rows.iter().enumerate() {
+    // Single steps take their time; the row that leaves and the one that enters are among these.
+    let checked: &[usize] = if subject.whole { &[0, 1, 2, 3, 4, 5] } else { &[0, 2, 5] };
+    for i in checked {
+        let row = &rows[*i];
         let end = row.start + row.found.len();
         let expected = subject.alone(&row.tokens[..end], row.start)?;
         let what = format!("row {i} from {} with {plan:?}", row.start);
@@ -274,14 +285,16 @@ fn check_verify_rows(case: &Case, plan: &CachePlan, earliest: usize) -> Result<R
 type Check = fn(&Case, &CachePlan, usize) -> Result<Result<(), String>>;
 
 /// Runs a check on the engine's thread, for those of the families that the environment asks for,
-/// with the plans that `plans` gives each case, and how many tokens they must have prefilled.
-fn check_all(plans: impl Fn(usize, &Case) -> Vec<(CachePlan, usize)>, check: Check) {
+/// with the plans that `plans` gives each case, and how many tokens they must have prefilled; it
+/// gets the first case of the family too, where there is one before.
+fn check_all(plans: impl Fn(&Case, Option<&Case>) -> Vec<(CachePlan, usize)>, check: Check) {
     let mut failures = Vec::new();
     let only = std::env::var("MYNAH_FAMILY").unwrap_or_default();
     for (family, fixture) in Fixture::all().into_iter().filter(|(name, _)| name.contains(&only)) {
+        let first = fixture.cases[0].clone();
         for (i, case) in fixture.cases.into_iter().enumerate() {
             let label = format!("{family}, {}", case.name);
-            for (plan, earliest) in plans(i, &case) {
+            for (plan, earliest) in plans(&case, (i > 0).then_some(&first)) {
                 let case = case.clone();
                 let outcome = on_engine(move || check(&case, &plan, earliest)).map_err(text);
                 if let Err(failure) = outcome.and_then(|outcome| outcome) {
@@ -298,39 +311,82 @@ fn plain() -> (CachePlan, usize) {
     (CachePlan::default(), 3)
 }
 
-/// The quantized and bounded caches of a case, and a bounded one of any other that has some.
+/// Whether keys are visible in another way than in the first case of the family, or a step gives
+/// other numbers than a prefill. Other cases differ in their weights, in the names and formats of
+/// these, or in constants.
+fn attends_otherwise(case: &Case, first: &Case) -> bool {
+    const WORDS: [&str; 10] = [
+        "window",
+        "sliding",
+        "swa",
+        "chunk",
+        "index",
+        "layer_types",
+        "pattern",
+        "compress",
+        "loops",
+        "no_rope",
+    ];
+    let fields = |case: &Case| -> Vec<(String, Json)> {
+        let config = case.config.get("text_config").unwrap_or(&case.config);
+        let own = |(name, _): &(&String, &Json)| WORDS.iter().any(|word| name.contains(word));
+        let fields = config.as_object().into_iter().flatten().filter(own);
+        fields.map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
+    case.steps.is_some() || fields(case) != fields(first)
+}
+
+/// One of each kind of the quantized and bounded caches of a case, and a bounded one.
 fn kept(case: &Case) -> Vec<(CachePlan, usize)> {
-    let mut plans: Vec<_> = case.caches.iter().map(|kept| (kept.plan(), kept.start)).collect();
+    let kind = |(plan, start): &(CachePlan, usize)| {
+        (plan.quantization.is_some(), plan.bound.is_some(), *start > 0)
+    };
+    let mut plans: Vec<(CachePlan, usize)> = Vec::new();
+    for plan in case.caches.iter().map(|kept| (kept.plan(), kept.start)) {
+        if plans.iter().all(|known| kind(known) != kind(&plan)) {
+            plans.push(plan);
+        }
+    }
     if !plans.is_empty() && plans.iter().all(|(plan, _)| plan.bound.is_none()) {
         let mut bounded = CachePlan::default();
         bounded.bound = Some(Bound::new(12, 4).unwrap());
         plans.push((bounded, 3));
     }
-    plans.dedup();
     plans
 }
 
 #[test]
 fn rows_give_the_numbers_of_single_sequences() {
-    check_all(|_, case| if case.is_half() { vec![] } else { vec![plain()] }, check_rows);
+    check_all(
+        |case, first| match first {
+            Some(first) if case.is_half() || !attends_otherwise(case, first) => vec![],
+            _ => vec![plain()],
+        },
+        check_rows,
+    );
 }
 
 #[test]
 fn rows_of_bounded_and_quantized_caches_too() {
-    check_all(|_, case| if case.is_half() { vec![] } else { kept(case) }, check_rows);
+    check_all(|case, _| if case.is_half() { vec![] } else { kept(case) }, check_rows);
 }
 
 #[test]
 fn a_verify_pass_gives_the_numbers_of_single_steps() {
-    let asks = |i: usize, case: &Case| !case.is_half() && (i == 0 || case.steps.is_some());
-    check_all(|i, case| if asks(i, case) { vec![plain()] } else { vec![] }, check_verify);
+    check_all(
+        |case, first| match first {
+            Some(_) if case.is_half() || case.steps.is_none() => vec![],
+            _ => vec![plain()],
+        },
+        check_verify,
+    );
 }
 
 /// Also where the cache becomes quantized within a pass.
 #[test]
 fn a_verify_pass_of_bounded_and_quantized_caches_too() {
     let plans = |case: &Case| kept(case).into_iter().map(|(plan, _)| (plan, 3)).collect();
-    check_all(|_, case| if case.is_half() { vec![] } else { plans(case) }, check_verify);
+    check_all(|case, _| if case.is_half() { vec![] } else { plans(case) }, check_verify);
 }
 
 #[test]
@@ -338,11 +394,11 @@ fn each_row_keeps_its_own_number_of_tokens() {
     let asked = ["llama", "gemma3_text", "lfm2", "mamba2", "deepseek_v41", "baichuan_m1"];
     let named = |case: &Case| asked.iter().any(|family| case.config["model_type"] == *family);
     check_all(
-        |i, case| match (i, case.is_half(), named(case)) {
-            (_, true, _) | (_, _, false) => vec![],
-            (0, ..) => vec![plain()],
-            _ if case.steps.is_some() => vec![plain()],
-            _ => kept(case),
+        |case, first| match first {
+            _ if case.is_half() || !named(case) => vec![],
+            None => vec![plain()],
+            Some(_) if case.steps.is_some() => vec![plain()],
+            Some(_) => kept(case),
         },
         check_verify_rows,
     );

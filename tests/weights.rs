@@ -23,7 +23,7 @@ fn case(name: &str) -> Case {
 
 /// A model that counts its forward passes: those of prefill, and the traces of compiled steps.
 struct Counting {
-    model: Box<dyn LanguageModel>,
+    model: Rc<dyn LanguageModel>,
     passes: Rc<Cell<usize>>,
 }
 
@@ -56,9 +56,9 @@ impl Adapted {
         Ok(Adapted { model, passes, parameters, step })
     }
 
-    fn read(case: &Case, scope: &Scope) -> Result<(Box<dyn LanguageModel>, Parameters)> {
+    fn read(case: &Case, scope: &Scope) -> Result<(Rc<dyn LanguageModel>, Parameters)> {
         let family = families::find(case.config["model_type"].as_str().unwrap())?;
-        let model = (family.build)(&case.config, scope)?;
+        let model = family.language(&case.config, scope)?;
         let parameters = scope.parameters();
         scope.finish(|_| {})?;
         Ok((model, parameters))
@@ -234,16 +234,16 @@ fn slope(
     parameters: &Parameters,
     place: usize,
     direction: &Array,
+    size: f32,
     loss: impl Fn() -> Result<Array>,
 ) -> Result<f32> {
-    const STEP: f32 = 0.01;
     let at = |distance: f32| -> Result<f32> {
         let mut values = parameters.values();
         let step = direction.multiply(Array::from_f32(distance))?;
         values[place] = values[place].add(step)?;
         parameters.with(&values, || Ok(loss()?.try_item_cast::<f32>()?))
     };
-    Ok((at(STEP)? - at(-STEP)?) / (2.0 * STEP))
+    Ok((at(size)? - at(-size)?) / (2.0 * size))
 }
 
 #[test]
@@ -279,9 +279,15 @@ fn gradients_are_the_slopes_of_the_loss() {
                 let one = Array::from_slice(&one, gradient.shape());
                 let whole = gradient.divide(Array::from_f32(norm))?;
                 for (direction, expected) in [(one, entries[steepest]), (whole, norm)] {
-                    let found = slope(&parameters, place, &direction, loss)?;
-                    let near = (found - expected).abs() <= 0.03 * expected.abs() + 3e-4;
-                    assert!(near, "{}, {name}: {found}, gradient {expected}", case.name);
+                    // A step over which a router selects other experts has no slope; a smaller one
+                    // does.
+                    let sizes = [0.01, 0.003, 0.001];
+                    let found = sizes.map(|size| slope(&parameters, place, &direction, size, loss));
+                    let found = found.into_iter().collect::<Result<Vec<f32>>>()?;
+                    let is_near =
+                        |found: &f32| (found - expected).abs() <= 0.03 * expected.abs() + 3e-4;
+                    let near = found.iter().any(is_near);
+                    assert!(near, "{}, {name}: {found:?}, gradient {expected}", case.name);
                 }
             }
             let steep = gradients

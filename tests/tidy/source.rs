@@ -25,7 +25,9 @@ impl Source {
         let mut paths = Vec::new();
         collect(&root, &mut paths);
         paths.sort();
-        paths.iter().map(|path| Source::read(path, &root)).collect()
+        // A file `tests.rs` is a module of unit tests.
+        let is_test = |path: &&PathBuf| path.file_name().is_some_and(|name| name == "tests.rs");
+        paths.iter().filter(|path| !is_test(path)).map(|path| Source::read(path, &root)).collect()
     }
 
     fn read(path: &Path, root: &Path) -> Source {

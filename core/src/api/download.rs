@@ -15,7 +15,6 @@ use crate::{
     text::{ChatTemplate, Tokenizer},
 };
 use std::path::PathBuf;
-use tracing::Instrument;
 
 /// A model of any kind.
 pub(super) const MODEL: Plan = Plan {
@@ -84,26 +83,14 @@ pub async fn download(
     download_as(source, MODEL, progress).await
 }
 
-/// Downloads what a plan wants, in a span and with the name of the repository in errors.
+/// Downloads what a plan wants; errors have the name of the repository.
 pub(super) async fn download_as(
     source: &Source,
     plan: Plan,
     progress: impl FnMut(Progress) + Send + 'static,
 ) -> Result<PathBuf> {
     let name = Location::from(source.clone()).to_string();
-    let span = tracing::info_span!("download", repository = name);
-    async {
-        tracing::info!("download started");
-        let folder =
-            hub::download_snapshot(source, plan, progress).await.map_err(Error::of_model(name));
-        match &folder {
-            Ok(_) => tracing::info!("download finished"),
-            Err(error) => tracing::info!(kind = ?error.kind(), "download failed"),
-        }
-        folder
-    }
-    .instrument(span)
-    .await
+    hub::download_snapshot(source, plan, progress).await.map_err(Error::of_model(name))
 }
 
 /// Downloads only the tokenizer and the chat template of a repository, which need not have weights.

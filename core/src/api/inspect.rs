@@ -198,7 +198,11 @@ async fn inspect_files(
         model_type,
     };
     let rules = family.as_ref().map_or(&FileRules::USUAL, |family| &family.files);
-    let headers = headers(&files, rules)?;
+    let (headers, family) = match (headers(&files, rules), family) {
+        (Ok(headers), family) => (headers, family),
+        // That the model is not supported says more than that its weights are missing.
+        (Err(_), Err(error)) | (Err(error), Ok(_)) => return Err(error),
+    };
     let quantization = Quantization::of_checkpoint(&files, &config).unwrap_or_default();
     let usual = inspection.context.map_or(USUAL, |promised| promised.min(USUAL));
     let length = context.unwrap_or(usual);

@@ -222,7 +222,7 @@ impl Scope {
         affine(m, bits, weight.view_dtype(Dtype::Uint32)?, &scales, zeros)
     }
 
-    /// BitNet: -1, 0 and 1, stored plus one in two bits each. A byte holds the elements of the rows
+    /// Ternary weights: -1, 0 and 1, stored plus one in two bits each. A byte holds the elements of the rows
     /// `r`, `r + output / 4` and so on, from its lowest bits up.
     fn ternary(&self, m: &MatrixShape) -> Result<Matrix> {
         let Some(group) = [128, 64, 32].into_iter().find(|group| m.input % group == 0) else {

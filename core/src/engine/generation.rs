@@ -446,7 +446,9 @@ fn log(event: &Event, caller: &Span) -> Option<Span> {
 
 impl Worker {
     fn is_unloaded(&self) -> bool {
-        matches!(&self.phase, Phase::Running(run) if run.loaded.unloaded.get())
+        // A generation with a summary has computed everything.
+        matches!(&self.phase, Phase::Running(run)
+            if run.loaded.unloaded.get() && run.summary.is_none())
     }
 }
 
@@ -536,8 +538,8 @@ impl Run {
 
     /// One chunk of the prompt; the last one queues the first token.
     ///
-    /// Nobody reads what the last layer makes of any other token, so a chunk that goes without the
-    /// last token leaves it uncomputed. That saves more than a pass of its own costs when the chunk
+    /// Only the last token needs the output of the last layer, so a chunk without that token leaves
+    /// the output uncomputed. That saves more than a pass of its own costs when the chunk
     /// has more tokens than the model has layers.
     fn prefill(&mut self, request: &Request) -> Result<Event> {
         let total = self.prompt.tokens.len();

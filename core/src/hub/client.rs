@@ -505,6 +505,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_broken_connection_is_explained_in_words() {
+        for (technical, expected) in [
+            ("io: failed to lookup address information: Name or service not known", "DNS"),
+            ("host not found", "DNS"),
+            ("io: Connection refused (os error 111)", "connection refused"),
+            ("timeout: connect", "timeout"),
+            ("io: something else", "something else"),
+            ("the connection ended early", "the connection ended early"),
+        ] {
+            assert_eq!(reason(technical), expected);
+        }
+        let error =
+            Error::Network { host: "huggingface.co".into(), reason: reason("host not found") };
+        assert_eq!(
+            error.to_string(),
+            "cannot reach huggingface.co (DNS); check the connection or use offline mode"
+        );
+    }
+
+    #[test]
     fn content_ranges_are_checked() {
         assert_eq!(
             content_range("bytes 0-9/10"),

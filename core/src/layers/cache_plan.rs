@@ -8,7 +8,7 @@ use crate::{
 /// How a session wants its caches built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CachePlan {
-    /// Positions to make room for at once; a cache grows when they do not suffice.
+    /// Positions to reserve at once; a cache grows when they do not suffice.
     pub(crate) capacity: i32,
     /// Keys and values in fewer bits.
     pub quantization: Option<CacheQuantization>,
@@ -17,22 +17,23 @@ pub struct CachePlan {
 }
 
 impl CachePlan {
-    /// A cache that is expected to see so many positions. What is reserved in vain costs time at
-    /// every step, so the room is tight; few capacities occur, so that compiled steps are shared.
+    /// A cache for a sequence of about `positions`. Unused capacity costs time at every step, so the
+    /// capacity is tight; few capacities occur, so that sequences share compiled steps.
     pub fn new(positions: usize) -> Self {
         const LEAST: usize = 64;
         let positions = positions.min(i32::MAX as usize - LEAST).next_multiple_of(LEAST);
         CachePlan { capacity: positions as i32, ..CachePlan::default() }
     }
 
-    /// The room of an empty cache. What will be quantized reserves no more than it must before.
+    /// The capacity of an empty cache. A cache that will be quantized reserves no more than it must
+    /// before.
     pub(crate) fn first_capacity(&self) -> i32 {
         if self.quantization.is_some() { 0 } else { self.capacity }
     }
 }
 
-/// Keys and values as unsigned integers with a scale and a bias for each group, as mlx-lm's
-/// `QuantizedKVCache` has them. States of recurrences and convolutions keep their precision.
+/// Keys and values as unsigned integers with a scale and a bias for each group, as in mlx-lm's
+/// `QuantizedKVCache`. Recurrent and conv states keep their precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheQuantization {
     pub(crate) format: Format,
@@ -62,7 +63,7 @@ impl CacheQuantization {
     }
 }
 
-/// A ring of positions behind a prefix that stays: the first tokens hold much of the attention
+/// A ring buffer behind attention sinks: the first tokens hold much of the attention
 /// ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
@@ -71,8 +72,8 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// At most so many `positions`, of which the first `keep` stay (mlx-lm keeps 4) and the others
-    /// are the latest. Layers with a window of at most that size keep theirs.
+    /// At most `positions` entries: the first `keep` of the sequence (mlx-lm keeps 4) and the latest.
+    /// Layers with a sliding window of at most that size keep their window.
     ///
     /// # Errors
     /// [`Error::Option`] unless a position is left for the latest.

@@ -95,8 +95,7 @@ impl Cache {
     /// How many rows its arrays have.
     pub fn rows(&self) -> usize {
         let mut fork = self.fork();
-        let rows = fork.arrays().first().map_or(1, |array| array.dim(0) as usize);
-        rows
+        fork.arrays().first().map_or(1, |array| array.dim(0) as usize)
     }
 
     fn parts(&mut self) -> impl Iterator<Item = StatePart<'_>> {
@@ -214,7 +213,7 @@ impl Cache {
         (sizes, is_fixed)
     }
 
-    /// Gives the fixed states so many arrays, which are placeholders.
+    /// Gives each fixed state placeholder arrays, as many as `sizes` says.
     pub(super) fn set_fixed(&mut self, sizes: &[usize]) -> bool {
         let mut fixed: Vec<_> = self
             .parts()
@@ -356,6 +355,13 @@ impl Cache {
             positions => positions.to_vec(),
         };
         let positions: Vec<i32> = caches.iter().flat_map(each).collect();
+        // A row without rotary positions of its own has a delta of 0.
+        if caches.iter().any(|cache| cache.rotary_delta.is_some()) {
+            for cache in &mut caches {
+                let none = ops::zeros::<i32>(&[cache.rows() as i32])?;
+                cache.rotary_delta.get_or_insert(none);
+            }
+        }
         let mut joined = caches[0].fork();
         let rows: Vec<Vec<&mut Array>> = caches.iter_mut().map(Cache::arrays).collect();
         if rows.iter().any(|arrays| arrays.len() != rows[0].len()) {

@@ -63,7 +63,9 @@ fn pass(model: &dyn LanguageModel, x: &Embedded, cache: &mut Cache) -> Result<Ar
     }
     let hidden = model.forward(x, cache, &step)?;
     if let Some(rotary) = &x.rotary {
-        cache.rotary_delta = Some(Array::from_slice(&[rotary.delta], &[1]));
+        let rows = x.ids.dim(0);
+        let delta = vec![rotary.delta; rows as usize];
+        cache.rotary_delta = Some(Array::from_slice(&delta, &[rows]));
     }
     Ok(hidden)
 }
@@ -89,7 +91,7 @@ fn check_settled(cache: &Cache) -> Result<()> {
 #[derive(Default)]
 pub struct DecodeStep(Vec<(Shape, Compiled)>, Parameters);
 
-/// What the shapes of a compiled pass follow from.
+/// What determines the shapes of a compiled pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Shape {
     /// The plan of the cache, with its capacity.
@@ -103,13 +105,13 @@ struct Shape {
     pass: Pass,
 }
 
-/// What is compiled.
+/// The kinds of compiled passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Pass {
     Decode,
-    /// So many tokens at once.
+    /// This number of tokens at once.
     Verify(i32),
-    /// So many tokens one by one, with the states after each.
+    /// This number of tokens one by one, with the states after each.
     VerifyOneByOne(i32),
 }
 
@@ -122,7 +124,7 @@ impl Pass {
     }
 }
 
-/// So many shapes can take turns without compiling anew.
+/// The number of shapes that stay compiled.
 const KEPT: usize = 8;
 
 /// The most tokens of a verify pass.
@@ -234,6 +236,10 @@ impl DecodeStep {
         cache.reserve(cache.offset + pass.length())?;
         let positions = cache.positions();
         let (batch, rows) = (ids.dim(0), positions.len());
+        if rows > 1 && rows != batch as usize {
+            let reason = format!("tokens for {batch} rows, but the cache has {rows}");
+            return Err(Error::Internal(reason));
+        }
         let (plan, quantized) = (cache.plan, cache.quantized);
         let has_rotary_delta = cache.rotary_delta.is_some();
         let shape = Shape { plan, quantized, batch, positions: rows, has_rotary_delta, pass };

@@ -1,4 +1,4 @@
-//! How large caches become, and the most precise ones that fit.
+//! The bytes of a cache, and the most precise plan that fits.
 
 use crate::{
     error::{Error, Result},
@@ -12,8 +12,8 @@ use crate::{
 use mlx_rs::Array;
 
 impl Cache {
-    /// A cache of `plan` whose arrays are never computed, and so take no memory: only their shapes
-    /// are of use.
+    /// A cache of `plan` whose arrays are never computed, and so take no memory: the caller reads
+    /// their shapes.
     ///
     /// # Errors
     /// [`Error::Option`] when the plan does not fit the model; [`Error::Mlx`].
@@ -34,7 +34,7 @@ impl Cache {
         Ok(cache)
     }
 
-    /// What a cache of `plan` takes for so many positions, with everything quantized that will be.
+    /// The bytes of a cache of `plan` for this many positions, after it has been quantized.
     ///
     /// # Errors
     /// [`Error::Option`] when the plan does not fit the model; [`Error::Mlx`].
@@ -49,9 +49,9 @@ impl Cache {
 }
 
 impl CachePlan {
-    /// The plan that loses least of those whose cache takes at most `bytes` for so many positions:
-    /// everything in full precision, in 8 bits or in 4, else no more than the latest positions, as
-    /// many as fit. On the engine's thread.
+    /// The plan that loses least of those whose cache takes at most `bytes` for this many positions:
+    /// all positions in full precision, in 8 bits or in 4, else the latest positions, as many as
+    /// fit. Call it on the engine's thread.
     ///
     /// # Errors
     /// [`Error::MemoryLimit`] when the model cannot do with that at all.
@@ -65,7 +65,7 @@ impl CachePlan {
                     quantization: Some(CacheQuantization::new(bits, group, 0)?),
                     ..whole
                 };
-                // What does not divide the heads of this model is no choice.
+                // The group size must divide the heads of the model.
                 if Cache::estimate(model, &plan, 1).is_ok() {
                     plans.push(plan);
                     break;
@@ -89,5 +89,5 @@ impl CachePlan {
     }
 }
 
-/// The first positions, which stay whatever is dropped: as many as mlx-lm keeps.
+/// The attention sinks of a bounded cache, as many as in mlx-lm.
 const KEPT: usize = 4;

@@ -41,16 +41,16 @@ impl QkNorm {
     }
 }
 
-/// What is done to queries `[batch, heads, length, head_dim]` before they attend.
+/// A change of queries `[batch, heads, length, head_dim]` before they attend.
 pub type ChangeQueries = Box<dyn Fn(Array, &Step) -> Result<Array>>;
 
-/// Attention over everything before, or over a window of it.
+/// Causal attention over all tokens before, or over a sliding window.
 pub struct Attention {
     projections: [Linear; 4],
     qk_norm: QkNorm,
     rope: Rope,
     change_queries: Option<ChangeQueries>,
-    /// How keys are weighed.
+    /// The scale of the scores, and attention sinks.
     pub scores: Scores,
     window: Option<i32>,
     precision: fn(Dtype) -> Dtype,
@@ -122,7 +122,7 @@ impl Attention {
         Attention { change_queries: Some(Box::new(change)), ..self }
     }
 
-    /// Looks back this far, the token itself included.
+    /// Attends over a sliding window of this size, the token itself included.
     pub fn window(self, window: Option<i32>) -> Self {
         Attention { window, ..self }
     }
@@ -132,12 +132,12 @@ impl Attention {
         Attention { scores: Scores { scale, ..self.scores }, ..self }
     }
 
-    /// Lets logits, one a head, take part in the softmax.
+    /// Adds attention sinks, one logit a head, to the softmax.
     pub fn sinks(self, sinks: Option<Array>) -> Self {
         Attention { scores: Scores { sinks, ..self.scores }, ..self }
     }
 
-    /// Weighs keys in another way than by `head_dim^(-1/2)`.
+    /// Replaces the scale `head_dim^(-1/2)` and the attention sinks.
     pub fn scores(self, scores: Scores) -> Self {
         Attention { scores, ..self }
     }
@@ -182,13 +182,14 @@ impl Attention {
         Ok([q, k, v])
     }
 
-    /// What all heads gather, `[batch, length, heads · head_dim]`, for families that change it
-    /// before [`Attention::project`].
+    /// The concatenated outputs of all heads, `[batch, length, heads · head_dim]`, for families that
+    /// change them before [`Attention::project`].
     pub fn gather(&self, x: &Array, kv: &mut KvCache, step: &Step) -> Result<Array> {
         self.attend(self.heads(x, step)?, kv, step)
     }
 
-    /// As [`Attention::gather`], from what [`Attention::heads`] gave or a family made of it.
+    /// As [`Attention::gather`], from the queries, keys and values of [`Attention::heads`], which a
+    /// family may have changed.
     pub fn attend(&self, [q, k, v]: [Array; 3], kv: &mut KvCache, step: &Step) -> Result<Array> {
         let (own, precision) = (v.dtype(), (self.precision)(q.dtype()));
         if precision == q.dtype() {
@@ -198,7 +199,7 @@ impl Attention {
         join_heads(&kv.attend(&q, k, v, &self.scores, step)?.as_dtype(own)?)
     }
 
-    /// Runs in another way, for families that change what heads see or gather.
+    /// Runs another forward pass, for families that change the visible keys or the outputs of heads.
     pub fn run_by<F>(self, run: F) -> impl Layer<State = KvCache>
     where
         F: Fn(&Attention, &Array, &mut KvCache, &Step) -> Result<Array>,
@@ -258,12 +259,11 @@ impl Layer for Attention {
     }
 }
 
-/// Attention of a family's own: a function of the residual stream, of its keys and values, which are
-/// those of a window, and of the step.
+/// Attention of a family's own: a function of the residual stream, of its KV cache and of the step.
 pub struct Mixer<F> {
-    /// How far it looks back, the token itself included.
+    /// The size of the sliding window, the token itself included.
     pub window: Option<i32>,
-    /// What it does.
+    /// The forward pass.
     pub run: F,
 }
 

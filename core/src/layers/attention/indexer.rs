@@ -1,12 +1,12 @@
-//! What the small attentions share that choose which keys a large one sees.
+//! The parts that indexers share: small attentions that choose the visible keys of a large one.
 
 use crate::layers::feed_forward::router::first_top_k;
 use crate::{error::Result, mlx};
 use mlx_rs::{Array, Dtype, ops};
 
-/// The sum over heads of what `weigh` makes of their queries `[batch, heads, length, dims]` and of
-/// their weights, of all of which it gets some; `weights` `[batch, length, heads]` come to it as
-/// `[batch, heads, length, 1]`, and scores go `[batch, heads, length, keys]`. One head stays.
+/// The sum over heads of the scores `[batch, heads, length, keys]` that `weigh` computes from some or
+/// all of the queries `[batch, heads, length, dims]` and of the weights `[batch, heads, length, 1]`;
+/// `weights` are `[batch, length, heads]`. Returns `[batch, 1, length, keys]`.
 pub(crate) fn sum_over_heads(
     q: &Array,
     weights: &Array,
@@ -35,8 +35,8 @@ pub(crate) fn best_of_blocks(scores: &Array, size: i32) -> Result<Array> {
     Ok(ops::unflatten(&whole, -1, &[blocks, size])?.max_axis(-1, false)?)
 }
 
-/// Which of `count` keys `[…, count]` are in the `most` best of the blocks of `size` keys that have
-/// these scores `[…, blocks]`; there are more blocks than that.
+/// A mask `[…, count]` of the keys in the top `most` blocks of `size` keys, by the scores
+/// `[…, blocks]`; there are more blocks than `most`.
 pub(crate) fn keys_of_best(scores: &Array, most: i32, [size, count]: [i32; 2]) -> Result<Array> {
     let ids = first_top_k(scores, most)?;
     let none = ops::zeros_dtype(scores.shape(), Dtype::Bool)?;

@@ -3,7 +3,10 @@
 //! Its buffers have a fixed size: positions in order, or a ring buffer. Which slots are filled
 //! follows from the position of the step alone. The caller of a step reserves room for it.
 
-use crate::layers::attention::{ring_buffer::Ring, scores::Scores};
+use crate::layers::attention::{
+    ring_buffer::{Ring, write_rows},
+    scores::Scores,
+};
 
 pub use crate::layers::attention::view::AttentionView;
 use crate::{
@@ -53,9 +56,12 @@ impl KvCache {
     }
 
     /// An empty cache for the keys of an indexer: they decide which keys are visible, so they keep
-    /// their precision.
+    /// their precision. Which of equal keys an indexer prefers, and what makes a block of keys, depends
+    /// on their slots in a ring buffer.
     pub fn of_indexer(plan: &CachePlan) -> Self {
-        KvCache::new(None, &CachePlan { quantization: None, ..*plan })
+        let is_read_by_slot = plan.bound.is_some();
+        let plan = &CachePlan { quantization: None, ..*plan };
+        KvCache { is_read_by_slot, ..KvCache::new(None, plan) }
     }
 
     /// As [`KvCache::new`], for entries of `stride` positions each: the caller passes steps over
@@ -276,20 +282,6 @@ impl KvCache {
     pub(crate) fn is_ring(&self) -> bool {
         self.ring.is_some()
     }
-}
-
-/// `buffer` with `new` `[batch, …, length, dims]` written along axis 2 from `slots` `[rows]` on; in
-/// place when nothing else holds the buffer.
-pub(crate) fn write_rows(buffer: &Array, new: &Array, slots: &Array) -> Result<Array> {
-    if slots.dim(0) == 1 {
-        return mlx::slice_update_at(buffer, new, 2, slots);
-    }
-    let (first, length) = (slots.reshape(&[-1, 1, 1, 1])?, new.dim(2));
-    if length == 1 {
-        return Ok(buffer.put_along_axis(&first, new, 2)?);
-    }
-    let tokens = ops::arange::<_, i32>(0, length, None)?.reshape(&[1, 1, length, 1])?;
-    Ok(buffer.put_along_axis(first.add(tokens)?, new, 2)?)
 }
 
 /// Zeros in the shape and precision of `like`, with `length` positions.

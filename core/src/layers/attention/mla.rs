@@ -27,7 +27,7 @@ use mlx_rs::{
     ops,
 };
 
-/// Latent attention that remembers the keys and values of every head.
+/// Latent attention whose KV cache holds the keys and values of every head.
 pub struct ExpandedMla {
     projections: Projections,
     kv: Linear,
@@ -72,7 +72,7 @@ impl Layer for ExpandedMla {
     }
 }
 
-/// Latent attention that remembers latents. One token attends to the latents themselves, with
+/// Latent attention whose KV cache holds latents. One token attends to the latents themselves, with
 /// queries that have taken up the projection of the keys; a longer pass expands them.
 pub struct Mla {
     projections: Projections,
@@ -98,12 +98,12 @@ impl Mla {
         self.projections.project(x)
     }
 
-    /// Rotates what is to be rotated.
+    /// Applies rotary embedding to queries and the shared key.
     pub fn rotate(&self, projected: &Projected, step: &Step) -> Result<Rotated> {
         self.projections.rotate(projected, step)
     }
 
-    /// Remembers the latents and attends over all of them, to `[batch, length, width]`.
+    /// Appends the latents and attends over all visible ones, to `[batch, length, width]`.
     pub fn attend(
         &self,
         projected: &Projected,

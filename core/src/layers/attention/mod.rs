@@ -1,4 +1,4 @@
-//! Attention, its KV cache, and the ways to see only a part of it.
+//! Attention mechanisms, the KV cache, and the views and masks that say which keys are visible.
 
 pub mod bidirectional;
 pub mod cross;

@@ -1,7 +1,8 @@
-//! The ring buffer of a sliding window: slots are written again and again.
+//! The ring buffer of a sliding window, whose slots are written again and again, and writes to the
+//! buffers of rows at positions of their own.
 
 use crate::{error::Result, mlx};
-use mlx_rs::Array;
+use mlx_rs::{Array, ops};
 
 /// Slots of which the first `keep` hold the first positions for good (attention sinks) and the
 /// others the latest.
@@ -53,4 +54,18 @@ impl Ring {
         }
         Ok(buffer)
     }
+}
+
+/// `buffer` with `new` `[batch, …, length, dims]` written along axis 2 from `slots` `[rows]` on; in
+/// place when nothing else holds the buffer.
+pub(crate) fn write_rows(buffer: &Array, new: &Array, slots: &Array) -> Result<Array> {
+    if slots.dim(0) == 1 {
+        return mlx::slice_update_at(buffer, new, 2, slots);
+    }
+    let (first, length) = (slots.reshape(&[-1, 1, 1, 1])?, new.dim(2));
+    if length == 1 {
+        return Ok(buffer.put_along_axis(&first, new, 2)?);
+    }
+    let tokens = ops::arange::<_, i32>(0, length, None)?.reshape(&[1, 1, length, 1])?;
+    Ok(buffer.put_along_axis(first.add(tokens)?, new, 2)?)
 }

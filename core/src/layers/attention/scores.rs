@@ -1,12 +1,12 @@
-//! How attention weighs keys.
+//! The scale of attention scores, and attention sinks.
 
 use mlx_rs::Array;
 
-/// How attention weighs the keys.
+/// The scale of attention scores, and attention sinks.
 #[derive(Clone)]
 pub struct Scores {
     /// Factor of the products of queries and keys.
     pub scale: f32,
-    /// Logits, one a head, that take part in the softmax and weigh no value.
+    /// Attention sinks: logits, one a head, that take part in the softmax and weigh no value.
     pub sinks: Option<Array>,
 }

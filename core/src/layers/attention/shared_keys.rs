@@ -47,13 +47,13 @@ pub fn lender(
     }
 }
 
-/// What one layer's attention has for itself, beside the sizes.
+/// The settings of one layer, beside the sizes.
 pub struct Place {
-    /// Which layer it is.
+    /// The number of the layer.
     pub layer: i32,
-    /// Whose keys and values it attends over; its own when absent.
+    /// The layer whose keys and values it attends over; its own when absent.
     pub lender: Option<i32>,
-    /// How far it looks back, the token itself included.
+    /// The size of the sliding window, the token itself included.
     pub window: Option<i32>,
     /// How queries and keys are rotated.
     pub rope: Rope,
@@ -71,7 +71,7 @@ pub struct SharedKeys {
     place: Place,
 }
 
-/// What a layer has that lends.
+/// The projections of a layer that lends its keys and values.
 struct OwnKeys {
     k: Linear,
     v: Option<Linear>,
@@ -81,8 +81,8 @@ struct OwnKeys {
 }
 
 impl SharedKeys {
-    /// Reads the projections, and the norms between; checkpoints carry keys and values that nobody
-    /// uses.
+    /// Reads the projections and the norms; checkpoints carry projections of keys and values for
+    /// layers that do not use them.
     ///
     /// # Errors
     /// As [`Scope::linear`]; [`Error::Config`] when all heads together are too wide.

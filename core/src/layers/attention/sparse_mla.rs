@@ -26,7 +26,8 @@ use crate::{
 use mlx_rs::{Array, ops, ops::indexing::take_along_axis};
 use serde::Deserialize;
 
-/// Latent attention to what its own indexer chooses or, without one, an earlier layer's has chosen.
+/// Latent attention to the keys that its own indexer chooses or, without one, to those that the
+/// indexer of an earlier layer has chosen.
 pub struct SparseMla {
     mla: Mla,
     indexer: Option<TokenIndexer>,
@@ -96,7 +97,7 @@ pub struct TokenIndexerSizes {
     indexer_rope_interleave: bool,
 }
 
-/// Scores keys by a weighted sum over heads of what is positive in their products with queries.
+/// Scores keys by a weighted sum over heads of the ReLU of their products with queries.
 pub struct TokenIndexer {
     q: Linear,
     k: Linear,
@@ -140,8 +141,8 @@ impl TokenIndexer {
         })
     }
 
-    /// Remembers keys of its own, and gives the ids of those that each token attends to,
-    /// `[batch, 1, length, index_topk]`; nothing when there are no more than these.
+    /// Appends its own keys, and returns the ids of the keys that each token attends to,
+    /// `[batch, 1, length, index_topk]`; `None` when there are no more keys than that.
     fn choose(
         &self,
         x: &Array,

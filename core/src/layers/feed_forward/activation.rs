@@ -132,6 +132,6 @@ mod tests {
             }
         }
         let error = named("hidden_act", "xielu").err().map(|error| error.to_string());
-        assert_eq!(error.as_deref(), Some("config.json: `hidden_act`: `xielu` is not known"));
+        assert_eq!(error.as_deref(), Some("config.json: `hidden_act`: `xielu` is not supported"));
     }
 }

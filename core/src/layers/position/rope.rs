@@ -37,7 +37,7 @@ pub enum Rope {
         traditional: bool,
         /// Wavelengths over 2π, `[dims / 2]`.
         wavelengths: Array,
-        /// Factor of what is rotated.
+        /// Factor of the rotated elements.
         magnitude: f32,
     },
     /// A base that grows once the sequence is longer than in training (dynamic NTK).
@@ -160,17 +160,17 @@ impl Rope {
         }
     }
 
-    /// Rotates each token of each row as a decode step of its own.
-    fn forward_each(&self, x: &Array, step: &Step) -> Result<Array> {
-        let rows = step.position.dim(0);
+    /// Rotates each token of each row by itself, from the positions `at` `[rows]` on.
+    fn rotate_one_by_one(&self, x: &Array, at: &Array, length: i32) -> Result<Array> {
+        let rows = at.dim(0);
         let row = |row| {
             let x = if rows > 1 { mlx::slice(x, 0, row, row + 1)? } else { x.clone() };
-            let first = mlx::slice(&step.position, 0, row, row + 1)?;
-            let token = |at| {
-                let position = first.add(Array::from_int(at))?;
-                self.forward(&mlx::slice(&x, 2, at, at + 1)?, &Step::decode(position))
+            let first = mlx::slice(at, 0, row, row + 1)?;
+            let token = |ahead| {
+                let position = first.add(Array::from_int(ahead))?;
+                self.rotate_from(&mlx::slice(&x, 2, ahead, ahead + 1)?, &position, 1)
             };
-            let tokens: Vec<Array> = (0..step.length).map(token).collect::<Result<_>>()?;
+            let tokens: Vec<Array> = (0..length).map(token).collect::<Result<_>>()?;
             Ok(ops::concatenate(&tokens, 2)?)
         };
         let rows: Vec<Array> = (0..rows).map(row).collect::<Result<_>>()?;
@@ -200,14 +200,16 @@ impl Rope {
 
     /// Rotates `x` to the positions of this step.
     pub(crate) fn forward(&self, x: &Array, step: &Step) -> Result<Array> {
-        let each_has_a_base = step.offset.is_none() && (step.has_rows() || step.length > 1);
-        if matches!(self, Rope::Dynamic { .. }) && each_has_a_base {
-            return self.forward_each(x, step);
-        }
-        match &step.rotary {
-            None => self.rotate_from(x, &step.position, step.length),
-            Some(Rotary::From(position)) => self.rotate_from(x, position, step.length),
-            Some(Rotary::Each(positions)) => self.rotate_each(x, positions, None),
+        let at = match &step.rotary {
+            None => &step.position,
+            Some(Rotary::From(position)) => position,
+            Some(Rotary::Each(positions)) => return self.rotate_each(x, positions, None),
+        };
+        // Each token of a single step has its own base.
+        let each_has_a_base = step.offset.is_none() && (at.dim(0) > 1 || step.length > 1);
+        match self {
+            Rope::Dynamic { .. } if each_has_a_base => self.rotate_one_by_one(x, at, step.length),
+            _ => self.rotate_from(x, at, step.length),
         }
     }
 

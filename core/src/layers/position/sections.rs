@@ -5,14 +5,14 @@
 use crate::{error::Result, mlx};
 use mlx_rs::{Array, Dtype, ops};
 
-/// The axis of each pair where each axis has a block of pairs (Qwen2-VL, Qwen2.5-VL, GLM-4V).
+/// The axis of each pair where each axis has a block of pairs.
 pub fn contiguous(sections: &[i32]) -> Vec<i32> {
     let block = |(axis, count): (i32, &i32)| std::iter::repeat_n(axis, (*count).max(0) as usize);
     (0..).zip(sections).flat_map(block).collect()
 }
 
 /// The axis of each pair where the axes take turns until one has all its pairs; the first axis takes
-/// those that are left (Qwen3-VL, Qwen3.5).
+/// those that are left.
 pub fn interleaved(sections: &[i32]) -> Vec<i32> {
     let (count, pairs) = (sections.len() as i32, sections.iter().sum::<i32>().max(0));
     let axis = |pair: i32| {
@@ -54,7 +54,7 @@ impl Rotation<'_> {
             (3, rotated.reshape(&[shape[0], shape[1], shape[2], 2, half])?)
         };
         let part = |i| {
-            Ok::<_, crate::Error>(
+            Ok::<_, crate::error::Error>(
                 mlx::slice(&rotated, pair, i, i + 1)?.squeeze_axes(&[pair as i32])?,
             )
         };

@@ -3,7 +3,7 @@
 //! open group has an entry too, which the mask hides. Follows `deepseek_v41` of mlx-lm.
 
 use crate::layers::{
-    attention::{kv_cache::write_rows, scores::Scores, view::AttentionView},
+    attention::{ring_buffer::write_rows, scores::Scores, view::AttentionView},
     linear::Linear,
     norm::Norm,
 };

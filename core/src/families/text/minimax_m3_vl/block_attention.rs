@@ -41,10 +41,7 @@ impl Layer for BlockAttention {
     type State = (KvCache, KvCache);
 
     fn state(&self, plan: &CachePlan) -> (KvCache, KvCache) {
-        // Blocks of a ring buffer are blocks of slots.
-        let index = KvCache::of_indexer(plan);
-        let index = if plan.bound.is_some() { index.read_by_slot() } else { index };
-        (self.attention.state(plan), index)
+        (self.attention.state(plan), KvCache::of_indexer(plan))
     }
 
     fn forward(

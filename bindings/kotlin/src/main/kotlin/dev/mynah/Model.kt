@@ -4,6 +4,7 @@ import dev.mynah.core.Model as CoreModel
 import dev.mynah.core.ModelInfo as CoreInfo
 import dev.mynah.core.loadModel
 import dev.mynah.core.supportedModelTypes
+import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
@@ -12,6 +13,7 @@ import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.flow.onEach
 import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.withContext
 
 /**
  * A language model in memory. Any coroutine may use it; concurrent generations take turns on the engine
@@ -142,12 +144,15 @@ class Model internal constructor(internal val core: CoreModel) : AutoCloseable {
      * that must not block calls [unload].
      */
     override fun close() {
+        // An interrupted thread closes the model too, and stays interrupted.
+        var isInterrupted = Thread.interrupted()
         try {
             // No dispatcher: if all threads of the default one close models, none is left to resume them.
-            runBlocking { ending { call { core.unload() } } }
+            runBlocking { withContext(NonCancellable) { ending { call { core.unload() } } } }
         } catch (_: InterruptedException) {
-            // The engine thread frees the memory without a waiting thread.
-            Thread.currentThread().interrupt()
+            isInterrupted = true
+        } finally {
+            if (isInterrupted) Thread.currentThread().interrupt()
         }
     }
 

@@ -23,7 +23,11 @@ internal class SavedConversation(val transcript: List<ChatMessage>, val options:
         fun fromJson(text: String, file: Any): SavedConversation = try {
             json.decodeFromString(text)
         } catch (error: IllegalArgumentException) {
-            val reason = "$file: not a saved conversation: ${error.message}"
+            // The decoder wraps the exceptions of `ContentSerializer`.
+            generateSequence<Throwable>(error) { it.cause }.firstNotNullOfOrNull { it as? MynahException }
+                ?.let { throw it }
+            // The other lines repeat the file.
+            val reason = "$file: not a saved conversation: ${error.message?.lineSequence()?.first()}"
             throw MynahException(MynahException.Code.Damaged, reason)
         }
     }

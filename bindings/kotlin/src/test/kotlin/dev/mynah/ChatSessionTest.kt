@@ -126,12 +126,15 @@ class ChatSessionTest {
             "a header of 2^63 bytes" to ByteArray(64) { -1 },
         )) {
             file.writeBytes(bytes)
-            val restored = ChatSession.restore(folder, demo)
-            assertEquals(said, restored.transcript.value, name)
-            assertEquals(0, restored.context.used, name)
-            val answer = restored.respond("Who are you?", greedy)
-            assertEquals(0, answer.result.stats.cachedTokens, name)
-            assertEquals(expected, answer.content, name)
+            // A model whose prefix cache does not know the conversation.
+            Model.load(ModelSource.Demo).use { model ->
+                val restored = ChatSession.restore(folder, model)
+                assertEquals(said, restored.transcript.value, name)
+                assertEquals(0, restored.context.used, name)
+                val answer = restored.respond("Who are you?", greedy)
+                assertEquals(0, answer.result.stats.cachedTokens, name)
+                assertEquals(expected, answer.content, name)
+            }
         }
         file.deleteExisting()
         file.createDirectory()

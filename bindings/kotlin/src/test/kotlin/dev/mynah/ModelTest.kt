@@ -68,15 +68,13 @@ class ModelTest {
     fun `the content of a message is a list of parts, a role is any word, and JSON is that of templates`() = test {
         val parts = ChatMessage(Role.User, listOf(Content.Text("What is "), Content.Text("3 + 4?")))
         assertEquals("What is 3 + 4?", parts.text)
-        val template = "{% for m in messages %}<{{ m.role }}>" +
-            "{% if m.content is string %}{{ m.content }}{% else %}" +
-            "{% for part in m.content %}[{{ part.text }}]{% endfor %}{% endif %}" +
-            "{{ m.reasoning_content }}{{ m.name }}{% endfor %}"
+        val template =
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.reasoning_content }}{{ m.name }}{% endfor %}"
         val options = LoadOptions { overrides = ModelOverrides { chatTemplate = template } }
         Model.load(ModelSource.Demo, options).use { model ->
             val other = ChatMessage(Role("developer"), "Hi", reasoning = " because", name = " Ada")
             val text = model.renderChatTemplate(listOf(parts, other))
-            assertEquals("<user>[What is ][3 + 4?]<developer>Hi because Ada", text)
+            assertEquals("<user>What is 3 + 4?<developer>Hi because Ada", text)
         }
         val json = """{"role":"user","content":[{"type":"text","text":"What is "},{"type":"text","text":"3 + 4?"}]}"""
         assertEquals(json, Json.encodeToString(parts))
@@ -298,7 +296,7 @@ class ModelTest {
         }
         val budget = LoadOptions { memory = MemoryPolicy.Budget(1) }
         assertFails(MynahException.Code.OutOfMemory) { Model.load(ModelSource.Demo, budget) }
-        assertEquals(1, Device.memory().limit)
+        assertNull(Device.memory().limit)
         Model.load(ModelSource.Demo, LoadOptions { memory = MemoryPolicy.Unlimited }).close()
         assertNull(Device.memory().limit)
         assertTrue(Device.memory().peak > 0)
