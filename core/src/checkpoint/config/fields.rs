@@ -30,7 +30,7 @@ pub fn read<T: DeserializeOwned>(config: &Json) -> Result<T> {
 /// # Errors
 /// [`Error::Config`] with the path of what is missing or has a wrong type or value.
 pub fn field<T: DeserializeOwned>(config: &Json, name: &str) -> Result<T> {
-    let Some(value) = config.peek(name).filter(|value| !value.is_absent()) else {
+    let Some(value) = config.peek(name).filter(|value| !value.is_null()) else {
         return T::deserialize(Value::Null).map_err(|_| Error::config(name, "missing"));
     };
     read(value).map_err(|error| {
@@ -73,9 +73,8 @@ pub fn only_one_of(config: &Json, field: &str, supported: &[Value]) -> Result<()
     Err(Error::unsupported(field, reason))
 }
 
-/// `config` with the fields it does not have taken from `defaults`; a null there is no default.
-/// Readers of a field that is null in `config` see the default, unless null is a value for them, as
-/// for the window of a model without windows.
+/// `config` with the fields that it does not have, or that are null, taken from `defaults`; a null
+/// there is no default.
 pub fn with_defaults(config: &Json, defaults: impl Into<Json>) -> Json {
     let defaults = defaults.into();
     let (Some(given), Some(defaults)) = (config.fields(), defaults.fields()) else {
@@ -83,19 +82,23 @@ pub fn with_defaults(config: &Json, defaults: impl Into<Json>) -> Json {
     };
     let mut fields = given.clone();
     for (name, default) in defaults.iter().filter(|(_, default)| !default.is_null()) {
-        match fields.get(name) {
-            None => drop(fields.insert(name.clone(), default.clone())),
-            Some(value) if value.is_absent() => {
-                let is_group = default.is_object();
-                let default = default.clone();
-                fields
-                    .insert(name.clone(), if is_group { default } else { Json::null_or(default) });
-            }
-            Some(_) => {}
+        let is_null = |value: &Json| value.is_null() && !NULL_IS_NONE.contains(&name.as_str());
+        if fields.get(name).is_none_or(is_null) {
+            fields.insert(name.clone(), default.clone());
         }
     }
     Json::object(fields)
 }
+
+/// Fields of which null says that there is none, or that others decide, whatever the default is.
+const NULL_IS_NONE: &[&str] = &[
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "global_head_dim",
+    "num_key_value_heads",
+    "q_lora_rank",
+    "rotary_dim",
+];
 
 /// `config` less these fields, which do not count as read.
 pub fn without(config: &Json, names: &[&str]) -> Json {
@@ -114,7 +117,7 @@ pub fn read_renamed<T>(
     names: &[(&str, &str)],
     read: impl FnOnce(&Json) -> Result<T>,
 ) -> Result<T> {
-    let is_absent = |name: &str| config.peek(name).is_none_or(Json::is_absent);
+    let is_absent = |name: &str| config.peek(name).is_none_or(Json::is_null);
     let renamed = names.iter().filter(|(theirs, ours)| is_absent(ours) && !is_absent(theirs));
     let mut fields = config.fields().cloned().unwrap_or_default();
     for (theirs, ours) in renamed.clone() {
@@ -177,14 +180,15 @@ mod tests {
     }
 
     #[test]
-    fn a_default_stands_behind_null_unless_null_is_a_value() {
-        let config = Json::from(json!({"a": null, "b": 1, "e": null}));
-        let config = with_defaults(&config, json!({"a": 2, "b": 2, "c": 2, "d": null}));
-        assert_eq!(field::<i32>(&config, "a").unwrap(), 2);
-        assert_eq!(field::<Option<i32>>(&config, "a").unwrap(), None);
-        assert_eq!([field::<i32>(&config, "b").unwrap(), field(&config, "c").unwrap()], [1, 2]);
+    fn null_is_as_absent_unless_it_says_none() {
+        let config = Json::from(json!({"a": null, "b": 1, "final_logit_softcapping": null}));
+        let defaults = json!({"a": 2, "b": 2, "c": 2, "d": null, "final_logit_softcapping": 30});
+        let config = with_defaults(&config, defaults);
+        for (name, expected) in [("a", 2), ("b", 1), ("c", 2)] {
+            assert_eq!(field::<Option<i32>>(&config, name).unwrap(), Some(expected));
+        }
+        assert_eq!(field::<Option<i32>>(&config, "final_logit_softcapping").unwrap(), None);
         assert_eq!(refused(field::<i32>(&config, "d")), "config.json: `d`: missing");
-        assert_eq!(refused(field::<i32>(&config, "e")), "config.json: `e`: missing");
     }
 
     #[test]

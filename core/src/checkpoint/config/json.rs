@@ -21,9 +21,7 @@ use std::{
 
 /// A value of a config. Copies share the record of what was read, under whatever name a family
 /// puts them: a renamed field counts as read once the new name is read.
-///
-/// A null counts as absent. Where a default stands behind it, only readers for which null is a
-/// value of its own (an `Option`) see the null; others see the default.
+/// A null counts as absent.
 #[derive(Clone)]
 pub struct Json(Arc<Node>);
 
@@ -33,8 +31,7 @@ struct Node {
 }
 
 enum Content {
-    /// A null, and the default behind it.
-    Null(Option<Json>),
+    Null,
     /// A boolean, a number or a string.
     Scalar(Value),
     Array(Vec<Json>),
@@ -59,16 +56,6 @@ impl Json {
         }
     }
 
-    /// A null behind which this default stands.
-    pub(super) fn null_or(default: Json) -> Self {
-        Json::new(Content::Null(Some(default)))
-    }
-
-    /// Whether this is a null with no default behind it.
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self.0.content, Content::Null(None))
-    }
-
     /// A field, without counting it as read.
     pub(super) fn peek(&self, name: &str) -> Option<&Json> {
         self.fields()?.get(name)
@@ -85,14 +72,14 @@ impl Json {
         match &self.0.content {
             Content::Array(items) => items.iter().for_each(Json::mark_all),
             Content::Object(fields) => fields.values().for_each(Json::mark_all),
-            Content::Null(_) | Content::Scalar(_) => {}
+            Content::Null | Content::Scalar(_) => {}
         }
     }
 
     /// A copy with a record of its own.
     pub(super) fn detached(&self) -> Json {
         Json::new(match &self.0.content {
-            Content::Null(default) => Content::Null(default.as_ref().map(Json::detached)),
+            Content::Null => Content::Null,
             Content::Scalar(value) => Content::Scalar(value.clone()),
             Content::Array(items) => Content::Array(items.iter().map(Json::detached).collect()),
             Content::Object(fields) => {
@@ -149,7 +136,7 @@ impl Json {
                     item.visit_unread(&format!("{path}[{i}]"), visit);
                 }
             }
-            Content::Null(_) | Content::Scalar(_) => {}
+            Content::Null | Content::Scalar(_) => {}
         }
     }
 
@@ -183,7 +170,7 @@ impl Json {
 
     /// Whether this is null.
     pub fn is_null(&self) -> bool {
-        matches!(self.0.content, Content::Null(_))
+        matches!(self.0.content, Content::Null)
     }
 
     /// Whether this is an object.
@@ -224,20 +211,12 @@ impl Json {
     /// The plain value. Nothing counts as read.
     pub fn to_value(&self) -> Value {
         match &self.0.content {
-            Content::Null(_) => Value::Null,
+            Content::Null => Value::Null,
             Content::Scalar(value) => value.clone(),
             Content::Array(items) => items.iter().map(Json::to_value).collect(),
             Content::Object(fields) => {
                 Value::Object(fields.iter().map(|(name, f)| (name.clone(), f.to_value())).collect())
             }
-        }
-    }
-
-    /// The default behind a null, else the value itself.
-    fn resolved(&self) -> &Json {
-        match &self.0.content {
-            Content::Null(Some(default)) => default,
-            _ => self,
         }
     }
 }
@@ -251,7 +230,7 @@ impl From<&Json> for Json {
 impl From<&Value> for Json {
     fn from(value: &Value) -> Self {
         match value {
-            Value::Null => Json::new(Content::Null(None)),
+            Value::Null => Json::new(Content::Null),
             Value::Array(items) => {
                 Json::new(Content::Array(items.iter().map(Json::from).collect()))
             }
@@ -308,8 +287,8 @@ impl<'de> Deserializer<'de> for &'de Json {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.mark();
-        match &self.resolved().0.content {
-            Content::Null(_) => visitor.visit_unit(),
+        match &self.0.content {
+            Content::Null => visitor.visit_unit(),
             Content::Scalar(value) => value.deserialize_any(visitor),
             Content::Array(items) => {
                 let mut items = SeqDeserializer::new(items.iter());
@@ -343,7 +322,7 @@ impl<'de> Deserializer<'de> for &'de Json {
         visitor: V,
     ) -> Result<V::Value, Error> {
         self.mark_all();
-        match &self.resolved().0.content {
+        match &self.0.content {
             Content::Scalar(value) => value.deserialize_enum(name, variants, visitor),
             Content::Object(fields) => {
                 let fields = Fields { rest: fields.iter(), value: None };
@@ -376,7 +355,7 @@ impl<'de> MapAccess<'de> for Fields<'de> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Error> {
-        let Some((name, value)) = self.rest.find(|(_, value)| !value.is_absent()) else {
+        let Some((name, value)) = self.rest.find(|(_, value)| !value.is_null()) else {
             return Ok(None);
         };
         self.value = Some(value);

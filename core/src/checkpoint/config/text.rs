@@ -177,7 +177,10 @@ impl Text {
             }
         };
         let own = own.ok_or_else(|| Error::config(format!("rope_parameters.{kind}"), "missing"))?;
-        own.count_as_read();
+        // Those of a kind that no layer has change nothing.
+        for own in nested.into_iter().flat_map(|n| [&n.full_attention, &n.sliding_attention]) {
+            own.iter().for_each(|own| own.count_as_read());
+        }
         Ok(own)
     }
 

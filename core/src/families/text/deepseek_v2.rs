@@ -27,6 +27,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let c = Config::read(config)?;
+    // A model without experts scales nothing.
+    config.get("routed_scaling_factor");
     let rope = c.latent.rope(&c.text)?;
     // The norms of the low-rank projections have an epsilon of their own.
     let attention = |_, w: &Scope| ExpandedMla::read(w, &c.text, &c.latent, 1e-6, rope.clone());

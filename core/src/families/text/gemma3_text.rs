@@ -40,9 +40,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     // Published checkpoints tie the output head to the embedding without saying so in the config.
     c.tie_word_embeddings = None;
-    if e.sliding_window_pattern.is_some() {
-        c.layer_types = None.into();
-    }
     let pattern = e.sliding_window_pattern.map_or(6, i32::from);
     let (local, global) = ropes(&c, config)?;
     let decoder = Decoder::stack(w, &c, |i, w| {

@@ -35,6 +35,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         Some(layers) => layers.contains(&i),
         None => (i + 1) % *e.interleave_moe_layer_step == 0,
     };
+    // Without dense layers, their width is of no account.
+    config.get("intermediate_size_mlp");
     // The norms of queries and keys have an epsilon of their own.
     Ok(Box::new(decoder(&config, w, &c, 1e-6, |i, w| {
         if has_experts(i) { moe(w, &c, *e.num_local_experts) } else { dense(w, &c, &config) }

@@ -106,6 +106,14 @@ impl PlainMlp {
         Ok(Self::new(up, down, activation))
     }
 
+    /// As [`PlainMlp::read`], with the activation of the config.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`], and [`crate::error::Error`] for an unknown activation.
+    pub fn of(w: &Scope, names: PlainNames, c: &Text) -> Result<Self> {
+        Self::read(w, names, c, activation::of(c)?)
+    }
+
     /// Composes up and down, for checkpoints that store them in another way.
     pub fn new(up: Linear, down: Linear, activation: Activation) -> Self {
         PlainMlp { up, down, activation }
@@ -149,8 +157,7 @@ impl Mlp {
     /// # Errors
     /// As [`Scope::linear`], and [`crate::error::Error`] for an unknown activation.
     pub fn of(w: &Scope, names: MlpNames, c: &Text) -> Result<Self> {
-        let name = c.hidden_act.as_deref().unwrap_or("silu");
-        Self::read(w, names, c, gated(activation::named("hidden_act", name)?))
+        Self::read(w, names, c, gated(activation::of(c)?))
     }
 
     /// As [`Mlp::read`], with the usual names and the given inner width.

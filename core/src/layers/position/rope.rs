@@ -88,6 +88,8 @@ impl Rope {
     /// As [`Rope::of`], and when a head has fewer elements.
     pub fn rotary_dim(c: &Text, dims: Option<Size>) -> Result<Self> {
         let Some(Size(dims)) = dims else { return Self::share(c, 1.0) };
+        // The share says the same in another way.
+        let _ = *c.partial_rotary_factor;
         if dims > c.head_dim() {
             let reason = format!("{dims} of the {} elements of a head", c.head_dim());
             return Err(Error::config("rotary_dim", reason));
