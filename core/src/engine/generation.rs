@@ -554,8 +554,11 @@ impl Run {
         };
         let network = &**self.loaded.language()?;
         let chunk = self.prompt.chunk(network, self.prefilled, end)?;
-        let hidden =
-            prefill_embedded(network, &chunk, &mut self.slot.prefix_cache.borrow_mut().cache)?;
+        let hidden = {
+            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
+            cache.expect_length(total);
+            prefill_embedded(network, &chunk, cache)?
+        };
         if end == total && request.options.max_tokens > 0 {
             let last = crate::mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
             let logits = network.logits(&last)?;

@@ -2,7 +2,9 @@
 
 pub(crate) use crate::{
     checkpoint::{
-        config::{self, Count, Epsilon, Json, PerLayer, Positive, RopeScaling, Size, Text},
+        config::{
+            self, ByLayer, Count, Epsilon, Json, PerLayer, Positive, RopeScaling, Size, Text,
+        },
         scope::Scope,
     },
     error::{Error, Result},
@@ -23,8 +25,8 @@ pub(crate) use crate::{
         feed_forward::{
             activation::{self, gelu, gelu_tanh, relu_squared},
             mlp::{
-                Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, dense, gated, geglu,
-                geglu_tanh, sum, swiglu,
+                Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, dense, gate_of,
+                gated, geglu, sum, swiglu,
             },
             moe::{ExpertSizes, FusedNames, GatedExperts, Moe, dispatch, mix},
             routed_experts::{

@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     layers::cache_plan::{Bound, CachePlan, CacheQuantization},
     mlx::memory,
-    models::{cache::Cache, language::LanguageModel},
+    models::{cache::Cache, history::History, language::LanguageModel},
 };
 use mlx_rs::{Array, transforms::eval};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ use std::{collections::HashMap, fs, path::Path};
 /// Rises when files of an older version cannot be read any more. Version 2 has rotary positions and
 /// fixed states, and keys that tell media from each other.
 const VERSION: u32 = 2;
+
+/// The name of the token ids, `[1, positions]`.
+const TOKENS: &str = "tokens";
 
 /// The key of the metadata under which a [`Header`] stands.
 const KEY: &str = "mynah.cache";
@@ -33,6 +36,10 @@ struct Header {
     quantization: Option<(i32, i32, usize)>,
     /// Positions, and how many of them stay.
     bound: Option<(usize, usize)>,
+    /// Whether the tokens are there too, and their keys are those of a sequence beyond the original
+    /// context.
+    #[serde(default)]
+    is_long: Option<bool>,
 }
 
 impl Header {
@@ -49,6 +56,7 @@ impl Header {
             fixed,
             quantization: quantization.map(|q| (q.format.bits, q.format.group, q.from as usize)),
             bound: bound.map(|bound| (bound.positions as usize, bound.keep as usize)),
+            is_long: cache.history.first().and_then(|history| history.is_long),
         }
     }
 
@@ -100,7 +108,10 @@ impl Cache {
         let mut metadata = metadata.clone();
         metadata.insert(KEY.into(), header.map_err(|error| unfit(error.to_string()))?);
         let arrays = self.arrays().into_iter().map(|array| array.clone());
-        let named: Vec<_> = (0..).map(|i: usize| i.to_string()).zip(arrays).collect();
+        let mut named: Vec<_> = (0..).map(|i: usize| i.to_string()).zip(arrays).collect();
+        if let Some(history) = self.history.first() {
+            named.push((TOKENS.into(), history.tokens()?));
+        }
         let part = path.with_extension("part.safetensors");
         let written = Array::save_safetensors(named, &metadata, &part)
             .map_err(|error| error.to_string())
@@ -171,6 +182,18 @@ impl Cache {
                 )));
             }
             *array = found;
+        }
+        if let Some(tokens) = saved.remove(TOKENS) {
+            if tokens.shape() != [1, header.offset] {
+                let (shape, offset) = (tokens.shape(), header.offset);
+                return Err(unfit(format!("has tokens {shape:?} for {offset} positions")));
+            }
+            let mut history = History { is_long: header.is_long, ..History::default() };
+            history.push(tokens)?;
+            cache.history = vec![history];
+        } else if model.original_context().is_some() {
+            let reason = "lacks the tokens, which this model needs; delete it and compute it anew";
+            return Err(unfit(reason.into()));
         }
         if !saved.is_empty() {
             return Err(unfit(format!("holds {} arrays too many", saved.len())));

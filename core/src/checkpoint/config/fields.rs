@@ -108,7 +108,8 @@ pub fn without(config: &Json, names: &[&str]) -> Json {
     Json::object(fields)
 }
 
-/// Reads a config that has other names for fields: `(theirs, ours)`.
+/// Reads a config that has other names for fields: `(theirs, ours)`. A field of theirs is used before
+/// one of ours, and an earlier one of theirs before a later one.
 ///
 /// # Errors
 /// Those of `read`, with their names.
@@ -117,16 +118,17 @@ pub fn read_renamed<T>(
     names: &[(&str, &str)],
     read: impl FnOnce(&Json) -> Result<T>,
 ) -> Result<T> {
-    let is_absent = |name: &str| config.peek(name).is_none_or(Json::is_null);
-    let renamed = names.iter().filter(|(theirs, ours)| is_absent(ours) && !is_absent(theirs));
+    let is_given = |name: &str| config.peek(name).is_some_and(|value| !value.is_null());
     let mut fields = config.fields().cloned().unwrap_or_default();
-    for (theirs, ours) in renamed.clone() {
+    for (theirs, ours) in names.iter().rev().filter(|(theirs, _)| is_given(theirs)) {
         fields.extend(config.peek(theirs).map(|value| (ours.to_string(), value.clone())));
     }
     read(&Json::object(fields)).map_err(|error| {
         error.with_field(|field| {
-            let renamed = names.iter().find(|(_, ours)| *ours == field && is_absent(ours));
-            renamed.map_or(field, |(theirs, _)| theirs).into()
+            let of_field = || names.iter().filter(|(_, ours)| *ours == field);
+            let given = of_field().find(|(theirs, _)| is_given(theirs));
+            let missing = || of_field().next().filter(|_| !is_given(field));
+            given.or_else(missing).map_or(field, |(theirs, _)| theirs).into()
         })
     })
 }
@@ -203,6 +205,17 @@ mod tests {
             let Fields { layers, heads } = read(&config.into()).unwrap();
             assert_eq!([layers, *heads], [0, 0]);
         }
+    }
+
+    #[test]
+    fn a_familys_own_name_is_used_before_another_one() {
+        let config = Json::from(json!({"norm_eps": 1, "rms_norm_eps": 2, "eps": 3}));
+        let read = |names| read_renamed(&config, names, |c| field::<i32>(c, "rms_norm_eps"));
+        assert_eq!(read(&[("norm_eps", "rms_norm_eps"), ("eps", "rms_norm_eps")]).unwrap(), 1);
+        assert_eq!(read(&[("epsilon", "rms_norm_eps")]).unwrap(), 2);
+        let wrong = |c: &Json| field::<bool>(c, "rms_norm_eps");
+        let error = refused(read_renamed(&config, &[("eps", "rms_norm_eps")], wrong));
+        assert!(error.starts_with("config.json: `eps`: "), "{error}");
     }
 
     fn unread(config: &Json) -> Vec<String> {

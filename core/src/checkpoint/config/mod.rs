@@ -12,7 +12,7 @@ pub use fields::{field, only, only_one_of, read, read_renamed, text, with_defaul
 pub use json::Json;
 pub use known_fields::ignored_fields;
 pub use numbers::{
-    Count, Epsilon, Float, PerLayer, Positive, Size, check_entries, entry, optional_size, positive,
-    product, size,
+    ByLayer, Count, Epsilon, Float, PerLayer, Positive, Size, check_entries, entry, optional_size,
+    positive, product, size,
 };
 pub use text::{RopeScaling, Text};

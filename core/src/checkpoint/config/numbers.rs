@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, de::Error as _};
-use std::ops::Deref;
+use std::{collections::BTreeMap, ops::Deref};
 
 /// A number of things: at least 1.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -158,6 +158,28 @@ impl<T: Copy> PerLayer<T> {
             PerLayer::All(value) => Ok(*value),
             PerLayer::Each(values) => entry(field, values, layer).copied(),
         }
+    }
+}
+
+/// Values of single layers under their numbers, which transformers pads to one width: `"05"`.
+#[derive(Clone, Debug)]
+pub struct ByLayer<T>(BTreeMap<i32, T>);
+
+impl<T> ByLayer<T> {
+    /// The value of a layer, if it has its own.
+    pub fn get(&self, layer: i32) -> Option<&T> {
+        self.0.get(&layer)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ByLayer<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let layer = |(name, value): (String, T)| match name.trim().parse() {
+            Ok(layer) => Ok((layer, value)),
+            Err(_) => Err(D::Error::custom(format!("`{name}` is not the number of a layer"))),
+        };
+        let values = BTreeMap::<String, T>::deserialize(deserializer)?;
+        values.into_iter().map(layer).collect::<Result<_, _>>().map(ByLayer)
     }
 }
 

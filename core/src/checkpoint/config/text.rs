@@ -5,11 +5,12 @@ use crate::{
     checkpoint::config::{
         fields::{read, read_renamed},
         json::{Json, Lazy},
-        numbers::{Positive, check_entries, epsilon, optional_size, product, size},
+        numbers::{Positive, check_entries, count, epsilon, optional_size, product, size},
     },
     error::{Error, Result},
 };
 use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
 
 /// The fields that nearly every text model spells in the same way.
 #[derive(Clone, Debug, Deserialize)]
@@ -41,8 +42,8 @@ pub struct Text {
     /// The longest sequence of the training.
     #[serde(default, deserialize_with = "optional_size")]
     pub max_position_embeddings: Option<i32>,
-    /// How far a sliding layer looks back, itself included.
-    #[serde(default, deserialize_with = "lazy_size")]
+    /// How far a sliding layer looks back, itself included; 0 is no window.
+    #[serde(default, deserialize_with = "window")]
     pub sliding_window: Lazy<Option<i32>>,
     /// The kind of each layer, such as `sliding_attention`.
     #[serde(default)]
@@ -58,16 +59,17 @@ pub struct Text {
     /// The activation of feed-forward networks; SiLU when absent.
     #[serde(default)]
     pub hidden_act: Lazy<Option<String>>,
-    /// The share of each head that is rotated, in families that rotate a part.
     #[serde(default, deserialize_with = "lazy_positive")]
-    pub partial_rotary_factor: Lazy<Option<f64>>,
+    partial_rotary_factor: Lazy<Option<f64>>,
     /// The bound of the logits, in families that have one.
     #[serde(default, deserialize_with = "lazy_positive")]
     pub final_logit_softcapping: Lazy<Option<f32>>,
     #[serde(default, deserialize_with = "optional_positive")]
     pub(crate) rope_theta: Option<f32>,
-    pub(crate) rope_scaling: Option<RopeScaling>,
-    pub(crate) rope_parameters: Option<RopeScaling>,
+    rope_scaling: Option<RopeScaling>,
+    rope_parameters: Option<RopeScaling>,
+    #[serde(default, deserialize_with = "optional_positive")]
+    original_max_position_embeddings: Option<f64>,
     /// Whether rotary pairs are neighbours instead of halves.
     #[serde(default, deserialize_with = "switch")]
     pub rope_traditional: Lazy<bool>,
@@ -116,9 +118,15 @@ impl Text {
             ("rope_scaling", &mut self.rope_scaling),
             ("rope_parameters", &mut self.rope_parameters),
         ] {
-            if let (Some(scaling), Some(config)) = (scaling, config.get(name)) {
+            let Some(config) = config.get(name) else { continue };
+            if config.fields().is_some_and(BTreeMap::is_empty) {
+                *scaling = None;
+            }
+            if let Some(scaling) = scaling {
                 config.get("rope_theta");
                 scaling.tie(config, copy.peek(name));
+                scaling
+                    .complete(self.original_max_position_embeddings, self.max_position_embeddings);
             }
         }
     }
@@ -146,21 +154,37 @@ impl Text {
         [self.num_attention_heads, self.kv_heads()].map(|heads| heads * self.head_dim())
     }
 
-    /// The base of the rotary frequencies; transformers 5 nests it under `rope_parameters`.
+    /// `rope_scaling`, or `rope_parameters` as transformers 5 calls it.
+    fn nested_rope(&self) -> Option<&RopeScaling> {
+        self.rope_scaling.as_ref().or(self.rope_parameters.as_ref())
+    }
+
+    /// The base of the rotary frequencies: the one beside the scaling before the one around it.
     pub fn rope_theta(&self) -> f32 {
-        let nested = [&self.rope_scaling, &self.rope_parameters].into_iter().flatten();
-        let nested = nested.filter_map(|scaling| scaling.rope_theta).next();
-        self.rope_theta.or(nested).unwrap_or(10_000.0)
+        let nested = self.nested_rope().and_then(|scaling| scaling.rope_theta);
+        nested.or(self.rope_theta).unwrap_or(10_000.0)
+    }
+
+    /// The share of each head that is rotated, in families that rotate a part: the one beside the
+    /// scaling before the one around it.
+    pub fn partial_rotary_factor(&self) -> Option<f64> {
+        let outer = *self.partial_rotary_factor;
+        self.nested_rope().and_then(|scaling| *scaling.partial_rotary_factor).or(outer)
     }
 
     /// How rotary positions are stretched, if they are.
     pub fn rope_scaling(&self) -> Option<&RopeScaling> {
-        let [first, second] = [self.rope_scaling.as_ref(), self.rope_parameters.as_ref()];
-        let used = first.or(second)?;
-        for same in second.into_iter().filter(|second| used.is_like(second)).chain([used]) {
+        let used = self.nested_rope()?;
+        for same in self.rope_parameters.iter().filter(|same| used.is_like(same)).chain([used]) {
             same.count_as_read();
         }
         Some(used)
+    }
+
+    /// The context of the first training, where LongRoPE rotates longer sequences otherwise.
+    pub fn original_context(&self) -> Option<i32> {
+        let nested = self.nested_rope().filter(|scaling| scaling.is_longrope());
+        nested?.original_max_position_embeddings.map(|context| context as i32)
     }
 
     /// The rotary parameters of layers with this window or none, which `rope_parameters` nests by
@@ -249,15 +273,27 @@ pub struct RopeScaling {
     pub mscale: Option<f64>,
     /// `yarn`: strength of the correction that attention's scale makes up for.
     pub mscale_all_dim: Option<f64>,
-    /// `longrope`: one magnitude for each frequency.
+    /// `yarn`: whether the range of corrected pairs is rounded to whole pairs; it is when absent.
+    pub truncate: Option<bool>,
+    /// `yarn`, `longrope`: a factor of what is rotated, in place of the computed one.
+    #[serde(deserialize_with = "optional_positive")]
+    pub attention_factor: Option<f64>,
+    /// `longrope`: a factor for each wavelength of sequences up to the original context.
+    #[serde(deserialize_with = "optional_positives")]
+    pub short_factor: Option<Vec<f32>>,
+    /// `longrope`: the same for longer sequences.
     #[serde(deserialize_with = "optional_positives")]
     pub long_factor: Option<Vec<f32>>,
     /// `proportional`: the share of each head that is rotated.
     #[serde(deserialize_with = "lazy_positive")]
     pub partial_rotary_factor: Lazy<Option<f64>>,
-    /// `longrope`: a factor of what is rotated, in families that do not compute it.
+    /// `longrope`: a factor of what is rotated in sequences up to the original context, in families
+    /// that do not compute it.
     #[serde(deserialize_with = "optional_positive")]
-    pub long_mscale: Option<f32>,
+    pub short_mscale: Option<f64>,
+    /// `longrope`: the same for longer sequences.
+    #[serde(deserialize_with = "optional_positive")]
+    pub long_mscale: Option<f64>,
     /// Those of full layers, where transformers 5 nests them by kind of layer.
     pub full_attention: Option<Box<RopeScaling>>,
     /// Those of sliding layers.
@@ -282,6 +318,17 @@ impl RopeScaling {
         }
     }
 
+    /// The original context, which configs also have beside the scaling, or else do not have: then
+    /// nothing is longer than the training.
+    fn complete(&mut self, original: Option<f64>, context: Option<i32>) {
+        let inner = self.original_max_position_embeddings;
+        self.original_max_position_embeddings = original.or(inner).or(context.map(f64::from));
+        for nested in [&mut self.full_attention, &mut self.sliding_attention].into_iter().flatten()
+        {
+            nested.complete(None, context);
+        }
+    }
+
     fn count_as_read(&self) {
         if let Some((config, copy)) = &self.origin {
             config.mark();
@@ -295,7 +342,11 @@ impl RopeScaling {
 
     /// The kind of scaling.
     pub fn kind(&self) -> &str {
-        self.legacy_type.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")
+        self.rope_type.as_deref().or(self.legacy_type.as_deref()).unwrap_or("default")
+    }
+
+    fn is_longrope(&self) -> bool {
+        matches!(self.kind(), "longrope" | "su") && self.short_factor != self.long_factor
     }
 }
 
@@ -320,8 +371,9 @@ fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lazy<bool>, D::E
     Ok(Option::deserialize(deserializer)?.unwrap_or(false).into())
 }
 
-fn lazy_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lazy<Option<i32>>, D::Error> {
-    optional_size(deserializer).map(Lazy::from)
+/// A window; none where it is 0, absent or null.
+fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lazy<Option<i32>>, D::Error> {
+    Ok(Some(count(deserializer)?).filter(|window| *window > 0).into())
 }
 
 fn lazy_positive<'de, D, T>(deserializer: D) -> Result<Lazy<Option<T>>, D::Error>

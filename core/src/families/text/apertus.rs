@@ -11,7 +11,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(&config::with_defaults(
         config,
         json!({
-            "rope_parameters": {"rope_theta": 12_000_000.0},
+            "rope_theta": 12_000_000.0,
         }),
     ))?;
     config::only(config, json!({"hidden_act": "xielu", "qk_norm": true, "post_norm": false}))?;

@@ -74,7 +74,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
         .scores(router::score(config, "score_function")?)
         .choosing(top_k)
         .rounded();
-    let moe = Moe::new(router, stacked_experts(w, ExpertSizes { count, width, inner })?);
+    let moe = Moe::new(router, stacked_experts(w, c, ExpertSizes { count, width, inner })?);
     let inner = e.moe_shared_expert_intermediate_size.map_or(inner, i32::from);
     let shared = if e.moe_router_enable_shared_expert { *e.num_shared_experts } else { 0 };
     with_shared_expert(w, c, moe, inner, shared)

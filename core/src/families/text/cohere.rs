@@ -19,7 +19,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         json!({
             "hidden_size": 8192, "num_hidden_layers": 40, "intermediate_size": 22528,
             "num_attention_heads": 64, "vocab_size": 256_000,
-            "rope_parameters": {"rope_theta": 8_000_000.0},
+            "rope_theta": 8_000_000.0,
         }),
     )?;
     let rope = Rope::of(&c)?;

@@ -69,15 +69,6 @@ impl Config {
     }
 }
 
-/// The config of models whose `rope_parameters` take precedence over top-level fields.
-pub fn nested_rope(config: &Json, default_theta: f32) -> Json {
-    let nested = config.get("rope_parameters").filter(|nested| nested.is_object());
-    let Some(nested) = nested else { return config.clone() };
-    let theta = nested.get("rope_theta").filter(|theta| !theta.is_null()).cloned();
-    let config = config::without(config, &["rope_scaling"]);
-    config.with("rope_theta", theta.unwrap_or(default_theta.into()))
-}
-
 pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {
     loss_free_router(w, c, &routing(config)?)
 }

@@ -72,6 +72,6 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
     let router = LossFreeRouter::new(logits, correction, &routing)?.normalized();
     let router = router.scores(router::score(config, "moe_gate_act")?);
     let moe =
-        Moe::new(router, stacked_experts(w, ExpertSizes { count, width: c.hidden_size, inner })?);
+        Moe::new(router, stacked_experts(w, c, ExpertSizes { count, width: c.hidden_size, inner })?);
     with_shared_expert(w, c, moe, inner, *e.moe_num_shared_experts)
 }

@@ -15,7 +15,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         config,
         json!({
             "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": true,
-            "first_k_dense_replace": 1, "rope_parameters": {"rope_theta": 1e6},
+            "first_k_dense_replace": 1, "rope_theta": 1e6,
         }),
     );
     let c = Text::read(config)?;

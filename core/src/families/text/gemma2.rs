@@ -25,8 +25,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
         }),
     );
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    gemma::only_gelu(config)?;
+    let (c, e): (Text, Config) = (gemma::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
     let (scale, softcap) =
         (e.query_pre_attn_scalar.powf(-0.5), e.attn_logit_softcapping.map(f32::from));
@@ -46,7 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let gathered = weights.matmul(values.expand_dims(2)?)?.reshape(q.shape())?;
             attention.project(&join_heads(&gathered)?)
         });
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         Ok(Block::new(sandwich(norm, FOUR_NORMS, attention, mlp)?))
     })?;
     let decoder = gemma::scaled(decoder, &c)?;

@@ -32,7 +32,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
         json!({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}),
     )?;
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (mut c, e): (Text, Config) = (gemma::read(config)?, config::read(config)?);
     if e.use_bidirectional_attention {
         let reason = "embedding models are not supported yet";
         return Err(Error::unsupported("use_bidirectional_attention", reason));
@@ -51,7 +51,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             .qk_norm(QkNorm::BeforeRope(head_norm("q_norm")?, head_norm("k_norm")?))
             .scale(e.query_pre_attn_scalar.powf(-0.5))
             .window(window);
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         let norm = |name| norm(w, name, c.hidden_size);
         let (attention, mlp) = sandwich(norm, FOUR_NORMS, attention, mlp)?;
         Ok(Block::new((attention.joined_by(saturating_sum), mlp.joined_by(saturating_sum))))
@@ -68,17 +68,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// other defaults.
 pub fn text_config(config: &Json, defaults: Value, nested_defaults: Value) -> Result<Json> {
     let Some(text) = config.get("text_config").filter(|text| !text.is_null()) else {
-        gemma::only_gelu(config)?;
         return Ok(config::with_defaults(config, defaults));
     };
     if !text.is_object() {
         return Err(Error::config("text_config", "not an object"));
     }
-    gemma::only_gelu(text)?;
-    let vocabulary = config.get("vocab_size").filter(|size| !size.is_null()).cloned();
-    let vocabulary = vocabulary.unwrap_or_else(|| nested_defaults["vocab_size"].clone().into());
-    let text = text.with("vocab_size", vocabulary);
-    Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults.into(), defaults)))
+    let outer = json!({"vocab_size": config.get("vocab_size")});
+    let defaults = config::with_defaults(&nested_defaults.into(), defaults);
+    Ok(config::with_defaults(&config::with_defaults(text, outer), defaults))
 }
 
 /// The rotary embeddings of sliding-window and of full layers.
@@ -89,7 +86,7 @@ pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
     let rope = |field, own: &Option<Box<RopeScaling>>, scaling: Option<RopeScaling>, base| {
         let given: Option<Positive> = config::field(config, field)?;
         let nested = own.as_ref().and_then(|own| own.rope_theta);
-        let base = given.map(f32::from).or(nested).unwrap_or(base);
+        let base = nested.or(given.map(f32::from)).unwrap_or(base);
         let scaling = scaling.as_ref().or(own.as_deref());
         Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)
     };

@@ -2,7 +2,7 @@
 //! in full layers, KV caches that the last layers share with earlier ones, an extra input for each
 //! layer, and in some models experts beside each MLP. Follows `gemma4_text` of mlx-lm.
 
-use crate::families::text::gemma3_text::text_config;
+use crate::families::text::{gemma, gemma3_text::text_config};
 use crate::{
     families::prelude::*,
     layers::{
@@ -10,7 +10,6 @@ use crate::{
         layer_inputs::{InputGate, LayerInputs},
     },
 };
-use std::collections::HashMap;
 
 pub const FAMILY: Family = Family {
     model_types: &["gemma4_text", "gemma4", "gemma4_unified", "gemma4_unified_text"],
@@ -29,7 +28,7 @@ struct Config {
     attention_k_eq_v: bool,
     use_double_wide_mlp: bool,
     enable_moe_block: bool,
-    per_layer_config: Option<HashMap<String, OwnSizes>>,
+    per_layer_config: Option<ByLayer<OwnSizes>>,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +68,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         config = config.with("rope_parameters", usual);
     }
     let config = &config;
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (c, e): (Text, Config) = (gemma::read(config)?, config::read(config)?);
     let experts = e.enable_moe_block.then(|| config::read(config)).transpose()?;
     let layers = c.num_hidden_layers;
     if !(0..layers).contains(&*e.num_kv_shared_layers) {
@@ -105,7 +104,7 @@ impl Config {
         let sizes = self.heads(c, layer)?;
         let place = self.place(&sizes, layer)?;
         let times = if self.use_double_wide_mlp && place.lender.is_some() { 2 } else { 1 };
-        let mlp = Mlp::sized(&w.at("mlp"), c, times * c.intermediate_size, geglu_tanh)?;
+        let mlp = Mlp::sized(&w.at("mlp"), c, times * c.intermediate_size)?;
         let (before, after) = (norm(before_ffn)?, norm(after_ffn)?);
         let network: Residual<Ffn> = match experts {
             Some(e) => Residual::post(Box::new(beside_experts(w, c, e, before, mlp)?), after),
@@ -129,7 +128,7 @@ impl Config {
     fn heads(&self, c: &Text, layer: i32) -> Result<Text> {
         let kv_heads = self.num_global_key_value_heads.filter(|_| self.attention_k_eq_v);
         let own = match &self.per_layer_config {
-            Some(layers) => layers.get(&layer.to_string()).copied().unwrap_or_default(),
+            Some(layers) => layers.get(layer).copied().unwrap_or_default(),
             None if self.window(c, layer)?.is_none() => {
                 OwnSizes { head_dim: self.global_head_dim, num_key_value_heads: kv_heads }
             }
@@ -185,7 +184,7 @@ fn beside_experts(
     let router = scaled_router(&w.at("router"), c, count, k)?;
     let before_experts = norm("pre_feedforward_layernorm_2")?;
     let sizes = ExpertSizes { count, width: c.hidden_size, inner };
-    let experts = GatedExperts::read(w, "experts.switch_glu", sizes, geglu_tanh)?;
+    let experts = GatedExperts::read(w, "experts.switch_glu", sizes, gate_of(c)?)?;
     let after_experts = norm("post_feedforward_layernorm_2")?;
     Ok(Map(move |x: &Array| {
         let dense = after.forward(&mlp.apply(&before.forward(x)?)?)?;

@@ -1,6 +1,6 @@
 //! GPT-OSS: Mixtral with biases on every projection, an attention sink for every head, a sliding
 //! window in every second layer, and clamped experts that are published in MXFP4. Follows `gpt_oss`
-//! of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
+//! of mlx-lm, and OpenAI's own code, as in transformers, for `truncate` of YaRN.
 
 use crate::families::prelude::*;
 use crate::families::text::mixtral::Config;

@@ -95,10 +95,10 @@ fn attention(
 
 fn dense(w: &Scope, c: &Text, inner: i32) -> Result<Mlp> {
     if !w.has_below("gate_and_up_proj") {
-        return Mlp::sized(w, c, inner, swiglu);
+        return Mlp::sized(w, c, inner);
     }
     let [up, gate] = w.fused("gate_and_up_proj", c.hidden_size, [inner, inner])?;
-    Ok(Mlp::new(gate, up, w.linear("down_proj", inner, c.hidden_size)?, swiglu))
+    Ok(Mlp::new(gate, up, w.linear("down_proj", inner, c.hidden_size)?, gate_of(c)?))
 }
 
 fn experts(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Ffn> {
@@ -112,7 +112,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Ffn> {
     check_choice("moe_topk", count, k)?;
     let router = LinearRouter::new(logits, route, count, k)?.choosing(first_top_k);
     let sizes = ExpertSizes { count, width: c.hidden_size, inner };
-    let moe = Moe::new(router, GatedExperts::read(w, "switch_mlp", sizes, swiglu)?);
+    let moe = Moe::new(router, GatedExperts::read(w, "switch_mlp", sizes, gate_of(c)?)?);
     if !e.use_mixed_mlp_moe {
         return Ok(Box::new(moe));
     }

@@ -32,7 +32,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         config,
         json!({
             "intermediate_size": config.get("block_ff_dim"),
-            "rope_parameters": {"rope_theta": 1e6},
+            "rope_theta": 1e6,
         }),
     );
     let mut c = Text::read_renamed(config, &[("norm_eps", "rms_norm_eps")])?;
@@ -43,17 +43,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         (None, Some(kinds)) => kinds[i as usize] == "full_attention",
         (None, None) => false,
     };
-    let rope = Rope::base(c.head_dim(), c.rope_theta())?;
+    let rope = Rope::of(&c)?;
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
     let names = Names { norm: "embedding_norm", ..Names::default() };
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |i, w| {
         let norms = TwoNorms { before_mixer: "operator_norm", before_ffn: "ffn_norm" };
-        let mlp = Mlp::read(
-            &w.at("feed_forward"),
-            MlpNames { gate: "w1", up: "w3", down: "w2" },
-            &c,
-            swiglu,
-        )?;
+        let names = MlpNames { gate: "w1", up: "w3", down: "w2" };
+        let mlp = Mlp::of(&w.at("feed_forward"), names, &c)?;
         if !attends(i) {
             let conv = ShortConv::read(&w.at("conv"), c.hidden_size, *e.taps, e.conv_bias)?;
             return pre_norm_named(w, norms, &c, conv, mlp);

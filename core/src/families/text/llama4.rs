@@ -50,8 +50,8 @@ fn moe(w: &Scope, c: &Text, count: i32) -> Result<Ffn> {
     // Published checkpoints store transposed weights.
     let place = if w.has("experts.gate_up_proj") { &w.transposed() } else { w };
     let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
-    let experts = GatedExperts::read(place, "experts", sizes, swiglu)?;
-    let shared = Mlp::read(&w.at("shared_expert"), GATE_UP_DOWN, c, swiglu)?;
+    let experts = GatedExperts::read(place, "experts", sizes, gate_of(c)?)?;
+    let shared = Mlp::of(&w.at("shared_expert"), GATE_UP_DOWN, c)?;
     Ok(Box::new(Map(move |x: &Array| {
         let logits = router.forward(x)?;
         let ids = first_top_k(&logits, 1)?;

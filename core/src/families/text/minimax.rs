@@ -22,7 +22,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config,
         json!({
-            "use_qk_norm": true, "rope_parameters": {"rope_theta": 5e6},
+            "use_qk_norm": true, "rope_theta": 5e6,
             "norm_topk_prob": true, "routed_scaling_factor": 1.0,
         }),
     );

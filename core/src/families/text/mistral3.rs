@@ -16,8 +16,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         Some(Some("ministral3")) => Ok(Box::new(ministral3::decoder(text, w)?)),
         Some(Some("mistral4")) => Ok(Box::new(mistral4::decoder(text, w)?)),
         // The tensors tell whether the embeddings are tied, if the config does not.
-        None | Some(Some("mistral" | "llama")) => {
-            Ok(Box::new(llama::decoder(w, &Text::read(text)?)?))
+        Some(Some("llama")) => Ok(Box::new(llama::decoder(w, &Text::read(text)?)?)),
+        None | Some(Some("mistral")) => {
+            Ok(Box::new(llama::decoder(w, &llama::mistral(text)?)?))
         }
         Some(_) => {
             let reason = format!("{} is not supported", kind.cloned().unwrap_or("null".into()));

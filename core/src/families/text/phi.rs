@@ -18,13 +18,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         json!({
             "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 10240,
             "num_attention_heads": 32, "vocab_size": 51200, "attention_bias": true, "mlp_bias": true,
-            "layer_norm_eps": 1e-5, "qk_layernorm": false,
+            "layer_norm_eps": 1e-5, "qk_layernorm": false, "hidden_act": "gelu_new",
         }),
     );
     let e: Config = config::read(config)?;
     let mut c = Text::read_renamed(config, &[("layer_norm_eps", "rms_norm_eps")])?;
-    let names = ["gelu_new", "gelu_fast", "gelu_pytorch_tanh"].map(Value::from);
-    config::only_one_of(config, "hidden_act", &names)?;
     let rope = Rope::share(&c, 0.4)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     // The output head has a bias, which tied embeddings lack, so the checkpoint must contain it.
@@ -41,8 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let norms = QkNorm::BeforeRope(norm("q_layernorm")?, norm("k_layernorm")?);
             attention = attention.qk_norm(norms);
         }
-        let mlp =
-            PlainMlp::read(&w.at("mlp"), PlainNames { up: "fc1", down: "fc2" }, &c, gelu_tanh)?;
+        let mlp = PlainMlp::of(&w.at("mlp"), PlainNames { up: "fc1", down: "fc2" }, &c)?;
         Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, Parallel(attention, mlp))))
     })?))
 }

@@ -18,7 +18,6 @@ struct Config {
     mup_embedding_multiplier: Option<Positive>,
     mup_width_multiplier: Option<Positive>,
     rope_position_scale: Positive,
-    rope_scaling: Option<Magnitude>,
     dummy_token_indices: Option<Vec<u32>>,
 }
 
@@ -28,11 +27,6 @@ struct Blocks {
     blocksparse_block_size: Size,
     blocksparse_num_local_blocks: Size,
     blocksparse_vert_stride: Size,
-}
-
-#[derive(Deserialize)]
-struct Magnitude {
-    long_mscale: Option<Positive>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
@@ -114,13 +108,8 @@ fn attention(
     blocks: Option<Blocks>,
 ) -> Result<impl Layer<State = KvCache> + use<>> {
     let mut rope = Rope::of(c)?;
-    match &mut rope {
-        Rope::Base { scale, .. } => *scale *= *e.rope_position_scale,
-        Rope::Frequencies { magnitude, .. } => {
-            let own = e.rope_scaling.as_ref().and_then(|scaling| scaling.long_mscale);
-            *magnitude = own.map_or(*magnitude, f32::from);
-        }
-        _ => {}
+    if let Rope::Base { scale, .. } = &mut rope {
+        *scale *= *e.rope_position_scale;
     }
     let (heads, dims) = (c.num_attention_heads, c.head_dim() as f32);
     let scale = if e.mup_use_scaling { *e.mup_attn_multiplier / dims } else { dims.powf(-0.5) };

@@ -55,7 +55,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             attention = attention.queries(move |q, step| grow(q, step, *e.seq_length));
         }
         let mlp =
-            Mlp::read(&w.at("mlp"), MlpNames { gate: "w2", up: "w1", down: "c_proj" }, &c, swiglu)?;
+            Mlp::of(&w.at("mlp"), MlpNames { gate: "w2", up: "w1", down: "c_proj" }, &c)?;
         pre_norm_named(w, TwoNorms { before_mixer: "ln_1", before_ffn: "ln_2" }, &c, attention, mlp)
     })?))
 }

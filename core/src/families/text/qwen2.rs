@@ -10,7 +10,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config,
         json!({
-            "tie_word_embeddings": true, "rope_parameters": {"rope_theta": 1e6},
+            "tie_word_embeddings": true, "rope_theta": 1e6,
         }),
     );
     let mut c = switch_windows(Text::read(config)?, config, |i, first| i >= first)?;
