@@ -36,6 +36,8 @@ from reference import formula, random_bits, with_stars  # noqa: E402
 FAMILIES = ROOT / "core" / "src" / "families" / "text"
 FIXTURES = ROOT / "tests" / "fixtures" / "transformers"
 LENGTH, EVERY, VOCABULARY = 34, 3, 128
+# The original context of the case of LongRoPE.
+ORIGINAL = 16
 
 # What a size becomes where the default is larger.
 SIZES = {
@@ -164,14 +166,14 @@ def log_probabilities(model_type: str, folder: Path, tokens: list[int]) -> np.nd
     return torch.log_softmax(logits, -1).numpy()
 
 
-def case(name: str, model_type: str, fields: dict) -> dict:
+def case(name: str, model_type: str, fields: dict, length: int = LENGTH) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         config, shapes = saved(model_type, fields, folder)
         arrays = {name: np.array(formula(name, shape)) for name, shape in shapes.items()}
         save_file(arrays, folder / "model.safetensors", {"format": "pt"})
         text = config.get("text_config", config)
-        tokens = [int(bits % np.uint64(VOCABULARY)) for bits in random_bits("tokens", LENGTH)]
+        tokens = [int(bits % np.uint64(VOCABULARY)) for bits in random_bits("tokens", LENGTH)][:length]
         draws = [int(bits % np.uint64(VOCABULARY)) for bits in random_bits("probes", 32)]
         probes = list(dict.fromkeys([0, VOCABULARY - 1, *draws]))[:6]
         rows = log_probabilities(model_type, folder, tokens)[::EVERY, probes]
@@ -239,9 +241,25 @@ def everything_changed(model_type: str) -> dict:
     return fields
 
 
+def longrope() -> list[dict]:
+    """A sequence within the original context, and one that goes on beyond it."""
+    scaling = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0 + 0.1 * i for i in range(8)],
+        "long_factor": [1.0 + 0.9 * i for i in range(8)],
+    }
+    own = {"num_hidden_layers": 2, "original_max_position_embeddings": ORIGINAL, "rope_parameters": scaling}
+    fields = default_fields("phi3") | own
+    return [case("within", "phi3", fields, ORIGINAL), case("beyond", "phi3", fields)]
+
+
 def write(model_type: str) -> None:
-    fixed = case("default", model_type, default_fields(model_type))
-    cases = [fixed, case("everything changed", model_type, everything_changed(model_type))]
+    if model_type == "longrope":
+        cases = longrope()
+    else:
+        fixed = case("default", model_type, default_fields(model_type))
+        cases = [fixed, case("everything changed", model_type, everything_changed(model_type))]
     lines = [json.dumps(case, separators=(",", ":")) for case in cases]
     path = FIXTURES / f"{model_type}.json"
     reference = json.dumps(f"transformers {transformers.__version__}")
@@ -256,7 +274,7 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     FIXTURES.mkdir(parents=True, exist_ok=True)
-    for model_type in sys.argv[1:] or supported():
+    for model_type in sys.argv[1:] or [*supported(), "longrope"]:
         write(model_type)
 
 

@@ -6,4 +6,5 @@ mod config;
 mod families;
 mod prompts;
 mod rows;
+mod transformers;
 mod weights;

@@ -23,7 +23,7 @@ pub(crate) use crate::{
         cache_plan::CachePlan,
         embedded::Embedded,
         feed_forward::{
-            activation::{self, gelu, gelu_tanh, relu_squared},
+            activation::{self, gelu_tanh},
             mlp::{
                 Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, dense, gate_of,
                 gated, geglu, sum, swiglu,
