@@ -70,7 +70,7 @@ OWN_FIELDS = {
     "hunyuan_v1_dense": {"head_dim": 16},
     "mimo_v2_flash": {"num_hidden_layers": 6},
     "mistral4": {"head_dim": 32, "rope_parameters": None},
-    "muse_spark": {"audio_config": {"out_hidden_size": 64}, "vision_config": {"out_hidden_size": 64}},
+    "muse_spark": {"audio_config": {"out_hidden_size": 64, "hidden_sizes": [16, 16, 16, 16]}, "vision_config": {"out_hidden_size": 64}},
     "nemotron": {"num_key_value_heads": 2},
 }  # fmt: skip
 OWN_FIELDS["gemma4_unified"], OWN_FIELDS["gemma4_unified_text"] = OWN_FIELDS["gemma4"], OWN_FIELDS["gemma4_text"]
@@ -78,6 +78,7 @@ OWN_FIELDS["gemma4_unified"], OWN_FIELDS["gemma4_unified_text"] = OWN_FIELDS["ge
 SKIPPED = {
     "dbrx": "its model reads a field that its config class does not have",
     "gemma3n": "its picture tower needs another package",
+    "minimax": "layers with lightning attention are not supported yet",
     "muse_glimmer_text": "there is no class for the text alone",
     "step3p5": "there is no class for the text alone",
 }
@@ -221,24 +222,24 @@ def changes(model_type: str):
                 yield name, changed
 
 
-def changed(model_type: str, fields: dict, name: str, value) -> dict:
-    fields = copy.deepcopy(fields)
+def with_changes(model_type: str, fields: dict, names: list[tuple]) -> dict:
+    """The fields with every change with which the model still runs."""
+    attempt = copy.deepcopy(fields)
     is_nested = "text_config" in plain(CONFIG_MAPPING[model_type]())
-    (fields["text_config"] if is_nested else fields)[name] = value
-    return fields
+    (attempt["text_config"] if is_nested else attempt).update(copy.deepcopy(dict(names)))
+    try:
+        case("", model_type, attempt)
+        return attempt
+    except Exception as error:
+        if len(names) == 1:
+            print(f"  {model_type}: without {names[0]}: {str(error).splitlines()[:1]}", file=sys.stderr)
+            return fields
+    half = len(names) // 2
+    return with_changes(model_type, with_changes(model_type, fields, names[:half]), names[half:])
 
 
 def everything_changed(model_type: str) -> dict:
-    """The config with every change with which the model still runs."""
-    fields = default_fields(model_type)
-    for name, value in changes(model_type):
-        attempt = changed(model_type, fields, name, value)
-        try:
-            case("", model_type, attempt)
-            fields = attempt
-        except Exception as error:
-            print(f"  {model_type}: without {name}: {str(error).splitlines()[:1]}", file=sys.stderr)
-    return fields
+    return with_changes(model_type, default_fields(model_type), list(changes(model_type)))
 
 
 def longrope() -> list[dict]:

@@ -261,6 +261,12 @@ impl Scope {
         let Some(tensor) = self.store.unread.borrow_mut().remove(&name) else {
             return Err(Error::MissingTensor(name));
         };
+        if tensor.shape().contains(&0) {
+            let shape = tensor.shape();
+            let reason =
+                format!("its sizes leave tensor `{name}` with shape {shape:?} no elements");
+            return Err(Error::config("", reason));
+        }
         let elements = tensor.shape().iter().map(|size| *size as u64).product();
         let record = ReadMatrix { name, companions: Vec::new(), format: None, elements };
         self.store.record.borrow_mut().push(record);

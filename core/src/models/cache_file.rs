@@ -188,9 +188,7 @@ impl Cache {
                 let (shape, offset) = (tokens.shape(), header.offset);
                 return Err(unfit(format!("has tokens {shape:?} for {offset} positions")));
             }
-            let mut history = History { is_long: header.is_long, ..History::default() };
-            history.push(tokens)?;
-            cache.history = vec![history];
+            cache.history = vec![History::of(tokens, header.is_long)];
         } else if model.original_context().is_some() {
             let reason = "lacks the tokens, which this model needs; delete it and compute it anew";
             return Err(unfit(reason.into()));

@@ -49,10 +49,10 @@ pub fn prefill_embedded(
         check_text(x)?;
         let whole = cache.length_with(length);
         let is_long = whole > context;
-        match cache.history.first() {
-            _ if cache.offset == 0 => cache.history = vec![History::new(is_long)],
-            Some(history) if history.is_long == Some(is_long) => {}
-            _ => compute_anew(model, cache, whole)?,
+        if cache.offset == 0 {
+            cache.history = vec![History::new(is_long)];
+        } else if cache.history.first().map(|history| history.is_long) != Some(Some(is_long)) {
+            compute_anew(model, cache, whole)?;
         }
     }
     let hidden = extend(model, x, cache)?;

@@ -9,7 +9,7 @@ use mlx_rs::{Array, ops, transforms::async_eval};
 const PIECES: usize = 256;
 
 /// The tokens of one row of a cache.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct History {
     /// Ids `[1, length]`, in the order of the sequence.
     pieces: Vec<Array>,
@@ -22,6 +22,11 @@ impl History {
     /// Of an empty cache.
     pub fn new(is_long: bool) -> Self {
         History { pieces: Vec::new(), is_long: Some(is_long) }
+    }
+
+    /// Of a cache that was read from a file.
+    pub fn of(tokens: Array, is_long: Option<bool>) -> Self {
+        History { pieces: vec![tokens], is_long }
     }
 
     /// Adds ids `[1, length]`, which may still be on their way through the device.

@@ -60,16 +60,16 @@ pub struct Text {
     #[serde(default)]
     pub hidden_act: Lazy<Option<String>>,
     #[serde(default, deserialize_with = "lazy_positive")]
-    partial_rotary_factor: Lazy<Option<f64>>,
+    pub(crate) partial_rotary_factor: Lazy<Option<f64>>,
     /// The bound of the logits, in families that have one.
     #[serde(default, deserialize_with = "lazy_positive")]
     pub final_logit_softcapping: Lazy<Option<f32>>,
     #[serde(default, deserialize_with = "optional_positive")]
     pub(crate) rope_theta: Option<f32>,
-    rope_scaling: Option<RopeScaling>,
-    rope_parameters: Option<RopeScaling>,
+    pub(crate) rope_scaling: Option<RopeScaling>,
+    pub(crate) rope_parameters: Option<RopeScaling>,
     #[serde(default, deserialize_with = "optional_positive")]
-    original_max_position_embeddings: Option<f64>,
+    pub(crate) original_max_position_embeddings: Option<f64>,
     /// Whether rotary pairs are neighbours instead of halves.
     #[serde(default, deserialize_with = "switch")]
     pub rope_traditional: Lazy<bool>,
@@ -99,6 +99,11 @@ impl Text {
         if self.num_attention_heads % self.kv_heads() != 0 {
             let reason = format!("does not divide the {} query heads", self.num_attention_heads);
             return Err(Error::config(field, reason));
+        }
+        if self.head_dim() == 0 {
+            let (heads, width) = (self.num_attention_heads, self.hidden_size);
+            let reason = format!("0, because {heads} heads share a hidden_size of {width}");
+            return Err(Error::config("head_dim", reason));
         }
         product("head_dim", [self.num_attention_heads, self.head_dim()])?;
         Ok(())

@@ -97,7 +97,7 @@ impl Config {
             Ok((ids, weights.multiply(constant(factor)?)?.as_dtype(x.dtype())?))
         };
         let sizes = ExpertSizes { count, width, inner: *e.expert_ffn_hidden_size };
-        let experts = GatedExperts::read(w, "switch_mlp", sizes, gate_of(c)?)?;
+        let experts = GatedExperts::read(w, "switch_mlp", sizes, gate_of(&self.text)?)?;
         Ok(Box::new(Map(move |x: &Array| {
             let (ids, weights) = route(x)?;
             let idle = ids.ge(Array::from_int(count))?;

@@ -1,5 +1,6 @@
 //! Qwen 3 MoE: Qwen 3's attention; routed experts except in the layers that the config lists as
-//! dense. Follows `qwen3_moe` of mlx-lm, and Qwen's own code for `rope_scaling`.
+//! dense. Follows `qwen3_moe` of mlx-lm, and Qwen's own code for `rope_scaling` and
+//! the sliding window.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen3;
@@ -23,9 +24,12 @@ pub struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e) = (qwen3::read(config)?, Config::read(config)?);
+    let slides: Option<bool> = config::field(config, "use_sliding_window")?;
+    let window = c.sliding_window.filter(|_| slides == Some(true));
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
-        let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
+        let attention =
+            qwen3::attention(&w.at("self_attn"), &c, rope.clone())?.window(window);
         let mlp = w.at("mlp");
         let ffn: Ffn =
             if e.is_sparse(i) { Box::new(experts(&mlp, &c, &e, top_k)?) } else { dense(&mlp, &c)? };
@@ -41,7 +45,7 @@ impl Config {
 
     /// As [`Config::read`], with further names: `(theirs, ours)`.
     pub fn read_renamed(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
-        let names = [&[("num_local_experts", "num_experts")], names].concat();
+        let names = [&[("num_local_experts", "num_experts")][..], names].concat();
         config::read_renamed(config, &names, config::read)
     }
 

@@ -47,7 +47,7 @@ impl LongRope {
         let computed =
             || if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
         let computed = s.attention_factor.unwrap_or_else(computed);
-        let read = |factors: &Option<Vec<f32>>, field, magnitude: Option<f64>| {
+        let read = |factors: &Option<Vec<f32>>, field, magnitude: Option<f64>| -> Result<_> {
             let factors = factors.as_ref().ok_or_else(|| missing(field))?;
             Ok(Wavelengths {
                 wavelengths: longrope(dims, base, factors, field)?,

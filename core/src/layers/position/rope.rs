@@ -206,7 +206,7 @@ impl Rope {
 
     /// Rotates `x` to the positions of this step.
     pub(crate) fn forward(&self, x: &Array, step: &Step) -> Result<Array> {
-        let rope = &*self.of_length(step.sequence_length);
+        let rope = self.of_length(step.sequence_length);
         let at = match &step.rotary {
             None => &step.position,
             Some(Rotary::From(position)) => position,
@@ -214,7 +214,7 @@ impl Rope {
         };
         // Each token of a single step has its own base.
         let each_has_a_base = step.offset.is_none() && (at.dim(0) > 1 || step.length > 1);
-        match rope {
+        match &*rope {
             Rope::Dynamic { .. } if each_has_a_base => rope.rotate_one_by_one(x, at, step.length),
             _ => rope.rotate_from(x, at, step.length),
         }
