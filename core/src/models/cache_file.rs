@@ -15,8 +15,10 @@ use std::{collections::HashMap, fs, path::Path};
 /// fixed states, and keys that tell media from each other.
 const VERSION: u32 = 2;
 
-/// The name of the token ids, `[1, positions]`.
-const TOKENS: &str = "tokens";
+/// The names of the token ids, `[1, positions]`: of a sequence beyond the original context, within
+/// it, and partly both.
+const TOKENS: [(&str, Option<bool>); 3] =
+    [("tokens.long", Some(true)), ("tokens.short", Some(false)), ("tokens", None)];
 
 /// The key of the metadata under which a [`Header`] stands.
 const KEY: &str = "mynah.cache";
@@ -36,10 +38,6 @@ struct Header {
     quantization: Option<(i32, i32, usize)>,
     /// Positions, and how many of them stay.
     bound: Option<(usize, usize)>,
-    /// Whether the tokens are there too, and their keys are those of a sequence beyond the original
-    /// context.
-    #[serde(default)]
-    is_long: Option<bool>,
 }
 
 impl Header {
@@ -56,7 +54,6 @@ impl Header {
             fixed,
             quantization: quantization.map(|q| (q.format.bits, q.format.group, q.from as usize)),
             bound: bound.map(|bound| (bound.positions as usize, bound.keep as usize)),
-            is_long: cache.history.first().and_then(|history| history.is_long),
         }
     }
 
@@ -110,7 +107,10 @@ impl Cache {
         let arrays = self.arrays().into_iter().map(|array| array.clone());
         let mut named: Vec<_> = (0..).map(|i: usize| i.to_string()).zip(arrays).collect();
         if let Some(history) = self.history.first() {
-            named.push((TOKENS.into(), history.tokens()?));
+            let name = TOKENS.iter().find(|(_, is_long)| *is_long == history.is_long);
+            if let Some((name, _)) = name {
+                named.push((name.to_string(), history.tokens()?));
+            }
         }
         let part = path.with_extension("part.safetensors");
         let written = Array::save_safetensors(named, &metadata, &part)
@@ -183,12 +183,15 @@ impl Cache {
             }
             *array = found;
         }
-        if let Some(tokens) = saved.remove(TOKENS) {
+        let found = |(name, is_long): (&str, Option<bool>)| {
+            saved.remove(name).map(|tokens| (tokens, is_long))
+        };
+        if let Some((tokens, is_long)) = TOKENS.into_iter().find_map(found) {
             if tokens.shape() != [1, header.offset] {
                 let (shape, offset) = (tokens.shape(), header.offset);
                 return Err(unfit(format!("has tokens {shape:?} for {offset} positions")));
             }
-            cache.history = vec![History::of(tokens, header.is_long)];
+            cache.history = vec![History::of(tokens, is_long)];
         } else if model.original_context().is_some() {
             let reason = "lacks the tokens, which this model needs; delete it and compute it anew";
             return Err(unfit(reason.into()));

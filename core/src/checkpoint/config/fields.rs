@@ -133,13 +133,23 @@ pub fn read_renamed<T>(
     })
 }
 
-/// The config of the language model, which those of whole models nest.
+/// The config of the language model, which those of whole models nest. Whether embeddings are tied
+/// is what the whole model says.
 ///
 /// # Errors
 /// [`Error::Config`] when it is no object.
-pub fn text(config: &Json) -> Result<&Json> {
-    let text = config.get("text_config").filter(|text| !text.is_null()).unwrap_or(config);
-    if text.is_object() { Ok(text) } else { Err(Error::config("text_config", "not an object")) }
+pub fn text(config: &Json) -> Result<Json> {
+    const TIED: &str = "tie_word_embeddings";
+    let Some(text) = config.get("text_config").filter(|text| !text.is_null()) else {
+        return Ok(config.clone());
+    };
+    if !text.is_object() {
+        return Err(Error::config("text_config", "not an object"));
+    }
+    Ok(match config.get(TIED).filter(|tied| !tied.is_null()) {
+        Some(tied) => text.with(TIED, tied),
+        None => text.clone(),
+    })
 }
 
 #[cfg(test)]

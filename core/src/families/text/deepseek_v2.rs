@@ -51,7 +51,11 @@ fn router(w: &Scope, text: &Text, config: &Json) -> Result<impl Router + use<>> 
             Some((groups, groups - taken)).filter(|(_, dropped)| *dropped > 0)
         }
         // The first name is how mlx-lm spells its default.
-        "gready" | "greedy" => None,
+        "gready" | "greedy" => {
+            // Without groups it does not matter how many there are.
+            ["n_group", "topk_group"].map(|unused| config.get(unused));
+            None
+        }
         method => {
             let reason = format!("`{method}` is not supported");
             return Err(Error::unsupported("topk_method", reason));

@@ -67,12 +67,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// The config of the language model. Exports of the multimodal model nest it and omit fields with
 /// other defaults.
 pub fn text_config(config: &Json, defaults: Value, nested_defaults: Value) -> Result<Json> {
-    let Some(text) = config.get("text_config").filter(|text| !text.is_null()) else {
+    if config.get("text_config").is_none_or(Json::is_null) {
         return Ok(config::with_defaults(config, defaults));
-    };
-    if !text.is_object() {
-        return Err(Error::config("text_config", "not an object"));
     }
+    let text = &config::text(config)?;
     let outer = json!({"vocab_size": config.get("vocab_size")});
     let defaults = config::with_defaults(&nested_defaults.into(), defaults);
     Ok(config::with_defaults(&config::with_defaults(text, outer), defaults))

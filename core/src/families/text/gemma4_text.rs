@@ -47,11 +47,14 @@ struct OwnSizes {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    // Unified models have no input for each layer.
+    let model_type = config.get("model_type").and_then(Json::as_str).unwrap_or_default();
+    let layer_input = if model_type.starts_with("gemma4_unified") { 0 } else { 256 };
     let defaults = json!({
         "hidden_size": 1536, "num_hidden_layers": 35, "intermediate_size": 6144,
         "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256,
         "global_head_dim": 512, "rms_norm_eps": 1e-6, "vocab_size": 262144,
-        "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 256,
+        "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": layer_input,
         "num_kv_shared_layers": 20, "sliding_window": 512, "sliding_window_pattern": 5,
         "max_position_embeddings": 131072, "attention_k_eq_v": false,
         "final_logit_softcapping": 30.0, "use_double_wide_mlp": true, "enable_moe_block": false,

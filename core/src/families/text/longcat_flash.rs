@@ -97,6 +97,8 @@ impl Config {
             Ok((ids, weights.multiply(constant(factor)?)?.as_dtype(x.dtype())?))
         };
         let sizes = ExpertSizes { count, width, inner: *e.expert_ffn_hidden_size };
+        // transformers saves tensors of the identities too.
+        (count..all).for_each(|i| w.at("experts").ignore(&i.to_string()));
         let experts = GatedExperts::read(w, "switch_mlp", sizes, gate_of(&self.text)?)?;
         Ok(Box::new(Map(move |x: &Array| {
             let (ids, weights) = route(x)?;

@@ -8,8 +8,10 @@ pub const FAMILY: Family =
     Family { model_types: &["mistral3"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let text = config.get("text_config").filter(|text| text.is_object());
-    let text = text.ok_or_else(|| Error::config("text_config", "missing, or not an object"))?;
+    if config.get("text_config").is_none_or(Json::is_null) {
+        return Err(Error::config("text_config", "missing"));
+    }
+    let text = &config::text(config)?;
     ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     let kind = text.get("model_type").filter(|kind| !kind.is_null());
     match kind.map(Json::as_str) {

@@ -28,7 +28,7 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
-        config::text(config)?,
+        &config::text(config)?,
         json!({
             "vocab_size": 202_048, "hidden_size": 8192, "intermediate_size": 16384,
             "num_hidden_layers": 62, "num_attention_heads": 128, "num_key_value_heads": 16,

@@ -23,7 +23,7 @@ pub struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e) = (qwen3::read(config)?, Config::read(config)?);
+    let (c, e) = (Text::read(config)?, Config::read(config)?);
     let slides: Option<bool> = config::field(config, "use_sliding_window")?;
     let window = c.sliding_window.filter(|_| slides == Some(true));
     let rope = Rope::of(&c)?;

@@ -66,6 +66,8 @@ impl LatentSizes {
     /// As [`Rope::of`].
     pub fn rope(&self, c: &Text) -> Result<Rope> {
         let interleave = self.rope_interleave.unwrap_or(true);
+        // The widths of a head say which share of it is rotated.
+        c.partial_rotary_factor();
         let (dims, context) = (self.qk_rope_head_dim, c.max_position_embeddings);
         Rope::scaled(dims, c.rope_theta(), interleave, c.rope_scaling(), context)
     }

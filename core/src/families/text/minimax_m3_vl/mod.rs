@@ -43,7 +43,7 @@ const NESTED: &[(&str, &str)] = &[
 ];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let mut text = config::text(config)?.clone();
+    let mut text = config::text(config)?;
     let nested = text.get(NEST).filter(|nested| !nested.is_null()).cloned();
     let names = match &nested {
         None => &[],
