@@ -23,7 +23,7 @@ pub(crate) use crate::{
         cache_plan::CachePlan,
         embedded::Embedded,
         feed_forward::{
-            activation::{self, gelu_tanh},
+            activation::{self, gelu_tanh, relu_squared},
             mlp::{
                 Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, dense, gate_of,
                 gated, geglu, sum, swiglu,
@@ -44,7 +44,14 @@ pub(crate) use crate::{
         position::rope::Rope,
         recurrent::{
             conv::CausalConv,
-            mamba2::{Mamba2, Mamba2Sizes},
+            hybrid::LayerKind,
+            mamba2::{GatedNorm, Mamba2, Mamba2Config},
+            rg_lru::RgLru,
+            selective_scan::{
+                SelectionNorms, SelectiveScan, SelectiveScanBiases, SelectiveScanSizes,
+            },
+            ssd::{Ssd, SsdInputs, SsdSizes, TimeStepLimit},
+            wkv7::{Wkv7Inputs, wkv7},
         },
         residual::Residual,
         state::Recurrent,
