@@ -81,7 +81,6 @@ SKIPPED = {
     "gemma3n": "its picture tower needs another package",
     "glm_moe_dsa": "the indexer selects other keys",
     "llama4_text": "experts in a model of the text alone are not supported yet",
-    "mamba2": "the norm of groups is not supported yet",
     "mimo_v2_flash": "its list of layers is not supported yet",
     "minimax": "layers with lightning attention are not supported yet",
     "muse_glimmer_text": "there is no class for the text alone",

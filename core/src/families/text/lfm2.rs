@@ -35,7 +35,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "rope_theta": 1e6,
         }),
     );
-    let mut c = Text::read_renamed(config, &[("norm_eps", "rms_norm_eps")])?;
+    let names = [("norm_eps", "rms_norm_eps"), ("tie_embedding", "tie_word_embeddings")];
+    let mut c = Text::read_renamed(config, &names)?;
     let e: Config = config::read(config)?;
     c.intermediate_size = e.ffn_width(c.intermediate_size)?;
     let attends = |i: i32| match (&e.full_attn_idxs, &*c.layer_types) {
@@ -44,7 +45,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         (None, None) => false,
     };
     let rope = Rope::of(&c)?;
-    let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
+    let head = Head::read(w, c.tie_word_embeddings.or(Some(true)), c.hidden_size, c.vocab_size)?;
     let names = Names { norm: "embedding_norm", ..Names::default() };
     Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |i, w| {
         let norms = TwoNorms { before_mixer: "operator_norm", before_ffn: "ffn_norm" };

@@ -64,7 +64,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Each layer may have its own MLP width.
     let sizes = config::without(&config, &["intermediate_size", "rope_parameters"]);
     let mut c = gemma::read(&config::with_defaults(&sizes, json!({"intermediate_size": 1})))?;
-    c.tie_word_embeddings = Some(true);
+    c.tie_word_embeddings.get_or_insert(true);
     let own = c.num_hidden_layers - *e.num_kv_shared_layers;
     if own < 1 {
         return Err(Error::config("num_kv_shared_layers", "as many as layers, or more"));
