@@ -28,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     config::only(config, json!({"hidden_act": "silu"}))?;
     let known = [LayerKind::Attention, LayerKind::Recurrence];
     let kinds = LayerKind::of_config(config, &["layers_block_type", "layer_types"], &known)?;
-    let config = &config::with_defaults_for_null(
+    let config = &config::with_defaults(
         config,
         json!({
             "attn_layer_offset": 4, "attn_layer_period": 8, "expert_layer_offset": 1,

@@ -28,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if pattern.is_empty() {
         return Err(Error::config("block_types", "an empty list"));
     }
-    let config = config::with_defaults_for_null(
+    let config = config::with_defaults(
         &config::without(config, &["layer_types"]),
         json!({
             "conv1d_width": 4, "embeddings_scale_by_sqrt_dim": true,
