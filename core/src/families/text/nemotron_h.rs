@@ -125,7 +125,7 @@ fn experts(config: &Json, w: &Scope, c: &Text) -> Result<Ffn> {
     let routing = LossFreeRouting::read(&routing, &[("num_local_experts", "n_routed_experts")])?;
     let router = loss_free_router(w, c, &routing)?;
     let latent = e.moe_latent_size.map(i32::from);
-    let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
     let narrow = latent.map(|latent| -> Result<[Linear; 2]> {
         let down = read(w, "fc1_latent_proj", c.hidden_size, latent)?;
         Ok([down, read(w, "fc2_latent_proj", latent, c.hidden_size)?])

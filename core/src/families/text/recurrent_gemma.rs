@@ -42,7 +42,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if lru % heads != 0 {
         return Err(Error::config("lru_width", format!("{lru} for {heads} heads")));
     }
-    (c.mlp_bias, c.intermediate_size) = (true, c.intermediate_size / 2);
+    (c.mlp_bias, c.intermediate_size) = (true.into(), c.intermediate_size / 2);
     let rope = Rope::share(&c, 0.5)?;
     let norm = |w: &Scope, name| w.rms_norm(name, width, c.rms_norm_eps)?.plus_one();
     let body = w.at("model");
