@@ -2,11 +2,11 @@
 //! the length of the context.
 
 use crate::{
-    checkpoint::config::Json,
     families::{Recommended, Sampling},
     generate::GenerateOptions,
     text::{ChatTemplate, Tokenizer, turn_ends},
 };
+use serde_json::Value as Json;
 use std::collections::BTreeSet;
 
 /// The ids that end a text by the config and the generation config.

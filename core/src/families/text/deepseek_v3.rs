@@ -69,19 +69,6 @@ impl Config {
     }
 }
 
-/// The config of models whose `rope_parameters` take precedence over top-level fields.
-pub fn nested_rope(config: &Json, default_theta: f32) -> Json {
-    let mut config = config.clone();
-    let nested = config.get("rope_parameters").and_then(Json::as_object);
-    if let Some(theta) = nested.map(|nested| nested.get("rope_theta").cloned())
-        && let Some(fields) = config.as_object_mut()
-    {
-        fields.remove("rope_scaling");
-        fields.insert("rope_theta".into(), theta.unwrap_or(default_theta.into()));
-    }
-    config
-}
-
 pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {
     loss_free_router(w, c, &routing(config)?)
 }

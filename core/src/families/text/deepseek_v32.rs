@@ -20,6 +20,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// The decoder. Layers for which `chooses` is true run an indexer; the others reuse the selection
 /// of an earlier layer.
 pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Result<Decoder> {
+    config::only(config, json!({"layer_types": "indexed_attention"}))?;
     let defaults = json!({
         "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
         "indexer_rope_interleave": false,

@@ -12,7 +12,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         json!({
             "vocab_size": 154_880, "hidden_size": 2048, "intermediate_size": 10_240,
             "moe_intermediate_size": 1536, "num_hidden_layers": 47, "num_attention_heads": 20,
-            "num_key_value_heads": 20, "n_shared_experts": 1, "n_routed_experts": 64,
+            "n_shared_experts": 1, "n_routed_experts": 64,
             "routed_scaling_factor": 1.8, "kv_lora_rank": 512, "q_lora_rank": 768,
             "qk_rope_head_dim": 64, "qk_nope_head_dim": 192, "v_head_dim": 256, "norm_topk_prob": true,
             "num_experts_per_tok": 4, "first_k_dense_replace": 1, "max_position_embeddings": 202_752,

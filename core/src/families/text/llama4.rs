@@ -19,7 +19,7 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
-        config::text(config)?,
+        &config::text(config)?,
         json!({
             "vocab_size": 202_048, "hidden_size": 5120, "intermediate_size": 8192,
             "intermediate_size_mlp": 16384, "num_hidden_layers": 48, "num_attention_heads": 40,
@@ -35,6 +35,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         Some(layers) => layers.contains(&i),
         None => (i + 1) % *e.interleave_moe_layer_step == 0,
     };
+    // Without dense layers, their width is of no account.
+    config.get("intermediate_size_mlp");
     // The norms of queries and keys have an epsilon of their own.
     Ok(Box::new(decoder(&config, w, &c, 1e-6, |i, w| {
         if has_experts(i) { moe(w, &c, *e.num_local_experts) } else { dense(w, &c, &config) }
@@ -48,8 +50,8 @@ fn moe(w: &Scope, c: &Text, count: i32) -> Result<Ffn> {
     // Published checkpoints store transposed weights.
     let place = if w.has("experts.gate_up_proj") { &w.transposed() } else { w };
     let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
-    let experts = GatedExperts::read(place, "experts", sizes, swiglu)?;
-    let shared = Mlp::read(&w.at("shared_expert"), GATE_UP_DOWN, c, swiglu)?;
+    let experts = GatedExperts::read(place, "experts", sizes, gate_of(c)?)?;
+    let shared = Mlp::of(&w.at("shared_expert"), GATE_UP_DOWN, c)?;
     Ok(Box::new(Map(move |x: &Array| {
         let logits = router.forward(x)?;
         let ids = first_top_k(&logits, 1)?;

@@ -32,7 +32,7 @@ pub fn read(config: &Json) -> Result<(Json, Text)> {
         }),
     );
     let mut c = Text::read(&config)?;
-    c.rope_traditional = true;
+    c.rope_traditional = true.into();
     Ok((config, c))
 }
 
@@ -123,5 +123,5 @@ fn in_chunks(attention: Attention, chunk: Option<i32>) -> impl Layer<State = KvC
 /// The MLP of layers without experts.
 pub fn dense(w: &Scope, c: &Text, config: &Json) -> Result<Ffn> {
     let Size(inner) = config::field(config, "intermediate_size_mlp")?;
-    Ok(Box::new(Mlp::sized(w, c, inner, swiglu)?))
+    Ok(Box::new(Mlp::sized(w, c, inner)?))
 }

@@ -21,7 +21,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = match config.get("text_config") {
+    let config = match config.get("text_config").filter(|text| !text.is_null()) {
         Some(text) => config::with_defaults(text, config.clone()),
         None => config.clone(),
     };
@@ -41,9 +41,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), c.num_hidden_layers)?;
     let towers = ["vision_tower", "vision_adapter", "vision_projection", "perception_emb_norm"];
     ignore_parts(w, &towers);
-    let scaling = c.rope_scaling();
-    let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(c.rope_theta());
-    let rope = Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)?;
+    let rope = Rope::of(&c)?;
     let plain = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
     let decoder = Decoder::stack(w, &c, |i, w| {
         let (a, window) = (w.at("self_attn"), c.window_where(i, |i| i % 4 != 3)?);
@@ -56,7 +54,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
                 .window(window);
         let [queries, _] = c.qk_widths();
         let gate = (a.linear("gate_proj", c.hidden_size, queries)?, queries);
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         let attention = gated_attention(attention, gate, sigmoid);
         let (eps, post) = (c.rms_norm_eps, *e.post_norm_eps);
         let norm = |(name, eps)| w.rms_norm(name, c.hidden_size, eps)?.plus_one();
