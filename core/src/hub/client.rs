@@ -8,24 +8,16 @@ use crate::error::{Error, Result};
 use crate::hub::{
     AccessToken, Cancel, Repository, Source,
     address::{Origin, host, is_https, percent_encode, resolve_location},
+    http::{self, HttpBody, HttpClient},
     listing::{Listing, RemoteFile},
     select,
     source::{check_path, is_commit},
 };
 use jiff::Timestamp;
 use serde::Deserialize;
-use std::{fmt, io::Read, ops::Range, time::Duration};
-use ureq::{
-    Agent, Body, BodyReader,
-    http::{self, Uri, header},
-    tls::{RootCerts, TlsConfig, TlsProvider},
-};
+use std::{fmt, io::Read, ops::Range, sync::Arc, time::Duration};
+use ureq::http::{Response as HttpResponse, Uri};
 
-/// How long a read or a write may take without a byte.
-const READ_TIMEOUT: Duration = Duration::from_secs(20);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The size of a connection's read buffer, in bytes.
-pub(super) const BUFFER: usize = 512 << 10;
 /// The longest list of files that is accepted, in bytes.
 const MAX_LISTING: u64 = 16 << 20;
 /// The largest accepted size of a file that is not weights, in bytes; some are read into memory.
@@ -35,7 +27,7 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The HTTP client for one repository of one hub.
 pub(crate) struct Client {
-    agent: Agent,
+    http: Arc<dyn HttpClient>,
     endpoint: String,
     origin: Origin,
     token: Option<AccessToken>,
@@ -88,7 +80,7 @@ pub(super) struct Response {
     pub length: Option<u64>,
     /// The `ETag`, which identifies the version of the file.
     pub version: Option<String>,
-    pub body: BodyReader<'static>,
+    pub body: HttpBody,
 }
 
 /// A parsed `Content-Range` header.
@@ -106,29 +98,9 @@ impl Client {
     /// # Errors
     /// [`Error::Option`] when the endpoint is not an HTTP or HTTPS address.
     pub(crate) fn new(source: &Source, cancel: &Cancel) -> Result<Self> {
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::NativeTls)
-            .root_certs(RootCerts::PlatformVerifier)
-            .build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .user_agent(concat!("mynah/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_resolve(Some(CONNECT_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_per_read(Some(READ_TIMEOUT))
-            .timeout_per_write(Some(READ_TIMEOUT))
-            .max_idle_connections_per_host(8)
-            .input_buffer_size(BUFFER)
-            .build();
-        let agent = Agent::new_with_config(config);
-        let cancelled = agent.clone();
-        cancel.on_cancel(move || cancelled.shutdown());
         let origin = source.endpoint().parse().ok().and_then(|address| Origin::of(&address));
         Ok(Client {
-            agent,
+            http: http::client(cancel),
             origin: origin.ok_or_else(|| {
                 Error::option("endpoint", "must be an http:// or https:// address")
             })?,
@@ -306,15 +278,15 @@ impl Client {
         for _ in 0..10 {
             let origin = Origin::of(&address).ok_or_else(invalid)?;
             is_hub &= origin == self.origin;
-            let mut request = self.agent.get(&address).header(header::ACCEPT_ENCODING, "identity");
+            let mut headers = vec![("accept-encoding", "identity".to_string())];
             if let Some(Range { start, end }) = &range {
-                request = request.header(header::RANGE, format!("bytes={start}-{}", end - 1));
+                headers.push(("range", format!("bytes={start}-{}", end - 1)));
             }
             if let Some(token) = self.token.as_ref().filter(|_| is_hub) {
-                request = request.header(header::AUTHORIZATION, token.authorization());
+                headers.push(("authorization", token.authorization()));
             }
-            let response =
-                request.call().map_err(|error| self.connection_failed(&address, &error))?;
+            let response = http::get(&*self.http, &address, &headers, &self.cancel)
+                .map_err(|error| self.connection_failed(&address, &error))?;
             match response.status().as_u16() {
                 200 | 206 => return self.success(address, response),
                 301 | 302 | 303 | 307 | 308 => {
@@ -340,7 +312,7 @@ impl Client {
     fn success(
         &self,
         address: Uri,
-        response: http::Response<Body>,
+        response: HttpResponse<HttpBody>,
     ) -> Result<Response, FailedAttempt> {
         let part = match response.status().as_u16() {
             206 => {
@@ -357,14 +329,14 @@ impl Client {
             header_text(&response, "content-length").and_then(|length| length.parse().ok());
         let version = header_text(&response, "etag");
         let version = version.map(|etag| etag.trim_start_matches("W/").to_string());
-        Ok(Response { address, part, length, version, body: response.into_body().into_reader() })
+        Ok(Response { address, part, length, version, body: response.into_body() })
     }
 
     /// The error of a response that is neither a success nor a redirect.
     fn status_error(
         &self,
         address: &Uri,
-        response: http::Response<Body>,
+        response: HttpResponse<HttpBody>,
         is_hub: bool,
         subject: Subject,
     ) -> FailedAttempt {
@@ -470,13 +442,13 @@ struct Subject<'a> {
     file: Option<&'a str>,
 }
 
-fn header_text(response: &http::Response<Body>, header: &str) -> Option<String> {
+fn header_text(response: &HttpResponse<HttpBody>, header: &str) -> Option<String> {
     Some(response.headers().get(header)?.to_str().ok()?.trim().to_string())
 }
 
 /// Reads a short body to its end, so that its connection can be reused.
-fn drain(response: http::Response<Body>) {
-    let body = response.into_body().into_reader();
+fn drain(response: HttpResponse<HttpBody>) {
+    let body = response.into_body();
     std::io::copy(&mut body.take(16 << 10), &mut std::io::sink()).ok();
 }
 
