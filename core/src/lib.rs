@@ -77,7 +77,7 @@ pub use api::{
     download_adapter, download_text, inspect, inspect_with_adapter, shrink_caches,
 };
 pub use checkpoint::files::Files;
-pub use engine::{Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
+pub use engine::{Canceller, Engine, Event, Exemption, FinishReason, Generation, Summary, Token};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Dry, GenerateOptions, Score, Xtc};
 pub use hub::Source;
@@ -103,6 +103,7 @@ pub mod internals {
     pub use crate::{
         checkpoint::scope::Scope,
         engine::{
+            engine_model::fail_device,
             prefix_cache::{PrefixCache, Slot},
             prompt::EnginePrompt,
         },

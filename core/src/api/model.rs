@@ -289,7 +289,7 @@ impl Model {
         compute: impl FnOnce(&EngineModel) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let handle = self.clone();
-        self.engine().run(move || compute(&*find(handle.id())?)).await
+        self.engine().compute(move || compute(&*find(handle.id())?)).await
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
         session_options::{Overflow, SessionOptions},
     },
     engine::{
-        Engine, Generation, Request, Turn,
+        Engine, Generation, Request, Turn, alone,
         engine_model::{EngineModel, find},
         prefix_cache::{PrefixCache, Slot},
     },
@@ -202,7 +202,7 @@ impl Session {
             memory.restore(&path, &loaded.fingerprint)?;
             place.fill(memory)
         };
-        let place = model.engine().run(read).await?;
+        let place = model.engine().compute(read).await?;
         Ok(Session::at(model.clone(), place))
     }
 
@@ -218,7 +218,7 @@ impl Session {
             let mut visit = Some(visit);
             Ok(move || {
                 let Some(_hold) = slot.hold() else { return Ok(None) };
-                visit.take().map(|visit| visit(&slot)).transpose()
+                visit.take().map(|visit| alone(|| visit(&slot))).transpose()
             })
         };
         engine.run_in_turns(Turn::Parked, begin).await

@@ -1,16 +1,21 @@
 //! The thread that owns every array: its tasks, the generations among them, and the prefix caches
 //! of sessions. This room runs models; it knows no handle and no download.
 
+mod device;
 pub(crate) mod engine_model;
 mod generation;
+mod generation_task;
 pub(crate) mod prefix_cache;
 pub(crate) mod prompt;
+mod request;
+mod run;
 mod thread;
 
 pub use generation::{Canceller, Event, FinishReason, Generation, Summary, Token};
-pub use thread::Engine;
+pub use thread::{Engine, Exemption};
 
-pub(crate) use generation::Request;
+pub(crate) use device::alone;
+pub(crate) use request::Request;
 pub(crate) use thread::Turn;
 
 /// Waits for a future on a thread of a test.

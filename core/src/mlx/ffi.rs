@@ -2,7 +2,10 @@
 //! quantization, slices whose start only the device knows, and counts of graph nodes.
 #![allow(unsafe_code)]
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    mlx::failure,
+};
 use mlx_rs::{
     Array, Device, DeviceType, Dtype, Stream, error::Exception, memory, transforms::compile,
 };
@@ -27,6 +30,7 @@ extern "C" fn keep_message(message: *const c_char, data: *mut c_void) {
     // SAFETY: mlx-c calls the handler with a valid string, as mlx-rs's handler requires too.
     unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        failure::note(&text);
         MESSAGE.with(|kept| kept.replace(text));
         default_mlx_error_handler(message, data);
     }
@@ -100,11 +104,23 @@ pub(crate) fn release_memory() -> Result<()> {
     Ok(())
 }
 
-/// Waits until the device has finished all queued work.
-pub(crate) fn synchronize() -> Result<()> {
-    let stream = Stream::thread_local_or_default();
+/// Waits until the device has finished all work of the default stream.
+pub(super) fn synchronize() -> Result<()> {
+    synchronize_stream(&Stream::thread_local_or_default())
+}
+
+/// Waits until the device has finished all work of a stream.
+pub(super) fn synchronize_stream(stream: &Stream) -> Result<()> {
     // SAFETY: the stream is valid for as long as its owner lives.
     check(unsafe { sys::mlx_synchronize(stream.as_ptr()) })
+}
+
+/// Whether the device has computed an array that was queued.
+pub(super) fn is_available(array: &Array) -> Result<bool> {
+    let mut is_available = false;
+    // SAFETY: the array is alive during the call, which writes one boolean.
+    check(unsafe { sys::_mlx_array_is_available(&mut is_available, array.as_ptr()) })?;
+    Ok(is_available)
 }
 
 fn has_compiler() -> bool {
