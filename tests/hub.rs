@@ -1176,12 +1176,7 @@ fn the_command_names_what_the_hub_refuses() {
 
 /// Runs a program of Python's huggingface_hub on the same cache; what it prints.
 fn python(hub: &Hub, endpoint: &str, program: &str) -> String {
-    static PYTHON: LazyLock<String> = LazyLock::new(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/hub_python");
-        let output = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "there is no Python with huggingface_hub");
-        String::from_utf8(output.stdout).unwrap().trim().into()
-    });
+    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| mynah_tests::python("hub"));
     let mut command = hub.surround(Command::new(&*PYTHON));
     command.args(["-c", &format!("from huggingface_hub import *\n{program}")]);
     command.env("HF_ENDPOINT", endpoint).env("HF_HUB_DISABLE_PROGRESS_BARS", "1");

@@ -177,16 +177,21 @@ public struct ChatTemplateOptions: Sendable, Codable, Hashable {
     public var reasoningEffort: String?
     /// Further variables of the template.
     public var extraContext: [String: JSONValue]
+    /// Whether control tokens in messages are plain text, so that only those of the template have a meaning; `nil` is
+    /// `true`.
+    public var sanitizeControlTokens: Bool?
 
     public init(
         addGenerationPrompt: Bool = true, continueFinalMessage: Bool = false, enableThinking: Bool? = nil,
-        reasoningEffort: String? = nil, extraContext: [String: JSONValue] = [:]
+        reasoningEffort: String? = nil, extraContext: [String: JSONValue] = [:],
+        sanitizeControlTokens: Bool? = nil
     ) {
         self.addGenerationPrompt = addGenerationPrompt
         self.continueFinalMessage = continueFinalMessage
         self.enableThinking = enableThinking
         self.reasoningEffort = reasoningEffort
         self.extraContext = extraContext
+        self.sanitizeControlTokens = sanitizeControlTokens
     }
 
     func core() throws -> MynahCore.ChatTemplateOptions {
@@ -195,7 +200,7 @@ public struct ChatTemplateOptions: Sendable, Codable, Hashable {
         variables["reasoning_effort"] = reasoningEffort.map(JSONValue.string) ?? variables["reasoning_effort"]
         return MynahCore.ChatTemplateOptions(
             addGenerationPrompt: addGenerationPrompt, continueFinalMessage: continueFinalMessage,
-            variables: try variables.mapValues { try $0.text() })
+            variables: try variables.mapValues { try $0.text() }, sanitizeControlTokens: sanitizeControlTokens)
     }
 }
 

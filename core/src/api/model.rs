@@ -100,11 +100,13 @@ impl Model {
         let tokenizer = Tokenizer::load(&files)?;
         let template = ChatTemplate::load(&files)?.or_else(|| self.0.template.clone());
         let recommended = families::find(&self.0.info.model_type)?.recommended;
-        let end_tokens = end_tokens(&self.0.configured_ends, &recommended, Some(&tokenizer));
+        let template = template.map(|template| template.with_special_tokens(&tokenizer));
+        let end_tokens =
+            end_tokens(&self.0.configured_ends, &recommended, Some(&tokenizer), template.as_ref());
         Ok(Model(Arc::new(Inner {
             place: self.0.place.clone(),
             info: self.0.info.clone(),
-            template: template.map(|template| template.with_special_tokens(&tokenizer)),
+            template,
             tokenizer: Some(tokenizer),
             end_tokens,
             configured_ends: self.0.configured_ends.clone(),
@@ -119,7 +121,8 @@ impl Model {
         self.0.defaults.clone()
     }
 
-    /// The ids that end a text: those of the config, the generation config, the tokenizer and the family.
+    /// The ids that end a text: those of the config, the generation config, the tokenizer and the family, and those with
+    /// which the chat template closes an assistant's turn.
     pub fn end_tokens(&self) -> &[u32] {
         &self.0.end_tokens
     }
@@ -133,7 +136,8 @@ impl Model {
         self.template()?.render(&text_only(messages)?, options)
     }
 
-    fn template(&self) -> Result<&ChatTemplate> {
+    /// The chat template of the model.
+    pub(crate) fn template(&self) -> Result<&ChatTemplate> {
         self.0.template.as_ref().ok_or(Error::NoChatTemplate)
     }
 
@@ -171,7 +175,7 @@ impl Model {
             Prompt::Raw(text) | Prompt::Text(text) if text.is_empty() => Vec::new(),
             Prompt::Raw(text) | Prompt::Text(text) => self.tokenizer()?.encode(text, true)?,
             Prompt::Chat(messages, options) => {
-                self.tokenizer()?.encode(&self.render(messages, options)?, false)?
+                self.template()?.encode(self.tokenizer()?, &text_only(messages)?, options)?
             }
         };
         let vocabulary = self.0.info.vocabulary;

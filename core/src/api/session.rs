@@ -14,7 +14,7 @@ use crate::{
     },
     error::{Error, Result},
     generate::GenerateOptions,
-    text::{Layout, Message, TemplateOptions},
+    text::{Layout, Message, RenderedText, TemplateOptions},
 };
 use std::{
     path::PathBuf,
@@ -305,8 +305,8 @@ impl TokenLayout {
     fn of(model: &Model, opening: &[Message], options: &TemplateOptions) -> Result<Self> {
         let Layout { prefix, header } = model.layout(opening, options)?;
         let is_shared = !opening.is_empty() || !options.tools.is_empty();
-        let prefix = if is_shared { prefix } else { String::new() };
-        let encode = |text: &str| model.tokenizer()?.encode(text, false);
+        let prefix = if is_shared { prefix } else { RenderedText::default() };
+        let encode = |text| model.template()?.encode_text(model.tokenizer()?, text);
         Ok(TokenLayout {
             opening: opening.to_vec(),
             options: options.clone(),

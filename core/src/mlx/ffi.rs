@@ -427,7 +427,7 @@ mod tests {
         assert!(chosen_device(None).unwrap().is_none());
         assert!(chosen_device(Some("gpu")).unwrap().is_none());
         let cpu = chosen_device(Some("cpu")).unwrap().unwrap();
-        assert!(matches!(cpu.get_type().unwrap(), DeviceType::Cpu));
+        assert!(matches!(cpu.get_type(), Ok(DeviceType::Cpu)));
         let error = chosen_device(Some("tpu")).unwrap_err().to_string();
         assert!(error.contains("MYNAH_DEVICE") && error.contains("`tpu`"), "{error}");
     }

@@ -56,6 +56,7 @@ class ChatTemplateOptions private constructor(fields: Fields) {
     val reasoningEffort: String? get() = values.reasoningEffort
     val extraContext: Map<String, JsonElement> get() = values.extraContext
     val template: String? get() = values.template
+    val sanitizeControlTokens: Boolean get() = values.sanitizeControlTokens
 
     /** An edited copy. */
     fun with(edit: Builder.() -> Unit): ChatTemplateOptions =
@@ -90,6 +91,12 @@ class ChatTemplateOptions private constructor(fields: Fields) {
 
         /** Which of several named templates to use, such as `rag`. */
         var template: String? by fields.field(null)
+
+        /**
+         * Encodes control tokens in messages as plain text, so that only those of the template have a meaning;
+         * true by default.
+         */
+        var sanitizeControlTokens: Boolean by fields.field(true)
     }
 }
 
@@ -105,7 +112,7 @@ internal fun ChatTemplateOptions.toCore(): CoreTemplateOptions {
     enableThinking?.let { variables["enable_thinking"] = JsonPrimitive(it) }
     reasoningEffort?.let { variables["reasoning_effort"] = JsonPrimitive(it) }
     val texts = variables.mapValues { (_, value) -> value.toString() }
-    return CoreTemplateOptions(addGenerationPrompt, continueFinalMessage, texts, template)
+    return CoreTemplateOptions(addGenerationPrompt, continueFinalMessage, texts, template, sanitizeControlTokens)
 }
 
 internal fun List<Int>.toCoreTokens() = map { it.toCore("a token") }

@@ -96,6 +96,7 @@ internal class SavedTemplateOptions(
     val reasoningEffort: String? = null,
     @EncodeDefault val extraContext: Map<String, JsonElement> = emptyMap(),
     val template: String? = null,
+    val sanitizeControlTokens: Boolean = true,
 ) {
     constructor(options: ChatTemplateOptions) : this(
         options.addGenerationPrompt,
@@ -104,6 +105,7 @@ internal class SavedTemplateOptions(
         options.reasoningEffort,
         options.extraContext,
         options.template,
+        options.sanitizeControlTokens,
     )
 
     fun restore(): ChatTemplateOptions {
@@ -115,6 +117,7 @@ internal class SavedTemplateOptions(
             reasoningEffort = saved.reasoningEffort
             extraContext = saved.extraContext
             template = saved.template
+            sanitizeControlTokens = saved.sanitizeControlTokens
         }
     }
 }
