@@ -87,7 +87,11 @@ impl Engine {
             let (report, started) = channel();
             let thread =
                 thread::Builder::new().name("mynah".into()).stack_size(8 << 20).spawn(move || {
-                    let start = || mlx::initialize(halt).and_then(|()| bound_free_buffers());
+                    let start = || {
+                        mlx::initialize(halt)?;
+                        mlx::announce_kernels();
+                        bound_free_buffers()
+                    };
                     report.send(guarded(start)).ok();
                     Server::new(inbox).serve();
                 });

@@ -10,6 +10,7 @@
 
 mod access_token;
 mod address;
+mod at_once;
 mod blob;
 mod cache;
 mod cached_models;
@@ -20,6 +21,7 @@ mod http;
 mod listing;
 mod parallel_download;
 mod partial_download;
+mod pauses;
 mod plan;
 mod progress;
 mod remote_headers;

@@ -115,6 +115,13 @@ pub(super) fn synchronize_stream(stream: &Stream) -> Result<()> {
     check(unsafe { sys::mlx_synchronize(stream.as_ptr()) })
 }
 
+/// Whether MLX was built for CUDA and there is a GPU for it.
+pub(crate) fn has_cuda() -> bool {
+    let mut is_available = false;
+    // SAFETY: a plain getter that writes one value.
+    unsafe { sys::mlx_cuda_is_available(&mut is_available) == 0 && is_available }
+}
+
 /// Whether the device has computed an array that was queued.
 pub(super) fn is_available(array: &Array) -> Result<bool> {
     let mut is_available = false;

@@ -3,6 +3,7 @@
 //! not know checkpoints or models.
 
 pub(crate) mod compiled;
+mod cuda;
 mod failure;
 mod ffi;
 pub(crate) mod matrix;
@@ -11,6 +12,7 @@ pub(crate) mod parameter;
 pub(crate) mod quantized;
 pub(crate) mod queued;
 
+pub(crate) use cuda::announce_kernels;
 pub(crate) use failure::{has_failed, take_failure};
 pub use ffi::{
     bits, is_cpu, node_count, set_fusing, shift_left, slice, slice_update, slice_update_at,
