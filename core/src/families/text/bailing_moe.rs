@@ -38,7 +38,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     })?))
 }
 
-<<<<<<< HEAD
 impl Ling {
     pub fn read(config: &Json) -> Result<Self> {
         let config = &config::with_defaults(
@@ -57,16 +56,8 @@ impl Ling {
             routing: LossFreeRouting::read(config, &[("num_experts", "n_routed_experts")])?,
             score: router::score(config, "score_function")?,
         })
-=======
-fn attention(w: &Scope, c: &Text, e: &Config, rope: Rope) -> Result<Attention> {
-    for (name, biased) in [("query_key_value", e.use_qkv_bias), ("dense", *c.mlp_bias)] {
-        if biased {
-            w.at(name).require("bias")?;
-        }
->>>>>>> config
     }
 
-<<<<<<< HEAD
     /// The decoder, with what `refine` makes of the routers, and blocks of a mixer and this
     /// feed-forward network.
     pub fn decoder(
@@ -119,29 +110,9 @@ fn attention(w: &Scope, c: &Text, e: &Config, rope: Rope) -> Result<Attention> {
         };
         let router = LossFreeRouter::new(logits, bias.transpose()?, routing)?.scores(*score);
         let sizes = ExpertSizes { count, width, inner };
-        let moe = Moe::new(refine(router), stacked_experts(w, sizes)?);
+        let moe = Moe::new(refine(router), stacked_experts(w, c, sizes)?);
         let inner = e.moe_shared_expert_intermediate_size.map_or(inner, i32::from);
         let shared = if e.moe_router_enable_shared_expert { *e.num_shared_experts } else { 0 };
         with_shared_expert(w, c, moe, inner, shared)
     }
-=======
-fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
-    let routing = LossFreeRouting::read(config, &[("num_experts", "n_routed_experts")])?;
-    let (count, width, inner) = (routing.n_routed_experts, c.hidden_size, *e.moe_intermediate_size);
-    let gate = w.at("gate");
-    let bias = e.moe_router_enable_expert_bias.then(|| gate.tensor("expert_bias", &[count]));
-    let logits = if gate.has("weight") {
-        w.linear("gate", width, count)?
-    } else {
-        gate.linear("gate_proj", width, count)?
-    };
-    let router = LossFreeRouter::new(logits, bias.transpose()?, &routing)?
-        .scores(router::score(config, "score_function")?)
-        .choosing(top_k)
-        .rounded();
-    let moe = Moe::new(router, stacked_experts(w, c, ExpertSizes { count, width, inner })?);
-    let inner = e.moe_shared_expert_intermediate_size.map_or(inner, i32::from);
-    let shared = if e.moe_router_enable_shared_expert { *e.num_shared_experts } else { 0 };
-    with_shared_expert(w, c, moe, inner, shared)
->>>>>>> config
 }
