@@ -127,7 +127,7 @@ impl Quantization {
                 paths.insert(path.into(), Some(format));
             }
         }
-        Ok(Quantization { paths, rotations: rotations(config), ..Self::default() })
+        Ok(Quantization { paths, rotations: rotations(&config), ..Self::default() })
     }
 
     /// The size of the blocks of inputs that the matrix at this path expects rotated.
@@ -347,7 +347,8 @@ impl<'a> Statement<'a> {
 fn rotations(config: &Json) -> HashMap<String, u64> {
     let modules = config.get("modules").and_then(Json::as_array);
     let rotation = |module: &Json| {
-        let block = module.get("block")?.as_u64().filter(|block| *block > 0)?;
+        let block =
+            u64::try_from(module.get("block")?.as_i64()?).ok().filter(|block| *block > 0)?;
         Some((module.get("path")?.as_str()?.to_string(), block))
     };
     modules.into_iter().flatten().filter_map(rotation).collect()

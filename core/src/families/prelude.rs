@@ -26,7 +26,7 @@ pub(crate) use crate::{
             activation::{self, gelu_tanh, relu_squared},
             mlp::{
                 Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, W1_W3_W2, dense,
-                gate_of, gated, geglu, geglu_tanh, sum, swiglu,
+                gate_of, gated, geglu, sum, swiglu,
             },
             moe::{ExpertSizes, FusedNames, GatedExperts, Moe, dispatch, mix},
             routed_experts::{

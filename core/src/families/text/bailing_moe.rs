@@ -81,7 +81,7 @@ impl Ling {
 
     /// Attention with the heads of `c`.
     pub fn attention(&self, w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {
-        for (name, biased) in [("query_key_value", c.attention_bias), ("dense", c.mlp_bias)] {
+        for (name, biased) in [("query_key_value", *c.attention_bias), ("dense", *c.mlp_bias)] {
             if biased {
                 w.at(name).require("bias")?;
             }

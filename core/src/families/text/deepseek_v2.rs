@@ -53,7 +53,9 @@ fn router(w: &Scope, text: &Text, config: &Json) -> Result<impl Router + use<>> 
         // The first name is how mlx-lm spells its default.
         "gready" | "greedy" => {
             // Without groups it does not matter how many there are.
-            ["n_group", "topk_group"].map(|unused| config.get(unused));
+            for unused in ["n_group", "topk_group"] {
+                config.get(unused);
+            }
             None
         }
         method => {
