@@ -69,6 +69,13 @@ OWN_FIELDS = {
     "gemma4_text": {"num_hidden_layers": 12, "per_layer_config": {"5": {"head_dim": 32}, "11": {"head_dim": 32}}},
     "hunyuan_v1_dense": {"head_dim": 16},
     "mimo_v2_flash": {"num_hidden_layers": 6},
+    # It reads the share alone; published configs have both.
+    "minimax_m3_vl": {
+        "text_config": {
+            "layer_types": ["full_attention"] * 2 + ["minimax_m3_sparse"] * 2,
+            "rope_parameters": {"rope_theta": 5e6, "rope_type": "default", "partial_rotary_factor": 0.5},
+        }
+    },
     "mistral4": {"head_dim": 32, "rope_parameters": None},
     "muse_spark": {"audio_config": {"out_hidden_size": 64, "hidden_sizes": [16, 16, 16, 16]}, "vision_config": {"out_hidden_size": 64}},
     "nemotron": {"num_key_value_heads": 2},
@@ -97,16 +104,20 @@ OPTIONAL = {
 NOT_CHANGED = {
     "apertus": ["hidden_act"],
     "ernie4_5_moe": ["moe_norm_min"],
-    "gemma3": ["attn_logit_softcapping"],
+    "gemma3": ["attn_logit_softcapping", "final_logit_softcapping"],
     "gemma3_text": ["attn_logit_softcapping"],
     "gptj": ["tie_word_embeddings"],
     "laguna": ["gating"],
+    "mamba2": ["hidden_act"],
     "muse_glimmer": ["hidden_activation"],
     "muse_spark": ["hidden_act"],
     "phi": ["tie_word_embeddings"],
 }
 # Types of which only the default config agrees yet.
-DEFAULT_ONLY = ["gemma3n_text", "glm4_moe_lite", "kimi_k25", "lfm2", "phimoe"]
+DEFAULT_ONLY = ["gemma3n_text", "glm4_moe_lite", "lfm2", "phimoe"]
+# Names that transformers reads and that published checkpoints have, in place of those that it saves: it renames more
+# than the layers of pictures back.
+PUBLISHED = {"kimi_k25": ("language_model.model.blocks.", "language_model.model.layers.")}
 # Fields that change no number, or make of the model what is no decoder of text.
 LEFT_ALONE = re.compile(
     r"use_cache|output_.*|return_dict|is_decoder|is_encoder_decoder|add_cross_attention|.*dropout.*|.*pdrop|initializer.*"
@@ -189,6 +200,8 @@ def case(name: str, model_type: str, fields: dict, length: int = LENGTH) -> dict
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         config, shapes = saved(model_type, fields, folder)
+        theirs, published = PUBLISHED.get(model_type, ("", ""))
+        shapes = {name.replace(theirs, published): shape for name, shape in shapes.items()}
         arrays = {name: np.array(formula(name, shape)) for name, shape in shapes.items()}
         save_file(arrays, folder / "model.safetensors", {"format": "pt"})
         text = config.get("text_config", config)

@@ -24,11 +24,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
             "rms_norm_eps": 1e-5, "vocab_size": 201088, "sliding_window": 128, "rope_theta": 150000.0,
             "num_local_experts": 128, "num_experts_per_tok": 4, "swiglu_alpha": 1.702,
-            "swiglu_limit": 7.0,
+            "swiglu_limit": 7.0, "attention_bias": true, "tie_word_embeddings": false,
         }),
     );
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    (c.attention_bias, c.tie_word_embeddings) = (true.into(), Some(false));
+    // Its experts have an activation of their own.
+    config.get("hidden_act");
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let gate: GateConfig = config::read(config)?;
     let window = |i| c.window_where(i, |i| i % 2 == 0);
     let rope = Rope::of(&c)?;

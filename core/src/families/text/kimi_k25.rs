@@ -11,8 +11,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if config.get("text_config").is_none_or(Json::is_null) {
         return Err(Error::config("text_config", "missing"));
     }
-    for part in ["vision_tower", "vision_model", "multi_modal_projector", "mm_projector"] {
-        w.ignore(part);
-    }
+    ignore_parts(w, &["vision_tower", "vision_model", "multi_modal_projector", "mm_projector"]);
     Ok(Box::new(deepseek_v3::decoder(&config::text(config)?, w)?))
 }

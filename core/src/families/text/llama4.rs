@@ -18,8 +18,11 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    // Unlike in other models of this kind, the text model says whether embeddings are tied.
+    let tied = config.get("text_config").and_then(|text| text.get("tie_word_embeddings"));
+    let text = config::text(config)?;
     let config = &config::with_defaults(
-        &config::text(config)?,
+        &tied.map_or(text.clone(), |tied| text.with("tie_word_embeddings", tied)),
         json!({
             "vocab_size": 202_048, "hidden_size": 5120, "intermediate_size": 8192,
             "intermediate_size_mlp": 16384, "num_hidden_layers": 48, "num_attention_heads": 40,

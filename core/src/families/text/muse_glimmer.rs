@@ -32,11 +32,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 202_048,
             "rms_norm_eps": 1e-5, "post_norm_eps": 1e-8, "sliding_window": 2048,
             "qk_scale_factor": 3.87, "max_position_embeddings": 131_072, "rope_theta": 500_000.0,
-            "tie_word_embeddings": false, "final_logit_softcapping": 20.0,
+            "final_logit_softcapping": 20.0,
             "output_multiplier": 0.196_116_135_138_184_04,
         }),
     );
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    // What `text_config` says of tied embeddings does not count in the whole model.
+    c.tie_word_embeddings = None;
     config::only(config, json!({"hidden_activation": "silu"}))?;
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), c.num_hidden_layers)?;
     let towers = ["vision_tower", "vision_adapter", "vision_projection", "perception_emb_norm"];

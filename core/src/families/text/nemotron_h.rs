@@ -65,6 +65,7 @@ fn kinds(config: &Json) -> Result<Vec<LayerKind>> {
         return Ok(kinds);
     }
     let blocks = blocks(config).ok_or_else(|| Error::config(fields[0], "missing"))?;
+    blocks.iter().for_each(Json::mark);
     let types: Vec<Option<&Json>> = blocks.iter().map(|block| block.get("block_type")).collect();
     let types = json!({"block_configs": types}).into();
     let kinds = LayerKind::of_config(&types, &["block_configs"], &known)?;
