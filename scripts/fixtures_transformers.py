@@ -68,6 +68,7 @@ OWN_FIELDS = {
     "gemma4": {"text_config": {"num_hidden_layers": 12, "per_layer_config": {"5": {"head_dim": 32}, "11": {"head_dim": 32}}}},
     "gemma4_text": {"num_hidden_layers": 12, "per_layer_config": {"5": {"head_dim": 32}, "11": {"head_dim": 32}}},
     "hunyuan_v1_dense": {"head_dim": 16},
+    "lfm2": {"full_attn_idxs": [1, 3]},
     "mimo_v2_flash": {"num_hidden_layers": 6},
     # It reads the share alone; published configs have both.
     "minimax_m3_vl": {
@@ -112,9 +113,10 @@ NOT_CHANGED = {
     "muse_glimmer": ["hidden_activation"],
     "muse_spark": ["hidden_act"],
     "phi": ["tie_word_embeddings"],
+    "phimoe": ["tie_word_embeddings"],
 }
 # Types of which only the default config agrees yet.
-DEFAULT_ONLY = ["gemma3n_text", "glm4_moe_lite", "lfm2", "phimoe"]
+DEFAULT_ONLY = ["gemma3n_text"]
 # Names that transformers reads and that published checkpoints have, in place of those that it saves: it renames more
 # than the layers of pictures back.
 PUBLISHED = {"kimi_k25": ("language_model.model.blocks.", "language_model.model.layers.")}

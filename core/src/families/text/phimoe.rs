@@ -28,9 +28,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "attention_bias": true, "lm_head_bias": true, "tie_word_embeddings": false,
         }),
     );
+    config::only(config, json!({"tie_word_embeddings": false}))?;
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
-    if e.lm_head_bias && c.tie_word_embeddings == Some(false) {
+    if e.lm_head_bias {
         w.at("lm_head").require("bias")?;
     }
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
