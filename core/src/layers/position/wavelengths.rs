@@ -63,7 +63,9 @@ pub(super) fn yarn(
 ) -> Result<(Array, f32)> {
     let constant = |value: f64| Array::from_f32(value as f32);
     let original = required(s.original_max_position_embeddings.or(Some(4096.0)), ORIGINAL)?;
-    let factor = required(s.factor.or(context.map(|context| context / original)), "factor")?;
+    // Without a factor, a context longer than the original one says how much longer.
+    let longer = context.map(|context| context / original).filter(|factor| *factor > 1.0);
+    let factor = required(s.factor.or(longer), "factor")?;
     let (d, log_base) = (f64::from(dims), f64::from(base).ln());
     let pair = |rotations: f64| d * (original / (rotations * 2.0 * PI)).ln() / (2.0 * log_base);
     let (low, high) = (pair(s.beta_fast.unwrap_or(32.0)), pair(s.beta_slow.unwrap_or(1.0)));
