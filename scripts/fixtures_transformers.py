@@ -116,7 +116,7 @@ NOT_CHANGED = {
     "phimoe": ["tie_word_embeddings"],
 }
 # Types of which only the default config agrees yet.
-DEFAULT_ONLY = ["gemma3n_text"]
+DEFAULT_ONLY = ["gemma3n_text", "glm4_moe_lite"]
 # Names that transformers reads and that published checkpoints have, in place of those that it saves: it renames more
 # than the layers of pictures back.
 PUBLISHED = {"kimi_k25": ("language_model.model.blocks.", "language_model.model.layers.")}

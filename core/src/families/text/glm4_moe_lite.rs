@@ -1,5 +1,4 @@
-//! GLM 4.7 Flash: DeepSeek V3 with other defaults. Follows `glm4_moe_lite` of mlx-lm, and
-//! transformers for the epsilon of the norms of low-rank projections.
+//! GLM 4.7 Flash: DeepSeek V3 with one epsilon for all norms. Follows `glm4_moe_lite` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::deepseek_v3::{Config, router};
@@ -22,6 +21,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let c = Config::read(config)?;
     let rope = c.latent.rope(&c.text)?;
-    let attention = |_, w: &Scope| Mla::read(w, &c.text, &c.latent, 1e-6, rope.clone());
+    let eps = c.text.rms_norm_eps;
+    let attention = |_, w: &Scope| Mla::read(w, &c.text, &c.latent, eps, rope.clone());
     Ok(Box::new(c.decoder(w, attention, |w| router(w, &c.text, config))?))
 }
