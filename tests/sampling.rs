@@ -3,7 +3,7 @@
 use mynah::{
     DEMO, Dry, Error, Event, Files, FinishReason, GenerateOptions, Message, Model, Prompt, Result,
     Summary, TemplateOptions, Token, Xtc,
-    internals::{Allowed, Constraint, TokenMask},
+    internals::{Allowed, Constraint, Phase, TokenMask},
 };
 use mynah_tests::{Fixture, block_on};
 use std::{
@@ -239,7 +239,7 @@ impl Constraint for Alternating {
         Ok(Allowed::Tokens(Alternating::set(self.previous)))
     }
 
-    fn accept(&mut self, id: u32) -> Result<()> {
+    fn accept(&mut self, id: u32, _: Phase) -> Result<()> {
         if self.is_logged {
             log("accept");
         }
@@ -320,7 +320,7 @@ impl Constraint for Sets {
         Ok(self.0.remove(0))
     }
 
-    fn accept(&mut self, _: u32) -> Result<()> {
+    fn accept(&mut self, _: u32, _: Phase) -> Result<()> {
         Ok(())
     }
 }

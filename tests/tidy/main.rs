@@ -15,6 +15,7 @@ const ROOMS: &[&str] = &[
     "mlx",
     "checkpoint",
     "text",
+    "answer",
     "hub",
     "layers",
     "models",

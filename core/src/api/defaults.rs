@@ -2,7 +2,8 @@
 //! the length of the context.
 
 use crate::{
-    checkpoint::config::Json,
+    checkpoint::{config::Json, files::Files},
+    error::Result,
     families::{Recommended, Sampling},
     generate::GenerateOptions,
     text::Tokenizer,
@@ -66,6 +67,16 @@ pub(super) fn defaults(generation: Option<&Json>, sampling: Sampling) -> Generat
         options.repetition_penalty = penalty as f32;
     }
     options
+}
+
+/// The format of calls that `tokenizer_config.json` names.
+///
+/// # Errors
+/// Those of [`Files::json`].
+pub(super) fn tool_parser_type(files: &Files) -> Result<Option<String>> {
+    let config = files.json("tokenizer_config.json")?;
+    let name = config.as_ref().and_then(|config| config.get("tool_parser_type"));
+    Ok(name.and_then(Json::as_str).map(String::from))
 }
 
 /// The longest sequence that a config promises, positions that are stretched included.

@@ -1,6 +1,7 @@
 //! A generation: a task on the engine thread, and the stream of its events.
 
 use crate::{
+    answer::{Part, Reader, RejectedToolCall, ToolCall, ToolCallDelta},
     engine::engine_model::EngineModel,
     error::{Error, Result},
     layers::embedded::Key,
@@ -21,6 +22,7 @@ use mlx_rs::{
     transforms::{async_eval, eval},
 };
 use std::{
+    collections::VecDeque,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -53,9 +55,17 @@ pub enum Event {
     },
     /// The next token, with its text.
     Token(Token),
-    /// Text that no token carries: the incomplete characters at the end of the answer, or the text
-    /// before a stop text.
+    /// Text that no token carries: text after another part of the answer in the same token, the
+    /// incomplete characters at the end of the answer, or the text before a stop text.
     Text(String),
+    /// The next part of the thoughts before the answer.
+    Reasoning(String),
+    /// The next part of the arguments of a call.
+    ToolCallDelta(ToolCallDelta),
+    /// A complete call of a tool.
+    ToolCall(ToolCall),
+    /// What the model wrote as a call, and what is not one.
+    RejectedToolCall(RejectedToolCall),
     /// The end of the generation, always the last event.
     Finished(Summary),
 }
@@ -68,8 +78,9 @@ pub struct Token {
     pub id: u32,
     /// The log-probability of the token before the sampling filters.
     pub logprob: f32,
-    /// The characters that the token completes. Empty while a character is incomplete or the text
-    /// may belong to a stop text, and always empty without a tokenizer.
+    /// The characters of the text that the token completes. Empty while a character is incomplete or
+    /// the text may belong to a stop text or to the marks of another part, in thoughts and calls, and
+    /// without a tokenizer.
     pub text: String,
     /// The [`GenerateOptions::top_logprobs`] most probable tokens at this position and their
     /// log-probabilities, in descending order.
@@ -253,6 +264,8 @@ pub(crate) struct Request {
     pub marks: Vec<usize>,
     pub dropped_messages: usize,
     pub options: GenerateOptions,
+    /// Splits the text into the parts of the answer.
+    pub reader: Reader,
     /// The generation takes it when it starts.
     pub constraint: Option<Box<dyn Constraint>>,
     pub end_tokens: Vec<u32>,
@@ -322,6 +335,7 @@ struct Run {
     constraint: Option<Box<dyn Constraint>>,
     ends: Vec<u32>,
     detokenizer: Option<Detokenizer>,
+    reader: Reader,
     stops: StopFilter,
     cached: usize,
     prefilled: usize,
@@ -330,8 +344,8 @@ struct Run {
     generated: usize,
     first_token: Option<Duration>,
     last_token: Duration,
-    /// The last event, while the text before it is sent.
-    summary: Option<Summary>,
+    /// Events that are sent before anything is computed.
+    outbox: VecDeque<Event>,
 }
 
 enum Next {
@@ -365,8 +379,8 @@ impl Task for Worker {
                 return Turn::Done;
             }
         };
-        let event = if let Some(summary) = run.summary.take() {
-            Ok(Event::Finished(summary))
+        let event = if let Some(event) = run.outbox.pop_front() {
+            Ok(event)
         } else if self.control.cancelled.load(Ordering::Acquire) {
             run.finish(&self.request, FinishReason::Cancelled)
         } else if run.holds_slot() {
@@ -391,7 +405,7 @@ impl Task for Worker {
     }
 
     fn is_ending(&self) -> bool {
-        let is_over = matches!(&self.phase, Phase::Running(run) if run.summary.is_some());
+        let is_over = matches!(&self.phase, Phase::Running(run) if run.is_over());
         let cancelled = self.control.cancelled.load(Ordering::Acquire);
         is_over || cancelled || self.sender.is_closed() || self.is_unloaded()
     }
@@ -424,7 +438,12 @@ fn log(event: &Event, caller: &Span) -> Option<Span> {
             span.in_scope(|| tracing::info!("decode started"));
             Some(span)
         }
-        Event::Token(_) | Event::Text(_) => {
+        Event::Token(_)
+        | Event::Text(_)
+        | Event::Reasoning(_)
+        | Event::ToolCallDelta(_)
+        | Event::ToolCall(_)
+        | Event::RejectedToolCall(_) => {
             tracing::trace!("decode step");
             None
         }
@@ -446,15 +465,14 @@ fn log(event: &Event, caller: &Span) -> Option<Span> {
 
 impl Worker {
     fn is_unloaded(&self) -> bool {
-        // A generation with a summary has computed everything.
-        matches!(&self.phase, Phase::Running(run)
-            if run.loaded.unloaded.get() && run.summary.is_none())
+        matches!(&self.phase, Phase::Running(run) if run.loaded.unloaded.get() && !run.is_over())
     }
 }
 
 impl Run {
     fn new(loaded: Rc<EngineModel>, slot: Rc<Slot>, request: &mut Request) -> Result<Self> {
         let constraint = request.constraint.take();
+        let reader = std::mem::take(&mut request.reader);
         let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
         let ends = request.ends();
         let prompt =
@@ -467,7 +485,10 @@ impl Run {
             constraint,
             prompt,
             ends,
-            detokenizer: tokenizer.map(|tokenizer| tokenizer.detokenizer(!options.special_tokens)),
+            detokenizer: tokenizer.map(|tokenizer| {
+                tokenizer.detokenizer(!options.special_tokens).keep(reader.special_tokens())
+            }),
+            reader,
             stops: StopFilter::new(&options.stop),
             cached: 0,
             prefilled: 0,
@@ -475,8 +496,13 @@ impl Run {
             generated: 0,
             first_token: None,
             last_token: Duration::ZERO,
-            summary: None,
+            outbox: VecDeque::new(),
         })
+    }
+
+    /// Whether everything was computed.
+    fn is_over(&self) -> bool {
+        matches!(self.outbox.back(), Some(Event::Finished(_)))
     }
 
     fn holds_slot(&mut self) -> bool {
@@ -522,18 +548,59 @@ impl Run {
             return self.finish(request, FinishReason::Stop);
         }
         let text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(id));
-        let (text, stopped) = self.stops.push(&text.transpose()?.unwrap_or_default());
+        let parts = self.reader.push(&text.transpose()?.unwrap_or_default());
+        let stopped = self.give(parts);
         if stopped {
-            return self.finish_with(request, FinishReason::Stop, text);
+            return self.finish_with(request, FinishReason::Stop);
         }
         self.generated += 1;
         if let Some(constraint) = &mut self.constraint {
-            constraint.accept(id)?;
+            constraint.accept(id, self.reader.phase())?;
         }
         if let Some(logits) = logits {
             self.choose_next(&logits, request.prompt.len());
         }
+        let text = match self.outbox.pop_front() {
+            Some(Event::Text(text)) => text,
+            event => {
+                event.into_iter().for_each(|event| self.outbox.push_front(event));
+                String::new()
+            }
+        };
         Ok(Event::Token(Token { id, logprob, text, top: choice.top()? }))
+    }
+
+    /// Queues the events of parts up to a stop text. Returns whether there was one.
+    fn give(&mut self, parts: Vec<Part>) -> bool {
+        for part in parts {
+            let event = match part {
+                Part::Text(text) => {
+                    let (text, stopped) = self.stops.push(&text);
+                    self.give_text(text);
+                    if stopped {
+                        return true;
+                    }
+                    continue;
+                }
+                Part::Reasoning(text) => Event::Reasoning(text),
+                Part::CallDelta(delta) => Event::ToolCallDelta(delta),
+                Part::Call(call) => Event::ToolCall(call),
+                Part::Rejected(call) => Event::RejectedToolCall(call),
+            };
+            // A stop text does not go on behind another part.
+            let held = self.stops.finish();
+            self.give_text(held);
+            self.outbox.push_back(event);
+        }
+        false
+    }
+
+    fn give_text(&mut self, text: String) {
+        match self.outbox.back_mut() {
+            _ if text.is_empty() => {}
+            Some(Event::Text(before)) => *before += &text,
+            _ => self.outbox.push_back(Event::Text(text)),
+        }
     }
 
     /// One chunk of the prompt; the last one queues the first token.
@@ -641,19 +708,17 @@ impl Run {
 
     fn finish(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {
         let rest = self.detokenizer.as_mut().map(|detokenizer| detokenizer.finish());
-        let (mut text, stopped) = self.stops.push(&rest.transpose()?.unwrap_or_default());
-        if !stopped {
-            text += &self.stops.finish();
+        let mut parts = self.reader.push(&rest.transpose()?.unwrap_or_default());
+        parts.extend(self.reader.finish());
+        if !self.give(parts) {
+            let held = self.stops.finish();
+            self.give_text(held);
         }
-        self.finish_with(request, finish_reason, text)
+        self.finish_with(request, finish_reason)
     }
 
-    fn finish_with(
-        &mut self,
-        request: &Request,
-        finish_reason: FinishReason,
-        remaining_text: String,
-    ) -> Result<Event> {
+    /// The first of the last events.
+    fn finish_with(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {
         let first = self.first_token.unwrap_or(self.last_token);
         let rate = |count: usize, time: Duration| {
             if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
@@ -672,11 +737,7 @@ impl Run {
             ),
             peak_memory: memory::peak_memory()?,
         };
-        if remaining_text.is_empty() {
-            return Ok(Event::Finished(summary));
-        }
-        // The next step sends the summary.
-        self.summary = Some(summary);
-        Ok(Event::Text(remaining_text))
+        self.outbox.push_back(Event::Finished(summary.clone()));
+        Ok(self.outbox.pop_front().unwrap_or(Event::Finished(summary)))
     }
 }

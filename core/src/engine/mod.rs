@@ -1,12 +1,14 @@
 //! The thread that owns every array: its tasks, the generations among them, and the prefix caches
 //! of sessions. This room runs models; it knows no handle and no download.
 
+mod answer;
 pub(crate) mod engine_model;
 mod generation;
 pub(crate) mod prefix_cache;
 pub(crate) mod prompt;
 mod thread;
 
+pub use answer::Answer;
 pub use generation::{Canceller, Event, FinishReason, Generation, Summary, Token};
 pub use thread::Engine;
 

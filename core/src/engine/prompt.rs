@@ -69,6 +69,7 @@ impl EnginePrompt {
 mod tests {
     use super::*;
     use crate::{
+        answer::Reader,
         checkpoint::files::Files,
         engine::{
             Engine, Event, Request, Summary, block_on,
@@ -140,6 +141,7 @@ mod tests {
             end_tokens: Vec::new(),
             tokenizer: None,
             constraint: None,
+            reader: Reader::default(),
         };
         let mut generation = request.start(move || {
             let loaded = find(model)?;
@@ -158,10 +160,10 @@ mod tests {
                     tokens.push(token.id);
                     logprobs.push(token.logprob);
                 }
-                Event::Text(_) => {}
                 Event::Finished(summary) => {
                     return Ok(Answer { tokens, logprobs, prefills, summary });
                 }
+                _ => {}
             }
         }
     }

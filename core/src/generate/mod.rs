@@ -2,6 +2,7 @@
 //! texts. This room computes on logits and models; it knows no thread, no session and no file.
 
 mod constraint;
+mod guide;
 mod options;
 mod penalties;
 mod sampler;
@@ -11,5 +12,6 @@ pub use constraint::{Allowed, Constraint, TokenMask};
 pub use options::{Dry, GenerateOptions, Xtc};
 pub use score::Score;
 
+pub(crate) use guide::Guide;
 pub(crate) use sampler::{Choice, Sampler};
 pub(crate) use score::{next_logits, score};

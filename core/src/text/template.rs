@@ -11,7 +11,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const DEFAULT: &str = "default";
@@ -96,6 +96,12 @@ impl Message {
     /// A user's message.
     pub fn user(text: &str) -> Self {
         Message::new("user", text)
+    }
+
+    /// The result of a call of a tool.
+    pub fn tool(call_id: &str, name: &str, result: &str) -> Self {
+        let (tool_call_id, name) = (Some(call_id.into()), Some(name.into()));
+        Message { tool_call_id, name, ..Message::new("tool", result) }
     }
 
     /// An assistant's message.
@@ -224,6 +230,19 @@ impl ChatTemplate {
             environment.add_template_owned(name, python::translate(&source)).map_err(error)?;
         }
         Ok(ChatTemplate { environment: Arc::new(environment), special_tokens })
+    }
+
+    /// The sources of all templates.
+    pub(crate) fn source(&self) -> String {
+        let mut templates: Vec<_> = self.environment.templates().collect();
+        templates.sort_unstable_by_key(|(name, _)| *name);
+        templates.iter().map(|(_, template)| template.source()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The variables that the templates read.
+    pub(crate) fn variables_read(&self) -> BTreeSet<String> {
+        let templates = self.environment.templates();
+        templates.flat_map(|(_, template)| template.undeclared_variables(false)).collect()
     }
 
     /// Renders messages to text. The text contains its special tokens: encode it without adding any.

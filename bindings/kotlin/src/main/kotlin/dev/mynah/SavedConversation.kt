@@ -96,6 +96,7 @@ internal class SavedTemplateOptions(
     val reasoningEffort: String? = null,
     @EncodeDefault val extraContext: Map<String, JsonElement> = emptyMap(),
     val template: String? = null,
+    val tools: List<ToolDefinition> = emptyList(),
 ) {
     constructor(options: ChatTemplateOptions) : this(
         options.addGenerationPrompt,
@@ -104,6 +105,7 @@ internal class SavedTemplateOptions(
         options.reasoningEffort,
         options.extraContext,
         options.template,
+        options.tools,
     )
 
     fun restore(): ChatTemplateOptions {
@@ -115,6 +117,7 @@ internal class SavedTemplateOptions(
             reasoningEffort = saved.reasoningEffort
             extraContext = saved.extraContext
             template = saved.template
+            tools = saved.tools
         }
     }
 }
