@@ -702,6 +702,12 @@ SNIPPETS = r"""
 {% macro a(x, y=bos_token) %}{{ x }}{{ y }}{% endmacro %}{{ a(1) }}{{ a(1, 2) }}{{ a.name }}
 {{ 'a' in ['a', 'b'] and 'c' not in ['a', 'b'] }} {{ 1 in {1: 2} }} {{ none in [none] }} {{ 'ab' in 'cab' }} {{ [1] in [[1]] }} {{ (1, 2) == (1, 2) }} {{ [1, 2] < [1, 3] }} {{ 'a' > 'B' }} {{ true == 1 }} {{ none == false }}
 {{ 7 / 2 }} {{ 7 // 2 }} {{ 7.0 // 2 }} {{ -7 / 2 }} {{ 2 ** 0.5 }} {{ 7.5 % 2 }} {{ 1_0 + 1 }} {{ 1 / 3 }} {{ 100000000000000000000 }} {{ 9007199254740993 + 1 }} {{ 0.1 * 3 }} {{ 3 | float }} {{ 3.0 | int }} {{ '0x1f' | int(0, 16) }} {{ '12abc' | int }} {{ 1.0 | string }} {{ 3.14159 | round(2, 'floor') }} {{ 42.55 | round(1) }}
+{{ {'min': 1e-05, 'max': [1e22, 2.0]} }} {{ 'at ' ~ 1e-05 }} {{ [1e22, 2.5] | join(' ') }} {{ 1e-05 | replace('e', 'E') }} {{ 1e-05 | string | indent }} {{ '%s' % 1e22 }} {{ '{}'.format(1e-07) }} {{ (1e-05,) }} {{ 1e-05 * 10 ~ '' }} {{ [1e22] | map('string') | list }}
+{% for c in 'añ🙂' %}{{ c }}{{ ',' if not loop.last }}{{ loop.length }}{{ loop.revindex }}{{ loop.nextitem | default('-') }}{% endfor %}
+{% if messages | selectattr('nope') %}a generator is true{% endif %}{{ messages | map(attribute='role') is sequence }} {{ {'a': 1}.keys() }} {{ {'a': 1}.items() }} {{ ['it\'s', 'a"b', 'é\x00\u200b'] }}
+{% macro f(a) %}{{ a }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(1, 2, b=3) }}
+{% macro g(a) %}{{ a }}{% endmacro %}{{ g(1, 2) }}
+{{ 'one two three four'|truncate(10) }} {{ 'one two three'|wordcount }} {{ 'a b&c'|urlencode }} {{ '{:+.1e} {:#x} {:_} {:<4}|{:%}'.format(12345.678, 255, 1234567, true, 0.5) }} {{ '%08.3f|%+d|%x|%-5s|' % (3.14159, 7, -255, 'é') }}
 {{ messages | selectattr('content', 'string') | list | length }} {{ messages | rejectattr('reasoning_content', 'defined') | list | length }} {{ messages | selectattr('role', 'ne', 'user') | map(attribute='role') | join(',') }} {{ ['a', 'b'] | select('equalto', 'a') | list }} {{ [1, 2, 3] | select('>', 1) | list }} {{ [1, none] | reject('none') | list }} {{ messages | map(attribute='role') | unique | sort | join }}
 """.strip("\n").split("\n")
 

@@ -24,6 +24,14 @@ const LIMIT: f32 = 1e-1;
 const OWN_ROUNDING: &[(&str, &str)] = &[
     // The reference adds up products in float32, MLX's quantized product in half precision.
     ("bitnet", "f16"),
+    ("falcon_h1", "bf16"),
+    ("falcon_h1", "tied 4 bit bf16"),
+    ("falcon_mamba", "bf16"),
+    ("falcon_mamba", "falcon 4 bit f16"),
+    ("granitemoehybrid", "f16"),
+    ("granitemoehybrid", "experts 4 bit f16"),
+    ("jamba", "f16"),
+    ("jamba", "experts 4 bit f16"),
     ("llama", "ModelOpt nvfp4 f16"),
     ("llama4_text", "bf16"),
     ("mamba2", "bf16"),
@@ -32,8 +40,16 @@ const OWN_ROUNDING: &[(&str, &str)] = &[
     ("minicpm3", "bf16"),
     ("muse_glimmer", "bf16"),
     ("muse_spark", "4 bit bf16"),
+    ("nemotron_h", "bf16"),
+    ("nemotron_h", "4 bit bf16"),
     ("phi3small", "bf16"),
     ("plamo", "bf16"),
+    ("plamo2", "f16"),
+    ("plamo2", "4 bit f16"),
+    ("recurrent_gemma", "bf16"),
+    ("recurrent_gemma", "4 bit f16"),
+    ("rwkv7", "bf16"),
+    ("rwkv7", "4 bit bf16"),
     ("stablelm", "bf16"),
 ];
 

@@ -429,3 +429,12 @@ impl Typed {
         Ok(floats.as_dtype(precision(&self.dtype))?)
     }
 }
+
+/// A Python with the packages of a name in `scripts/test_python`, which installs them once.
+pub fn python(name: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/test_python");
+    let output = Command::new(script).arg(name).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "there is no Python for {name}: {errors}");
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}

@@ -2,5 +2,6 @@
 //! process and hold [`mynah_tests::BUSY`] for it, so no other tests belong in this binary.
 
 mod engine;
+mod failures;
 mod loading;
 mod packings;

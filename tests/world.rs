@@ -7,3 +7,4 @@ mod packaging;
 mod sampling;
 mod session;
 mod store;
+mod templates;

@@ -101,6 +101,9 @@ pub struct ChatTemplateOptions {
     /// Which of several named templates to use, such as `rag`.
     #[uniffi(default = None)]
     pub template: Option<String>,
+    /// Whether control tokens in messages are plain text; `true` by default.
+    #[uniffi(default = None)]
+    pub sanitize_control_tokens: Option<bool>,
 }
 
 impl TryFrom<Prompt> for mynah::Prompt {
@@ -191,9 +194,11 @@ impl TryFrom<ChatTemplateOptions> for mynah::TemplateOptions {
         };
         let prompt = options.add_generation_prompt.unwrap_or(defaults.add_generation_prompt);
         let goes_on = options.continue_final_message.unwrap_or(defaults.continue_final_message);
+        let sanitize = options.sanitize_control_tokens.unwrap_or(defaults.sanitize_control_tokens);
         Ok(defaults
             .add_generation_prompt(prompt)
             .continue_final_message(goes_on)
+            .sanitize_control_tokens(sanitize)
             .variables(options.variables.into_iter().map(parse).collect::<Result<_, _>>()?)
             .tools(options.tools.into_iter().map(Tool::to_json).collect::<Result<_, _>>()?)
             .name(options.template))

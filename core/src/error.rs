@@ -219,6 +219,12 @@ pub enum Error {
         /// The bytes that the process may use.
         limit: usize,
     },
+    /// The device cannot allocate more memory.
+    #[error(
+        "not enough memory: {0}; unload a model, or choose a smaller or more quantized model or a \
+         shorter context"
+    )]
+    DeviceMemory(String),
     /// An option has a value outside its range.
     #[error("option `{option}`: {reason}")]
     Option {
@@ -387,6 +393,11 @@ pub enum Error {
     /// MLX cannot run on this machine.
     #[error("models cannot run here: {0}")]
     Unavailable(String),
+    /// The device failed while it computed. What it computed is discarded.
+    #[error(
+        "the device failed: {0}; repeat the request, and restart the program if it fails again"
+    )]
+    Device(String),
     /// MLX refused an operation.
     #[error("mlx: {0}")]
     Mlx(String),
@@ -466,7 +477,7 @@ impl Error {
             | Error::ModelKind { .. }
             | Error::CustomCode(_)
             | Error::Quantization { .. } => ErrorKind::Unsupported,
-            Error::MemoryLimit { .. } => ErrorKind::OutOfMemory,
+            Error::MemoryLimit { .. } | Error::DeviceMemory(_) => ErrorKind::OutOfMemory,
             Error::ContextOverflow { .. } => ErrorKind::ContextOverflow,
             Error::NoTokenizer
             | Error::NoChatTemplate
@@ -483,7 +494,7 @@ impl Error {
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Unloaded => ErrorKind::Unloaded,
             Error::Unavailable(_) => ErrorKind::Unavailable,
-            Error::Mlx(_) | Error::Internal(_) => ErrorKind::Internal,
+            Error::Device(_) | Error::Mlx(_) | Error::Internal(_) => ErrorKind::Internal,
         }
     }
 
@@ -556,6 +567,11 @@ impl Error {
         |source| Error::Io { path: path.into(), source }
     }
 
+    /// A failure of the device, in MLX's words.
+    pub(crate) fn device(reason: String) -> Self {
+        if is_out_of_memory(&reason) { Error::DeviceMemory(reason) } else { Error::Device(reason) }
+    }
+
     /// An error about an option.
     pub fn option(option: &'static str, reason: impl Into<String>) -> Self {
         Error::Option { option, reason: reason.into() }
@@ -566,8 +582,22 @@ impl From<mlx_rs::error::Exception> for Error {
     fn from(exception: mlx_rs::error::Exception) -> Self {
         // mlx-c appends where in its own source the exception was caught.
         let what = exception.what();
-        Error::Mlx(what.rsplit_once(" at /").map_or(what, |(message, _)| message).to_string())
+        let what = what.rsplit_once(" at /").map_or(what, |(message, _)| message).to_string();
+        if is_out_of_memory(&what) { Error::DeviceMemory(what) } else { Error::Mlx(what) }
     }
+}
+
+/// Whether a message of MLX says that an allocation has failed: on the host, of a buffer of Metal, of a
+/// command buffer of Metal, or on CUDA.
+fn is_out_of_memory(what: &str) -> bool {
+    let phrases = [
+        "[metal::malloc]",
+        "Unable to allocate",
+        "Insufficient Memory",
+        "bad_alloc",
+        "out of memory",
+    ];
+    phrases.iter().any(|phrase| what.contains(phrase))
 }
 
 impl From<mlx_rs::error::ConversionError> for Error {
@@ -653,6 +683,28 @@ mod tests {
         assert_eq!(sizes, ["0.0 kB", "99.0 kB", "1.2 MB", "999.9 MB", "3.2 GB"]);
         let error = Error::MemoryLimit { needed: 3 << 30, used: 1 << 30, limit: 2 << 30 };
         assert!(error.to_string().starts_with("not enough memory: 3.2 GB more are needed"));
+    }
+
+    #[test]
+    fn failed_allocations_are_out_of_memory() {
+        let messages = [
+            "[metal::malloc] Attempting to allocate 5 bytes which is greater than the maximum allowed \
+             buffer size of 4 bytes.",
+            "[metal::malloc] Resource limit (499000) exceeded.",
+            "[malloc] Unable to allocate 17179869184 bytes.",
+            "[METAL] Command buffer execution failed: Insufficient Memory \
+             (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory).",
+            "cudaMallocAsync(&data, size, stream) failed: out of memory",
+            "std::bad_alloc",
+        ];
+        for message in messages {
+            let exception = mlx_rs::error::Exception::custom(message);
+            assert_eq!(Error::from(exception).kind(), ErrorKind::OutOfMemory, "{message}");
+            assert_eq!(Error::device(message.into()).kind(), ErrorKind::OutOfMemory, "{message}");
+        }
+        let refused = "[METAL] Command buffer execution failed: Insufficient Permission (to submit \
+                       GPU work from background).";
+        assert!(matches!(Error::device(refused.into()), Error::Device(_)));
     }
 
     #[test]

@@ -29,6 +29,9 @@ const ROOMS: &[&str] = &[
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("layers/recurrent/mamba2.rs", "mamba2", "the mechanism, which families share"),
     ("layers/recurrent/mod.rs", "mamba2", "the same"),
+    ("layers/recurrent/mamba2.rs", "mamba", "the same, in prose"),
+    ("layers/recurrent/selective_scan.rs", "mamba", "the paper has the name"),
+    ("layers/recurrent/hybrid.rs", "mamba", "configs call this kind of layer by the name"),
     ("layers/position/rope.rs", "telechat3", "configs call this kind of scaling by the name"),
     ("layers/position/wavelengths.rs", "llama", "configs call this kind of scaling by the name"),
     ("layers/position/sections.rs", "qwen2", "the paper has the name"),

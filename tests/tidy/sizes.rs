@@ -47,7 +47,6 @@ const UNNAMED: &[(&str, usize)] = &[
     ("layers/attention/indexer.rs", 1),
     ("layers/attention/mla.rs", 1),
     ("layers/attention/quantized.rs", 1),
-    ("layers/recurrent/mamba2.rs", 3),
 ];
 
 #[test]

@@ -1,3 +1,5 @@
+import Foundation
+
 /// Suspends the device as the system demands of an app. From the first load on, Mynah computes nothing in the
 /// background, while the phone is locked or when it is critically hot, and frees caches on a memory warning. Streams wait
 /// meanwhile and lose nothing.
@@ -7,6 +9,8 @@
 public enum AppLifecycle {
     /// A signal of the system.
     public enum Signal: Sendable, Hashable {
+        /// The app is about to leave the foreground, or is active again.
+        case inactive, active
         case background, foreground
         /// Protected files of the app become unavailable, or available again.
         case locked, unlocked
@@ -32,20 +36,39 @@ public enum AppLifecycle {
     /// Acts on a signal and waits until that is done: when it returns from ``Signal/background``, the device is idle and
     /// the system may suspend the process.
     public static func handle(_ signal: Signal) async throws {
+        let suspension = Suspension.shared
         switch signal {
-        case .background: try await Suspension.shared.begin(.background)
-        case .foreground: try await Suspension.shared.end(.background)
-        case .locked: try await Suspension.shared.begin(.locked)
-        case .unlocked: try await Suspension.shared.end(.locked)
+        case .inactive: try await suspension.expect()
+        // An app that starts in the foreground becomes active without having entered it.
+        case .active, .foreground: try await suspension.end(.background)
+        case .background: try await suspension.begin(.background)
+        case .locked: try await suspension.begin(.locked)
+        case .unlocked: try await suspension.end(.locked)
         case .memoryWarning: try await Device.shrinkCaches()
-        case .thermalState(.critical): try await Suspension.shared.begin(.heat)
+        case .thermalState(.critical): try await suspension.begin(.heat)
         // A device in the serious state still heats up: resuming would lead back to critical at once.
         case .thermalState(.serious): break
-        case .thermalState: try await Suspension.shared.end(.heat)
+        case .thermalState: try await suspension.end(.heat)
         }
     }
 
-    private static let isObserved = Locked(false)
+    /// Lets the device compute in the background while `body` runs. Only a task that the system allows to use the GPU
+    /// may do that, such as a `BGContinuedProcessingTask` of iOS 26 with the entitlement
+    /// `com.apple.developer.background-tasks.continued-processing.gpu`. Locking and heat still suspend the device.
+    public static func withBackgroundExecution<Value: Sendable>(
+        isolation: isolated (any Actor)? = #isolation, _ body: () async throws -> Value
+    ) async throws -> Value {
+        try await Suspension.shared.exempt(.background)
+        do {
+            let value = try await body()
+            try await Suspension.shared.endExemption(.background)
+            return value
+        } catch {
+            // The error of `body` is the one to report.
+            try? await Suspension.shared.endExemption(.background)
+            throw error
+        }
+    }
 
     /// Whether Mynah observes the system. Set it before the first load.
     public static var isAutomatic: Bool {
@@ -55,37 +78,58 @@ public enum AppLifecycle {
 
     private static let automatic = Locked(true)
 
-    /// Starts observing the system, once.
-    static func observe() {
-        let isFirst = isObserved { isObserved in
-            defer { isObserved = true }
-            return !isObserved
-        }
-        if isFirst && isAutomatic { observe(AppLifecycleObserver()) }
+    private static let observation = Task(priority: .userInitiated) { await observe(AppLifecycleObserver()) }
+
+    /// Observes the system from the first call on. When it returns, Mynah has acted on the state of the app.
+    static func observe() async {
+        if isAutomatic { await observation.value }
     }
 
-    /// Acts on the signals of a source, one after the other.
-    static func observe(_ source: some AppLifecycleSource) {
+    /// Acts on the current state of a source, and then on its signals, one after the other.
+    static func observe(_ source: some AppLifecycleSource) async {
         let (deliveries, continuation) = AsyncStream.makeStream(of: Delivery.self)
-        source.start { continuation.yield($0) }
+        for signal in await source.start({ continuation.yield($0) }) {
+            // An error of the device reaches the next caller of a model.
+            try? await handle(signal)
+        }
         Task(priority: .userInitiated) {
             for await delivery in deliveries {
-                // An error of the device reaches the next caller of a model.
                 try? await handle(delivery.signal)
-                delivery.done()
+                delivery.finish()
             }
         }
     }
 
-    /// A signal, and a callback for when Mynah has acted on it.
-    struct Delivery: Sendable {
+    /// A signal on its way, for which its source may wait.
+    final class Delivery: Sendable {
         let signal: Signal
-        let done: @Sendable () -> Void
+        private let isFinished = Locked(false)
+        private let work = DispatchGroup()
+
+        init(_ signal: Signal) {
+            self.signal = signal
+            work.enter()
+        }
+
+        deinit { finish() }
+
+        /// Ends all waiting.
+        func finish() {
+            let isFirst = isFinished { isFinished in
+                defer { isFinished = true }
+                return !isFinished
+            }
+            if isFirst { work.leave() }
+        }
+
+        /// Blocks the thread until Mynah has acted on the signal, and returns whether it has.
+        @discardableResult
+        func wait(atMost time: DispatchTimeInterval = .never) -> Bool { work.wait(timeout: .now() + time) == .success }
     }
 }
 
 /// A source of signals: the system, or a test.
 protocol AppLifecycleSource: Sendable {
-    /// Starts to call `deliver` for each signal, in order, on any thread.
-    func start(_ deliver: @escaping @Sendable (AppLifecycle.Delivery) -> Void)
+    /// Starts to call `deliver` for each signal, in order, on any thread. Returns signals that describe the current state.
+    func start(_ deliver: @escaping @Sendable (AppLifecycle.Delivery) -> Void) async -> [AppLifecycle.Signal]
 }

@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+internal import MynahCore
 import Observation
 
 /// The messages of a conversation.
@@ -114,24 +114,24 @@ public final class ChatSession: Observable, Sendable {
 
     /// Answers a prompt and waits for the whole answer.
     public func respond(
-        to input: Prompt, _ parameters: GenerationParameters? = nil
+        to input: Prompt, options: GenerationParameters? = nil
     ) async throws -> Response<String> {
-        let result = try await streamResponse(to: input, parameters).result
+        let result = try await streamResponse(to: input, options: options).result
         return Response(content: result.text, result: result)
     }
 
     /// Answers a prompt and waits for the whole answer.
-    public func respond(to text: String, _ parameters: GenerationParameters? = nil) async throws -> Response<String> {
-        try await respond(to: Prompt(text), parameters)
+    public func respond(to text: String, options: GenerationParameters? = nil) async throws -> Response<String> {
+        try await respond(to: Prompt(text), options: options)
     }
 
     /// Answers a prompt with a stream.
-    public func streamResponse(to text: String, _ parameters: GenerationParameters? = nil) -> GenerationStream {
-        streamResponse(to: Prompt(text), parameters)
+    public func streamResponse(to text: String, options: GenerationParameters? = nil) -> GenerationStream {
+        streamResponse(to: Prompt(text), options: options)
     }
 
     /// Answers a prompt with a stream. An empty list of messages asks for an answer to the transcript.
-    public func streamResponse(to input: Prompt, _ parameters: GenerationParameters? = nil) -> GenerationStream {
+    public func streamResponse(to input: Prompt, options: GenerationParameters? = nil) -> GenerationStream {
         let before = Locked<Int?>(nil)
         return GenerationStream {
             try await self.turns.enter()
@@ -146,7 +146,7 @@ public final class ChatSession: Observable, Sendable {
                 let history = self.state { $0.transcript }
                 let prompt = Prompt(history + messages, options: self.options.template)
                 let stream = try calling {
-                    try self.core.get().generate(prompt: prompt.core, parameters: (parameters ?? .init()).core())
+                    try self.core.get().generate(prompt: prompt.core, parameters: (options ?? .init()).core())
                 }
                 before { $0 = history.count }
                 self.mutate(\.transcript) { $0.transcript += messages }
@@ -157,7 +157,7 @@ public final class ChatSession: Observable, Sendable {
                 throw error
             }
         } progress: {
-            self.contextChanged()
+            self.tellObservers(of: \.context)
         } end: { answer in
             self.mutate(\.transcript) { state in
                 if let error = answer.error, !(error is CancellationError) {
@@ -171,7 +171,7 @@ public final class ChatSession: Observable, Sendable {
                 }
             }
             self.mutate(\.isResponding) { $0.isResponding = false }
-            self.contextChanged()
+            self.tellObservers(of: \.context)
             self.turns.leave()
         }
     }
@@ -259,10 +259,20 @@ public final class ChatSession: Observable, Sendable {
         return try await body()
     }
 
-    /// Tells observers that the core's KV cache has grown.
-    private func contextChanged() { registrar.withMutation(of: self, keyPath: \.context) {} }
+    private func mutate<Member>(
+        _ member: any KeyPath<ChatSession, Member> & Sendable, _ body: (inout State) -> Void
+    ) {
+        state { body(&$0) }
+        tellObservers(of: member)
+    }
 
-    private func mutate<Member>(_ member: KeyPath<ChatSession, Member>, _ body: (inout State) -> Void) {
-        registrar.withMutation(of: self, keyPath: member) { state { body(&$0) } }
+    /// Tells observers of a property that it has changed. They may read it at once, so it changes first. An observer
+    /// reads a property before it is registered; one on the main actor that has missed a change between the two hears of
+    /// it there.
+    private func tellObservers<Member>(of member: any KeyPath<ChatSession, Member> & Sendable) {
+        registrar.withMutation(of: self, keyPath: member) {}
+        if !Thread.isMainThread {
+            Task { @MainActor in registrar.withMutation(of: self, keyPath: member) {} }
+        }
     }
 }

@@ -1,4 +1,4 @@
-import MynahCore
+internal import MynahCore
 
 /// The memory of all arrays, in bytes.
 public struct MemoryReport: Sendable, Hashable {
@@ -66,22 +66,39 @@ actor Suspension {
     static let reasons = Watched<Set<AppLifecycle.Reason>>([])
 
     private var wanted: Set<AppLifecycle.Reason> = []
+    /// Reasons that do not count, once for each scope that asked for it.
+    private var exempted: [AppLifecycle.Reason] = []
+
+    private var effective: Set<AppLifecycle.Reason> { wanted.subtracting(exempted) }
 
     func begin(_ reason: AppLifecycle.Reason) async throws {
         wanted.insert(reason)
-        // Also if the device is paused already: this waits until it is idle.
-        try await calling { try await pause() }
-        // A concurrent `end` may have resumed the device before this paused it.
-        try settle()
+        try await apply()
     }
 
-    func end(_ reason: AppLifecycle.Reason) throws {
+    func end(_ reason: AppLifecycle.Reason) async throws {
         wanted.remove(reason)
-        try settle()
+        try await apply()
     }
 
-    private func settle() throws {
-        if wanted.isEmpty { try calling(MynahCore.resume) }
-        Self.reasons.set(wanted)
+    func exempt(_ reason: AppLifecycle.Reason) async throws {
+        exempted.append(reason)
+        try await apply()
+    }
+
+    func endExemption(_ reason: AppLifecycle.Reason) async throws {
+        if let first = exempted.firstIndex(of: reason) { exempted.remove(at: first) }
+        try await apply()
+    }
+
+    /// Prepares the device for a suspension that is likely soon, until ``begin(_:)`` or ``end(_:)``.
+    func expect() throws {}
+
+    private func apply() async throws {
+        defer { Self.reasons.set(effective) }
+        // Also if the device is suspended already: this waits until it is idle.
+        if !effective.isEmpty { try await calling { try await pause() } }
+        // A concurrent call may have ended the last reason meanwhile.
+        if effective.isEmpty { try calling(MynahCore.resume) }
     }
 }

@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+internal import MynahCore
 
 #if canImport(FoundationNetworking)
 import FoundationNetworking

@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+package import MynahCore
 
 /// An event of the core.
 package enum CoreEvent: Sendable {
@@ -15,10 +15,12 @@ package enum CoreEvent: Sendable {
 }
 
 extension MynahCore.GenerationStream {
-    /// The next events, at most `max`; none after the end. Waiting events are returned without suspending the task:
-    /// suspending and waking it costs more than everything else.
+    /// The events that wait, at most `max`. Suspending a task and waking it costs more than everything else.
+    package func readyEvents(max: UInt32) throws -> [CoreEvent] { try CoreEvent.unpack(ready(max: max)) }
+
+    /// The next events, at most `max`; none after the end.
     package func events(max: UInt32) async throws -> [CoreEvent] {
-        let events = try CoreEvent.unpack(ready(max: max))
+        let events = try readyEvents(max: max)
         return events.isEmpty ? try await CoreEvent.unpack(next(max: max)) : events
     }
 }

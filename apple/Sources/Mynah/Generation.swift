@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+internal import MynahCore
 
 /// An event of a generation. Later versions add cases, such as tool calls: a `switch` needs a `default`.
 // `case .text(let text)` reads best as an enum. `@nonexhaustive` (SE-0487, Swift 6.2.3) is how a source package keeps
@@ -119,10 +119,22 @@ public struct GenerationStream: AsyncSequence, Sendable {
     /// The tokens that have been read so far.
     package var tokensRead: [Int] { reading.tokens }
 
-    /// Only the text.
+    /// Only the text, piece by piece.
     public var text: AsyncThrowingStream<String, any Error> {
         pulled(self) { event in
             if case .text(let text) = event { text } else { nil }
+        }
+    }
+
+    /// The whole text so far, each time that it grows.
+    public var snapshots: AsyncThrowingStream<String, any Error> {
+        let snapshot = Locked("")
+        return pulled(self) { event in
+            guard case .text(let text) = event else { return nil }
+            return snapshot { snapshot in
+                snapshot += text
+                return snapshot
+            }
         }
     }
 
@@ -157,16 +169,27 @@ public struct GenerationStream: AsyncSequence, Sendable {
 
         fileprivate init(reader: Reader?) { self.reader = reader }
 
-        public mutating func next() async throws -> GenerationEvent? {
-            guard let reader else { throw MynahError(.invalidRequest, "a generation can be read only once") }
+        public mutating func next() async throws -> GenerationEvent? { try await pull(isolation: nil) }
+
+        /// The next event. Events that are ready are returned without leaving the actor.
+        @available(macOS 15, iOS 18, *)
+        public mutating func next(isolation actor: isolated (any Actor)?) async throws -> GenerationEvent? {
+            try await pull(isolation: actor)
+        }
+
+        private mutating func pull(isolation: isolated (any Actor)?) async throws -> GenerationEvent? {
+            guard let reading = reader?.reading else {
+                throw MynahError(.invalidRequest, "a generation can be read only once")
+            }
             if Task.isCancelled {
-                reader.reading.cancel()
+                reading.cancel()
                 throw CancellationError()
             }
             while events.isEmpty {
-                if batch.isEmpty { batch = try await reader.reading.batch().reversed() }
+                if batch.isEmpty { batch = try reading.ready().reversed() }
+                if batch.isEmpty { batch = try await reading.batch().reversed() }
                 guard let event = batch.popLast() else { return nil }
-                events = reader.reading.deliver(event).reversed()
+                events = reading.deliver(event).reversed()
             }
             return events.popLast()
         }
@@ -245,22 +268,36 @@ private final class Reading: Sendable {
         finish(nil)
     }
 
-    /// The next events; none after the end.
+    /// The events that wait in the core; perhaps none.
+    func ready() throws -> [CoreEvent] {
+        guard let stream = state({ $0.stream }) else { return [] }
+        do {
+            let events = try calling { try stream.readyEvents(max: Self.batchSize) }
+            if !events.isEmpty { progress() }
+            return events
+        } catch {
+            throw failed(error)
+        }
+    }
+
+    /// Waits for the next events; none after the end.
     func batch() async throws -> [CoreEvent] {
         if state({ $0.isOver }) { return [] }
         let stream = try await open()
         do {
-            let events = try await cancellable(stream.cancel) {
-                try await stream.events(max: Self.batchSize)
-            }
+            let events = try await cancellable(stream.cancel) { try await stream.events(max: Self.batchSize) }
             progress()
             if events.isEmpty { finish(nil) }
             return events
         } catch {
-            cancel()
-            finish(error)
-            throw error
+            throw failed(error)
         }
+    }
+
+    private func failed(_ error: any Error) -> any Error {
+        cancel()
+        finish(error)
+        return error
     }
 
     private func open() async throws -> MynahCore.GenerationStream {

@@ -1,4 +1,4 @@
-import MynahCore
+internal import MynahCore
 
 /// Parameters of a generation. The model's recommendations replace fields that are `nil`.
 public struct GenerationParameters: Sendable, Codable, Hashable {

@@ -1,4 +1,4 @@
-import MynahCore
+internal import MynahCore
 
 /// How to load a model. The checkpoint decides the rest.
 public struct LoadOptions: Sendable {

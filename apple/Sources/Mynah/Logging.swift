@@ -1,4 +1,4 @@
-import MynahCore
+internal import MynahCore
 
 #if canImport(os)
 import os

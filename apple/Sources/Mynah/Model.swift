@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+package import MynahCore
 
 /// An event of a load. Later versions add cases: a `switch` needs a `default`.
 #if hasAttribute(nonexhaustive)
@@ -98,6 +98,8 @@ public final class Model: Sendable {
     /// Inspects a model and the memory that it needs, from its small files only. `context` is the length of the
     /// sequence, in tokens, for which the memory is computed.
     public static func inspect(_ locator: some ModelLocator, context: Int? = nil) async throws -> ModelReport {
+        let access = FolderAccess([locator.source])
+        defer { withExtendedLifetime(access) {} }
         let source = locator.source.core
         let context = try context.map { try size($0, "context") }
         return ModelReport(try await calling { try await MynahCore.inspect(source: source, context: context) })
@@ -209,14 +211,16 @@ public struct LoadSequence: AsyncSequence, Sendable {
     public struct AsyncIterator: AsyncIteratorProtocol, Sendable {
         private let sequence: LoadSequence
         private var loading: Loading?
+        private var access: FolderAccess?
         private var isOver = false
 
         init(_ sequence: LoadSequence) { self.sequence = sequence }
 
         public mutating func next() async throws -> LoadEvent? {
             if isOver { return nil }
-            AppLifecycle.observe()
+            await AppLifecycle.observe()
             do {
+                if access == nil { access = sequence.access }
                 let loading = try loading ?? sequence.begin()
                 self.loading = loading
                 let next = try await cancellable(loading.cancel) { try await loading.next() }
@@ -226,11 +230,14 @@ public struct LoadSequence: AsyncSequence, Sendable {
                 case nil:
                     isOver = true
                     self.loading = nil
-                    return .ready(Model(try await cancellable(loading.cancel) { try await loading.model() }))
+                    let model = Model(try await cancellable(loading.cancel) { try await loading.model() })
+                    access = nil
+                    return .ready(model)
                 }
             } catch {
                 isOver = true
                 loading = nil
+                access = nil
                 throw error
             }
         }
@@ -238,6 +245,11 @@ public struct LoadSequence: AsyncSequence, Sendable {
 }
 
 extension LoadSequence {
+    /// The weights are in memory when a load is over, so the access lasts as long as the load.
+    fileprivate var access: FolderAccess {
+        FolderAccess([source, options.adapter?.source, options.overrides.tokenizer?.source])
+    }
+
     fileprivate func begin() throws -> Loading {
         try calling {
             try loadModel(

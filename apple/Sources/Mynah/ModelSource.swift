@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+internal import MynahCore
 
 /// The name of a model: a `String` (`"org/repo"`, `"org/repo@revision"` or a directory), the `URL`
 /// of a directory, or a ``ModelSource``.

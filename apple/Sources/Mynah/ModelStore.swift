@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+internal import MynahCore
 
 /// The models on the disk, in the cache layout of Python's `huggingface_hub`.
 public enum ModelStore {

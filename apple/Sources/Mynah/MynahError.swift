@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+internal import MynahCore
 
 /// An error with a code, which says what an application can do, and a message for people.
 ///

@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+package import MynahCore
 
 /// What a model continues: a message of the user, a list of messages, raw text, or tokens.
 ///
@@ -194,16 +194,21 @@ public struct ChatTemplateOptions: Sendable, Codable, Hashable {
     public var extraContext: [String: JSONValue]
     /// The functions that the model may call.
     public var tools: [ToolDefinition]?
+    /// Whether control tokens in messages are plain text, so that only those of the template have a meaning; `nil` is
+    /// `true`.
+    public var sanitizeControlTokens: Bool?
 
     public init(
         addGenerationPrompt: Bool = true, continueFinalMessage: Bool = false, enableThinking: Bool? = nil,
-        reasoningEffort: String? = nil, extraContext: [String: JSONValue] = [:]
+        reasoningEffort: String? = nil, extraContext: [String: JSONValue] = [:],
+        sanitizeControlTokens: Bool? = nil
     ) {
         self.addGenerationPrompt = addGenerationPrompt
         self.continueFinalMessage = continueFinalMessage
         self.enableThinking = enableThinking
         self.reasoningEffort = reasoningEffort
         self.extraContext = extraContext
+        self.sanitizeControlTokens = sanitizeControlTokens
     }
 
     func core() throws -> MynahCore.ChatTemplateOptions {
@@ -212,7 +217,8 @@ public struct ChatTemplateOptions: Sendable, Codable, Hashable {
         variables["reasoning_effort"] = reasoningEffort.map(JSONValue.string) ?? variables["reasoning_effort"]
         return MynahCore.ChatTemplateOptions(
             addGenerationPrompt: addGenerationPrompt, continueFinalMessage: continueFinalMessage,
-            variables: try variables.mapValues { try $0.text() }, tools: try (tools ?? []).map { try $0.core() })
+            variables: try variables.mapValues { try $0.text() }, tools: try (tools ?? []).map { try $0.core() },
+            sanitizeControlTokens: sanitizeControlTokens)
     }
 }
 

@@ -334,7 +334,7 @@ extension GenerationParameters {
     }
 
     /// The size of a ring buffer as KV cache: it keeps the first four tokens and the latest ones. `nil` keeps the options
-    /// of the loaded model. A ``ChatSession`` takes ``ChatOptions`` instead of this and the next three.
+    /// of the loaded model. A ``ChatSession`` has the cache of its first parameters.
     public var maxKVSize: Int? {
         get { kvCacheParameters.maxSize }
         set { kvCacheParameters.maxSize = newValue }
@@ -373,6 +373,14 @@ extension GenerationParameters {
 public enum Generation: Sendable {
     case chunk(String)
     case info(GenerateCompletionInfo)
+
+    init?(_ event: GenerationEvent) {
+        switch event {
+        case .text(let text): self = .chunk(text)
+        case .finished(let result): self = .info(result)
+        default: return nil
+        }
+    }
 
     public var chunk: String? { if case .chunk(let text) = self { text } else { nil } }
     public var info: GenerateCompletionInfo? { if case .info(let info) = self { info } else { nil } }
@@ -441,7 +449,7 @@ public struct ModelContext: Sendable {
     }
 
     /// The end-of-sequence tokens of the parameters and of the configuration. Texts that are not one token are ignored.
-    fileprivate func ends(_ parameters: GenerateParameters) throws -> Set<Int> {
+    func ends(_ parameters: GenerateParameters) throws -> Set<Int> {
         let named = try configuration.extraEOSTokens.compactMap { text in
             let tokens = try tokenizer.encode(text: text, addSpecialTokens: false)
             return tokens.count == 1 ? tokens[0] : nil
@@ -457,13 +465,7 @@ public func generate(
 ) throws -> AsyncThrowingStream<Generation, any Error> {
     let ends = try context.ends(parameters)
     let parameters = parameters.with { $0.extraStopTokens = ends }
-    return pulled(context.model.model.generate(Prompt(tokens: input.tokens), parameters)) { event in
-        switch event {
-        case .text(let text): .chunk(text)
-        case .finished(let result): .info(result)
-        default: nil
-        }
-    }
+    return pulled(context.model.model.generate(Prompt(tokens: input.tokens), parameters), Generation.init)
 }
 
 /// A model with its configuration.
@@ -517,15 +519,5 @@ public final class ModelContainer: Sendable {
         input: LMInput, parameters: GenerateParameters = .init()
     ) async throws -> AsyncThrowingStream<Generation, any Error> {
         try MynahCompatibility.generate(input: input, parameters: parameters, context: context)
-    }
-}
-
-extension ChatSession {
-    public convenience init(_ container: ModelContainer, instructions: String? = nil) {
-        self.init(container.model, instructions: instructions)
-    }
-
-    public convenience init(_ context: ModelContext, instructions: String? = nil) {
-        self.init(context.model.model, instructions: instructions)
     }
 }

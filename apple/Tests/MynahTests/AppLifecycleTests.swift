@@ -10,7 +10,7 @@ extension Everything {
             let count = Locked(0)
             let task = Task {
                 var result: GenerationResult?
-                for try await event in session.streamResponse(to: "Who are you?", endless) {
+                for try await event in session.streamResponse(to: "Who are you?", options: endless) {
                     if case .text = event { count { $0 += 1 } }
                     if case .finished(let finished) = event { result = finished }
                 }
@@ -25,7 +25,7 @@ extension Everything {
         ])
         func suspendedStreamsLoseNothing(stop: AppLifecycle.Signal, go: AppLifecycle.Signal) async throws {
             let model = try await demo.value
-            let undisturbed = try await ChatSession(model).respond(to: "Who are you?", endless)
+            let undisturbed = try await ChatSession(model).respond(to: "Who are you?", options: endless)
             let session = ChatSession(model)
             let (task, count) = reading(session)
             while count({ $0 }) == 0 { await Task.yield() }
@@ -57,25 +57,105 @@ extension Everything {
 
         /// A source of signals in place of the system.
         private final class FakeSystem: AppLifecycleSource {
+            private let state: [AppLifecycle.Signal]
             private let deliver = Locked<(@Sendable (AppLifecycle.Delivery) -> Void)?>(nil)
 
-            func start(_ deliver: @escaping @Sendable (AppLifecycle.Delivery) -> Void) { self.deliver { $0 = deliver } }
+            init(state: [AppLifecycle.Signal] = []) { self.state = state }
 
-            func post(_ signal: AppLifecycle.Signal, done: @escaping @Sendable () -> Void = {}) {
-                deliver { $0 }?(AppLifecycle.Delivery(signal: signal, done: done))
+            func start(
+                _ deliver: @escaping @Sendable (AppLifecycle.Delivery) -> Void
+            ) async -> [AppLifecycle.Signal] {
+                self.deliver { $0 = deliver }
+                return state
             }
 
-            /// Posts a signal and waits, as the system does, until the app has acted on it.
+            @discardableResult
+            func post(_ signal: AppLifecycle.Signal) -> AppLifecycle.Delivery {
+                let delivery = AppLifecycle.Delivery(signal)
+                deliver { $0 }?(delivery)
+                return delivery
+            }
+
+            /// Posts a signal on a thread that is blocked until the app has acted on it, as the main thread of a phone is.
             func postAndWait(_ signal: AppLifecycle.Signal) async {
-                await withCheckedContinuation { waiting in post(signal) { waiting.resume() } }
+                await withCheckedContinuation { waiting in
+                    Thread {
+                        #expect(self.post(signal).wait(atMost: .seconds(10)))
+                        waiting.resume()
+                    }.start()
+                }
             }
+        }
+
+        @Test func anAppThatStartsInTheBackgroundComputesNothing() async throws {
+            let model = try await demo.value
+            let system = FakeSystem(state: [.thermalState(.fair), .background, .locked])
+            await AppLifecycle.observe(system)
+            #expect(Device.suspensions == [.background, .locked])
+            let (task, count) = reading(ChatSession(model))
+            try await Task.sleep(for: .milliseconds(200))
+            #expect(count { $0 } == 0)
+            await system.postAndWait(.unlocked)
+            #expect(Device.suspensions == [.background])
+            // An app that starts in the foreground becomes active without having entered it.
+            await system.postAndWait(.active)
+            #expect(try await task.value != nil && Device.suspensions.isEmpty)
+        }
+
+        @Test func anAppThatLeavesTheForegroundAndComesBackLosesNothing() async throws {
+            let model = try await demo.value
+            let undisturbed = try await ChatSession(model).respond(to: "Who are you?", options: endless)
+            let system = FakeSystem()
+            await AppLifecycle.observe(system)
+            let (task, count) = reading(ChatSession(model))
+            while count({ $0 }) == 0 { await Task.yield() }
+            await system.postAndWait(.inactive)
+            let before = count { $0 }
+            while count({ $0 }) < before + 8 { await Task.yield() }
+            #expect(Device.suspensions.isEmpty)
+            await system.postAndWait(.active)
+            await system.postAndWait(.inactive)
+            await system.postAndWait(.background)
+            #expect(Device.suspensions == [.background])
+            await system.postAndWait(.foreground)
+            await system.postAndWait(.active)
+            #expect(try await task.value?.generatedTokens == undisturbed.result.generatedTokens)
+        }
+
+        @Test func aTaskWithTheGPUComputesInTheBackground() async throws {
+            let model = try await demo.value
+            struct Enough: Error {}
+            try await AppLifecycle.handle(.background)
+            let text = try await AppLifecycle.withBackgroundExecution {
+                #expect(Device.suspensions.isEmpty)
+                try await AppLifecycle.handle(.background)
+                // Scopes nest, and end with an error as well.
+                await #expect(throws: Enough.self) { try await AppLifecycle.withBackgroundExecution { throw Enough() } }
+                #expect(Device.suspensions.isEmpty)
+                return try await model.generate(prompt: "Hi", parameters: greedy).text
+            }
+            #expect(!text.isEmpty && Device.suspensions == [.background])
+            try await AppLifecycle.handle(.locked)
+            try await AppLifecycle.withBackgroundExecution { #expect(Device.suspensions == [.locked]) }
+            try await AppLifecycle.handle(.unlocked)
+            try await AppLifecycle.handle(.foreground)
+            #expect(Device.suspensions.isEmpty)
+        }
+
+        @Test func waitingForASignalIsBounded() async {
+            let delivery = AppLifecycle.Delivery(.background)
+            #expect(!delivery.wait(atMost: .milliseconds(20)))
+            // The system's time is over: everything that waits goes on.
+            delivery.finish()
+            delivery.finish()
+            #expect(delivery.wait())
         }
 
         @Test func theDeviceFollowsTheSignalsOfAPhone() async throws {
             let model = try await demo.value
-            let undisturbed = try await ChatSession(model).respond(to: "Who are you?", endless)
+            let undisturbed = try await ChatSession(model).respond(to: "Who are you?", options: endless)
             let system = FakeSystem()
-            AppLifecycle.observe(system)
+            await AppLifecycle.observe(system)
             var states = model.events.makeAsyncIterator()
             #expect(await states.next() == .ready)
             let session = ChatSession(model)
@@ -104,7 +184,7 @@ extension Everything {
 
         @Test func crowdedSignalsAreHandledInOrder() async throws {
             let system = FakeSystem()
-            AppLifecycle.observe(system)
+            await AppLifecycle.observe(system)
             for _ in 0..<50 {
                 system.post(.background)
                 system.post(.foreground)

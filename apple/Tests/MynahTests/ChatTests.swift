@@ -8,8 +8,8 @@ extension Everything {
         @Test func aTurnReusesTheCacheOfEarlierTurns() async throws {
             let model = try await demo.value
             let session = ChatSession(model, instructions: "You are a demo.")
-            let first = try await session.respond(to: "What is 3 + 4?", greedy)
-            let second = try await session.respond(to: "Who are you?", greedy)
+            let first = try await session.respond(to: "What is 3 + 4?", options: greedy)
+            let second = try await session.respond(to: "Who are you?", options: greedy)
             #expect(session.transcript.map(\.role) == [.system, .user, .assistant, .user, .assistant])
             #expect(session.transcript[2].text == first.content)
             #expect(second.result.stats.cachedTokens >= first.result.promptTokens.count)
@@ -21,22 +21,22 @@ extension Everything {
 
         @Test func anEditedTranscriptDecidesTheNextAnswer() async throws {
             let session = ChatSession(try await demo.value)
-            let first = try await session.respond(to: "What is 3 + 4?", greedy)
-            _ = try await session.respond(to: "Who are you?", greedy)
+            let first = try await session.respond(to: "What is 3 + 4?", options: greedy)
+            _ = try await session.respond(to: "Who are you?", options: greedy)
             session.transcript.removeLast(3)
-            let again = try await session.respond(to: [], greedy)
+            let again = try await session.respond(to: [], options: greedy)
             #expect(again.content == first.content)
             #expect(session.transcript.count == 2)
         }
 
         @Test func aForkContinuesIndependently() async throws {
             let session = ChatSession(try await demo.value)
-            _ = try await session.respond(to: "What is 3 + 4?", greedy)
+            _ = try await session.respond(to: "What is 3 + 4?", options: greedy)
             let fork = try await session.fork()
-            let other = try await fork.respond(to: "Who are you?", greedy)
+            let other = try await fork.respond(to: "Who are you?", options: greedy)
             #expect(other.result.stats.cachedTokens > 0)
             #expect(session.transcript.count == 2 && fork.transcript.count == 4)
-            #expect(try await session.respond(to: "Who are you?", greedy).content == other.content)
+            #expect(try await session.respond(to: "Who are you?", options: greedy).content == other.content)
         }
 
         @Test func aRestoredConversationReusesItsCache() async throws {
@@ -44,13 +44,13 @@ extension Everything {
             defer { try? FileManager.default.removeItem(at: folder) }
             let model = try await demo.value
             let session = ChatSession(model)
-            _ = try await session.respond(to: "What is 3 + 4?", greedy)
+            _ = try await session.respond(to: "What is 3 + 4?", options: greedy)
             try await session.save(to: folder)
             let restored = try await ChatSession.restore(from: folder, model: model)
             #expect(restored.transcript == session.transcript && restored.context.used == session.context.used)
-            let answer = try await restored.respond(to: "Who are you?", greedy)
+            let answer = try await restored.respond(to: "Who are you?", options: greedy)
             #expect(answer.result.stats.cachedTokens > 0)
-            #expect(try await session.respond(to: "Who are you?", greedy).content == answer.content)
+            #expect(try await session.respond(to: "Who are you?", options: greedy).content == answer.content)
 
             try await session.save(to: folder, includingCache: false)
             let bare = try await ChatSession.restore(from: folder, model: model)
@@ -75,7 +75,7 @@ extension Everything {
         func anUnusableCacheLosesNoConversation(damage: String) async throws {
             let model = try await demo.value
             let session = ChatSession(model, instructions: "You are a demo.")
-            _ = try await session.respond(to: "What is 3 + 4?", greedy)
+            _ = try await session.respond(to: "What is 3 + 4?", options: greedy)
             let folder = try await saved(session)
             defer { try? FileManager.default.removeItem(at: folder) }
             let file = folder.appendingPathComponent("cache.safetensors")
@@ -91,9 +91,9 @@ extension Everything {
             let restored = try await ChatSession.restore(from: folder, model: Model.load(ModelSource.demo))
             #expect(restored.transcript == session.transcript)
             #expect((restored.context.used == 0) == (damage != "intact"))
-            let answer = try await restored.respond(to: "Who are you?", greedy)
+            let answer = try await restored.respond(to: "Who are you?", options: greedy)
             #expect((answer.result.stats.cachedTokens == 0) == (damage != "intact"))
-            #expect(try await session.respond(to: "Who are you?", greedy).content == answer.content)
+            #expect(try await session.respond(to: "Who are you?", options: greedy).content == answer.content)
         }
 
         @Test func aDamagedTranscriptIsNamed() async throws {
@@ -138,7 +138,7 @@ extension Everything {
             let questions = (1...4).map { "What is \($0) + 1?" }
             try await withThrowingTaskGroup(of: Void.self) { group in
                 for question in questions {
-                    group.addTask { _ = try await session.respond(to: question, greedy) }
+                    group.addTask { _ = try await session.respond(to: question, options: greedy) }
                 }
                 try await group.waitForAll()
             }
@@ -149,9 +149,9 @@ extension Everything {
 
         @Test func aCancelledCallLeavesTheQueue() async throws {
             let session = ChatSession(try await demo.value)
-            var iterator = session.streamResponse(to: "Who are you?", endless).makeAsyncIterator()
+            var iterator = session.streamResponse(to: "Who are you?", options: endless).makeAsyncIterator()
             _ = try await iterator.next()
-            let waiting = Task { try await session.respond(to: "Hi", greedy) }
+            let waiting = Task { try await session.respond(to: "Hi", options: greedy) }
             try await Task.sleep(for: .milliseconds(50))
             waiting.cancel()
             await #expect(throws: CancellationError.self) { try await waiting.value }
@@ -161,7 +161,7 @@ extension Everything {
         @Test func theTranscriptKeepsTheReadPartOfAnAnswer() async throws {
             let session = ChatSession(try await demo.value)
             var text = ""
-            for try await event in session.streamResponse(to: "Who are you?", endless) {
+            for try await event in session.streamResponse(to: "Who are you?", options: endless) {
                 if case .prefill = event { try await Task.sleep(for: .milliseconds(300)) }
                 if case .text(let piece) = event {
                     text += piece
@@ -169,13 +169,13 @@ extension Everything {
                 }
             }
             #expect(session.transcript == [.user("Who are you?"), .assistant(text)])
-            for try await _ in session.streamResponse(to: "Hi", greedy) { break }
+            for try await _ in session.streamResponse(to: "Hi", options: greedy) { break }
             #expect(session.transcript.count == 3 && session.transcript.last == .user("Hi"))
         }
 
         @Test func aRefusedRequestLeavesTheTranscriptUnchanged() async throws {
             let session = ChatSession(try await demo.value)
-            await #expect(throws: MynahError.self) { try await session.respond(to: "Hi", greedy.with { $0.topP = 2 }) }
+            await #expect(throws: MynahError.self) { try await session.respond(to: "Hi", options: greedy.with { $0.topP = 2 }) }
             #expect(session.transcript.isEmpty && !session.isResponding)
             var options = ChatOptions()
             options.cacheBits = 5
@@ -195,8 +195,66 @@ extension Everything {
             observe("transcript") { _ = session.transcript }
             observe("isResponding") { _ = session.isResponding }
             observe("context") { _ = session.context }
-            _ = try await session.respond(to: "Hi", greedy)
+            _ = try await session.respond(to: "Hi", options: greedy)
             #expect(changes { $0 } == ["transcript", "isResponding", "context"])
+        }
+
+        @Test func observersSeeTheNewValueAtOnce() async throws {
+            let session = ChatSession(try await demo.value)
+            let seen = Locked<(count: [Int], isResponding: [Bool])>(([], []))
+            @Sendable func observeTranscript() {
+                withObservationTracking { _ = session.transcript } onChange: {
+                    seen { $0.count.append(session.transcript.count) }
+                    observeTranscript()
+                }
+            }
+            @Sendable func observeResponding() {
+                withObservationTracking { _ = session.isResponding } onChange: {
+                    seen { $0.isResponding.append(session.isResponding) }
+                    observeResponding()
+                }
+            }
+            observeTranscript()
+            observeResponding()
+            _ = try await session.respond(to: "Hi", options: greedy)
+            let values = seen { $0 }
+            #expect(values.count.first == 1 && values.count.last == 2)
+            #expect(values.isResponding.first == true && values.isResponding.last == false)
+        }
+
+        @MainActor
+        @Test func anObserverOnTheMainActorNeverKeepsAnOldValue() async throws {
+            let session = ChatSession(try await demo.value)
+            /// What a view does: it reads, and registers afterwards; meanwhile the answer goes on elsewhere.
+            @MainActor final class View {
+                let session: ChatSession
+                var isResponding = false
+
+                init(_ session: ChatSession) { self.session = session }
+
+                func render() {
+                    isResponding = withObservationTracking {
+                        let value = session.isResponding
+                        Thread.sleep(forTimeInterval: 0.002)
+                        return value
+                    } onChange: {
+                        Task { @MainActor in self.render() }
+                    }
+                }
+            }
+            let view = View(session)
+            view.render()
+            let short = greedy.with { $0.maxTokens = 2 }
+            for _ in 0..<20 {
+                let answer = Task.detached { try await session.respond(to: "Hi", options: short) }
+                for _ in 0..<20 {
+                    view.render()
+                    await Task.yield()
+                }
+                _ = try await answer.value
+                for _ in 0..<100 where view.isResponding { try await Task.sleep(for: .milliseconds(5)) }
+                #expect(!view.isResponding)
+            }
         }
 
         @Test func theContextIsObservedWhileAnAnswerRuns() async throws {
@@ -207,7 +265,7 @@ extension Everything {
                 values { $0.append(used) }
             }
             observe()
-            for try await _ in session.streamResponse(to: "Who are you?", endless) {
+            for try await _ in session.streamResponse(to: "Who are you?", options: endless) {
                 try await Task.sleep(for: .milliseconds(1))
             }
             try await settle { values { $0.count } }

@@ -27,11 +27,41 @@ extension Everything {
             let factory = LLMModelFactory(typeRegistry: LLMTypeRegistry.shared, modelRegistry: LLMRegistry.shared)
             let context = try await factory.load(configuration: ModelConfiguration(directory: files))
             #expect(context.configuration.id == .directory(files))
-            let session = ChatSession(try await loadModel(directory: files))
-            #expect("\(try await session.respond(to: "What is 3 + 4?", greedy))".contains("7"))
+            let still = GenerateParameters(temperature: 0)
+            let session = MynahCompatibility.ChatSession(
+                try await loadModel(directory: files), instructions: "You are a demo.", generateParameters: still)
+            let answer: String = try await session.respond(to: "What is 3 + 4?")
+            #expect(answer.contains("7"))
             let loaded = try await loadModelContainer(
                 hub: HubApi(downloadBase: hub.cache, endpoint: hub.endpoint), id: "org/demo")
-            #expect(try await ChatSession(loaded).respond(to: "What is 3 + 4?", greedy).content.contains("7"))
+            let other = MynahCompatibility.ChatSession(loaded, generateParameters: still)
+            #expect(try await other.respond(to: "What is 3 + 4?").contains("7"))
+        }
+
+        @Test func aConversationReturnsWhatMLXSwiftReturns() async throws {
+            let container = try await container()
+            let still = GenerateParameters(temperature: 0)
+            let session = MynahCompatibility.ChatSession(container, generateParameters: still)
+            var text = ""
+            for try await piece in session.streamResponse(to: "What is 3 + 4?") { text += piece }
+            #expect(text.contains("7"))
+            var details = "", info: GenerateCompletionInfo?
+            for try await item in session.streamDetails(to: "Who are you?") {
+                details += item.chunk ?? ""
+                info = item.info ?? info
+            }
+            // The second turn computes only its own tokens.
+            #expect(info?.text == details && info?.stats.cachedTokens ?? 0 > 0)
+
+            let history: [Chat.Message] = [.user("What is 3 + 4?"), .assistant(text)]
+            let restored = MynahCompatibility.ChatSession(container, history: history, generateParameters: still)
+            #expect(try await restored.respond(to: [.user("Who are you?")]) == details)
+            await restored.clear()
+            #expect(try await restored.respond(to: "What is 3 + 4?") == text)
+
+            let ring = GenerateParameters(maxTokens: 4, maxKVSize: 96, kvBits: 5, temperature: 0)
+            let invalid = MynahCompatibility.ChatSession(container, generateParameters: ring)
+            await #expect(throws: MynahError.self) { try await invalid.respond(to: "Hi") }
         }
 
         @Test func aContainerGenerates() async throws {

@@ -148,7 +148,7 @@ extension Everything {
             #expect(setLogHandler(level: .warning) { record in records { $0.append(record) } })
             defer { setLogHandler(nil) }
             let session = ChatSession(try await demo.value)
-            _ = try await session.respond(to: "Hi", greedy)
+            _ = try await session.respond(to: "Hi", options: greedy)
             let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
             defer { try? FileManager.default.removeItem(at: folder) }
             try await session.save(to: folder)
@@ -177,11 +177,11 @@ extension Everything {
             let ring = try await Model.load(
                 ModelSource.demo, options: LoadOptions(maxContextLength: 128, kvCache: .window(96)))
             #expect(try await ring.generate(question, unbounded).result.generatedTokens.count == 200)
-            let answer = try await ChatSession(ring).respond(to: "Who are you?", unbounded)
+            let answer = try await ChatSession(ring).respond(to: "Who are you?", options: unbounded)
             #expect(answer.result.generatedTokens.count == 200)
             var bounded = ChatOptions()
             bounded.overflow = .error
-            let ended = try await ChatSession(ring, options: bounded).respond(to: "Hi", unbounded)
+            let ended = try await ChatSession(ring, options: bounded).respond(to: "Hi", options: unbounded)
             #expect(ended.result.generatedTokens.count < 128 && ended.result.finishReason == .length)
 
             let overrides = ModelOverrides(
@@ -269,7 +269,7 @@ extension Everything {
             let alone = try await model.memory
             #expect(alone.weights > 1 << 20 && alone.caches == 0)
             let session = ChatSession(model)
-            _ = try await session.respond(to: "Hi", greedy)
+            _ = try await session.respond(to: "Hi", options: greedy)
             let used = try await model.memory
             #expect(used.weights == alone.weights && used.caches > 0)
             #expect(try Device.memory.active >= used.weights + used.caches)

@@ -12,9 +12,36 @@ extension Everything {
             #expect(await fails { for try await _ in stream {} } with: { $0.code == .invalidRequest })
         }
 
+        @Test func snapshotsHoldTheTextSoFar() async throws {
+            let model = try await demo.value
+            let whole = try await model.generate(prompt: "What is 3 + 4?", parameters: greedy).text
+            var snapshots: [String] = []
+            for try await snapshot in model.generate("What is 3 + 4?", greedy).snapshots { snapshots.append(snapshot) }
+            #expect(snapshots.count > 1 && snapshots.last == whole)
+            #expect(zip(snapshots, snapshots.dropFirst()).allSatisfy { $1.hasPrefix($0) && $1.count > $0.count })
+        }
+
+        @MainActor
+        @Test func aLoopOnAnActorReadsWaitingEventsWithoutLeavingIt() async throws {
+            let stream = try await demo.value.generate("What is 3 + 4?", greedy)
+            let events = Locked(0)
+            var iterator = stream.makeAsyncIterator()
+            // The first event is awaited; after this pause others wait in the core.
+            _ = try await iterator.next(isolation: #isolation)
+            try await Task.sleep(for: .milliseconds(300))
+            let turn = Task { @MainActor in events { $0 } }
+            while let event = try await iterator.next(isolation: #isolation) {
+                events { $0 += 1 }
+                if case .finished = event { break }
+            }
+            // The other task of the main actor had its turn after the loop only.
+            #expect(events { $0 } > 4)
+            #expect(await turn.value == events { $0 })
+        }
+
         @Test func aPausedReaderBoundsTheNumberOfTokens() async throws {
             let session = ChatSession(try await demo.value)
-            var iterator = session.streamResponse(to: "Who are you?", endless).makeAsyncIterator()
+            var iterator = session.streamResponse(to: "Who are you?", options: endless).makeAsyncIterator()
             _ = try await iterator.next()
             let before = session.context.used
             try await settle { session.context.used }
@@ -27,7 +54,7 @@ extension Everything {
             let session = ChatSession(try await demo.value)
             let task = Task {
                 var count = 0
-                for try await event in session.streamResponse(to: "Who are you?", endless) {
+                for try await event in session.streamResponse(to: "Who are you?", options: endless) {
                     if case .text = event { count += 1 }
                     if count == 5 { withUnsafeCurrentTask { $0?.cancel() } }
                 }
@@ -42,7 +69,7 @@ extension Everything {
 
         @Test func endingTheLoopStopsTheGeneration() async throws {
             let session = ChatSession(try await demo.value)
-            let stream = session.streamResponse(to: "Who are you?", endless)
+            let stream = session.streamResponse(to: "Who are you?", options: endless)
             for try await event in stream {
                 if case .text = event { break }
             }
@@ -50,7 +77,7 @@ extension Everything {
             let used = session.context.used
             #expect(used < 200)
             // The next call gets its turn although the stream itself still exists.
-            let answer = try await session.respond(to: "What is 3 + 4?", greedy)
+            let answer = try await session.respond(to: "What is 3 + 4?", options: greedy)
             #expect(!answer.content.isEmpty)
             stream.cancel()
         }

@@ -122,7 +122,7 @@ impl Dialect {
             Some(_) => Vec::new(),
             None => thought_marks(&source, &added),
         };
-        let variables = template.map(ChatTemplate::variables_read).unwrap_or_default();
+        let variables = template.map(ChatTemplate::names).unwrap_or_default();
         let mut dialect = Dialect { thoughts, messages, variables, source, ..Dialect::default() };
         dialect.find_format(template, &added, tool_parser_type);
         let ignored = IGNORED.into_iter().filter(|mark| {

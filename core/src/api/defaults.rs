@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     families::{Recommended, Sampling},
     generate::GenerateOptions,
-    text::Tokenizer,
+    text::{ChatTemplate, Tokenizer, turn_ends},
 };
 use std::collections::BTreeSet;
 
@@ -22,16 +22,18 @@ pub(super) fn configured_ends(config: &Json, generation: Option<&Json>) -> Vec<u
     ids.into_iter().collect()
 }
 
-/// And by the tokenizer and the family.
+/// And by the tokenizer, the family, and the template, which closes an assistant's turn.
 pub(super) fn end_tokens(
     configured: &[u32],
     recommended: &Recommended,
     tokenizer: Option<&Tokenizer>,
+    template: Option<&ChatTemplate>,
 ) -> Vec<u32> {
     let mut ids: BTreeSet<u32> = configured.iter().copied().collect();
     if let Some(tokenizer) = tokenizer {
         ids.extend(tokenizer.eos_token_id());
         ids.extend(recommended.end_tokens.iter().filter_map(|text| tokenizer.token_id(text)));
+        ids.extend(template.map(|template| turn_ends(template, tokenizer)).unwrap_or_default());
     }
     ids.into_iter().collect()
 }

@@ -360,7 +360,12 @@ impl Resolved {
                 context: self.context(options),
                 vocabulary: weights.vocabulary,
             },
-            end_tokens: end_tokens(&configured_ends, &self.recommended, text.tokenizer.as_ref()),
+            end_tokens: end_tokens(
+                &configured_ends,
+                &self.recommended,
+                text.tokenizer.as_ref(),
+                text.template.as_ref(),
+            ),
             configured_ends,
             defaults: defaults(generation, self.recommended.sampling),
             session,
@@ -374,9 +379,12 @@ impl Resolved {
 }
 
 impl Text {
-    /// The tokenizer. A checkpoint without one has only token ids, unless one is required.
+    /// The tokenizer. A checkpoint without any trace of one has only token ids, unless one is required.
     fn read(files: &Files, is_required: bool) -> Result<Self> {
-        let has_tokenizer = is_required || Tokenizer::file(files)?.is_some();
+        let has_tokenizer = is_required || Tokenizer::is_expected(files)?;
+        if !has_tokenizer {
+            tracing::warn!("the checkpoint has no tokenizer: the model takes token ids only");
+        }
         let tokenizer = has_tokenizer.then(|| Tokenizer::load(files)).transpose()?;
         Ok(Text { tokenizer, template: None, dialect: Dialect::default() })
     }

@@ -108,8 +108,9 @@ impl Model {
         let tokenizer = Tokenizer::load(&files)?;
         let template = ChatTemplate::load(&files)?.or_else(|| self.0.template.clone());
         let recommended = families::find(&self.0.info.model_type)?.recommended;
-        let end_tokens = end_tokens(&self.0.configured_ends, &recommended, Some(&tokenizer));
         let template = template.map(|template| template.with_special_tokens(&tokenizer));
+        let end_tokens =
+            end_tokens(&self.0.configured_ends, &recommended, Some(&tokenizer), template.as_ref());
         let parser = tool_parser_type(&files)?;
         let dialect = Dialect::of(template.as_ref(), Some(&tokenizer), parser.as_deref());
         Ok(Model(Arc::new(Inner {
@@ -131,7 +132,8 @@ impl Model {
         self.0.defaults.clone()
     }
 
-    /// The ids that end a text: those of the config, the generation config, the tokenizer and the family.
+    /// The ids that end a text: those of the config, the generation config, the tokenizer and the family, and those with
+    /// which the chat template closes an assistant's turn.
     pub fn end_tokens(&self) -> &[u32] {
         &self.0.end_tokens
     }
@@ -145,7 +147,8 @@ impl Model {
         self.template()?.render(&text_only(messages)?, options)
     }
 
-    fn template(&self) -> Result<&ChatTemplate> {
+    /// The chat template of the model.
+    pub(crate) fn template(&self) -> Result<&ChatTemplate> {
         self.0.template.as_ref().ok_or(Error::NoChatTemplate)
     }
 
@@ -183,7 +186,7 @@ impl Model {
             Prompt::Raw(text) | Prompt::Text(text) if text.is_empty() => Vec::new(),
             Prompt::Raw(text) | Prompt::Text(text) => self.tokenizer()?.encode(text, true)?,
             Prompt::Chat(messages, options) => {
-                self.tokenizer()?.encode(&self.render(messages, options)?, false)?
+                self.template()?.encode(self.tokenizer()?, &text_only(messages)?, options)?
             }
         };
         let vocabulary = self.0.info.vocabulary;
@@ -306,7 +309,7 @@ impl Model {
         compute: impl FnOnce(&EngineModel) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let handle = self.clone();
-        self.engine().run(move || compute(&*find(handle.id())?)).await
+        self.engine().compute(move || compute(&*find(handle.id())?)).await
     }
 }
 

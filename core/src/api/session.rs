@@ -8,13 +8,13 @@ use crate::{
         session_options::{Overflow, SessionOptions},
     },
     engine::{
-        Engine, Generation, Request, Turn,
+        Engine, Generation, Request, Turn, alone,
         engine_model::{EngineModel, find},
         prefix_cache::{PrefixCache, Slot},
     },
     error::{Error, Result},
     generate::GenerateOptions,
-    text::{Layout, Message, TemplateOptions},
+    text::{Layout, Message, RenderedText, TemplateOptions},
 };
 use std::{
     path::PathBuf,
@@ -203,7 +203,7 @@ impl Session {
             memory.restore(&path, &loaded.fingerprint)?;
             place.fill(memory)
         };
-        let place = model.engine().run(read).await?;
+        let place = model.engine().compute(read).await?;
         Ok(Session::at(model.clone(), place))
     }
 
@@ -219,7 +219,7 @@ impl Session {
             let mut visit = Some(visit);
             Ok(move || {
                 let Some(_hold) = slot.hold() else { return Ok(None) };
-                visit.take().map(|visit| visit(&slot)).transpose()
+                visit.take().map(|visit| alone(|| visit(&slot))).transpose()
             })
         };
         engine.run_in_turns(Turn::Parked, begin).await
@@ -306,8 +306,8 @@ impl TokenLayout {
     fn of(model: &Model, opening: &[Message], options: &TemplateOptions) -> Result<Self> {
         let Layout { prefix, header } = model.layout(opening, options)?;
         let is_shared = !opening.is_empty() || !options.tools.is_empty();
-        let prefix = if is_shared { prefix } else { String::new() };
-        let encode = |text: &str| model.tokenizer()?.encode(text, false);
+        let prefix = if is_shared { prefix } else { RenderedText::default() };
+        let encode = |text| model.template()?.encode_text(model.tokenizer()?, text);
         Ok(TokenLayout {
             opening: opening.to_vec(),
             options: options.clone(),

@@ -17,7 +17,7 @@ use crate::{
         network::{Kind, Network},
     },
 };
-use mlx_rs::{Array, memory};
+use mlx_rs::{Array, linalg, memory, ops, transforms::async_eval};
 use serde_json::Map;
 use std::{
     cell::{Cell, RefCell},
@@ -106,6 +106,11 @@ impl EngineModel {
         self.decode.borrow_mut().run(self.language()?, id, cache)
     }
 
+    /// Whether the decode step of such a cache is compiled.
+    pub(crate) fn has_compiled(&self, cache: &Cache) -> bool {
+        self.decode.borrow().has_compiled(cache)
+    }
+
     /// The prefix caches of its sessions.
     pub(crate) fn slots(&self) -> Vec<Rc<Slot>> {
         self.sessions.borrow().values().cloned().collect()
@@ -187,4 +192,19 @@ pub(crate) fn unload(id: u64) {
         loaded.unloaded.set(true);
         loaded.sessions.borrow_mut().clear();
     }
+}
+
+/// Leaves what a failing device leaves: zeros in the caches that generations are changing, and a
+/// failure that the next call meets. For tests; on the engine's thread.
+pub fn fail_device() -> Result<()> {
+    // A product, so that the failure comes after everything is queued.
+    let ones = ops::ones::<f32>(&[2, 200_000])?;
+    let zeros = ones.matmul(ones.t())?.multiply(Array::from_f32(0.0))?;
+    async_eval([&linalg::inv(zeros)?])?;
+    for slot in all().iter().flat_map(|loaded| loaded.slots()).filter(|slot| slot.is_held()) {
+        for array in slot.prefix_cache.borrow_mut().cache.arrays() {
+            *array = ops::zeros_like(&*array)?;
+        }
+    }
+    Ok(())
 }

@@ -2,17 +2,22 @@
 //! of sessions. This room runs models; it knows no handle and no download.
 
 mod answer;
+mod device;
 pub(crate) mod engine_model;
 mod generation;
+mod generation_task;
 pub(crate) mod prefix_cache;
 pub(crate) mod prompt;
+mod request;
+mod run;
 mod thread;
 
 pub use answer::Answer;
 pub use generation::{Canceller, Event, FinishReason, Generation, Summary, Token};
-pub use thread::Engine;
+pub use thread::{Engine, Exemption};
 
-pub(crate) use generation::Request;
+pub(crate) use device::alone;
+pub(crate) use request::Request;
 pub(crate) use thread::Turn;
 
 /// Waits for a future on a thread of a test.

@@ -278,6 +278,11 @@ impl Drop for Hold {
 }
 
 impl Slot {
+    /// Whether a request uses it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.get()
+    }
+
     /// Tells the handles how many positions the cache holds.
     pub(crate) fn publish(&self) {
         self.used.store(self.prefix_cache.borrow().keys.len(), Ordering::Relaxed);

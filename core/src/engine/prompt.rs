@@ -15,7 +15,7 @@ pub struct EnginePrompt {
     pub tokens: Vec<u32>,
     /// What stands at each position.
     pub keys: Vec<Key>,
-    /// None for text.
+    /// The part with media, from the start; none for text.
     embedded: Option<Embedded>,
 }
 
@@ -34,9 +34,21 @@ impl EnginePrompt {
         Ok(EnginePrompt { tokens, keys, embedded: Some(embedded) })
     }
 
+    /// Appends tokens of text.
+    pub(super) fn append(&mut self, tokens: &[u32]) {
+        self.tokens.extend(tokens);
+        self.keys.extend(tokens.iter().copied().map(Key::token));
+    }
+
+    /// The part that is embedded already, if `from` is in it.
+    fn embedded_at(&self, from: usize) -> Option<&Embedded> {
+        self.embedded.as_ref().filter(|embedded| from < embedded.length())
+    }
+
     /// Where a chunk from `from` on may end, at best at `to`; see [`Embedded::border`].
     pub fn border(&self, from: usize, to: usize) -> usize {
-        self.embedded.as_ref().map_or(to, |embedded| embedded.border(from, to))
+        self.embedded_at(from)
+            .map_or(to, |embedded| embedded.border(from, to.min(embedded.length())))
     }
 
     /// The last position up to `position` that cuts no span: a prefix that ends there can be reused.
@@ -56,7 +68,7 @@ impl EnginePrompt {
     /// # Errors
     /// Those of [`Embedded::slice`] and [`LanguageModel::embed`].
     pub fn chunk(&self, network: &dyn LanguageModel, from: usize, to: usize) -> Result<Embedded> {
-        match &self.embedded {
+        match self.embedded_at(from) {
             Some(embedded) => embedded.slice(from, to),
             None => {
                 network.embed(&Array::from_slice(&self.tokens[from..to], &[1, (to - from) as i32]))

@@ -5,14 +5,17 @@
 //! send it work. Jobs run to their end; tasks, such as generations, take turns of one step each.
 
 use crate::{
+    engine::device,
     error::{Error, Result},
     mlx::{self, memory::bound_free_buffers},
 };
 use std::{
     any::Any,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         OnceLock,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, ThreadId},
@@ -29,6 +32,9 @@ pub(crate) trait Task {
     fn is_ending(&self) -> bool;
     /// Replaces the next step after one has panicked.
     fn fail(&mut self, error: Error);
+    /// Drops what it has queued on the device and everything that was computed from it, because the
+    /// device has failed.
+    fn distrust(&mut self) {}
 }
 
 /// The state of a task after a step.
@@ -48,8 +54,11 @@ enum Message {
     Release(Box<dyn FnOnce() + Send>),
     Task(Box<dyn FnOnce() -> Box<dyn Task> + Send>),
     Wake,
-    Pause(oneshot::Sender<Result<()>>),
+    /// Reports whether the device is idle.
+    Pause(Box<dyn FnOnce(bool) + Send>),
     Resume,
+    Exempt,
+    EndExemption,
 }
 
 /// A handle to the engine thread.
@@ -57,6 +66,12 @@ pub struct Engine {
     messages: Sender<Message>,
     thread: Option<ThreadId>,
     started: Result<(), String>,
+    is_pause_expected: AtomicBool,
+}
+
+/// While it lives, the engine computes although it was paused; see [`Engine::exempt`].
+pub struct Exemption {
+    engine: &'static Engine,
 }
 
 static ENGINE: OnceLock<Engine> = OnceLock::new();
@@ -74,7 +89,7 @@ impl Engine {
                 thread::Builder::new().name("mynah".into()).stack_size(8 << 20).spawn(move || {
                     let start = || mlx::initialize(halt).and_then(|()| bound_free_buffers());
                     report.send(guarded(start)).ok();
-                    serve(&inbox);
+                    Server::new(inbox).serve();
                 });
             let id = thread.as_ref().ok().map(|thread| thread.thread().id());
             let started = match thread {
@@ -83,7 +98,8 @@ impl Engine {
                 }
                 Err(error) => Err(Error::Internal(error.to_string())),
             };
-            Engine { messages, thread: id, started: started.map_err(|error| error.to_string()) }
+            let started = started.map_err(|error| error.to_string());
+            Engine { messages, thread: id, started, is_pause_expected: AtomicBool::new(false) }
         });
         match &engine.started {
             Ok(()) => Ok(engine),
@@ -107,6 +123,17 @@ impl Engine {
         result.await.unwrap_or_else(|_| stopped())
     }
 
+    /// As [`Engine::run`], for a job whose result is worth nothing if the device has failed.
+    ///
+    /// # Errors
+    /// Also [`Error::Device`].
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run(|| device::alone(job)).await
+    }
+
     /// As [`Engine::run`], for a job that only frees something; it also runs while the engine is
     /// paused.
     pub(crate) async fn run_at_once<T: Send + 'static>(
@@ -121,20 +148,52 @@ impl Engine {
     }
 
     /// Finishes the current step and computes nothing more until [`Engine::resume`]. When this
-    /// returns, the device is idle. Generations and jobs wait and lose nothing. Cancelled, dropped and
-    /// unloaded work ends as usual.
+    /// returns, the device is idle, unless an [`Exemption`] lives. Generations and jobs wait and lose
+    /// nothing. Cancelled, dropped and unloaded work ends as usual.
     ///
     /// # Errors
-    /// [`Error::Mlx`] when the device has failed.
+    /// [`Error::Internal`] when the engine has stopped.
     pub async fn pause(&self) -> Result<()> {
         let (report, paused) = oneshot::channel();
-        self.post(Message::Pause(report));
-        paused.await.unwrap_or_else(|_| stopped())
+        self.post_pause(move |is_idle| {
+            report.send(is_idle).ok();
+        });
+        paused.await.map(drop).or_else(|_| stopped())
     }
 
-    /// Continues after [`Engine::pause`].
+    /// As [`Engine::pause`], for a system that ends a process whose device works on: blocks the
+    /// calling thread until the device is idle, at most for `timeout`, and returns whether it is. If
+    /// it is not, the engine still pauses after its current step.
+    pub fn pause_within(&self, timeout: Duration) -> bool {
+        let (report, paused) = channel();
+        self.post_pause(move |is_idle| {
+            report.send(is_idle).ok();
+        });
+        paused.recv_timeout(timeout).unwrap_or(false)
+    }
+
+    /// Prepares for a pause that must not take long: until [`Engine::resume`], no step is queued
+    /// before the one before it has ended, and prompts are computed in short chunks.
+    pub fn expect_pause(&self) {
+        self.is_pause_expected.store(true, Ordering::Release);
+    }
+
+    /// Whether a pause is expected.
+    pub(crate) fn expects_pause(&self) -> bool {
+        self.is_pause_expected.load(Ordering::Acquire)
+    }
+
+    /// Continues after [`Engine::pause`] and [`Engine::expect_pause`].
     pub fn resume(&self) {
+        self.is_pause_expected.store(false, Ordering::Release);
         self.post(Message::Resume);
+    }
+
+    /// Lets the engine compute whether it is paused or not, for work that the system permits in the
+    /// background. When the last exemption is dropped, a pause that was asked for takes effect.
+    pub fn exempt(&'static self) -> Exemption {
+        self.post(Message::Exempt);
+        Exemption { engine: self }
     }
 
     /// Runs a job in turns: `begin` creates it, and each turn calls it until it has a result. Until
@@ -171,9 +230,20 @@ impl Engine {
         self.post(Message::Wake);
     }
 
+    fn post_pause(&self, report: impl FnOnce(bool) + Send + 'static) {
+        self.expect_pause();
+        self.post(Message::Pause(Box::new(report)));
+    }
+
     fn post(&self, message: Message) {
         // The thread lives as long as the process, so this fails only when the process ends.
         self.messages.send(message).ok();
+    }
+}
+
+impl Drop for Exemption {
+    fn drop(&mut self) {
+        self.engine.post(Message::EndExemption);
     }
 }
 
@@ -192,7 +262,12 @@ impl<T, B: FnOnce() -> Result<J>, J: FnMut() -> Result<Option<T>>> Job<T, B, J> 
         if let Some(begin) = self.begin.take() {
             self.job = Some(begin()?);
         }
-        self.job.as_mut().map_or(Ok(None), |job| job())
+        match &mut self.job {
+            // Nothing of it is queued between its turns, so no failure of another task is its own.
+            Some(job) if self.meanwhile == Turn::Ready => device::alone(job),
+            Some(job) => job(),
+            None => Ok(None),
+        }
     }
 }
 
@@ -232,46 +307,120 @@ extern "C" fn halt() {
     halted.recv_timeout(PATIENCE).ok();
 }
 
-fn serve(inbox: &Receiver<Message>) {
-    let mut tasks: Vec<Box<dyn Task>> = Vec::new();
-    let mut waiting = Vec::new();
-    let (mut anyone_ready, mut is_paused) = (false, false);
-    loop {
-        let mut next = if anyone_ready { inbox.try_recv().ok() } else { wait(inbox) };
-        if next.is_none() && !anyone_ready {
-            return;
-        }
-        while let Some(message) = next {
-            // A job is a turn, because its caller may send the next job at once.
-            let is_turn = matches!(message, Message::Job(_) | Message::Release(_));
-            match message {
-                Message::Job(job) if is_paused => waiting.push(job),
-                Message::Job(job) | Message::Release(job) => perform(job),
-                Message::Task(make) => tasks.extend(guarded(|| Ok(make())).ok()),
-                Message::Wake => {}
-                Message::Pause(report) => {
-                    is_paused = true;
-                    report.send(guarded(mlx::synchronize)).ok();
-                }
-                Message::Resume => {
-                    is_paused = false;
-                    waiting.drain(..).for_each(perform);
-                }
+/// The state of the engine thread.
+struct Server {
+    inbox: Receiver<Message>,
+    tasks: Vec<Box<dyn Task>>,
+    /// Jobs that came during a pause.
+    waiting: Vec<Box<dyn FnOnce() + Send>>,
+    wants_pause: bool,
+    exemptions: usize,
+}
+
+impl Server {
+    fn new(inbox: Receiver<Message>) -> Self {
+        let (tasks, waiting) = (Vec::new(), Vec::new());
+        Server { inbox, tasks, waiting, wants_pause: false, exemptions: 0 }
+    }
+
+    fn serve(mut self) {
+        let mut is_ready = false;
+        loop {
+            let mut next = if is_ready { self.inbox.try_recv().ok() } else { wait(&self.inbox) };
+            if next.is_none() && !is_ready {
+                return;
             }
-            next = if is_turn { None } else { inbox.try_recv().ok() };
+            while let Some(message) = next {
+                // A job is a turn, because its caller may send the next job at once.
+                let is_turn = matches!(message, Message::Job(_) | Message::Release(_));
+                self.receive(message);
+                next = if is_turn { None } else { self.inbox.try_recv().ok() };
+            }
+            is_ready = self.step_all();
         }
-        anyone_ready = false;
-        tasks.retain_mut(|task| {
-            if is_paused && !task.is_ending() {
-                return true;
+    }
+
+    fn receive(&mut self, message: Message) {
+        match message {
+            Message::Job(job) if self.is_paused() => self.waiting.push(job),
+            Message::Job(job) => self.compute(job),
+            Message::Release(job) => perform(job),
+            Message::Task(make) => self.tasks.extend(guarded(|| Ok(make())).ok()),
+            Message::Wake => {}
+            Message::Pause(report) => {
+                self.wants_pause = true;
+                self.rest_if_paused();
+                report(self.is_paused());
+            }
+            Message::Resume => {
+                self.wants_pause = false;
+                self.compute_waiting();
+            }
+            Message::Exempt => {
+                self.exemptions += 1;
+                self.compute_waiting();
+            }
+            Message::EndExemption => {
+                self.exemptions -= 1;
+                self.rest_if_paused();
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.wants_pause && self.exemptions == 0
+    }
+
+    /// Waits until the device is idle, if the engine is paused.
+    fn rest_if_paused(&mut self) {
+        if self.is_paused() {
+            guarded(device::settle).ok();
+            self.spread_failure();
+        }
+    }
+
+    fn compute_waiting(&mut self) {
+        mem::take(&mut self.waiting).into_iter().for_each(|job| self.compute(job));
+    }
+
+    fn compute(&mut self, job: Box<dyn FnOnce() + Send>) {
+        device::begin();
+        perform(job);
+        self.spread_failure();
+    }
+
+    /// Gives each task its turn. Returns whether one is ready for the next.
+    fn step_all(&mut self) -> bool {
+        let (mut is_ready, mut at) = (false, 0);
+        while let Some(task) = self.tasks.get_mut(at) {
+            let is_ending = task.is_ending();
+            if self.wants_pause && self.exemptions == 0 && !is_ending {
+                at += 1;
+                continue;
+            }
+            if !is_ending {
+                device::begin();
             }
             let turn = guarded(|| Ok(task.step())).unwrap_or_else(|error| {
                 task.fail(error);
                 Turn::Done
             });
-            anyone_ready |= turn == Turn::Ready;
-            turn != Turn::Done
-        });
+            is_ready |= turn == Turn::Ready;
+            if turn == Turn::Done {
+                drop(self.tasks.remove(at));
+            } else {
+                at += 1;
+            }
+            self.spread_failure();
+        }
+        is_ready
+    }
+
+    /// A failure of the device concerns every task, whichever one met it.
+    fn spread_failure(&mut self) {
+        if device::has_failed_since_asked() {
+            self.tasks.iter_mut().for_each(|task| task.distrust());
+        }
     }
 }
 
@@ -311,10 +460,14 @@ fn message(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::block_on;
     use std::{
         pin::pin,
         task::{Context, Waker},
     };
+
+    /// Longer than any step of these tests.
+    const LONG: Duration = Duration::from_secs(60);
 
     #[test]
     fn jobs_in_turns_share_the_thread_and_end_with_their_futures() {
@@ -379,5 +532,32 @@ mod tests {
         assert_eq!(logged.try_iter().collect::<Vec<_>>(), ["release"]);
         engine.resume();
         assert_eq!([logged.recv().unwrap(), logged.recv().unwrap()], ["job", "turn"]);
+
+        // An exemption lets it compute during a pause, which goes on when the exemption ends.
+        assert!(engine.pause_within(LONG));
+        let exemption = engine.exempt();
+        block_on(engine.run(say("exempt"))).unwrap();
+        assert_eq!(logged.recv().unwrap(), "exempt");
+        assert!(!engine.pause_within(LONG));
+        drop(exemption);
+        let mut job = pin!(engine.run(say("after it")));
+        assert!(job.as_mut().poll(&mut context).is_pending());
+        assert!(engine.pause_within(LONG));
+        assert!(logged.try_recv().is_err());
+        engine.resume();
+        assert_eq!(logged.recv().unwrap(), "after it");
+
+        // A step that takes too long: the caller goes on, and the pause comes after the step.
+        let (open, gate) = channel::<()>();
+        let mut long = pin!(engine.run(move || {
+            gate.recv().ok();
+            Ok(())
+        }));
+        assert!(long.as_mut().poll(&mut context).is_pending());
+        assert!(!engine.pause_within(Duration::from_millis(20)));
+        drop(open);
+        block_on(long).unwrap();
+        assert!(engine.pause_within(LONG));
+        engine.resume();
     }
 }

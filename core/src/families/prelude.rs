@@ -42,7 +42,14 @@ pub(crate) use crate::{
         position::rope::Rope,
         recurrent::{
             conv::CausalConv,
-            mamba2::{Mamba2, Mamba2Sizes},
+            hybrid::LayerKind,
+            mamba2::{GatedNorm, Mamba2, Mamba2Config},
+            rg_lru::RgLru,
+            selective_scan::{
+                SelectionNorms, SelectiveScan, SelectiveScanBiases, SelectiveScanSizes,
+            },
+            ssd::{Ssd, SsdInputs, SsdSizes, TimeStepLimit},
+            wkv7::{Wkv7Inputs, wkv7},
         },
         residual::Residual,
         state::Recurrent,

@@ -1,6 +1,7 @@
 //! How the next token is sampled: options, penalties, constraints, the sampler, and the scores of
 //! texts. This room computes on logits and models; it knows no thread, no session and no file.
 
+mod choice;
 mod constraint;
 mod guide;
 mod options;
@@ -12,6 +13,7 @@ pub use constraint::{Allowed, Constraint, TokenMask};
 pub use options::{Dry, GenerateOptions, Xtc};
 pub use score::Score;
 
+pub(crate) use choice::{QueuedChoice, Sampled};
 pub(crate) use guide::Guide;
-pub(crate) use sampler::{Choice, Sampler};
+pub(crate) use sampler::{Sampler, random_seed};
 pub(crate) use score::{next_logits, score};

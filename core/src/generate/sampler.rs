@@ -1,6 +1,7 @@
 //! Sampling of the next token, on the device, in the order that [`GenerateOptions`] states.
 
 use crate::generate::{
+    choice::Choice,
     constraint::TokenMask,
     options::{GenerateOptions, Xtc},
     penalties::Penalties,
@@ -20,33 +21,6 @@ pub(crate) struct Sampler {
     key: Array,
     /// Tokens `[1, n]` that XTC never excludes.
     spared: Array,
-}
-
-/// A sampled token, which the device may not have computed yet.
-pub(crate) struct Choice {
-    /// The token `[1, 1]`.
-    pub id: Array,
-    /// Its log-probability `[1, 1]` before the filters.
-    pub logprob: Array,
-    /// The most probable tokens `[1, n]` in no order, and their log-probabilities.
-    pub top: Option<(Array, Array)>,
-}
-
-impl Choice {
-    /// All arrays that the device must compute.
-    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        let top = self.top.iter().flat_map(|(ids, logprobs)| [ids, logprobs]);
-        [&self.id, &self.logprob].into_iter().chain(top)
-    }
-
-    /// The most probable tokens, best first.
-    pub(crate) fn top(&self) -> Result<Vec<(u32, f32)>> {
-        let Some((ids, logprobs)) = &self.top else { return Ok(Vec::new()) };
-        let ids = mlx::to_vec::<u32>(&ids.as_dtype(Dtype::Uint32)?)?;
-        let mut top: Vec<_> = ids.into_iter().zip(mlx::to_vec::<f32>(logprobs)?).collect();
-        top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        Ok(top)
-    }
 }
 
 impl Sampler {
@@ -103,6 +77,15 @@ impl Sampler {
             }
         };
         Ok(Choice { id, logprob, top })
+    }
+
+    /// Advances past a token that was sampled before, as if [`Sampler::choose`] had sampled it.
+    pub(crate) fn replay(&mut self, id: u32) -> Result<()> {
+        if self.options.temperature != 0.0 {
+            self.next_key()?;
+            self.options.xtc.map(|_| self.next_key()).transpose()?;
+        }
+        self.penalties.push(&Array::from_slice(&[id], &[1, 1]))
     }
 
     fn next_key(&mut self) -> Result<Array> {
@@ -218,7 +201,8 @@ fn keep_from(logprobs: &Array, threshold: &Array) -> Result<Array> {
     Ok(ops::select(logprobs.lt(threshold)?, excluded, logprobs)?)
 }
 
-fn random_seed() -> u64 {
+/// A seed that no other generation has.
+pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }
@@ -389,7 +373,8 @@ mod tests {
         let logits = row(&SKEWED.map(f32::ln)).expand_dims(0).unwrap();
         for (count, expected) in [(2, &[1, 3][..]), (5, &[1, 3, 4, 2, 0])] {
             let mut sampler = sampler(|o| o.top_logprobs = count);
-            let top = sampler.choose(&logits, None).unwrap().top().unwrap();
+            let choice = sampler.choose(&logits, None).unwrap();
+            let top = choice.queue([].into_iter()).unwrap().read().unwrap().top;
             assert_eq!(top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), expected);
             assert!(top.iter().all(|(id, p)| (p.exp() - SKEWED[*id as usize]).abs() < 1e-6));
         }

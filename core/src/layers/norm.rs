@@ -27,6 +27,13 @@ pub enum Norm {
         /// Added to the variance.
         eps: f32,
     },
+    /// An RMS norm of each head `[batch, heads, length, head_dim]`.
+    RmsOfHeads {
+        /// Factors `[heads, 1, head_dim]`.
+        weight: Array,
+        /// Added to the mean square.
+        eps: f32,
+    },
     /// A layer norm of each head `[batch, heads, length, head_dim]`.
     Heads {
         /// Factors `[heads, 1, head_dim]`.
@@ -52,6 +59,7 @@ impl Norm {
     pub fn plus(self, offset: f32) -> Result<Self> {
         let add = |w: Array| -> Result<Array> { Ok(w.add(mlx::scalar(offset, w.dtype())?)?) };
         Ok(match self {
+            Norm::RmsOfHeads { weight, eps } => Norm::RmsOfHeads { weight: add(weight)?, eps },
             Norm::Heads { weight, eps } => Norm::Heads { weight: add(weight)?, eps },
             Norm::Rms { weight, eps } => Norm::Rms { weight: weight.map(add).transpose()?, eps },
             Norm::Layer { weight, bias, eps } => {
@@ -67,6 +75,7 @@ impl Norm {
             Norm::Layer { weight, bias, eps } => {
                 fast::layer_norm(x, weight.as_ref(), bias.as_ref(), *eps)?
             }
+            Norm::RmsOfHeads { weight, eps } => weight.multiply(fast::rms_norm(x, None, *eps)?)?,
             Norm::Heads { weight, eps } => {
                 weight.multiply(fast::layer_norm(x, None, None, *eps)?)?
             }

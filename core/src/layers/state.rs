@@ -191,6 +191,20 @@ impl Recurrent {
         Ok(())
     }
 
+    /// Goes on to the last of the states after each token, `[batch, length, …]`, or sets them aside in
+    /// a verify pass.
+    pub(crate) fn follow(&mut self, states: Array, step: &Step) -> Result<()> {
+        if step.is_verify() {
+            self.trail = Some(states);
+            return Ok(());
+        }
+        let length = states.dim(1);
+        let last = mlx::slice(&states, 1, length - 1, length)?.squeeze_axes(&[1])?;
+        // A slice keeps the states of a long pass in memory.
+        self.state = Some(if length > 1 { last.contiguous()? } else { last });
+        Ok(())
+    }
+
     /// The input `x` `[batch, length, …]` after the last `count` inputs of the tokens before, which
     /// are the state and zeros at the beginning: `[batch, count + length, …]`.
     pub(crate) fn after_last(&mut self, x: &Array, count: i32, step: &Step) -> Result<Array> {

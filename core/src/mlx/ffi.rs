@@ -2,7 +2,10 @@
 //! quantization, slices whose start only the device knows, and counts of graph nodes.
 #![allow(unsafe_code)]
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    mlx::failure,
+};
 use mlx_rs::{
     Array, Device, DeviceType, Dtype, Stream, error::Exception, memory, transforms::compile,
 };
@@ -27,6 +30,7 @@ extern "C" fn keep_message(message: *const c_char, data: *mut c_void) {
     // SAFETY: mlx-c calls the handler with a valid string, as mlx-rs's handler requires too.
     unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        failure::note(&text);
         MESSAGE.with(|kept| kept.replace(text));
         default_mlx_error_handler(message, data);
     }
@@ -36,6 +40,9 @@ extern "C" fn keep_message(message: *const c_char, data: *mut c_void) {
 /// process ends, before the destructors of MLX's globals. Every thread that uses MLX through this
 /// module must call it.
 pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
+    if let Some(device) = chosen_device(std::env::var("MYNAH_DEVICE").ok().as_deref())? {
+        Device::set_default(&device);
+    }
     static HANDLER: Once = Once::new();
     // mlx-rs installs its handler once, on first use; this handler must replace it.
     Array::from_int(0).eval()?;
@@ -57,6 +64,18 @@ pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
         unsafe { libc::atexit(at_exit) };
     });
     Ok(())
+}
+
+/// The device of the environment variable `MYNAH_DEVICE`, if it is not MLX's own choice. On a Mac, the CPU
+/// tells faults of this library from differences of the GPU.
+fn chosen_device(name: Option<&str>) -> Result<Option<Device>> {
+    match name {
+        None | Some("" | "gpu") => Ok(None),
+        Some("cpu") => Ok(Some(Device::cpu())),
+        Some(other) => {
+            Err(Error::option("MYNAH_DEVICE", format!("is `{other}`; it must be `cpu` or `gpu`")))
+        }
+    }
 }
 
 /// Whether functions that are compiled from now on fuse elementwise operations. On the CPU the system's
@@ -85,11 +104,23 @@ pub(crate) fn release_memory() -> Result<()> {
     Ok(())
 }
 
-/// Waits until the device has finished all queued work.
-pub(crate) fn synchronize() -> Result<()> {
-    let stream = Stream::thread_local_or_default();
+/// Waits until the device has finished all work of the default stream.
+pub(super) fn synchronize() -> Result<()> {
+    synchronize_stream(&Stream::thread_local_or_default())
+}
+
+/// Waits until the device has finished all work of a stream.
+pub(super) fn synchronize_stream(stream: &Stream) -> Result<()> {
     // SAFETY: the stream is valid for as long as its owner lives.
     check(unsafe { sys::mlx_synchronize(stream.as_ptr()) })
+}
+
+/// Whether the device has computed an array that was queued.
+pub(super) fn is_available(array: &Array) -> Result<bool> {
+    let mut is_available = false;
+    // SAFETY: the array is alive during the call, which writes one boolean.
+    check(unsafe { sys::_mlx_array_is_available(&mut is_available, array.as_ptr()) })?;
+    Ok(is_available)
 }
 
 fn has_compiler() -> bool {
@@ -384,5 +415,20 @@ pub fn node_count(outputs: &[Array]) -> Result<usize> {
         libc::fclose(stream);
         check(status)?;
         Ok(String::from_utf8_lossy(&text).matches("shape=rectangle").count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_chooses_between_the_cpu_and_the_device_of_mlx() {
+        assert!(chosen_device(None).unwrap().is_none());
+        assert!(chosen_device(Some("gpu")).unwrap().is_none());
+        let cpu = chosen_device(Some("cpu")).unwrap().unwrap();
+        assert!(matches!(cpu.get_type(), Ok(DeviceType::Cpu)));
+        let error = chosen_device(Some("tpu")).unwrap_err().to_string();
+        assert!(error.contains("MYNAH_DEVICE") && error.contains("`tpu`"), "{error}");
     }
 }

@@ -107,7 +107,7 @@ impl Cache {
     /// # Errors
     /// [`Error::MemoryLimit`], [`Error::Mlx`].
     pub fn reserve(&mut self, positions: i32) -> Result<()> {
-        let needed = self.plan.bound.map_or(positions, |bound| positions.min(bound.positions));
+        let needed = self.needed(positions);
         if needed > self.plan.capacity {
             let mut grown = self.fork();
             grown.plan.capacity = (needed as u32).next_multiple_of(GROWTH) as i32;
@@ -116,6 +116,16 @@ impl Cache {
             *self = grown;
         }
         Ok(())
+    }
+
+    /// The capacity that `positions` in all need.
+    fn needed(&self, positions: i32) -> i32 {
+        self.plan.bound.map_or(positions, |bound| positions.min(bound.positions))
+    }
+
+    /// Whether its buffers have room for `count` more positions.
+    pub(super) fn has_room(&self, count: i32) -> bool {
+        self.needed(self.offset + count) <= self.plan.capacity
     }
 
     /// Gives all states the capacity of the cache.

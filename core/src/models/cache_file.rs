@@ -4,7 +4,7 @@ use crate::{
     checkpoint::shards::{load_shard, read_header},
     error::{Error, Result},
     layers::cache_plan::{Bound, CachePlan, CacheQuantization},
-    mlx::memory,
+    mlx::{self, memory},
     models::{cache::Cache, language::LanguageModel},
 };
 use mlx_rs::{Array, transforms::eval};
@@ -104,6 +104,8 @@ impl Cache {
         let part = path.with_extension("part.safetensors");
         let written = Array::save_safetensors(named, &metadata, &part)
             .map_err(|error| error.to_string())
+            // Values that the device has failed to compute are numbers too.
+            .and_then(|()| mlx::synchronize().map_err(|error| error.to_string()))
             // A full disk goes unnoticed until somebody looks.
             .and_then(|()| read_header(&part).map_err(|error| error.to_string()))
             .and_then(|_| fs::rename(&part, path).map_err(|error| error.to_string()));

@@ -105,6 +105,19 @@ struct Shape {
     pass: Pass,
 }
 
+impl Shape {
+    fn of(cache: &Cache, batch: i32, pass: Pass) -> Self {
+        Shape {
+            plan: cache.plan,
+            quantized: cache.quantized,
+            batch,
+            positions: cache.positions().len(),
+            has_rotary_delta: cache.rotary_delta.is_some(),
+            pass,
+        }
+    }
+}
+
 /// The kinds of compiled passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Pass {
@@ -135,6 +148,12 @@ impl DecodeStep {
     /// given here are constants of a compiled pass.
     pub fn with_parameters(parameters: Parameters) -> Self {
         DecodeStep(Vec::new(), parameters)
+    }
+
+    /// Whether the next decode step of a cache is compiled already.
+    pub(crate) fn has_compiled(&self, cache: &Cache) -> bool {
+        let shape = Shape::of(cache, cache.rows() as i32, Pass::Decode);
+        cache.has_room(1) && self.0.iter().any(|(known, _)| *known == shape)
     }
 
     /// Runs one token of each row, `[batch, 1]`, which may still be on its way through the device,
@@ -240,9 +259,7 @@ impl DecodeStep {
             let reason = format!("tokens for {batch} rows, but the cache has {rows}");
             return Err(Error::Internal(reason));
         }
-        let (plan, quantized) = (cache.plan, cache.quantized);
-        let has_rotary_delta = cache.rotary_delta.is_some();
-        let shape = Shape { plan, quantized, batch, positions: rows, has_rotary_delta, pass };
+        let shape = Shape::of(cache, batch, pass);
         let place = self.0.iter().position(|(known, _)| *known == shape).unwrap_or_else(|| {
             tracing::debug!(?shape, "compiling a decode step");
             self.0.truncate(KEPT - 1);

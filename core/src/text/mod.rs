@@ -2,15 +2,18 @@
 //!
 //! This room may use `error` and `checkpoint` (to read files). It must not know models or arrays.
 
-mod python;
+mod jinja;
 mod stop;
 mod stream;
 mod template;
 mod tokenizer;
+mod turn_end;
 
+pub(crate) use jinja::Text as RenderedText;
 pub(crate) use stop::StopFilter;
 pub use stream::Detokenizer;
 pub(crate) use template::DEEPSEEK_V32;
 pub(crate) use template::Layout;
 pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions, text_only};
 pub use tokenizer::Tokenizer;
+pub(crate) use turn_end::turn_ends;

@@ -4,14 +4,13 @@
 
 use crate::checkpoint::files::Files;
 use crate::error::{Error, Result};
-use crate::text::tokenizer::Config;
-use crate::text::{Tokenizer, python};
+use crate::text::Tokenizer;
+use crate::text::jinja::{Failure, Template, Text, Value, from_json};
+use crate::text::tokenizer::{Config, ControlTokens};
 use jiff::{Zoned, civil::DateTime};
-use minijinja::value::Serde;
-use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 const DEFAULT: &str = "default";
@@ -44,7 +43,8 @@ pub struct Message {
     /// The reasoning before the assistant's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
-    /// The calls that the assistant makes: `{"type": "function", "function": {"name", "arguments"}}`.
+    /// The calls that the assistant makes: `{"type": "function", "function": {"name", "arguments"}}`. The arguments are
+    /// an object or its JSON as text; templates get the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<Json>>,
     /// The id of the call that a tool message answers.
@@ -138,6 +138,10 @@ pub struct TemplateOptions {
     /// End inside the last message, so that the model continues its content, or its reasoning if it
     /// has no content. This turns `add_generation_prompt` off.
     pub continue_final_message: bool,
+    /// Encodes control tokens that stand in messages, tools, documents and variables as plain text, so that only those of
+    /// the template itself have a meaning. On by default. Trusted are the names of roles and the variables that
+    /// replace special tokens (`bos_token`).
+    pub sanitize_control_tokens: bool,
     /// JSON schemas of the functions that the model may call; an empty list means no tools.
     pub tools: Vec<Json>,
     /// More variables for the template, such as `enable_thinking` or `reasoning_effort`. They
@@ -154,6 +158,7 @@ setters! {
     TemplateOptions:
     add_generation_prompt: bool,
     continue_final_message: bool,
+    sanitize_control_tokens: bool,
     tools: Vec<Json>,
     variables: Map<String, Json>;
     optional
@@ -166,6 +171,7 @@ impl Default for TemplateOptions {
         TemplateOptions {
             add_generation_prompt: true,
             continue_final_message: false,
+            sanitize_control_tokens: true,
             tools: Vec::new(),
             variables: Map::new(),
             name: None,
@@ -177,8 +183,10 @@ impl Default for TemplateOptions {
 /// The chat template of a checkpoint, or several named ones. Clones share them.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    environment: Arc<Environment<'static>>,
+    /// The templates by name.
+    templates: Arc<BTreeMap<String, Template>>,
     special_tokens: Map<String, Json>,
+    control_tokens: Option<Arc<ControlTokens>>,
 }
 
 impl ChatTemplate {
@@ -221,52 +229,83 @@ impl ChatTemplate {
     #[must_use]
     pub fn with_special_tokens(mut self, tokenizer: &Tokenizer) -> Self {
         self.special_tokens = tokenizer.special_tokens().clone();
+        self.control_tokens = Some(Arc::new(self.control_tokens(tokenizer)));
         self
     }
 
+    /// The special tokens of a tokenizer, and its added tokens that a template writes.
+    pub(crate) fn control_tokens(&self, tokenizer: &Tokenizer) -> ControlTokens {
+        let writes = |text: &str| self.templates.values().any(|template| template.writes(text));
+        ControlTokens::of(tokenizer, writes)
+    }
+
     fn new(sources: Vec<(String, String)>, special_tokens: Map<String, Json>) -> Result<Self> {
-        let mut environment = python::environment();
-        for (name, source) in sources {
-            environment.add_template_owned(name, python::translate(&source)).map_err(error)?;
-        }
-        Ok(ChatTemplate { environment: Arc::new(environment), special_tokens })
+        let parse = |(name, source): (String, String)| Ok((name, Template::parse(&source)?));
+        let templates = sources.into_iter().map(parse).collect::<Result<_, _>>().map_err(error)?;
+        Ok(ChatTemplate { templates: Arc::new(templates), special_tokens, control_tokens: None })
     }
 
     /// The sources of all templates.
     pub(crate) fn source(&self) -> String {
-        let mut templates: Vec<_> = self.environment.templates().collect();
-        templates.sort_unstable_by_key(|(name, _)| *name);
-        templates.iter().map(|(_, template)| template.source()).collect::<Vec<_>>().join("\n")
+        self.templates.values().map(Template::source).collect::<Vec<_>>().join("\n")
     }
 
-    /// The variables that the templates read.
-    pub(crate) fn variables_read(&self) -> BTreeSet<String> {
-        let templates = self.environment.templates();
-        templates.flat_map(|(_, template)| template.undeclared_variables(false)).collect()
+    /// The names that the templates read: variables, and what they set themselves.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        self.templates.values().flat_map(Template::names).collect()
     }
 
-    /// Renders messages to text. The text contains its special tokens: encode it without adding any.
+    /// Renders messages to text. The text contains its special tokens: encode it without adding any. What a user
+    /// writes may look like a control token in it; [`encode`](Self::encode) tells them apart.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] when the template raises one or cannot render these messages,
     /// [`Error::UnknownRole`] when it leaves out the message of a role that it does not know.
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
+        self.rendered(messages, options).map(|text| text.as_str().into())
+    }
+
+    /// Renders messages to token ids. Unless [`TemplateOptions::sanitize_control_tokens`] is off, a control token has
+    /// a meaning only where the template itself writes all of it: the same characters in a message are plain text, also
+    /// where the template trims, splits or joins them. Plain text may still be words that a model obeys.
+    ///
+    /// # Errors
+    /// Those of [`render`](Self::render); [`Error::Tokenizer`].
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        options: &TemplateOptions,
+    ) -> Result<Vec<u32>> {
+        self.encode_text(tokenizer, &self.rendered(messages, options)?)
+    }
+
+    /// The ids of a rendered text or of a part of it.
+    pub(crate) fn encode_text(&self, tokenizer: &Tokenizer, text: &Text) -> Result<Vec<u32>> {
+        match &self.control_tokens {
+            Some(control) => tokenizer.encode_rendered(text, control),
+            None => tokenizer.encode_rendered(text, &self.control_tokens(tokenizer)),
+        }
+    }
+
+    fn rendered(&self, messages: &[Message], options: &TemplateOptions) -> Result<Text> {
         if messages.is_empty() {
             return Err(refused("there are no messages"));
         }
         let template = self.select(options)?;
+        let now = options.local_time.unwrap_or_else(|| Zoned::now().datetime());
+        let render = |messages: &[Json], prompt: bool| {
+            template.render(&self.variables(messages, prompt, options), now).map_err(error)
+        };
         let json = messages.iter().map(to_json).collect::<Result<Vec<_>>>()?;
         let rendered = if options.continue_final_message {
-            continue_final(json, template.source(), |messages| {
-                template.render(self.variables(messages, false, options)).map_err(error)
-            })?
+            continue_final(json, template.source(), |messages| render(messages, false))?
         } else {
-            let variables = self.variables(&json, options.add_generation_prompt, options);
-            template.render(variables).map_err(error)?
+            render(&json, options.add_generation_prompt)?
         };
         for message in messages.iter().filter(|message| !ROLES.contains(&&*message.role)) {
             if let Some(Content::Text(text)) = &message.content
-                && !rendered.contains(text.trim())
+                && !rendered.as_str().contains(text.trim())
             {
                 return Err(Error::UnknownRole(message.role.clone()));
             }
@@ -274,33 +313,56 @@ impl ChatTemplate {
         Ok(rendered)
     }
 
-    fn select(&self, options: &TemplateOptions) -> Result<minijinja::Template<'_, '_>> {
-        let has = |name: &str| self.environment.get_template(name).is_ok();
+    fn select(&self, options: &TemplateOptions) -> Result<&Template> {
         let name = match &options.name {
             Some(name) => name,
-            None if !options.tools.is_empty() && has(TOOL_USE) => TOOL_USE,
+            None if !options.tools.is_empty() && self.templates.contains_key(TOOL_USE) => TOOL_USE,
             None => DEFAULT,
         };
-        self.environment.get_template(name).map_err(|_| {
-            let mut names: Vec<_> = self.environment.templates().map(|(name, _)| name).collect();
-            names.sort_unstable();
+        self.templates.get(name).ok_or_else(|| {
+            let names: Vec<_> = self.templates.keys().map(String::as_str).collect();
             refused(format!("the checkpoint has no template `{name}`; it has {}", names.join(", ")))
         })
     }
 
-    fn variables(&self, messages: &[Json], prompt: bool, options: &TemplateOptions) -> Value {
-        let mut variables = BTreeMap::from([("documents".to_string(), Value::from(()))]);
-        for (name, value) in self.special_tokens.iter().chain(&options.variables) {
-            variables.insert(name.clone(), Value::from(Serde(value)));
+    fn variables(
+        &self,
+        messages: &[Json],
+        prompt: bool,
+        options: &TemplateOptions,
+    ) -> HashMap<String, Value> {
+        let is_given = options.sanitize_control_tokens;
+        let mut variables = HashMap::from([("documents".to_string(), Value::None)]);
+        for (name, value) in &self.special_tokens {
+            variables.insert(name.clone(), from_json(value, false));
         }
-        let tools = Some(&options.tools).filter(|tools| !tools.is_empty());
-        variables.insert("messages".into(), Value::from(Serde(messages)));
-        variables.insert("tools".into(), Value::from(Serde(tools)));
+        for (name, value) in &options.variables {
+            let is_given = is_given && !name.ends_with("_token");
+            variables.insert(name.clone(), from_json(value, is_given));
+        }
+        let messages = messages.iter().map(|message| message_value(message, is_given));
+        variables.insert("messages".into(), Value::list(messages.collect()));
+        let tools = options.tools.iter().map(|tool| from_json(tool, is_given));
+        let tools =
+            if options.tools.is_empty() { Value::None } else { Value::list(tools.collect()) };
+        variables.insert("tools".into(), tools);
         variables.insert("add_generation_prompt".into(), prompt.into());
-        let now = options.local_time.unwrap_or_else(|| Zoned::now().datetime());
-        let strftime = move |pattern: &str| python::strftime(pattern, now);
-        variables.insert("strftime_now".into(), Value::from_function(strftime));
-        Value::from(variables)
+        variables
+    }
+}
+
+/// A message as a template sees it. A role is a name that the application chose, of which templates make control tokens
+/// (`<|user|>`).
+fn message_value(message: &Json, is_given: bool) -> Value {
+    let value = from_json(message, is_given);
+    let is_name = |role: &&str| role.chars().all(|c| c.is_alphanumeric() || "_-".contains(c));
+    match (&value, message.get("role").and_then(Json::as_str).filter(is_name)) {
+        (Value::Dict(dict), Some(role)) => {
+            let mut dict = (**dict).clone();
+            dict.insert(Value::written("role"), Value::written(role));
+            dict.into()
+        }
+        _ => value,
     }
 }
 
@@ -309,10 +371,10 @@ impl ChatTemplate {
 pub(crate) struct Layout {
     /// The text before the first message of the user: what all conversations with these opening
     /// messages, tools and variables share.
-    pub prefix: String,
+    pub prefix: Text,
     /// The header of the answer after a message of the user; empty without a generation prompt, and
     /// for templates that do not write it at the end.
-    pub header: String,
+    pub header: Text,
 }
 
 impl Layout {
@@ -331,11 +393,14 @@ impl Layout {
         let ask = |text: &str| [opening, &[Message::user(text)]].concat();
         let unprompted = options.clone().add_generation_prompt(false);
         let (one, other) =
-            (template.render(&ask("0"), options)?, template.render(&ask("a"), options)?);
-        let header = one.strip_prefix(&template.render(&ask("0"), &unprompted)?);
-        let mut pairs = one.char_indices().zip(other.chars());
-        let end = pairs.find(|((_, a), b)| a != b).map_or(one.len(), |((at, _), _)| at);
-        Ok(Layout { prefix: one[..end].into(), header: header.unwrap_or_default().into() })
+            (template.rendered(&ask("0"), options)?, template.rendered(&ask("a"), options)?);
+        let unprompted = template.rendered(&ask("0"), &unprompted)?;
+        let header = one.as_str().strip_prefix(unprompted.as_str()).unwrap_or_default();
+        let mut pairs = one.as_str().char_indices().zip(other.as_str().chars());
+        let end = pairs.find(|((_, a), b)| a != b).map_or(one.as_str().len(), |((at, _), _)| at);
+        let start = one.as_str().len() - header.len();
+        let header = one.slice(start..one.as_str().len());
+        Ok(Layout { prefix: one.slice(0..end), header })
     }
 }
 
@@ -385,7 +450,8 @@ fn configured(file: &str, template: &Json) -> Result<Vec<(String, String)>> {
     })
 }
 
-/// A message as JSON for a template: without nulls, and with its reasoning under every name in use.
+/// A message as JSON for a template: without nulls, with its reasoning under every name in use, and with the arguments
+/// of calls as objects.
 fn to_json(message: &Message) -> Result<Json> {
     let json = serde_json::to_value(message).map_err(|e| Error::Internal(e.to_string()))?;
     let Json::Object(mut fields) = json else { return Ok(json) };
@@ -396,15 +462,35 @@ fn to_json(message: &Message) -> Result<Json> {
         }
         fields.insert("reasoning_content".into(), reasoning);
     }
+    let calls = fields.get_mut("tool_calls").and_then(Json::as_array_mut).into_iter().flatten();
+    for call in calls {
+        let call = if call.get("function").is_some() { &mut call["function"] } else { call };
+        if let Some(arguments) = call.get_mut("arguments") {
+            as_object(arguments);
+        }
+    }
     Ok(Json::Object(fields))
+}
+
+/// Replaces the JSON of an object by the object, and what is empty by an empty one.
+fn as_object(arguments: &mut Json) {
+    let parsed = match &*arguments {
+        Json::Null => Some(Json::Object(Map::new())),
+        Json::String(text) if text.trim().is_empty() => Some(Json::Object(Map::new())),
+        Json::String(text) => serde_json::from_str(text).ok().filter(Json::is_object),
+        _ => None,
+    };
+    if let Some(object) = parsed {
+        *arguments = object;
+    }
 }
 
 /// Renders with a mark at the end of the last message and truncates the text there.
 fn continue_final(
     mut messages: Vec<Json>,
     source: &str,
-    render: impl FnOnce(&[Json]) -> Result<String>,
-) -> Result<String> {
+    render: impl FnOnce(&[Json]) -> Result<Text>,
+) -> Result<Text> {
     const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
     let mut last = messages.last_mut();
     let content = last.as_ref().and_then(|message| message.get("content"));
@@ -435,17 +521,15 @@ fn continue_final(
     let Some(text) = text else {
         return Err(refused("the final message has no text to continue"));
     };
-    let last = text.trim();
     let mut rendered = render(&messages)?;
-    let mark = rendered.rfind(MARK.trim_end()).filter(|_| rendered.contains(last));
+    let whole = rendered.as_str();
+    let mark = whole.rfind(MARK.trim_end()).filter(|_| whole.contains(text.trim()));
     let Some(mark) = mark else {
         return Err(refused("the template leaves out the final message, which is to be continued"));
     };
-    let trimmed = !rendered[mark..].starts_with(MARK);
-    rendered.truncate(mark);
-    if trimmed {
-        rendered.truncate(rendered.trim_end().len());
-    }
+    let is_trimmed = !whole[mark..].starts_with(MARK);
+    let end = if is_trimmed { whole[..mark].trim_end().len() } else { mark };
+    rendered.truncate(end);
     Ok(rendered)
 }
 
@@ -453,14 +537,14 @@ fn refused(reason: impl Into<String>) -> Error {
     Error::ChatTemplate { line: None, reason: reason.into() }
 }
 
-fn error(error: minijinja::Error) -> Error {
-    let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
-    Error::ChatTemplate { line: error.line(), reason }
+fn error(Failure { line, reason }: Failure) -> Error {
+    Error::ChatTemplate { line, reason }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::jinja::strftime;
     use serde_json::json;
 
     fn files(files: &[(&'static str, &str)]) -> Files {
@@ -642,7 +726,6 @@ mod tests {
             recursive,
             deep,
             endless,
-            "{{ '7'.zfill(-1) }}",
             "{% raw %}",
             "{{ 'x",
             "{#",
@@ -675,7 +758,7 @@ mod tests {
             (4_107_542_400, "Monday 2100-03-01 060"),
             (1_798_675_200, "Thursday 2026-12-31 365"),
         ] {
-            assert_eq!(python::strftime("%A %F %j", local_time(seconds)), expected);
+            assert_eq!(strftime("%A %F %j", local_time(seconds)), expected);
         }
     }
 
@@ -698,10 +781,10 @@ mod tests {
             ("100%!", "100%!"),
             ("%%d %d", "%d 05"),
         ] {
-            assert_eq!(python::strftime(pattern, time), expected, "{pattern:?}");
+            assert_eq!(strftime(pattern, time), expected, "{pattern:?}");
         }
         for time in [DateTime::MIN, DateTime::MAX] {
-            assert!(!python::strftime("%c %U %j", time).is_empty());
+            assert!(!strftime("%c %U %j", time).is_empty());
         }
     }
 
@@ -740,6 +823,7 @@ mod tests {
             let options = TemplateOptions {
                 add_generation_prompt: flag("add_generation_prompt").unwrap_or(true),
                 continue_final_message: flag("continue_final_message").unwrap_or(false),
+                sanitize_control_tokens: true,
                 tools: tools.as_array().unwrap().clone(),
                 variables: variables.as_object().unwrap().clone(),
                 name: None,
@@ -782,11 +866,15 @@ mod tests {
         if !is_question || options.continue_final_message {
             return false;
         }
-        assert!(text.ends_with(&layout.header), "{text:?} does not end with {:?}", layout.header);
-        assert!(options.add_generation_prompt || layout.header.is_empty());
+        assert!(
+            text.ends_with(layout.header.as_str()),
+            "{text:?} does not end with {:?}",
+            layout.header
+        );
+        assert!(options.add_generation_prompt || layout.header.as_str().is_empty());
         // Some templates put the opening messages before the last question.
         if !opening.is_empty() && messages.len() == opening.len() + 1 {
-            assert!(text.starts_with(&layout.prefix), "{text:?} and {:?}", layout.prefix);
+            assert!(text.starts_with(layout.prefix.as_str()), "{text:?} and {:?}", layout.prefix);
         }
         true
     }
@@ -799,12 +887,15 @@ mod tests {
         let opening = [Message::system("Be brief.")];
         let options = TemplateOptions::default();
         let layout = Layout::of(&template, &opening, &options).unwrap();
-        assert_eq!(layout.prefix, "<system>Be brief.</><user>");
-        assert_eq!(layout.header, "<assistant>");
+        assert_eq!(layout.prefix.as_str(), "<system>Be brief.</><user>");
+        assert_eq!(layout.header.as_str(), "<assistant>");
         let unprompted = options.add_generation_prompt(false);
-        assert_eq!(Layout::of(&template, &[], &unprompted).unwrap().header, "");
+        assert_eq!(Layout::of(&template, &[], &unprompted).unwrap().header.as_str(), "");
         let first = ChatTemplate::from_source("{{ add_generation_prompt }}{{ messages }}").unwrap();
-        assert_eq!(Layout::of(&first, &[], &TemplateOptions::default()).unwrap().header, "");
+        assert_eq!(
+            Layout::of(&first, &[], &TemplateOptions::default()).unwrap().header.as_str(),
+            ""
+        );
         let picky = ChatTemplate::from_source("{{ raise_exception('no') }}").unwrap();
         assert!(Layout::of(&picky, &[], &TemplateOptions::default()).is_err());
     }

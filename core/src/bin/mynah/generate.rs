@@ -7,7 +7,7 @@ use crate::{
     terminal::{Interrupts, exit_interrupted, say_summary},
 };
 use clap::Args;
-use mynah::{FinishReason, Generation, Message, Model, Prompt};
+use mynah::{FinishReason, Generation, Message, Model, Prompt, TemplateOptions};
 use serde::Serialize;
 use std::{
     io::{self, Write},
@@ -51,6 +51,9 @@ pub struct Arguments {
     /// Continue the prompt as raw text, without the chat template
     #[arg(long)]
     raw: bool,
+    /// Give control tokens in the prompt their meaning, instead of reading them as plain text
+    #[arg(long, conflicts_with_all = ["raw", "tokens"])]
+    control_tokens: bool,
     /// Continue after the end-of-text token
     #[arg(long)]
     ignore_eos: bool,
@@ -125,11 +128,17 @@ impl Arguments {
         }
         let text = model::text(self.prompt.clone().unwrap_or_default())?;
         let prompt = match &self.system {
-            Some(system) => vec![Message::system(system), Message::user(&text)].into(),
+            Some(system) => self.chat(vec![Message::system(system), Message::user(&text)]),
+            None if self.control_tokens => self.chat(vec![Message::user(&text)]),
             None if self.raw => Prompt::Raw(text),
             None => Prompt::Text(text),
         };
         Ok(model.generate(prompt, &options)?)
+    }
+
+    fn chat(&self, messages: Vec<Message>) -> Prompt {
+        let options = TemplateOptions::default().sanitize_control_tokens(!self.control_tokens);
+        Prompt::Chat(messages, options)
     }
 }
 

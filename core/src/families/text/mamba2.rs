@@ -1,57 +1,53 @@
-//! Mamba 2 and Codestral Mamba: no attention and no MLP, one recurrent mixer a block. Follows
-//! `mamba2` of mlx-lm, whose block norms have the epsilon 1e-5 whatever the config says.
+//! Mamba 2, also Codestral Mamba: no attention and no MLP, one state space model a block. Follows
+//! `mamba2` of transformers; that of mlx-lm normalises all groups as one, and its block norms have the
+//! epsilon 1e-5 whatever the config says.
 
 use crate::families::prelude::*;
 
 pub const FAMILY: Family =
     Family { model_types: &["mamba2"], build, recommended: Recommended::NOTHING };
 
-#[derive(Deserialize)]
-struct Config {
-    head_dim: Size,
-    state_size: Size,
-    ssm_state_size: Option<Size>,
-    n_groups: Size,
-    conv_kernel: Size,
-    use_bias: bool,
-    use_conv_bias: bool,
-    time_step_limit: (config::Float, config::Float),
-}
-
-const NAMES: &[(&str, &str)] =
-    &[("num_heads", "num_attention_heads"), ("layer_norm_epsilon", "rms_norm_eps")];
+const NAMES: &[(&str, &str)] = &[
+    ("num_heads", "mamba_n_heads"),
+    ("head_dim", "mamba_d_head"),
+    ("n_groups", "mamba_n_groups"),
+    ("conv_kernel", "mamba_d_conv"),
+    ("use_bias", "mamba_proj_bias"),
+    ("use_conv_bias", "mamba_conv_bias"),
+];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let e: Config = config::read(config)?;
-    // The model has no attention and no MLP, whatever the config says of them.
-    let absent = ["num_attention_heads", "num_key_value_heads", "rms_norm_eps"];
-    let own = config::without(config, &absent);
-    let own = config::with_defaults(&json!({"intermediate_size": 1}), own);
-    let c = Text::read_renamed(&own, NAMES)?;
-    let (heads, width) = (c.num_attention_heads, c.hidden_size);
-    if heads % *e.n_groups != 0 {
-        return Err(Error::config("n_groups", format!("does not divide the {heads} heads")));
-    }
-    let Size(state) = e.ssm_state_size.unwrap_or(e.state_size);
-    config::product("state_size", [*e.n_groups, state])?;
-    let sizes = Mamba2Sizes {
-        hidden: width,
-        heads,
-        head_dim: *e.head_dim,
-        state,
-        groups: *e.n_groups,
-        taps: *e.conv_kernel,
-    };
-    let (config::Float(shortest), config::Float(longest)) = e.time_step_limit;
-    if shortest.is_nan() || longest.is_nan() || shortest > longest {
-        let reason = format!("{shortest} to {longest} is no range");
-        return Err(Error::config("time_step_limit", reason));
-    }
-    let (range, biases) = ((shortest, longest), (e.use_bias, e.use_conv_bias));
-    let head = Head::of(w, &c)?;
+    config::only(config, json!({"hidden_act": "silu"}))?;
+    let is_given = config.get("ssm_state_size").is_some_and(|size| !size.is_null());
+    let state = if is_given { "ssm_state_size" } else { "state_size" };
+    let mixer = Mamba2Config::read(config, &[NAMES, &[(state, "mamba_d_state")]].concat())?;
+    let c = recurrent(config)?;
+    let norm = GatedNorm { eps: c.rms_norm_eps, is_before_gate: false };
+    decoder(w, &c, |w| Mamba2::read(w, c.hidden_size, &mixer, Some(norm)))
+}
+
+/// The fields of a model that has neither attention nor MLPs, whatever the config says of them.
+pub fn recurrent(config: &Json) -> Result<Text> {
+    let absent =
+        ["num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "layer_types"];
+    let own = config::without(config, &[&absent[..], &["intermediate_size"]].concat());
+    let none = json!({"num_attention_heads": 1, "intermediate_size": 1});
+    Text::read_renamed(
+        &config::with_defaults(&own, none),
+        &[("layer_norm_epsilon", "rms_norm_eps")],
+    )
+}
+
+/// The model whose blocks are one mixer each.
+pub fn decoder<L: Layer + 'static>(
+    w: &Scope,
+    c: &Text,
+    mixer: impl Fn(&Scope) -> Result<L>,
+) -> Result<Box<dyn LanguageModel>> {
+    let head = Head::of(w, c)?;
     let names = Names { embedding: "embeddings", norm: "norm_f", ..Names::default() };
-    Ok(Box::new(Decoder::named(&w.at("backbone"), names, &c, head, |_, w| {
-        let mixer = Mamba2::read(&w.at("mixer"), sizes, c.rms_norm_eps, range, biases)?;
-        Ok(Block::new(Residual::pre(w.rms_norm("norm", width, 1e-5)?, mixer)))
+    Ok(Box::new(Decoder::named(&w.at("backbone"), names, c, head, |_, w| {
+        let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
+        Ok(Block::new(Residual::pre(norm, mixer(&w.at("mixer"))?)))
     })?))
 }

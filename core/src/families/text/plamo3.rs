@@ -46,14 +46,24 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let attention = Attention::fused(&a, ["qkv_proj", "o_proj"], &c, rope.clone())?
                 .window(window)
                 .qk_norm(QkNorm::BeforeRope(head_norm("q_norm")?, head_norm("k_norm")?));
-            let norm = |(name, offset)| norm(&w, name, width, offset);
-            let norms = FourNorms {
-                before_mixer: ("pre_mixer_norm", 1.0),
-                after_mixer: ("post_mixer_norm", 0.2),
-                before_ffn: ("pre_mlp_norm", 1.0),
-                after_ffn: ("post_mlp_norm", 5.0_f32.powf(-1.5)),
-            };
-            Ok(Block::new(sandwich(norm, norms, attention, phi3::mlp(&w.at("mlp"), &c)?)?))
+            block(&w, &c, attention, phi3::mlp(&w.at("mlp"), &c)?)
         },
     )?))
+}
+
+/// The block of four norms, whose weights are stored less an offset.
+pub fn block(
+    w: &Scope,
+    c: &Text,
+    mixer: impl Layer + 'static,
+    ffn: impl Layer + 'static,
+) -> Result<Block> {
+    let norm = |(name, offset)| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus(offset);
+    let norms = FourNorms {
+        before_mixer: ("pre_mixer_norm", 1.0),
+        after_mixer: ("post_mixer_norm", 0.2),
+        before_ffn: ("pre_mlp_norm", 1.0),
+        after_ffn: ("post_mlp_norm", 5.0_f32.powf(-1.5)),
+    };
+    Ok(Block::new(sandwich(norm, norms, mixer, ffn)?))
 }

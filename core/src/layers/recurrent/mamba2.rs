@@ -1,188 +1,168 @@
-//! Mamba 2: a state space model with one decay a head, computed as attention within chunks
-//! (SSD, [Dao and Gu 2024](https://arxiv.org/abs/2405.21060)). Follows `ssm` of mlx-lm.
+//! The mixer of Mamba 2 ([Dao and Gu 2024](https://arxiv.org/abs/2405.21060)): one projection, a short
+//! convolution, a state space model, and a gate with a norm of each group. Follows transformers,
+//! which has the norms of groups.
 
-use crate::layers::{
-    feed_forward::mlp::swiglu, linear::Linear, norm::Norm, recurrent::conv::CausalConv,
-};
 use crate::{
-    checkpoint::scope::Scope,
-    error::Result,
-    layers::{algebra::Layer, cache_plan::CachePlan, state::Recurrent, step::Step},
-    mlx,
+    checkpoint::{
+        config::{self, Json, Size},
+        scope::Scope,
+    },
+    error::{Error, Result},
+    layers::{
+        algebra::Layer,
+        cache_plan::CachePlan,
+        feed_forward::{activation::silu, mlp::swiglu},
+        linear::Linear,
+        recurrent::{
+            conv::CausalConv,
+            ssd::{Ssd, SsdInputs, SsdSizes, TimeStepLimit},
+        },
+        state::Recurrent,
+        step::Step,
+    },
 };
-use mlx_rs::{Array, Dtype, ops};
+use mlx_rs::{Array, fast, ops};
+use serde::Deserialize;
+use serde_json::json;
 
-/// Tokens that are computed as one block of attention.
-const CHUNK: i32 = 256;
-
-/// The sizes of a mixer.
-#[derive(Clone, Copy, Debug)]
-pub struct Mamba2Sizes {
-    /// Width of the residual stream.
-    pub hidden: i32,
+/// The sizes and switches of a mixer, under their most common names.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Mamba2Config {
     /// Number of heads.
-    pub heads: i32,
+    pub mamba_n_heads: Size,
     /// Width of one head.
-    pub head_dim: i32,
-    /// Width of the state for each element of a head.
-    pub state: i32,
+    pub mamba_d_head: Size,
     /// Number of groups of heads that share `B` and `C`.
-    pub groups: i32,
+    pub mamba_n_groups: Size,
+    /// Width of the state for each element of a head.
+    pub mamba_d_state: Size,
     /// Taps of the convolution.
-    pub taps: i32,
+    pub mamba_d_conv: Size,
+    /// Whether the convolution has a bias; by default it has.
+    pub mamba_conv_bias: Option<bool>,
+    /// Whether the projections have biases; by default they have none.
+    pub mamba_proj_bias: Option<bool>,
+    /// Whether the projection of the output has a bias, where that is said of it alone.
+    pub projectors_bias: Option<bool>,
+    /// The bounds of the time steps; none by default.
+    pub time_step_limit: Option<TimeStepLimit>,
+}
+
+impl Mamba2Config {
+    /// Reads the fields. Some may have other names: `(theirs, ours)`. Heads of the width `auto` share
+    /// `mamba_expand` times the width of the stream.
+    ///
+    /// # Errors
+    /// [`Error::Config`] about the field at fault, with its name in the config.
+    pub fn read(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
+        config::read_renamed(config, names, |config| {
+            let is_auto = |size: &&Json| size.is_null() || size.as_str() == Some("auto");
+            let given = config.get("mamba_d_head").filter(|size| !is_auto(size)).cloned();
+            let head_dim = given.map_or_else(|| own_head_dim(config), Ok)?;
+            let own = config::without(config, &["mamba_d_head"]);
+            let defaults = json!({"mamba_d_head": head_dim});
+            let c: Self = config::read(&config::with_defaults(&own, defaults))?;
+            if *c.mamba_n_heads % *c.mamba_n_groups != 0 {
+                let reason = format!("does not divide the {} heads", *c.mamba_n_heads);
+                return Err(Error::config("mamba_n_groups", reason));
+            }
+            config::product("mamba_d_state", [*c.mamba_n_groups, *c.mamba_d_state])?;
+            config::product("mamba_d_head", [*c.mamba_n_heads, *c.mamba_d_head])?;
+            Ok(c)
+        })
+    }
+
+    fn sizes(&self) -> SsdSizes {
+        SsdSizes {
+            heads: *self.mamba_n_heads,
+            head_dim: *self.mamba_d_head,
+            groups: *self.mamba_n_groups,
+            state: *self.mamba_d_state,
+        }
+    }
+
+    /// The widths of the parts of the first projection: the gate, `x`, `B`, `C` and the time steps.
+    pub fn widths(&self) -> [i32; 5] {
+        let s = self.sizes();
+        let (inner, shared) = (s.heads * s.head_dim, s.groups * s.state);
+        [inner, inner, shared, shared, s.heads]
+    }
+}
+
+fn own_head_dim(config: &Json) -> Result<Json> {
+    let heads: Size = config::field(config, "mamba_n_heads")?;
+    let inner = match config::field::<Option<Size>>(config, "mamba_d_ssm")? {
+        Some(inner) => *inner,
+        None => {
+            let expand: Option<Size> = config::field(config, "mamba_expand")?;
+            let width: Size = config::field(config, "hidden_size")?;
+            config::product("mamba_expand", [expand.map_or(2, i32::from), *width])?
+        }
+    };
+    Ok(json!(inner / *heads))
+}
+
+/// The norm beside the gate of a mixer.
+#[derive(Clone, Copy, Debug)]
+pub struct GatedNorm {
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Whether the norm comes before the gate.
+    pub is_before_gate: bool,
 }
 
 /// A Mamba 2 mixer.
 pub struct Mamba2 {
     input: Linear,
+    /// Factors of what the first projection gives.
+    multipliers: Option<Array>,
     conv: CausalConv,
-    /// `-exp(A_log)`: how fast each head forgets.
-    a: Array,
-    d: Array,
-    dt_bias: Array,
-    dt_range: (f32, f32),
-    norm: Norm,
+    ssd: Ssd,
+    /// The norm and its weight.
+    norm: Option<(GatedNorm, Array)>,
     output: Linear,
-    sizes: Mamba2Sizes,
+    c: Mamba2Config,
 }
 
 impl Mamba2 {
-    /// Reads a mixer; `bias` and `conv_bias` say which biases must be there.
+    /// Reads a mixer for a stream of this width.
     ///
     /// # Errors
     /// As [`Scope::linear`].
-    pub fn read(
-        w: &Scope,
-        s: Mamba2Sizes,
-        eps: f32,
-        dt_range: (f32, f32),
-        (bias, conv_bias): (bool, bool),
-    ) -> Result<Self> {
-        let read = if bias { Scope::linear_with_bias } else { Scope::linear };
-        let inner = s.heads * s.head_dim;
-        let channels = inner + 2 * s.groups * s.state;
+    pub fn read(w: &Scope, width: i32, c: &Mamba2Config, norm: Option<GatedNorm>) -> Result<Self> {
+        let biased = |bias: bool| if bias { Scope::linear_with_bias } else { Scope::linear };
+        let widths = c.widths();
+        let [inner, x, b, c_width, _] = widths;
+        let limit = c.time_step_limit.unwrap_or(TimeStepLimit::NONE);
+        let taps = *c.mamba_d_conv;
+        let conv_bias = c.mamba_conv_bias.unwrap_or(true);
+        let conv = CausalConv::read(w, "conv1d", x + b + c_width, taps, conv_bias)?;
+        let read = |norm| -> Result<_> { Ok((norm, w.at("norm").tensor("weight", &[inner])?)) };
+        let bias = c.mamba_proj_bias.unwrap_or(false);
+        let output = biased(c.projectors_bias.unwrap_or(bias));
         Ok(Mamba2 {
-            input: read(w, "in_proj", s.hidden, inner + channels + s.heads)?,
-            conv: CausalConv::read(w, "conv1d", channels, s.taps, conv_bias)?,
-            a: w.keep(w.take("A_log", &[s.heads])?.exp()?.negative()?.as_dtype(Dtype::Float32)?),
-            d: w.tensor("D", &[s.heads])?,
-            dt_bias: w.tensor("dt_bias", &[s.heads])?,
-            dt_range,
-            norm: w.rms_norm("norm", inner, eps)?,
-            output: read(w, "out_proj", inner, s.hidden)?,
-            sizes: s,
+            input: biased(bias)(w, "in_proj", width, widths.iter().sum())?,
+            multipliers: None,
+            conv,
+            ssd: Ssd::read(w, c.sizes(), limit)?,
+            norm: norm.map(read).transpose()?,
+            output: output(w, "out_proj", inner, width)?,
+            c: c.clone(),
         })
     }
 
-    /// The length of each time step, `[batch, length, heads]`.
-    fn dt(&self, dt: &Array) -> Result<Array> {
-        let dt = dt.as_dtype(Dtype::Float32)?.add(&self.dt_bias)?;
-        let dt = ops::logaddexp(&dt, Array::from_f32(0.0))?;
-        let (shortest, longest) = self.dt_range;
-        Ok(ops::clip(&dt, (Array::from_f32(shortest), Array::from_f32(longest)))?)
+    /// Multiplies what the first projection gives, element by element.
+    pub fn multiplied(self, multipliers: Array) -> Self {
+        Mamba2 { multipliers: Some(multipliers), ..self }
     }
 
-    /// One token by the recurrence itself: `h ← exp(dt·A)·h + dt·x⊗B`, `y = h·C`.
-    fn step(
-        &self,
-        x: &Array,
-        b: &Array,
-        c: &Array,
-        dt: &Array,
-        state: &Array,
-    ) -> Result<(Array, Array)> {
-        let Mamba2Sizes { heads, groups, head_dim, state: width, .. } = self.sizes;
-        let batch = x.dim(0);
-        let shared = |a: &Array| -> Result<Array> { Ok(a.reshape(&[batch, groups, 1, 1, width])?) };
-        let grouped = |a: &Array, last: i32| -> Result<Array> {
-            Ok(a.reshape(&[batch, groups, heads / groups, -1, last])?)
-        };
-        let decay = grouped(&dt.multiply(&self.a)?.exp()?, 1)?;
-        let dx = grouped(&x.multiply(dt.expand_dims(-1)?)?, 1)?;
-        let state = grouped(state, width)?.multiply(decay)?.add(dx.multiply(shared(b)?)?)?;
-        let y = state.multiply(shared(c)?)?.sum_axis(-1, false)?;
-        let y = y.reshape(&[batch, 1, heads, head_dim])?;
-        Ok((y, state.reshape(&[batch, heads, head_dim, width])?))
-    }
-
-    /// A chunk of tokens as masked attention, plus what the state before it contributes.
-    fn chunk(
-        &self,
-        x: &Array,
-        b: &Array,
-        c: &Array,
-        dt: &Array,
-        state: Option<&Array>,
-    ) -> Result<(Array, Array)> {
-        let Mamba2Sizes { heads, groups, head_dim, state: width, .. } = self.sizes;
-        let (batch, length) = (x.dim(0), x.dim(1));
-        let repeats = heads / groups;
-        // Sums of log decays up to and including each token: [batch, heads, length].
-        let log_decay = dt.multiply(&self.a)?.swap_axes(1, 2)?.cumsum(-1, None, None)?;
-        let between = log_decay.expand_dims(-1)?.subtract(log_decay.expand_dims(-2)?)?;
-        let decay = ops::tril(between.exp()?, None)?;
-        let (bt, ct) = (b.transpose_axes(&[0, 2, 3, 1])?, c.swap_axes(1, 2)?);
-        // [batch, groups, 1, length, length], the same for all heads of a group.
-        let scores = ops::matmul(&ct, &bt)?.expand_dims(2)?;
-        let shape = [batch, groups, repeats, length, length];
-        let weights = ops::tril(scores.multiply(decay.reshape(&shape)?)?, None)?;
-        let dx = x.multiply(dt.expand_dims(-1)?)?.swap_axes(1, 2)?;
-        let grouped = [batch, groups, repeats, length, head_dim];
-        let mut y = ops::matmul(&weights, &dx.reshape(&grouped)?)?;
-        let last = mlx::slice(&log_decay, 2, length - 1, length)?;
-        let remaining = last.subtract(&log_decay)?.exp()?.expand_dims(-1)?;
-        // [batch, groups, repeats, head_dim, length] · [batch, groups, 1, length, state]
-        let kept = dx.multiply(remaining)?.reshape(&grouped)?.swap_axes(-1, -2)?;
-        let mut next = ops::matmul(&kept, &bt.swap_axes(-1, -2)?.expand_dims(2)?)?;
-        if let Some(state) = state {
-            let state = state.reshape(&[batch, groups, repeats, head_dim, width])?;
-            let total = last.exp()?.reshape(&[batch, groups, repeats, 1, 1])?;
-            next = next.add(state.multiply(total)?)?;
-            let past = ops::matmul(&ct.expand_dims(2)?, &state.swap_axes(-1, -2)?)?;
-            let reach = log_decay.exp()?.reshape(&[batch, groups, repeats, length, 1])?;
-            y = y.add(past.multiply(reach)?)?;
-        }
-        let y = y.reshape(&[batch, heads, length, head_dim])?.swap_axes(1, 2)?;
-        Ok((y, next.reshape(&[batch, heads, head_dim, width])?))
-    }
-
-    /// All tokens of a pass: `x` `[batch, length, heads, head_dim]`, `b` and `c`
-    /// `[batch, length, groups, state]`; the recurrent state is `[batch, heads, head_dim, state]`.
-    fn scan(&self, [x, b, c, dt]: [&Array; 4], ssm: &mut Recurrent, step: &Step) -> Result<Array> {
-        let dt = self.dt(dt)?;
-        let length = x.dim(1);
-        let skip = x.multiply(self.d.reshape(&[1, 1, -1, 1])?)?;
-        let y = match ssm.get().cloned() {
-            Some(mut state) if step.is_verify() => {
-                let (mut parts, mut states) = (Vec::new(), Vec::new());
-                for at in 0..length {
-                    let cut = |a: &Array| mlx::slice(a, 1, at, at + 1);
-                    let y = self.step(&cut(x)?, &cut(b)?, &cut(c)?, &cut(&dt)?, &state)?;
-                    state = y.1;
-                    parts.push(y.0);
-                    states.push(state.clone());
-                }
-                ssm.set_aside(&states)?;
-                ops::concatenate(&parts, 1)?
-            }
-            Some(state) if length == 1 => {
-                let (y, next) = self.step(x, b, c, &dt, &state)?;
-                ssm.set(next);
-                y
-            }
-            _ => {
-                let mut parts = Vec::new();
-                for start in (0..length).step_by(CHUNK as usize) {
-                    let cut = |a: &Array| mlx::slice(a, 1, start, length.min(start + CHUNK));
-                    let past = ssm.get();
-                    let (y, next) = self.chunk(&cut(x)?, &cut(b)?, &cut(c)?, &cut(&dt)?, past)?;
-                    ssm.set(next);
-                    parts.push(y);
-                }
-                ops::concatenate(&parts, 1)?
-            }
-        };
-        Ok(y.as_dtype(x.dtype())?.add(skip)?)
+    /// The gated output `[batch, length, inner]`, normalised group by group.
+    fn gate(&self, gate: &Array, y: &Array) -> Result<Array> {
+        let Some((norm, weight)) = &self.norm else { return swiglu(gate, y) };
+        let y = if norm.is_before_gate { y } else { &swiglu(gate, y)? };
+        let groups = ops::unflatten(y, -1, &[*self.c.mamba_n_groups, -1])?;
+        let y = fast::rms_norm(&groups, None, norm.eps)?.reshape(y.shape())?.multiply(weight)?;
+        if norm.is_before_gate { swiglu(gate, &y) } else { Ok(y) }
     }
 }
 
@@ -195,20 +175,25 @@ impl Layer for Mamba2 {
     }
 
     fn forward(&self, x: &Array, (last, ssm): &mut Self::State, step: &Step) -> Result<Array> {
-        let s = self.sizes;
         let (batch, length) = (x.dim(0), x.dim(1));
-        let (inner, shared) = (s.heads * s.head_dim, s.groups * s.state);
-        let projected = self.input.forward(x)?;
+        let mut projected = self.input.forward(x)?;
+        if let Some(multipliers) = &self.multipliers {
+            projected = projected.multiply(multipliers.as_dtype(projected.dtype())?)?;
+        }
+        let [inner, _, shared, _, _] = self.c.widths();
         let channels = inner + 2 * shared;
         let parts = ops::split_at_indices(&projected, &[inner, inner + channels], -1)?;
-        let (gate, mixed, dt) = (&parts[0], &parts[1], &parts[2]);
-        let mixed = self.conv.forward(mixed, last, step)?;
-        let mixed = mixed.multiply(ops::sigmoid(&mixed)?)?;
+        let (gate, mixed, dt) = (&parts[0], &parts[1], parts[2].clone());
+        let mixed = silu(&self.conv.forward(mixed, last, step)?)?;
         let parts = ops::split_at_indices(&mixed, &[inner, inner + shared], -1)?;
-        let x = parts[0].reshape(&[batch, length, s.heads, s.head_dim])?;
-        let b = parts[1].reshape(&[batch, length, s.groups, s.state])?;
-        let c = parts[2].reshape(&[batch, length, s.groups, s.state])?;
-        let y = self.scan([&x, &b, &c, dt], ssm, step)?.reshape(&[batch, length, inner])?;
-        self.output.forward(&self.norm.forward(&swiglu(gate, &y)?)?)
+        let split = |part: &Array, count: Size| part.reshape(&[batch, length, *count, -1]);
+        let inputs = SsdInputs {
+            x: split(&parts[0], self.c.mamba_n_heads)?,
+            b: split(&parts[1], self.c.mamba_n_groups)?,
+            c: split(&parts[2], self.c.mamba_n_groups)?,
+            dt,
+        };
+        let y = self.ssd.scan(inputs, ssm, step)?.reshape(&[batch, length, inner])?;
+        self.output.forward(&self.gate(gate, &y)?)
     }
 }

@@ -1,4 +1,11 @@
-//! Layers with a recurrent or conv state, which does not grow: convolutions and state space models.
+//! Layers with a recurrent or conv state, which does not grow: convolutions, state space models and
+//! linear recurrences, each mechanism under its paper's name.
 
 pub mod conv;
+pub mod hybrid;
+pub mod linear_scan;
 pub mod mamba2;
+pub mod rg_lru;
+pub mod selective_scan;
+pub mod ssd;
+pub mod wkv7;

@@ -8,6 +8,11 @@ use tokenizers::AddedToken;
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 const ADDED_TOKENS: &str = "added_tokens.json";
+
+/// Files that come with a vocabulary and have none themselves.
+pub const COMPANIONS: [&str; 5] =
+    [CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, "merges.txt", "chat_template.jinja"];
+
 const DECODER: &str = "added_tokens_decoder";
 
 /// The fields of `tokenizer_config.json`, extended by those of older files.

@@ -6,16 +6,26 @@
 
 mod backend;
 mod config;
+mod control;
 mod vocabularies;
 
 use crate::checkpoint::files::Files;
 use crate::error::{Error, Result};
 use backend::Backend;
 pub(super) use config::Config;
+pub(crate) use control::ControlTokens;
+use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{
+    Model as _, Normalizer as _, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer as _, PreTokenizerWrapper, SplitDelimiterBehavior,
+};
 
 const TOKENIZER: &str = "tokenizer.json";
 
@@ -50,6 +60,11 @@ impl Tokenizer {
         };
         let backend = catch_panics(TOKENIZER, || {
             let mut backend = Backend::from_bytes(&bytes)?;
+            if is_byte_level(backend.get_pre_tokenizer())
+                && let Some(pattern) = tekken_pattern(files)?
+            {
+                backend.with_pre_tokenizer(Some(split_by(&pattern)?));
+            }
             backend.with_padding(None).with_truncation(None)?;
             let present = backend.get_added_vocabulary().get_vocab().clone();
             backend.add_tokens(config.added(|token| present.contains_key(token)))?;
@@ -71,6 +86,19 @@ impl Tokenizer {
         Ok(None)
     }
 
+    /// Whether a checkpoint has a tokenizer or parts of one, so that a missing vocabulary is an error.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn is_expected(files: &Files) -> Result<bool> {
+        for file in Self::file(files)?.into_iter().chain(config::COMPANIONS) {
+            if files.read(file)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn new(file: &'static str, backend: Backend, config: &Config) -> Self {
         let vocabulary_size = backend.get_vocab_size(true);
         let special_tokens = config.special_tokens();
@@ -85,6 +113,25 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         catch_panics(self.0.file, || {
             Ok(self.0.backend.encode_fast(text, add_special_tokens)?.get_ids().to_vec())
+        })
+    }
+
+    /// Encodes a text without looking for added tokens in it.
+    fn plain(&self, text: &str) -> Result<Vec<u32>> {
+        catch_panics(self.0.file, || {
+            let backend = &self.0.backend;
+            let mut text = PreTokenizedString::from(text);
+            if let Some(normalizer) = backend.get_normalizer() {
+                text.normalize(|text| normalizer.normalize(text))?;
+            }
+            if let Some(pre_tokenizer) = backend.get_pre_tokenizer() {
+                pre_tokenizer.pre_tokenize(&mut text)?;
+            }
+            let mut ids = Vec::new();
+            for (piece, ..) in text.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+                ids.extend(backend.get_model().tokenize(piece)?.into_iter().map(|token| token.id));
+            }
+            Ok(ids)
         })
     }
 
@@ -172,6 +219,41 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
+/// The pattern of the authors' own tokenizer beside a `tokenizer.json`. Conversions of Mistral Small 3 and its relatives
+/// split text by the pattern of another model (transformers: `fix_mistral_regex`).
+fn tekken_pattern(files: &Files) -> tokenizers::Result<Option<String>> {
+    #[derive(Deserialize)]
+    struct Tekken {
+        config: TekkenConfig,
+    }
+    #[derive(Deserialize)]
+    struct TekkenConfig {
+        pattern: String,
+    }
+    let bytes = files.read("tekken.json").map_err(|error| error.to_string())?;
+    let tekken = bytes.map(|bytes| serde_json::from_slice::<Tekken>(&bytes));
+    let tekken = tekken.transpose().map_err(|error| format!("tekken.json: {error}"))?;
+    Ok(tekken.map(|tekken| tekken.config.pattern))
+}
+
+fn is_byte_level(pre_tokenizer: Option<&PreTokenizerWrapper>) -> bool {
+    match pre_tokenizer {
+        Some(PreTokenizerWrapper::ByteLevel(_)) => true,
+        Some(PreTokenizerWrapper::Sequence(stages)) => {
+            stages.as_ref().iter().any(|stage| is_byte_level(Some(stage)))
+        }
+        _ => false,
+    }
+}
+
+/// Splits by a pattern and maps bytes to letters.
+fn split_by(pattern: &str) -> tokenizers::Result<PreTokenizerWrapper> {
+    let pattern = SplitPattern::Regex(pattern.into());
+    let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?;
+    let stages = vec![split.into(), ByteLevel::new(false, false, false).into()];
+    Ok(PreTokenizerWrapper::Sequence(Sequence::new(stages)))
+}
+
 /// Calls the `tokenizers` crate and turns its panics on unexpected input into errors.
 fn catch_panics<T>(file: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     let reason = match catch_unwind(AssertUnwindSafe(run)) {
@@ -190,7 +272,6 @@ fn catch_panics<T>(file: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> R
 pub(super) mod tests {
     use super::*;
     use serde_json::json;
-    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
     fn files(files: &[(&'static str, Json)]) -> Files {
         let bytes = |json: &Json| -> &'static [u8] { json.to_string().into_bytes().leak() };
@@ -219,6 +300,18 @@ pub(super) mod tests {
                 "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
                 "byte_fallback": false, "ignore_merges": false, "vocab": vocabulary, "merges": []},
         })
+    }
+
+    /// A tokenizer of bytes with further special tokens.
+    pub fn with_added(tokens: &[&str]) -> Tokenizer {
+        let mut json = byte_level_json();
+        let added = json["added_tokens"].as_array_mut().unwrap();
+        for (id, token) in (1000..).zip(tokens) {
+            let mut entry = added[0].clone();
+            (entry["id"], entry["content"]) = (id.into(), (*token).into());
+            added.push(entry);
+        }
+        Tokenizer::load(&files(&[(TOKENIZER, json)])).unwrap()
     }
 
     pub fn tokenizer(tokens: &[&str], decoder: Json) -> Tokenizer {

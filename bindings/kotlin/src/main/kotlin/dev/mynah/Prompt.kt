@@ -57,6 +57,7 @@ class ChatTemplateOptions private constructor(fields: Fields) {
     val extraContext: Map<String, JsonElement> get() = values.extraContext
     val tools: List<ToolDefinition> get() = values.tools
     val template: String? get() = values.template
+    val sanitizeControlTokens: Boolean get() = values.sanitizeControlTokens
 
     /** An edited copy. */
     fun with(edit: Builder.() -> Unit): ChatTemplateOptions =
@@ -94,6 +95,12 @@ class ChatTemplateOptions private constructor(fields: Fields) {
 
         /** Which of several named templates to use, such as `rag`. */
         var template: String? by fields.field(null)
+
+        /**
+         * Encodes control tokens in messages as plain text, so that only those of the template have a meaning;
+         * true by default.
+         */
+        var sanitizeControlTokens: Boolean by fields.field(true)
     }
 }
 
@@ -109,7 +116,10 @@ internal fun ChatTemplateOptions.toCore(): CoreTemplateOptions {
     enableThinking?.let { variables["enable_thinking"] = JsonPrimitive(it) }
     reasoningEffort?.let { variables["reasoning_effort"] = JsonPrimitive(it) }
     val texts = variables.mapValues { (_, value) -> value.toString() }
-    return CoreTemplateOptions(addGenerationPrompt, continueFinalMessage, texts, tools.map { it.toCore() }, template)
+    val definitions = tools.map { it.toCore() }
+    return CoreTemplateOptions(
+        addGenerationPrompt, continueFinalMessage, texts, definitions, template, sanitizeControlTokens,
+    )
 }
 
 internal fun List<Int>.toCoreTokens() = map { it.toCore("a token") }

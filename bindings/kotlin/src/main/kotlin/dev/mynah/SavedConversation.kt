@@ -97,6 +97,7 @@ internal class SavedTemplateOptions(
     @EncodeDefault val extraContext: Map<String, JsonElement> = emptyMap(),
     val template: String? = null,
     val tools: List<ToolDefinition> = emptyList(),
+    val sanitizeControlTokens: Boolean = true,
 ) {
     constructor(options: ChatTemplateOptions) : this(
         options.addGenerationPrompt,
@@ -106,6 +107,7 @@ internal class SavedTemplateOptions(
         options.extraContext,
         options.template,
         options.tools,
+        options.sanitizeControlTokens,
     )
 
     fun restore(): ChatTemplateOptions {
@@ -118,6 +120,7 @@ internal class SavedTemplateOptions(
             extraContext = saved.extraContext
             template = saved.template
             tools = saved.tools
+            sanitizeControlTokens = saved.sanitizeControlTokens
         }
     }
 }

@@ -1,0 +1,1 @@
+// Only `canImport(Darwin)`.

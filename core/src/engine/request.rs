@@ -1,0 +1,35 @@
+//! The arguments of a generation, on their way to the engine thread.
+
+use crate::{
+    answer::Reader,
+    engine::thread::Engine,
+    generate::{Constraint, GenerateOptions},
+    models::language::Media,
+    text::Tokenizer,
+};
+
+/// The arguments of a generation.
+pub(crate) struct Request {
+    pub engine: &'static Engine,
+    pub prompt: Vec<u32>,
+    /// What the placeholders of the prompt stand for.
+    pub media: Vec<Media>,
+    /// Positions of the prompt at which the session keeps a checkpoint of the state.
+    pub marks: Vec<usize>,
+    pub dropped_messages: usize,
+    pub options: GenerateOptions,
+    /// Splits the text into the parts of the answer. The generation takes it when it starts.
+    pub reader: Reader,
+    /// The generation takes it when it starts.
+    pub constraint: Option<Box<dyn Constraint>>,
+    pub end_tokens: Vec<u32>,
+    pub tokenizer: Option<Tokenizer>,
+}
+
+impl Request {
+    /// The tokens that end the text.
+    pub fn ends(&self) -> Vec<u32> {
+        let own = if self.options.ignore_end { &[][..] } else { &self.end_tokens };
+        [own, &self.options.end_tokens].concat()
+    }
+}
