@@ -1,83 +1,17 @@
 //! Reads one block of calls from text that arrives in pieces.
 
 use crate::answer::{
-    RejectedToolCall, ToolCall, Toolbox,
+    Part, RejectedToolCall, ToolCall, Toolbox,
     calls::{Draft, LONGEST_CALL},
     formats::{Format, Kind, MESSAGE, Syntax},
+    input::{Input, Progress},
     json::{JsonCall, NamedCall},
-    literal::{Language, LiteralCall},
+    language::Language,
+    literal::LiteralCall,
     marks::{Found, begins, find},
-    reader::Part,
     tags::TagsCall,
 };
 use std::hash::{DefaultHasher, Hash, Hasher};
-
-/// The text that was not read yet.
-#[derive(Debug, Default)]
-pub(super) struct Input {
-    text: String,
-    at: usize,
-    ended: bool,
-    /// What was taken since the block of calls began.
-    taken: String,
-}
-
-impl Input {
-    pub fn push(&mut self, text: &str) {
-        self.text.drain(..self.at);
-        self.at = 0;
-        self.text += text;
-    }
-
-    pub fn end(&mut self) {
-        self.ended = true;
-    }
-
-    pub fn ended(&self) -> bool {
-        self.ended
-    }
-
-    pub fn rest(&self) -> &str {
-        &self.text[self.at..]
-    }
-
-    pub fn take(&mut self, length: usize) -> String {
-        let text = self.text[self.at..self.at + length].to_string();
-        self.at += length;
-        self.taken += &text;
-        text
-    }
-
-    /// Gives back the end of what was taken.
-    pub fn put_back(&mut self, length: usize) {
-        self.at -= length;
-        self.taken.truncate(self.taken.len() - length);
-    }
-
-    pub fn skip_space(&mut self) {
-        let rest = self.rest();
-        let length = rest.len() - rest.trim_start().len();
-        self.take(length);
-    }
-
-    /// What was taken, which then is forgotten.
-    pub fn taken(&mut self) -> String {
-        std::mem::take(&mut self.taken)
-    }
-}
-
-/// What reading a part of a call led to.
-#[derive(Debug)]
-pub(super) enum Progress {
-    /// More text is needed.
-    More,
-    /// There may be more to read.
-    Again,
-    /// The call is complete.
-    Complete,
-    /// What was read is no call, with the reason.
-    Broken(String),
-}
 
 /// What reading a block of calls led to.
 #[derive(Debug, PartialEq, Eq)]
@@ -159,6 +93,18 @@ impl CallReader {
         let is_open = self.format.close.is_empty();
         loop {
             input.skip_space();
+            if self.has_calls {
+                let rest = input.rest();
+                let open = self.format.open.iter().find(|open| rest.starts_with(**open));
+                if open.is_some() && is_open {
+                    return Some(Outcome::Closed);
+                }
+                if self.format.open.iter().any(|open| !rest.is_empty() && begins(rest, open))
+                    && !input.ended()
+                {
+                    return Some(Outcome::More);
+                }
+            }
             match input.rest().chars().next() {
                 Some(',' | ';') => drop(input.take(1)),
                 Some('[') if self.has_lists() && !self.in_list => {

@@ -7,6 +7,16 @@ use serde_json::{Map, Value as Json, json};
 /// The longest call in bytes. What a model writes beyond it is left out.
 pub(super) const LONGEST_CALL: usize = 1 << 20;
 
+/// A part of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Part {
+    Reasoning(String),
+    Text(String),
+    CallDelta(ToolCallDelta),
+    Call(ToolCall),
+    Rejected(RejectedToolCall),
+}
+
 /// A call of a tool, whose arguments fit the schema of the tool.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]

@@ -145,8 +145,7 @@ const FUNCTION_NAME: Tags = Tags {
 
 const MINIMAX_M3: Tags = Tags {
     open: "]<]minimax[>[<invoke name=\"",
-    name_end: "\"",
-    attributes_end: ">",
+    name_end: "\">",
     key_open: "]<]minimax[>[<",
     key_end: ">",
     value_close: "]<]minimax[>[</{key}>",
@@ -180,6 +179,12 @@ const DEEPSEEK: Named = Named {
     close: &["<｜tool▁call▁end｜>"],
 };
 
+const SOLAR: Named = Named {
+    open: "<|tool_call:begin|>",
+    name_end: &["<|tool_call:args|>"],
+    close: &["<|tool_call:end|>"],
+};
+
 const MISTRAL: Named = Named { open: "", name_end: &["[ARGS]"], close: &[] };
 
 /// What follows the header of a message to a function.
@@ -207,7 +212,7 @@ impl Format {
                 Syntax::Named(named) => {
                     marks.push(named.open);
                     marks.extend(named.name_end.iter().chain(named.close));
-                    marks.push("[CALL_ID]");
+                    marks.extend(["[CALL_ID]", "<|tool_call:name|>"]);
                 }
                 Syntax::Tags(tags) => marks.extend([
                     tags.open,
@@ -351,7 +356,14 @@ pub(super) const FORMATS: &[Format] = &[
         names: &["apertus"],
         open: &["<|tools_prefix|>"],
         close: &["<|tools_suffix|>"],
-        syntaxes: &[Syntax::Json, Syntax::JsonByName],
+        syntaxes: &[Syntax::JsonByName],
+        ..MARKED
+    },
+    Format {
+        names: &["solar_open"],
+        open: &["<|tool_calls|>"],
+        close: &["<|calls|>"],
+        syntaxes: &[Syntax::Named(SOLAR)],
         ..MARKED
     },
     Format {

@@ -2,9 +2,9 @@
 
 use crate::answer::{
     Toolbox,
-    call_reader::{Input, Progress},
     calls::Draft,
     formats::Named,
+    input::{Input, Progress},
     marks::{Found, find},
 };
 use serde_json::Value as Json;
@@ -286,10 +286,13 @@ impl NamedCall {
 }
 
 /// The name of a tool, and the id of a call where the name contains one: `functions.name:0` of Kimi,
-/// `name[CALL_ID]id` of Mistral.
+/// `name[CALL_ID]id` of Mistral, and `id<|tool_call:name|>name` of Solar.
 pub(super) fn name_and_id(text: &str) -> (Option<String>, Option<String>) {
     let text = text.trim();
     if let Some((name, id)) = text.split_once("[CALL_ID]") {
+        return (Some(name.trim().into()), Some(id.trim().into()));
+    }
+    if let Some((id, name)) = text.split_once("<|tool_call:name|>") {
         return (Some(name.trim().into()), Some(id.trim().into()));
     }
     let is_number = |tail: &str| !tail.is_empty() && tail.bytes().all(|b| b.is_ascii_digit());

@@ -4,6 +4,9 @@
 /// The words of which one is in the name of every tag of thoughts.
 const WORDS: [&str; 3] = ["think", "thought", "reason"];
 
+/// The words in the names of tags about thoughts.
+const OTHER_WORDS: [&str; 5] = ["instruct", "mode", "effort", "budget", "language"];
+
 /// The words that tell the tag that opens from the one that closes.
 const OPENING: [&str; 4] = ["start", "begin", "open", "prefix"];
 const CLOSING: [&str; 4] = ["end", "stop", "close", "suffix"];
@@ -84,7 +87,8 @@ fn tags(template: &str) -> impl Iterator<Item = &str> {
 
 fn has_word(tag: &str) -> bool {
     let tag = tag.to_lowercase();
-    tag.contains(['<', '[', '◁']) && WORDS.iter().any(|word| tag.contains(word))
+    let has = |words: &[&str]| words.iter().any(|word| tag.contains(word));
+    tag.contains(['<', '[', '◁']) && has(&WORDS) && !has(&OTHER_WORDS)
 }
 
 /// Whether a tag ends thoughts.

@@ -1,23 +1,14 @@
 //! Splits the text of an answer into its parts as it arrives.
 
 use crate::answer::{
-    Dialect, RejectedToolCall, ToolCall, ToolCallDelta, Toolbox,
-    call_reader::{CallReader, Calls, Input, Outcome},
+    Dialect, Part, Toolbox,
+    call_reader::{CallReader, Calls, Outcome},
     dialect::Messages,
     formats::{Format, Kind},
+    input::Input,
     marks::{Found, find},
 };
 use std::{collections::HashSet, sync::Arc};
-
-/// A part of an answer.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Part {
-    Reasoning(String),
-    Text(String),
-    CallDelta(ToolCallDelta),
-    Call(ToolCall),
-    Rejected(RejectedToolCall),
-}
 
 /// Where in an answer the next token stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

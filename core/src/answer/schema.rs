@@ -1,5 +1,6 @@
 //! JSON schemas: whether a schema is one, whether a value fits, and what a text means under one.
 
+use crate::answer::language::Language;
 use serde_json::{Map, Value as Json};
 
 /// The deepest nesting of values and references that is followed.
@@ -184,7 +185,11 @@ fn literal(text: &str) -> Option<Json> {
         "True" => Some(Json::Bool(true)),
         "False" => Some(Json::Bool(false)),
         "None" => Some(Json::Null),
-        text => serde_json::from_str(text).ok().filter(|value: &Json| !value.is_string()),
+        text => {
+            let value = serde_json::from_str(text).ok();
+            let python = || text.starts_with(['[', '{']).then(|| Language::Python.value(text))?;
+            value.or_else(python).filter(|value: &Json| !value.is_string())
+        }
     }
 }
 

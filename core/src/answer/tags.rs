@@ -3,9 +3,9 @@
 
 use crate::answer::{
     Toolbox,
-    call_reader::{Input, Progress},
     calls::Draft,
     formats::{Tags, XTML_JSON},
+    input::{Input, Progress},
     marks::{Found, begins, find},
     schema,
 };
@@ -255,6 +255,9 @@ impl Value {
 
     fn push(&mut self, text: &str, padded: bool, ended: bool, draft: &mut Draft) {
         self.text += text;
+        if padded && !self.begun && self.text.is_empty() && !ended {
+            return;
+        }
         if padded && !self.begun && !self.text.is_empty() {
             // One line break belongs to the tag.
             let own = self.text.strip_prefix('\n').map(str::to_string);

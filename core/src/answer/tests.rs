@@ -115,6 +115,11 @@ const TEMPLATES: &[(&str, &str)] = &[
          \"tool_name\": \"{{ c.name }}\", \"parameters\": {{ c.arguments | tojson }}}\
          {% if not loop.last %},{% endif %}{% endfor %}\n]<|END_ACTION|>",
     ),
+    (
+        "solar_open",
+        "<|tool_calls|>{% for c in calls %}<|tool_call:begin|>id{{ loop.index }}<|tool_call:name|>\
+         {{ c.name }}<|tool_call:args|>{{ c.arguments | tojson }}<|tool_call:end|>{% endfor %}<|calls|>",
+    ),
     ("hunyuan", "<tool_calls>{{ calls | tojson }}</tool_calls>"),
     ("granite", "<|tool_call|>{{ calls | tojson }}"),
     ("nemotron", "<TOOLCALL>{{ calls | tojson }}</TOOLCALL>"),
