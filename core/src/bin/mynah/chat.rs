@@ -2,7 +2,7 @@
 
 use crate::{
     Failure, Outcome,
-    answer::follow,
+    answer::{follow, shown},
     model::{self, Adapter, Sampling},
     terminal::{Interrupts, exit_interrupted, one_line, say, say_summary},
 };
@@ -57,10 +57,10 @@ pub async fn run(arguments: Arguments) -> Outcome {
                     }
                     generation => generation?,
                 };
-                let answer = follow(generation, &interrupts, print).await?;
+                let answer = follow(generation, &interrupts, shown(print)).await?;
                 print("\n")?;
-                say_summary(&answer.summary);
-                messages.push(Message::assistant(&answer.text));
+                answer.summary.iter().for_each(say_summary);
+                messages.push(answer.message());
             }
         }
     }

@@ -2,16 +2,21 @@
 
 use crate::{
     Failure, INTERRUPTED, Outcome,
-    answer::{Answer, follow},
+    answer::{follow, shown},
     model::{self, Adapter, Sampling},
     terminal::{Interrupts, exit_interrupted, say_summary},
 };
 use clap::Args;
-use mynah::{FinishReason, Generation, Message, Model, Prompt, TemplateOptions};
-use serde::Serialize;
+use mynah::{
+    Answer, Error, Event, FinishReason, Generation, Message, Model, Prompt, Reasoning,
+    RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 use std::{
+    fs,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -57,9 +62,25 @@ pub struct Arguments {
     /// Continue after the end-of-text token
     #[arg(long)]
     ignore_eos: bool,
+    /// The messages of a conversation: a file with a JSON list of them
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["words", "prompt", "system", "raw", "tokens"])]
+    messages: Option<PathBuf>,
+    /// The tools that the model may call: a file with a JSON list of their definitions
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["raw", "tokens"])]
+    tools: Option<PathBuf>,
+    /// Whether the model calls tools: auto, none, required, or the name of the tool
+    #[arg(long, value_name = "CHOICE", requires = "tools", value_parser = tool_choice)]
+    tool_choice: Option<ToolChoice>,
+    /// How much the model thinks: off, minimal, low, medium, high, xhigh, max, or budget:N
+    #[arg(long, value_name = "EFFORT", value_parser = str::parse::<Reasoning>)]
+    reasoning: Option<Reasoning>,
     /// Print one line of JSON at the end
     #[arg(long)]
     json: bool,
+    /// Print one line of JSON for each event of the answer
+    #[arg(long, conflicts_with = "json")]
+    events: bool,
     #[command(flatten)]
     adapter: Adapter,
     #[command(flatten)]
@@ -68,9 +89,12 @@ pub struct Arguments {
 
 /// The line that `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct Report<'a> {
     tokens: Vec<u32>,
-    text: String,
+    text: &'a str,
+    reasoning: &'a str,
+    tool_calls: &'a [ToolCall],
+    rejected_tool_calls: &'a [RejectedToolCall],
     logprobs: Vec<f32>,
     finish_reason: &'static str,
     prompt_tokens: usize,
@@ -84,7 +108,8 @@ struct Report {
 pub async fn run(arguments: Arguments) -> Outcome {
     let arguments = arguments.settle();
     let location = model::location(arguments.model.as_deref());
-    if arguments.tokens.is_none() && arguments.prompt.is_none() {
+    let has_prompt = arguments.prompt.is_some() || arguments.messages.is_some();
+    if arguments.tokens.is_none() && !has_prompt {
         return Err(Failure::Usage("there is no prompt; see mynah generate --help"));
     }
     let model = model::load(location, &arguments.adapter).await?;
@@ -92,16 +117,22 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let interrupts = Interrupts::listen(exit_interrupted)?;
     let answer = if arguments.json {
         let answer = follow(generation, &interrupts, |_| Ok(())).await?;
-        let line = serde_json::to_string(&Report::new(&answer)).map_err(io::Error::from)?;
-        writeln!(io::stdout(), "{line}")?;
+        answer.summary.iter().try_for_each(|summary| print_line(&Report::new(&answer, summary)))?;
+        answer
+    } else if arguments.events {
+        let answer = follow(generation, &interrupts, print_event).await?;
+        answer.summary.iter().try_for_each(|summary| {
+            print_line(&json!({"finished": Report::new(&answer, summary)}))
+        })?;
         answer
     } else {
-        let answer = follow(generation, &interrupts, print).await?;
+        let answer = follow(generation, &interrupts, shown(print)).await?;
         print("\n")?;
-        say_summary(&answer.summary);
+        answer.summary.iter().for_each(say_summary);
         answer
     };
-    let cancelled = answer.summary.finish_reason == FinishReason::Cancelled;
+    let reason = answer.summary.map(|summary| summary.finish_reason);
+    let cancelled = reason == Some(FinishReason::Cancelled);
     Ok(ExitCode::from(if cancelled { INTERRUPTED } else { 0 }))
 }
 
@@ -110,35 +141,80 @@ fn print(text: &str) -> io::Result<()> {
     io::stdout().flush()
 }
 
+fn print_line(value: &impl Serialize) -> io::Result<()> {
+    writeln!(io::stdout(), "{}", serde_json::to_string(value)?)
+}
+
+/// Prints an event of the answer as a line of JSON.
+fn print_event(event: &Event) -> io::Result<()> {
+    match event {
+        Event::Token(token) if token.text.is_empty() => Ok(()),
+        Event::Token(token) => print_line(&json!({"text": token.text})),
+        Event::Text(text) => print_line(&json!({"text": text})),
+        Event::Reasoning(text) => print_line(&json!({"reasoning": text})),
+        Event::ToolCallDelta(delta) => print_line(&json!({"tool_call_delta": delta})),
+        Event::ToolCall(call) => print_line(&json!({"tool_call": call})),
+        Event::RejectedToolCall(call) => print_line(&json!({"rejected_tool_call": call})),
+        _ => Ok(()),
+    }
+}
+
+fn tool_choice(text: &str) -> Result<ToolChoice, String> {
+    Ok(match text {
+        "auto" => ToolChoice::Auto,
+        "none" => ToolChoice::None,
+        "required" => ToolChoice::Required,
+        name => ToolChoice::Named(name.into()),
+    })
+}
+
+/// The value of a file of JSON.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    let bytes = fs::read(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let file = path.display().to_string();
+        Error::Config { file, field: String::new(), reason: error.to_string() }.into()
+    })
+}
+
 impl Arguments {
     /// Tells the model and the prompt among the positional arguments.
     fn settle(mut self) -> Self {
         if !self.words.is_empty() {
             self.prompt = Some(std::mem::take(&mut self.words).join(" "));
-        } else if self.tokens.is_none() && self.prompt.is_none() {
+        } else if self.tokens.is_none() && self.prompt.is_none() && self.messages.is_none() {
             self.prompt = self.model.take_if(|argument| !is_model(argument));
         }
         self
     }
 
     fn start(&self, model: &Model) -> Result<Generation, Failure> {
-        let options = self.sampling.options(model).ignore_end(self.ignore_eos);
+        let mut options = self.sampling.options(model).ignore_end(self.ignore_eos);
+        options.reasoning = self.reasoning.unwrap_or(options.reasoning);
+        options.tool_choice = self.tool_choice.clone().unwrap_or_default();
         if let Some(tokens) = &self.tokens {
             return Ok(model.generate(Prompt::Tokens(tokens.clone()), &options)?);
         }
+        if let Some(file) = &self.messages {
+            return Ok(model.generate(self.chat(read(file)?)?, &options)?);
+        }
         let text = model::text(self.prompt.clone().unwrap_or_default())?;
         let prompt = match &self.system {
-            Some(system) => self.chat(vec![Message::system(system), Message::user(&text)]),
-            None if self.control_tokens => self.chat(vec![Message::user(&text)]),
+            Some(system) => self.chat(vec![Message::system(system), Message::user(&text)])?,
+            None if self.control_tokens || self.tools.is_some() => {
+                self.chat(vec![Message::user(&text)])?
+            }
             None if self.raw => Prompt::Raw(text),
             None => Prompt::Text(text),
         };
         Ok(model.generate(prompt, &options)?)
     }
 
-    fn chat(&self, messages: Vec<Message>) -> Prompt {
+    fn chat(&self, messages: Vec<Message>) -> Result<Prompt, Failure> {
+        let tools: Vec<Value> = self.tools.as_deref().map(read).transpose()?.unwrap_or_default();
         let options = TemplateOptions::default().sanitize_control_tokens(!self.control_tokens);
-        Prompt::Chat(messages, options)
+        Ok(Prompt::Chat(messages, options.tools(tools)))
     }
 }
 
@@ -149,12 +225,14 @@ fn is_model(argument: &str) -> bool {
     begins_as_path || is_path || Path::new(argument).is_dir()
 }
 
-impl Report {
-    fn new(answer: &Answer) -> Self {
-        let summary = &answer.summary;
+impl<'a> Report<'a> {
+    fn new(answer: &'a Answer, summary: &Summary) -> Self {
         Report {
             tokens: answer.tokens.iter().map(|token| token.id).collect(),
-            text: answer.text.clone(),
+            text: &answer.text,
+            reasoning: &answer.reasoning,
+            tool_calls: &answer.tool_calls,
+            rejected_tool_calls: &answer.rejected_tool_calls,
             logprobs: answer.tokens.iter().map(|token| token.logprob).collect(),
             finish_reason: summary.finish_reason.name(),
             prompt_tokens: summary.prompt_tokens,
