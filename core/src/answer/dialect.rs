@@ -155,7 +155,10 @@ impl Dialect {
             return;
         }
         let rendered = template.and_then(rendered_call);
-        let is_marked = |format: &&'static Format| format.kind != Kind::Plain;
+        let is_distinct = |open: &&str| open.starts_with("<function=");
+        let is_marked = |format: &&'static Format| {
+            format.kind != Kind::Plain || format.open.iter().any(is_distinct)
+        };
         let in_source = || formats::in_text(&self.source).filter(is_marked);
         let has = |open: &str| added.iter().any(|token| open.contains(&token.text));
         let by_tokens = || {

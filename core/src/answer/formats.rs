@@ -65,6 +65,8 @@ pub(crate) struct Tags {
     pub close: &'static str,
     /// Whether line breaks stand around values.
     pub padded: bool,
+    /// Whether `<![CDATA[…]]>` may stand around values.
+    pub has_cdata: bool,
 }
 
 const NO_TAGS: Tags = Tags {
@@ -77,6 +79,7 @@ const NO_TAGS: Tags = Tags {
     value_close: "",
     close: "",
     padded: false,
+    has_cdata: false,
 };
 
 const FUNCTION_TAGS: Tags = Tags {
@@ -140,6 +143,7 @@ const FUNCTION_NAME: Tags = Tags {
     key_open: "<param name=\"",
     value_close: "</param>",
     close: "</function>",
+    has_cdata: true,
     ..INVOKE
 };
 

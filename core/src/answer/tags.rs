@@ -41,6 +41,8 @@ struct Value {
     is_string: bool,
     text: String,
     begun: bool,
+    /// Whether it stands between line breaks that belong to the tags.
+    is_padded: bool,
 }
 
 /// What follows a text in the input.
@@ -99,7 +101,9 @@ impl TagsCall {
                     self.place = Place::KeyAttributes(key);
                     return Progress::More;
                 };
-                self.place = Place::ValueOpen(Value::new(key, &attributes, draft, tools));
+                let mut value = Value::new(key, &attributes, draft, tools);
+                value.is_string &= !syntax.has_cdata;
+                self.place = Place::ValueOpen(value);
             }
             Place::ValueOpen(value) if syntax.value_open.is_empty() => {
                 self.place = Place::Value(value);
@@ -250,7 +254,7 @@ impl Value {
         }
         draft.arguments += &Json::from(key.as_str()).to_string();
         draft.arguments += ": ";
-        Value { key, is_string, text: String::new(), begun: false }
+        Value { key, is_string, text: String::new(), begun: false, is_padded: false }
     }
 
     fn push(&mut self, text: &str, padded: bool, ended: bool, draft: &mut Draft) {
@@ -259,9 +263,10 @@ impl Value {
             return;
         }
         if padded && !self.begun && !self.text.is_empty() {
-            // One line break belongs to the tag.
-            let own = self.text.strip_prefix('\n').map(str::to_string);
-            self.text = own.unwrap_or(std::mem::take(&mut self.text));
+            if self.text.starts_with('\n') {
+                self.text.remove(0);
+                self.is_padded = true;
+            }
             self.begun = true;
             if self.is_string {
                 draft.arguments.push('"');
@@ -270,11 +275,11 @@ impl Value {
             draft.arguments.push('"');
             self.begun = true;
         }
-        if ended && padded && self.text.ends_with('\n') {
+        if ended && self.is_padded && self.text.ends_with('\n') {
             self.text.pop();
         }
         if self.is_string && self.begun {
-            let held = padded && !ended && self.text.ends_with('\n');
+            let held = self.is_padded && !ended && self.text.ends_with('\n');
             let end = self.text.len() - usize::from(held);
             let json = Json::from(&self.text[..end]).to_string();
             draft.arguments += &json[1..json.len() - 1];
