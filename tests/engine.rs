@@ -300,7 +300,9 @@ fn the_shortest_requests() {
 #[test]
 fn long_texts_are_the_likeliest() {
     let _busy = BUSY.read().unwrap();
-    for family in ["llama", "gemma3_text", "gemma4_text", "gpt_oss", "lfm2", "mamba2"] {
+    let families =
+        ["llama", "gemma3_text", "gemma4_text", "gpt_oss", "lfm2", "mamba2", "olmo_hybrid"];
+    for family in families {
         let folder = write(family, 1024);
         let model = load(folder.path());
         let prompt: Vec<u32> = (0..60).map(|n| n * 31 % 96).collect();

@@ -391,7 +391,8 @@ fn a_verify_pass_of_bounded_and_quantized_caches_too() {
 
 #[test]
 fn each_row_keeps_its_own_number_of_tokens() {
-    let asked = ["llama", "gemma3_text", "lfm2", "mamba2", "deepseek_v41", "baichuan_m1"];
+    let asked =
+        ["llama", "gemma3_text", "lfm2", "mamba2", "deepseek_v41", "baichuan_m1", "qwen3_5_text"];
     let named = |case: &Case| asked.iter().any(|family| case.config["model_type"] == *family);
     check_all(
         |case, first| match first {

@@ -10,7 +10,7 @@ pub(crate) use crate::{
     layers::{
         algebra::{Block, Layer, Map, Parallel},
         attention::{
-            gated::gated_attention,
+            gated::{OutputGate, gated_attention, gated_mla},
             grouped::{self, Attention, Mixer, QKVO, QkNorm, join_heads, split_heads},
             kv_cache::KvCache,
             latent::LatentSizes,
@@ -23,8 +23,8 @@ pub(crate) use crate::{
         feed_forward::{
             activation::{self, gelu, gelu_tanh, relu_squared},
             mlp::{
-                Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, dense, gated, geglu,
-                geglu_tanh, sum, swiglu,
+                Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, W1_W3_W2, dense,
+                gated, geglu, geglu_tanh, sum, swiglu,
             },
             moe::{ExpertSizes, FusedNames, GatedExperts, Moe, dispatch, mix},
             routed_experts::{
@@ -42,7 +42,10 @@ pub(crate) use crate::{
         position::rope::Rope,
         recurrent::{
             conv::CausalConv,
+            decay::Decay,
+            delta_net::{DeltaNet, DeltaSizes, short_convs, short_qkv},
             hybrid::LayerKind,
+            lightning::{Heads, lightning_attention, log_decays},
             mamba2::{GatedNorm, Mamba2, Mamba2Config},
             rg_lru::RgLru,
             selective_scan::{

@@ -3,6 +3,9 @@
 use crate::answer::{Reasoning, ToolChoice};
 use crate::error::{Error, Result};
 
+/// How many tokens a generation has at most, unless the options say otherwise.
+const MAX_TOKENS: usize = 4096;
+
 /// The options of a generation.
 ///
 /// ```
@@ -23,7 +26,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GenerateOptions {
-    /// The maximum number of generated tokens.
+    /// The maximum number of generated tokens; by default 4,096. The context may end sooner.
     pub max_tokens: usize,
     /// The minimum number of tokens before a token may end the text.
     pub min_tokens: usize,
@@ -149,7 +152,7 @@ impl Default for Dry {
 impl Default for GenerateOptions {
     fn default() -> Self {
         GenerateOptions {
-            max_tokens: 512,
+            max_tokens: MAX_TOKENS,
             min_tokens: 0,
             temperature: 0.0,
             top_k: 0,

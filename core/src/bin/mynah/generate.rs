@@ -2,20 +2,19 @@
 
 use crate::{
     Failure, INTERRUPTED, Outcome,
-    answer::{follow, shown},
+    answer::{End, follow, shown},
     model::{self, Adapter, Sampling},
-    terminal::{Interrupts, exit_interrupted, say_summary},
+    terminal::{print, print_json, say_summary},
 };
 use clap::Args;
 use mynah::{
-    Answer, Error, Event, FinishReason, Generation, Message, Model, Prompt, Reasoning,
-    RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
+    Answer, Error, Event, FinishReason, GenerateOptions, Generation, Message, Model, Prompt,
+    Reasoning, RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -113,48 +112,45 @@ pub async fn run(arguments: Arguments) -> Outcome {
         return Err(Failure::Usage("there is no prompt; see mynah generate --help"));
     }
     let model = model::load(location, &arguments.adapter).await?;
-    let generation = arguments.start(&model)?;
-    let interrupts = Interrupts::listen(exit_interrupted)?;
-    let answer = if arguments.json {
-        let answer = follow(generation, &interrupts, |_| Ok(())).await?;
-        answer.summary.iter().try_for_each(|summary| print_line(&Report::new(&answer, summary)))?;
-        answer
+    let mut options = arguments.sampling.options(&model).ignore_end(arguments.ignore_eos);
+    options.reasoning = arguments.reasoning.unwrap_or(options.reasoning);
+    options.tool_choice = arguments.tool_choice.clone().unwrap_or_default();
+    let generation = arguments.start(&model, &options)?;
+    let summary = if arguments.json {
+        let (answer, summary) = follow(generation, |_| Ok(())).await?;
+        print_json(&Report::new(&answer, &summary))?;
+        summary
     } else if arguments.events {
-        let answer = follow(generation, &interrupts, print_event).await?;
-        answer.summary.iter().try_for_each(|summary| {
-            print_line(&json!({"finished": Report::new(&answer, summary)}))
-        })?;
-        answer
+        let (answer, summary) = follow(generation, print_event).await?;
+        print_json(&json!({"finished": Report::new(&answer, &summary)}))?;
+        summary
     } else {
-        let answer = follow(generation, &interrupts, shown(print)).await?;
+        let (_, summary) = follow(generation, shown()).await?;
         print("\n")?;
-        answer.summary.iter().for_each(say_summary);
-        answer
+        say_summary(
+            &summary,
+            match End::of(&summary, &options) {
+                End::Usual => "",
+                End::MaxTokens => "; the answer was cut: --max-tokens allows a longer one",
+                End::ContextIsFull => "; the answer was cut: the context is full",
+            },
+        );
+        summary
     };
-    let reason = answer.summary.map(|summary| summary.finish_reason);
-    let cancelled = reason == Some(FinishReason::Cancelled);
+    let cancelled = summary.finish_reason == FinishReason::Cancelled;
     Ok(ExitCode::from(if cancelled { INTERRUPTED } else { 0 }))
-}
-
-fn print(text: &str) -> io::Result<()> {
-    io::stdout().write_all(text.as_bytes())?;
-    io::stdout().flush()
-}
-
-fn print_line(value: &impl Serialize) -> io::Result<()> {
-    writeln!(io::stdout(), "{}", serde_json::to_string(value)?)
 }
 
 /// Prints an event of the answer as a line of JSON.
 fn print_event(event: &Event) -> io::Result<()> {
     match event {
         Event::Token(token) if token.text.is_empty() => Ok(()),
-        Event::Token(token) => print_line(&json!({"text": token.text})),
-        Event::Text(text) => print_line(&json!({"text": text})),
-        Event::Reasoning(text) => print_line(&json!({"reasoning": text})),
-        Event::ToolCallDelta(delta) => print_line(&json!({"tool_call_delta": delta})),
-        Event::ToolCall(call) => print_line(&json!({"tool_call": call})),
-        Event::RejectedToolCall(call) => print_line(&json!({"rejected_tool_call": call})),
+        Event::Token(token) => print_json(&json!({"text": token.text})),
+        Event::Text(text) => print_json(&json!({"text": text})),
+        Event::Reasoning(text) => print_json(&json!({"reasoning": text})),
+        Event::ToolCallDelta(delta) => print_json(&json!({"tool_call_delta": delta})),
+        Event::ToolCall(call) => print_json(&json!({"tool_call": call})),
+        Event::RejectedToolCall(call) => print_json(&json!({"rejected_tool_call": call})),
         _ => Ok(()),
     }
 }
@@ -189,15 +185,12 @@ impl Arguments {
         self
     }
 
-    fn start(&self, model: &Model) -> Result<Generation, Failure> {
-        let mut options = self.sampling.options(model).ignore_end(self.ignore_eos);
-        options.reasoning = self.reasoning.unwrap_or(options.reasoning);
-        options.tool_choice = self.tool_choice.clone().unwrap_or_default();
+    fn start(&self, model: &Model, options: &GenerateOptions) -> Result<Generation, Failure> {
         if let Some(tokens) = &self.tokens {
-            return Ok(model.generate(Prompt::Tokens(tokens.clone()), &options)?);
+            return Ok(model.generate(Prompt::Tokens(tokens.clone()), options)?);
         }
         if let Some(file) = &self.messages {
-            return Ok(model.generate(self.chat(read(file)?)?, &options)?);
+            return Ok(model.generate(self.chat(read(file)?)?, options)?);
         }
         let text = model::text(self.prompt.clone().unwrap_or_default())?;
         let prompt = match &self.system {
@@ -208,7 +201,7 @@ impl Arguments {
             None if self.raw => Prompt::Raw(text),
             None => Prompt::Text(text),
         };
-        Ok(model.generate(prompt, &options)?)
+        Ok(model.generate(prompt, options)?)
     }
 
     fn chat(&self, messages: Vec<Message>) -> Result<Prompt, Failure> {

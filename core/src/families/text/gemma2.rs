@@ -34,23 +34,32 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         // mlx-lm has no sliding window here, which is equivalent until the window is full.
         let window = c.window_where(i, |i| i % 2 == 0)?;
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let attention = attention.window(window).run_by(move |attention, x, kv, step| {
-            let [q, k, v] = attention.heads(x, step)?;
-            let (keys, values, mask) = kv.update(k, v, step)?.parts(step)?;
-            let scores = capped_scores(&q, &keys, scale, softcap)?;
-            // A mask of every row gets an axis for the groups of heads.
-            let mask = if mask.ndim() == 4 { mask.expand_dims(1)? } else { mask };
-            let scores = ops::select(&mask, &scores, mlx::scalar(f32::NEG_INFINITY, q.dtype())?)?;
-            let weights = ops::softmax_axis(&scores, -1, true)?;
-            let gathered = weights.matmul(values.expand_dims(2)?)?.reshape(q.shape())?;
-            attention.project(&join_heads(&gathered)?)
-        });
+        let attention = softcapped(attention.window(window), scale, softcap);
         let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
         Ok(Block::new(sandwich(norm, FOUR_NORMS, attention, mlp)?))
     })?;
     let decoder = gemma::scaled(decoder, &c)?;
     let head = decoder.head.softcap(c.final_logit_softcapping);
     Ok(Box::new(Decoder { head, ..decoder }))
+}
+
+/// Attention with scores of this scale that are bounded before the softmax.
+pub fn softcapped(
+    attention: Attention,
+    scale: f32,
+    softcap: Option<f32>,
+) -> impl Layer<State = KvCache> {
+    attention.run_by(move |attention, x, kv, step| {
+        let [q, k, v] = attention.heads(x, step)?;
+        let (keys, values, mask) = kv.update(k, v, step)?.parts(step)?;
+        let scores = capped_scores(&q, &keys, scale, softcap)?;
+        // A mask of every row gets an axis for the groups of heads.
+        let mask = if mask.ndim() == 4 { mask.expand_dims(1)? } else { mask };
+        let scores = ops::select(&mask, &scores, mlx::scalar(f32::NEG_INFINITY, q.dtype())?)?;
+        let weights = ops::softmax_axis(&scores, -1, true)?;
+        let gathered = weights.matmul(values.expand_dims(2)?)?.reshape(q.shape())?;
+        attention.project(&join_heads(&gathered)?)
+    })
 }
 
 /// Scores `[batch, key heads, group, length, keys]` that are bounded before the softmax, which no

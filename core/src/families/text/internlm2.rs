@@ -24,7 +24,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         grouped::require_biases(&a, names, &c)?;
         let attention = Attention::fused_by_group(&a, names, c.kv_heads(), &c, rope.clone())?;
         let mlp =
-            Mlp::of(&w.at("feed_forward"), MlpNames { gate: "w1", up: "w3", down: "w2" }, &c)?;
+            Mlp::of(&w.at("feed_forward"), W1_W3_W2, &c)?;
         pre_norm_named(
             w,
             TwoNorms { before_mixer: "attention_norm", before_ffn: "ffn_norm" },

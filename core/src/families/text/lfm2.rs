@@ -5,7 +5,7 @@ use crate::families::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["lfm2"], build, recommended: RECOMMENDED };
 
-const RECOMMENDED: Recommended = Recommended {
+pub const RECOMMENDED: Recommended = Recommended {
     sampling: Sampling {
         temperature: 0.3,
         min_p: 0.15,
@@ -17,26 +17,49 @@ const RECOMMENDED: Recommended = Recommended {
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(rename = "conv_L_cache")]
-    taps: Size,
-    conv_bias: bool,
     block_ff_dim: Option<Size>,
     block_multiple_of: Size,
     block_ffn_dim_multiplier: Option<Positive<f64>>,
     block_auto_adjust_ff_dim: bool,
+}
+
+/// The config fields that say which layers have attention, and how the others convolve.
+#[derive(Deserialize)]
+struct Mixers {
+    #[serde(rename = "conv_L_cache")]
+    taps: Size,
+    conv_bias: bool,
     full_attn_idxs: Option<Vec<i32>>,
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults(
-        config,
-        json!({
-            "intermediate_size": config.get("block_ff_dim"), "rope_theta": 1e6,
-        }),
-    );
-    let mut c = Text::read_renamed(config, &[("norm_eps", "rms_norm_eps")])?;
-    let e: Config = config::read(config)?;
-    c.intermediate_size = e.ffn_width(c.intermediate_size)?;
+    let given = json!({"intermediate_size": config.get("block_ff_dim")});
+    let config = &config::with_defaults(config, given);
+    let mut c = read(config)?;
+    c.intermediate_size = config::read::<Config>(config)?.ffn_width(c.intermediate_size)?;
+    Ok(Box::new(decoder(config, w, &c, |_, w| mlp(w, &c))?))
+}
+
+/// The config fields, under the names of this family and its relatives.
+pub fn read(config: &Json) -> Result<Text> {
+    let config = config::with_defaults(config, json!({"rope_theta": 1e6}));
+    Text::read_renamed(&config, &[("norm_eps", "rms_norm_eps")])
+}
+
+/// The MLP of a layer.
+pub fn mlp(w: &Scope, c: &Text) -> Result<Ffn> {
+    let names = if w.has_below("w1") { W1_W3_W2 } else { GATE_UP_DOWN };
+    Ok(Box::new(Mlp::read(w, names, c, swiglu)?))
+}
+
+/// The decoder, in which `ffn` reads the feed-forward network of each layer.
+pub fn decoder(
+    config: &Json,
+    w: &Scope,
+    c: &Text,
+    ffn: impl Fn(i32, &Scope) -> Result<Ffn>,
+) -> Result<Decoder> {
+    let e: Mixers = config::read(config)?;
     let attends = |i: i32| match (&e.full_attn_idxs, &c.layer_types) {
         (Some(layers), _) => layers.contains(&i),
         (None, Some(kinds)) => kinds[i as usize] == "full_attention",
@@ -46,23 +69,18 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = Rope::base(c.head_dim(), nested.unwrap_or(c.rope_theta()))?;
     let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
     let names = Names { norm: "embedding_norm", ..Names::default() };
-    Ok(Box::new(Decoder::named(&w.at("model"), names, &c, head, |i, w| {
+    Decoder::named(&w.at("model"), names, c, head, |i, w| {
         let norms = TwoNorms { before_mixer: "operator_norm", before_ffn: "ffn_norm" };
-        let mlp = Mlp::read(
-            &w.at("feed_forward"),
-            MlpNames { gate: "w1", up: "w3", down: "w2" },
-            &c,
-            swiglu,
-        )?;
+        let ffn = ffn(i, &w.at("feed_forward"))?;
         if !attends(i) {
             let conv = ShortConv::read(&w.at("conv"), c.hidden_size, *e.taps, e.conv_bias)?;
-            return pre_norm_named(w, norms, &c, conv, mlp);
+            return pre_norm_named(w, norms, c, conv, ffn);
         }
         let (a, names) = (w.at("self_attn"), ["q_proj", "k_proj", "v_proj", "out_proj"]);
-        let qk_norm = QkNorm::before_rope(&a, ["q_layernorm", "k_layernorm"], &c)?;
-        let attention = Attention::read(&a, names, &c, rope.clone())?.qk_norm(qk_norm);
-        pre_norm_named(w, norms, &c, attention, mlp)
-    })?))
+        let qk_norm = QkNorm::before_rope(&a, ["q_layernorm", "k_layernorm"], c)?;
+        let attention = Attention::read(&a, names, c, rope.clone())?.qk_norm(qk_norm);
+        pre_norm_named(w, norms, c, attention, ffn)
+    })
 }
 
 impl Config {

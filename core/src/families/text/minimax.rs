@@ -37,22 +37,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             Attention::read(&a, QKVO, &c, rope.clone())?
         };
         let moe = w.at("block_sparse_moe");
-        let router = loss_free_router_at(&moe, &moe, &c, &routing)?.normalized();
-        let ffn = Moe::new(
-            SinglePrecision(router),
-            mixtral::experts(&moe, &c, routing.n_routed_experts)?,
-        );
+        let router = loss_free_router_at(&moe, &moe, &c, &routing)?;
+        let router = router.normalized().wide().rounded();
+        let ffn = Moe::new(router, mixtral::experts(&moe, &c, routing.n_routed_experts)?);
         pre_norm(w, &c, attention, ffn)
     })?))
-}
-
-/// A router whose logits are computed in float32 too, and whose weights are rounded to the
-/// precision of the tokens.
-struct SinglePrecision(LossFreeRouter);
-
-impl Router for SinglePrecision {
-    fn route(&self, x: &Array) -> Result<(Array, Array)> {
-        let (ids, weights) = self.0.route(&x.as_dtype(Dtype::Float32)?)?;
-        Ok((ids, weights.as_dtype(x.dtype())?))
-    }
 }

@@ -39,6 +39,5 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// Experts with the `intermediate_size` of the config.
 pub fn experts(w: &Scope, c: &Text, count: i32) -> Result<GatedExperts> {
     let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
-    let names = MlpNames { gate: "w1", up: "w3", down: "w2" };
-    GatedExperts::read_named(w, "switch_mlp", names, sizes, swiglu)
+    GatedExperts::read(w, "switch_mlp", sizes, swiglu)
 }

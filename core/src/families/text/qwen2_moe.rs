@@ -35,7 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 /// `sigmoid(gate(x)) · mlp(x)`.
-fn shared_expert(w: &Scope, c: &Text, inner: i32) -> Result<impl Layer<State = ()> + 'static> {
+pub fn shared_expert(w: &Scope, c: &Text, inner: i32) -> Result<impl Layer<State = ()> + 'static> {
     let gate = w.linear("shared_expert_gate", c.hidden_size, 1)?;
     let mlp = Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?;
     Ok(Map(move |x: &Array| Ok(ops::sigmoid(gate.forward(x)?)?.multiply(mlp.apply(x)?)?)))

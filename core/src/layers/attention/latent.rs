@@ -138,12 +138,13 @@ impl Projections {
             }
         };
         let low = sizes.kv_lora_rank + sizes.qk_rope_head_dim;
+        let output = if w.has_below("dense") { "dense" } else { "o_proj" };
         Ok(Projections {
             q_low,
             q,
             kv_low: read(w, "kv_a_proj_with_mqa", width, low)?,
             kv_norm: w.rms_norm("kv_a_layernorm", sizes.kv_lora_rank, eps)?,
-            output: read(w, "o_proj", heads * sizes.v_head_dim, width)?,
+            output: read(w, output, heads * sizes.v_head_dim, width)?,
             rope,
             sizes: sizes.clone(),
             heads,

@@ -111,16 +111,34 @@ impl Mla {
         kv: &mut KvCache,
         step: &Step,
     ) -> Result<Array> {
+        self.output(&self.gather(projected, rotated, kv, step)?)
+    }
+
+    /// As [`Mla::attend`], up to the concatenated outputs of all heads, for families that change them
+    /// before [`Mla::output`].
+    pub fn gather(
+        &self,
+        projected: &Projected,
+        rotated: &Rotated,
+        kv: &mut KvCache,
+        step: &Step,
+    ) -> Result<Array> {
         let (latent, shared) = (projected.latent.expand_dims(1)?, rotated.k_rope.clone());
         let seen = kv.update(latent, shared, step)?;
         let (latents, shared, mask) = seen.parts(step)?;
-        self.attend_to(rotated, [&latents, &shared], &mask)
+        self.gather_from(rotated, [&latents, &shared], &mask)
+    }
+
+    /// The projection of the output.
+    pub fn output(&self, gathered: &Array) -> Result<Array> {
+        self.projections.output.forward(gathered)
     }
 
     /// Attends over latents `[batch, 1, keys, kv_lora_rank]` and shared keys
     /// `[batch, 1, keys, qk_rope_head_dim]` that the mask, which broadcasts to
-    /// `[batch, heads, length, keys]`, lets each query see.
-    pub fn attend_to(
+    /// `[batch, heads, length, keys]`, lets each query see; the concatenated
+    /// outputs of all heads.
+    pub fn gather_from(
         &self,
         rotated: &Rotated,
         [latents, shared]: [&Array; 2],
@@ -142,7 +160,7 @@ impl Mla {
         } else {
             gather(q_nope, &self.keys.backward(latents)?, &self.values.forward(latents)?)?
         };
-        self.projections.output.forward(&join_heads(&gathered)?)
+        join_heads(&gathered)
     }
 }
 

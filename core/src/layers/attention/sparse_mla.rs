@@ -68,7 +68,8 @@ impl Layer for SparseMla {
             step.put(ChosenKeys(indexer.choose(x, &projected, index, step)?));
         }
         let Some(ChosenKeys(Some(choice))) = step.get() else {
-            return self.mla.attend_to(&rotated, [&latents, &k_rope], &mask);
+            let gathered = self.mla.gather_from(&rotated, [&latents, &k_rope], &mask)?;
+            return self.mla.output(&gathered);
         };
         let (batch, keys) = (x.dim(0), latents.dim(2));
         let all = ops::broadcast_to(&mask, &[batch, 1, step.length, keys])?;
@@ -84,7 +85,7 @@ impl Layer for SparseMla {
             let none = ops::zeros_like(&all)?;
             mask = none.put_along_axis(&choice, Array::from_bool(true), -1)?.logical_and(all)?;
         }
-        self.mla.attend_to(&rotated, [&latents, &k_rope], &mask)
+        self.mla.output(&self.mla.gather_from(&rotated, [&latents, &k_rope], &mask)?)
     }
 }
 

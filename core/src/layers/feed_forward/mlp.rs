@@ -62,6 +62,9 @@ pub struct PlainNames<'n> {
 /// The names of the projections in most checkpoints.
 pub const GATE_UP_DOWN: MlpNames = MlpNames { gate: "gate_proj", up: "up_proj", down: "down_proj" };
 
+/// The names of the projections in checkpoints that number them.
+pub const W1_W3_W2: MlpNames = MlpNames { gate: "w1", up: "w3", down: "w2" };
+
 /// The gate function: `(gate, up)` to their product.
 pub trait Gate: Fn(&Array, &Array) -> Result<Array> + 'static {}
 

@@ -8,7 +8,7 @@ use crate::{
 use crate::{
     layers::{
         feed_forward::{
-            mlp::{GATE_UP_DOWN, Gate, MlpNames},
+            mlp::{GATE_UP_DOWN, Gate, MlpNames, W1_W3_W2},
             router::Router,
         },
         linear::Experts,
@@ -55,8 +55,9 @@ impl GatedExperts {
         GatedExperts { gate, up, down, activation: Box::new(activation) }
     }
 
-    /// Reads experts: `{stacked}.gate_proj` and so on in one tensor each, or one tensor for each expert, `experts.{i}.gate_proj`, or with gates and
-    /// values in one tensor, `experts.gate_up_proj`.
+    /// Reads experts: `{stacked}.gate_proj` and so on in one tensor each, or one tensor for each
+    /// expert, `experts.{i}.gate_proj` or `experts.{i}.w1`, or with gates and values in one tensor,
+    /// `experts.gate_up_proj`.
     ///
     /// # Errors
     /// As [`Scope::experts`].
@@ -69,6 +70,9 @@ impl GatedExperts {
         if w.has("experts.gate_up_proj") {
             let names = FusedNames { gate_up: "gate_up_proj", down: "down_proj" };
             return Self::read_fused(&w.at("experts"), names, sizes, activation);
+        }
+        if w.has_below("experts.0.w1") {
+            return Self::read_named(w, "switch_mlp", W1_W3_W2, sizes, activation);
         }
         Self::read_named(w, stacked, GATE_UP_DOWN, sizes, activation)
     }

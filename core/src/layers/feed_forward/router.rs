@@ -155,7 +155,10 @@ pub struct LossFreeRouter {
     correction: Option<Array>,
     c: LossFreeRouting,
     normalize: bool,
+    is_wide: bool,
     is_rounded: bool,
+    /// The corrected scores outside the best groups.
+    outside: f32,
     score: Score,
     top_k: TopK,
 }
@@ -177,12 +180,32 @@ impl LossFreeRouter {
         }
         let normalize = c.norm_topk_prob && c.num_experts_per_tok > 1;
         let (c, score, top_k) = (c.clone(), Box::new(sigmoid), first_top_k);
-        Ok(LossFreeRouter { logits, correction, c, normalize, is_rounded: false, score, top_k })
+        Ok(LossFreeRouter {
+            logits,
+            correction,
+            c,
+            normalize,
+            is_wide: false,
+            is_rounded: false,
+            outside: 0.0,
+            score,
+            top_k,
+        })
+    }
+
+    /// Computes the logits in float32 too.
+    pub fn wide(self) -> Self {
+        LossFreeRouter { is_wide: true, ..self }
     }
 
     /// Rounds the weights to the precision of the tokens.
     pub fn rounded(self) -> Self {
         LossFreeRouter { is_rounded: true, ..self }
+    }
+
+    /// Selects no expert outside the best groups, even where corrected scores are negative.
+    pub fn strict(self) -> Self {
+        LossFreeRouter { outside: f32::NEG_INFINITY, ..self }
     }
 
     /// Normalises the weights to a sum of one whatever the config says, even a single weight.
@@ -200,7 +223,7 @@ impl LossFreeRouter {
         LossFreeRouter { top_k, ..self }
     }
 
-    /// Sets the scores `[…, experts]` outside the best groups to zero.
+    /// Replaces the scores `[…, experts]` outside the best groups.
     fn best_groups(&self, scores: Array) -> Result<Array> {
         let groups = self.c.n_group.unwrap_or(1);
         let dropped = groups - self.c.topk_group.unwrap_or(1);
@@ -212,18 +235,16 @@ impl LossFreeRouter {
         let best = mlx::slice(&ops::partition_axis(&split, size - 2, -1)?, axis, size - 2, size)?;
         let ids = ops::argpartition_axis(best.sum_axis(-1, true)?, dropped - 1, -2)?;
         let ids = mlx::detach_indices(mlx::slice(&ids, axis - 1, 0, dropped)?)?;
-        let kept = split.put_along_axis(&ids, Array::from_f32(0.0), -2)?;
+        let kept = split.put_along_axis(&ids, Array::from_f32(self.outside), -2)?;
         Ok(kept.flatten(-2, -1)?)
     }
 }
 
 impl Router for LossFreeRouter {
     fn route(&self, x: &Array) -> Result<(Array, Array)> {
-        let scores = (self.score)(&self.logits.forward(x)?.as_dtype(Dtype::Float32)?)?;
-        let corrected = match &self.correction {
-            Some(correction) => scores.add(correction)?,
-            None => scores.clone(),
-        };
+        let wide = if self.is_wide { &x.as_dtype(Dtype::Float32)? } else { x };
+        let scores = (self.score)(&self.logits.forward(wide)?.as_dtype(Dtype::Float32)?)?;
+        let corrected = self.correction.as_ref().map_or(Ok(scores.clone()), |c| scores.add(c))?;
         let ids = (self.top_k)(&self.best_groups(corrected)?, self.c.num_experts_per_tok)?;
         let mut weights = take_along_axis(&scores, &ids, -1)?;
         if self.normalize {

@@ -107,7 +107,7 @@ impl Config {
         let router = LossFreeRouter::new(logits, Some(correction), &routing)?
             .scores(move |logits| score(&logits.divide(Array::from_f32(temperature))?));
         let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
-        let theirs = MlpNames { gate: "w1", up: "w3", down: "w2" };
+        let theirs = W1_W3_W2;
         let names = MlpNames {
             gate: name([GATE_UP_DOWN.gate, theirs.gate]),
             up: name([GATE_UP_DOWN.up, theirs.up]),

@@ -163,8 +163,7 @@ impl Config {
     fn experts(&self, w: &Scope, c: &Text, sizes: ExpertSizes) -> Result<(GatedExperts, Mlp)> {
         let ExpertSizes { count, width, inner } = sizes;
         if !w.has_below("switch_mlp") {
-            let names = MlpNames { gate: "w1", up: "w3", down: "w2" };
-            let experts = GatedExperts::read_named(w, "switch_mlp", names, sizes, self.gate())?;
+            let experts = GatedExperts::read(w, "switch_mlp", sizes, self.gate())?;
             return Ok((experts, self.shared(w, c)?));
         }
         let stack = w.at("switch_mlp");
