@@ -27,7 +27,6 @@ fn main() {
     }
 }
 
-/// Not that of the tests, which turns fused kernels off.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     Builder::new_current_thread().build().expect("a runtime without drivers").block_on(future)
 }

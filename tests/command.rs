@@ -205,9 +205,37 @@ fn a_chat_remembers_until_it_is_cleared() {
         let answers: Vec<_> = out.lines().collect();
         let expected = [turn(1), entry["answer"].as_str().unwrap(), turn(1)];
         assert_eq!((code, &answers[..]), (Some(0), &expected[..]), "{err}");
-        assert_eq!(err.lines().count(), 3, "{err}");
+        assert_eq!(err.lines().count(), 4, "{err}");
+        assert!(err.contains("new conversation"), "{err}");
         assert!(!format!("{out}{err}").contains('\x1b'));
     }
+}
+
+#[test]
+fn a_chat_has_commands_and_messages_of_several_lines() {
+    let (code, out, err) = run(&["chat"], "/help\n/?\n/nonsense\n");
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(out.matches("/clear").count(), 2, "{out}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    assert!(err.contains("/nonsense") && err.contains("/help"), "{err}");
+
+    let (_, one, _) = run(&["chat"], "What is 3 + 4?\n");
+    for several in ["\"\"\"\nWhat is 3 + 4?\n\"\"\"\n", "\"\"\"What is 3 + 4?\"\"\"\n"] {
+        let (code, out, err) = run(&["chat"], several);
+        assert_eq!((code, out.as_str(), err.lines().count()), (Some(0), one.as_str(), 1), "{err}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_cut_says_so_and_how_to_get_more() {
+    let options = ["--ignore-eos", "--prompt", "Hello", "--max-tokens"];
+    let generate = |tokens: &str| run(&[&["generate"], &options[..], &[tokens]].concat(), "").2;
+    assert!(generate("5").contains("--max-tokens"), "the option that cuts is named");
+    let full = generate("100000");
+    assert!(full.contains("context is full") && !full.contains("--max-tokens"), "{full}");
+    let chat = run(&["chat", "--max-tokens", "2"], "What is 3 + 4?\n").2;
+    assert!(chat.contains("cut") && chat.contains("--max-tokens"), "{chat}");
+    assert!(!run(&["chat"], "What is 3 + 4?\n").2.contains("cut"));
 }
 
 #[test]

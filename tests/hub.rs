@@ -399,6 +399,97 @@ fn wrong_bytes_are_refused_by_their_hash_and_fetched_anew() {
     }
 }
 
+#[test]
+fn bytes_that_are_wrong_once_are_fetched_again_in_the_same_run() {
+    for (path, times) in [("/storage/", 1), ("/storage/", 3), ("/tokenizer.json", 1)] {
+        let hub = Hub::new(sharded(&[20 * MB]));
+        hub.server.fail(path, times, Fault::Corrupt(1234));
+        hub.fetch().unwrap();
+        hub.check();
+    }
+}
+
+#[test]
+fn a_range_that_is_not_stated_is_the_one_that_was_asked_for() {
+    let hub = Hub::new(sharded(&[40 * MB]));
+    hub.server.fail("/storage/", usize::MAX, Fault::Unstated);
+    hub.fetch().unwrap();
+    hub.check();
+    assert_eq!(sent_twice(&hub.server.requests()), 0);
+    inspect(Hub::new(seventy_billion()).source(), 1).unwrap();
+}
+
+#[test]
+fn a_list_without_sizes_and_hashes_ends_in_verified_files() {
+    let bare = |repository| Repository { is_bare: true, ..repository };
+    let hub = Hub::new(bare(sharded(&[20 * MB, MB])));
+    let found = inspect(hub.source(), 1);
+    let whole = inspect(Hub::new(sharded(&[20 * MB, MB])).source(), 1);
+    assert_eq!(found.unwrap().bytes, whole.unwrap().bytes);
+    hub.fetch().unwrap();
+    hub.check();
+
+    let hub = Hub::new(bare(sharded(&[MB])));
+    hub.server.fail("/storage/", usize::MAX, Fault::Corrupt(1234));
+    assert!(matches!(hub.fetch(), Err(Error::HashMismatch { .. })));
+
+    // A file of which nothing says what it should be.
+    let hub = Hub::new(bare(sharded(&[MB])));
+    hub.server.fail("/tokenizer.json", usize::MAX, Fault::Answer(200, &[], "{}"));
+    let error = hub.fetch().unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json") && error.contains("verified"), "{error}");
+}
+
+#[test]
+fn all_connections_wait_as_long_as_a_host_asks() {
+    let hub = Hub::new(sharded(&[40 * MB, 40 * MB]));
+    let limited = Fault::Answer(429, &[("Retry-After", "2")], "too many requests");
+    hub.server.fail("/storage/", 1, limited);
+    hub.fetch().unwrap();
+    hub.check();
+    let requests = hub.storage();
+    let refused = requests.iter().find(|request| request.status == 429).unwrap().at;
+    // A request that is on its way when the answer comes is too late to be held back.
+    let early = |request: &&Request| {
+        let after = request.at.saturating_duration_since(refused);
+        after > Duration::from_millis(500) && after < Duration::from_millis(1900)
+    };
+    assert_eq!(requests.iter().filter(early).count(), 0);
+    assert!(requests.iter().any(|r| r.at.saturating_duration_since(refused).as_secs() >= 1));
+}
+
+#[test]
+fn an_index_that_names_no_file_is_ignored() {
+    let index = sharded(&[MB, MB]).files.remove("model.safetensors.index.json").unwrap();
+    let mut repository = sharded(&[]).with_large("model.safetensors", shard(0, 2 * MB, 0));
+    repository.files.insert("model.safetensors.index.json".into(), index);
+    let hub = Hub::new(repository);
+    assert!(inspect(hub.source(), 1).unwrap().bytes >= 2 * MB);
+    hub.fetch().unwrap();
+    hub.check();
+    hub.server.forget();
+    block_on(download(&hub.source().offline(), |_| ())).unwrap();
+    assert!(hub.server.requests().is_empty());
+}
+
+#[test]
+fn an_unknown_quantization_is_judged_by_the_headers() {
+    let config = CONFIG.replacen('{', r#"{"quantization_config": {"quant_method": "new"}, "#, 1);
+    let repository = |dtype| {
+        let weights = Content::safetensors(&[("tensor.0", dtype, &[1000, 250])], 0);
+        sharded(&[MB]).with("config.json", &*config).with_large(SHARD, weights)
+    };
+    let dense = Hub::new(repository("F32"));
+    dense.fetch().unwrap();
+    dense.check();
+    let packed = Hub::new(repository("U8"));
+    let error = packed.fetch().unwrap_err();
+    assert!(matches!(&error, Error::Quantization { reason, .. } if reason.contains("`new`")));
+    assert!(!packed.snapshot().join(SHARD).exists());
+}
+
+const SHARD: &str = "model-00001-of-00001.safetensors";
+
 /// An error of the hub's own making.
 fn is_servers_fault(error: &Error) -> bool {
     matches!(
@@ -773,6 +864,24 @@ fn requests_go_by_way_of_the_proxy_that_the_environment_names() {
     hub.check();
     let requests = hub.server.requests();
     assert!(requests.iter().all(|request| request.proxied), "{requests:?}");
+}
+
+#[test]
+fn requests_go_by_way_of_a_socks_proxy() {
+    for scheme in ["socks5", "socks5h"] {
+        let hub = Hub::new(sharded(&[2 * MB]));
+        let mut download = hub.command(&["download", NAME]);
+        let proxy = hub.server.endpoint().replace("http", scheme);
+        // Only the proxy knows this name, which the other scheme asks this machine for.
+        let name = if scheme == "socks5h" { "http://hub.invalid" } else { "http://127.0.0.1:9" };
+        download.env("HF_ENDPOINT", name).env("ALL_PROXY", proxy);
+        download.env_remove("NO_PROXY").env_remove("no_proxy");
+        let (code, _, err) = finish(download.spawn().unwrap());
+        assert_eq!(code, Some(0), "{scheme}: {err}");
+        hub.check();
+        let requests = hub.server.requests();
+        assert!(requests.iter().all(|request| request.proxied), "{requests:?}");
+    }
 }
 
 /// A transport of the application that counts and may lie.

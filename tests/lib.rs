@@ -10,7 +10,7 @@ pub mod hub {
 use mlx_rs::{Array, Dtype};
 use mynah::{
     Bound, CachePlan, CacheQuantization, Engine, Result,
-    internals::{Format, LanguageModel, Mode, Quantized, Scope, families, mlx},
+    internals::{Format, LanguageModel, Mode, Quantized, Scope, families},
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     rc::Rc,
-    sync::{Once, OnceLock, RwLock},
+    sync::{OnceLock, RwLock},
     time::SystemTime,
 };
 
@@ -308,7 +308,7 @@ pub fn mynah() -> Command {
         binary
     });
     let mut command = Command::new(binary);
-    // Without a C++ compiler MLX fuses nothing, and no test waits for one.
+    // It needs no compiler and no other program.
     command.env("PATH", "");
     // The tests of the hub set these to its address.
     command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", env::temp_dir().join("mynah-tests"));
@@ -327,21 +327,8 @@ fn newest(folder: &Path) -> SystemTime {
 }
 
 /// Waits for a future, or for what becomes one.
-///
-/// The engine computes without fused kernels on Linux, where MLX has the system's C++ compiler build
-/// each of them: no test waits for that but the one that compares them.
 pub fn block_on<T>(future: impl IntoFuture<Output = T>) -> T {
-    static FUSING: Once = Once::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    if cfg!(target_os = "linux") {
-        FUSING.call_once(|| {
-            let off = || {
-                mlx::set_fusing(false);
-                Ok(())
-            };
-            runtime.block_on(Engine::get().unwrap().run(off)).unwrap();
-        });
-    }
     runtime.block_on(future.into_future())
 }
 

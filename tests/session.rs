@@ -562,6 +562,67 @@ fn a_saved_session_goes_on_in_another_process() {
     }
 }
 
+#[test]
+fn a_restored_session_has_its_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved.safetensors");
+    for (family, model) in models() {
+        let session = model.session(SessionOptions::default());
+        let mut messages = vec![Message::system(&text(90, 20)), Message::user(&text(91, 6))];
+        for seed in [92, 93] {
+            let answer = ask(&session, chat(&messages), &options(10));
+            let said = model.tokenizer().unwrap().decode(&answer.tokens, false).unwrap();
+            messages.extend([Message::assistant(&said), Message::user(&text(seed, 6))]);
+        }
+        // The last answer stays, and the message before it is edited or answered again.
+        messages.truncate(4);
+        let mut edited = messages.clone();
+        edited[3] = Message::user(&text(94, 8));
+        block_on(session.save(&path)).unwrap();
+        // What the session itself would reuse, then without it: sessions share their prefixes.
+        let reused = [&messages, &edited].map(|messages| {
+            let fork = block_on(session.fork()).unwrap();
+            ask(&fork, chat(messages), &options(10)).summary.cached_tokens
+        });
+        drop(session);
+        for (messages, expected) in [messages, edited].iter().zip(reused) {
+            // `<system> … <end> <user> … <end> <assistant>`, and the answer but for its last token.
+            assert!(expected >= 22 + 8 + 1 + 9, "{family}: {expected}");
+            let restored = block_on(model.restore(&path, SessionOptions::default())).unwrap();
+            let (_, cached) = compare(&restored, chat(messages), &options(10));
+            assert_eq!(cached, expected, "{family}");
+        }
+    }
+}
+
+/// Files of the version before checkpoints were saved.
+#[test]
+fn an_older_file_is_restored_without_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved.safetensors");
+    let model = model("llama");
+    let session = model.session(SessionOptions::default());
+    ask(&session, tokens(&[&words(95, 30)]), &options(5));
+    block_on(session.save(&path)).unwrap();
+    drop(session);
+    let replaced = |saved: Vec<u8>, from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let at = saved.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        let mut saved = saved;
+        saved[at..at + to.len()].copy_from_slice(to.as_bytes());
+        saved
+    };
+    let saved = replaced(fs::read(&path).unwrap(), "mynah.checkpoints", "not of this time.");
+    let older = replaced(saved, r#"\"version\":3"#, r#"\"version\":2"#);
+    fs::write(&path, &older).unwrap();
+    let restored = block_on(model.restore(&path, SessionOptions::default())).unwrap();
+    let (_, cached) = compare(&restored, tokens(&[&words(95, 30)]), &options(5));
+    assert_eq!(cached, 29);
+    fs::write(&path, replaced(older, r#"\"version\":2"#, r#"\"version\":1"#)).unwrap();
+    let refused = block_on(model.restore(&path, SessionOptions::default())).err().unwrap();
+    assert!(refused.to_string().contains("format version 1"), "{refused}");
+}
+
 /// As it comes, or in a ring.
 fn session_options(is_small: bool) -> SessionOptions {
     if !is_small {

@@ -4,7 +4,9 @@
 mod command;
 mod hub;
 mod packaging;
+mod readme;
 mod sampling;
 mod session;
 mod store;
 mod templates;
+mod terminal;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 /// `GenerateOptions` document what each means and in which order they act.
 #[derive(Clone, Debug, Default, uniffi::Record)]
 pub struct GenerationParameters {
-    /// The most tokens to generate.
+    /// The most tokens to generate; by default 4,096. The context may end sooner.
     #[uniffi(default = None)]
     pub max_tokens: Option<u32>,
     /// The minimum number of tokens before the text may end.

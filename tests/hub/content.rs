@@ -174,6 +174,8 @@ pub struct Repository {
     pub gated: bool,
     /// The token without which it is not shown.
     pub token: Option<String>,
+    /// Whether the list leaves out sizes and hashes, as mirrors do; the files' headers have them.
+    pub is_bare: bool,
 }
 
 impl Repository {

@@ -5,7 +5,7 @@ use super::content::{Content, File, Repository};
 use serde_json::{Value as Json, json};
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     ops::Range,
     sync::{
@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What goes wrong with a request.
@@ -29,6 +29,8 @@ pub enum Fault {
     Corrupt(u64),
     /// The whole file comes, whatever range was asked for.
     NoRanges,
+    /// The range that was asked for comes, and the answer does not say which it is.
+    Unstated,
     /// The range that comes begins so many bytes later, and says so.
     Shifted(u64),
     /// The body has no length and never ends.
@@ -58,6 +60,8 @@ pub struct Request {
     pub status: u16,
     /// What of the file was sent.
     pub sent: Range<u64>,
+    /// When it came.
+    pub at: Instant,
 }
 
 impl Request {
@@ -137,6 +141,13 @@ impl Server {
     /// Makes this the newest state of a repository's `main`; returns its commit.
     pub fn publish(&self, name: &str, repository: &Repository) -> String {
         self.0.state().publish(name, repository)
+    }
+
+    /// Gives the newest state of a repository's `main` another name.
+    pub fn tag(&self, name: &str, revision: &str) {
+        let mut state = self.0.state();
+        let commit = state.branches[&(name.to_string(), "main".to_string())].clone();
+        state.branches.insert((name.into(), revision.into()), commit);
     }
 
     /// Makes the next so many requests fail whose path holds `path`.
@@ -235,7 +246,10 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
     stream.set_nodelay(true)?;
     let port = stream.local_addr()?.port();
     let mut reader = BufReader::new(stream);
-    let mut proxied = false;
+    let mut proxied = reader.fill_buf()?.first() == Some(&5);
+    if proxied {
+        greet_as_socks(&mut reader, stream)?;
+    }
     while let Some(mut request) = read(&mut reader)? {
         if request.method == "CONNECT" {
             proxied = true;
@@ -279,6 +293,24 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
     Ok(())
 }
 
+/// Says yes to whatever a client asks of a SOCKS 5 proxy (RFC 1928); all hosts are this one.
+fn greet_as_socks(reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream) -> io::Result<()> {
+    let mut take = |count: usize| {
+        let mut bytes = vec![0; count];
+        reader.read_exact(&mut bytes).map(|()| bytes)
+    };
+    let methods = take(2)?[1];
+    take(methods.into())?;
+    stream.write_all(&[5, 0])?;
+    let address = match take(4)?[3] {
+        1 => 4,
+        4 => 16,
+        _ => take(1)?[0].into(),
+    };
+    take(address + 2)?;
+    stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])
+}
+
 /// The next request of a connection; `None` at its end.
 fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
     let mut line = String::new();
@@ -304,6 +336,7 @@ fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
         headers,
         status: 0,
         sent: 0..0,
+        at: Instant::now(),
     }))
 }
 
@@ -363,8 +396,10 @@ impl Answer {
             Ok(start) if start < end => {
                 let shift = if let Some(Fault::Shifted(by)) = fault { *by } else { 0 };
                 (self.status, self.range) = (206, (start + shift).min(end)..end);
-                let range = format!("bytes {}-{}/{size}", self.range.start, end - 1);
-                self.headers.push(("Content-Range", range));
+                if !matches!(fault, Some(Fault::Unstated)) {
+                    let range = format!("bytes {}-{}/{size}", self.range.start, end - 1);
+                    self.headers.push(("Content-Range", range));
+                }
             }
             _ => {
                 (self.status, self.range) = (416, 0..0);
@@ -535,6 +570,9 @@ fn in_repository(
 
 fn listing(id: &str, commit: &str, repository: &Repository) -> Answer {
     let sibling = |(name, file): (&String, &File)| {
+        if repository.is_bare {
+            return json!({ "rfilename": name });
+        }
         let mut sibling = json!({"rfilename": name, "size": file.size});
         if file.lfs {
             sibling["blobId"] = json!(Content::bytes(file.id.as_str()).git_sha1());

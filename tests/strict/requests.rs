@@ -13,6 +13,12 @@ fn a_tokenizer_or_a_template_that_is_damaged() {
             ("empty", |f| put(f, TOKENIZER, ""), "Tokenizer", &[TOKENIZER]),
             ("no JSON", |f| put(f, TOKENIZER, "<html>"), "Tokenizer", &[TOKENIZER]),
             ("not text", |f| put(f, TOKENIZER, b"\xff"), "Tokenizer", &[TOKENIZER]),
+            (
+                "a pointer of git-lfs",
+                |f| put(f, TOKENIZER, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+                "Checkpoint",
+                &[TOKENIZER, "git-lfs pointer"],
+            ),
             ("truncated", |f| put(f, TOKENIZER, &words()[..100]), "Tokenizer", &[TOKENIZER]),
             ("an object", |f| put(f, TOKENIZER, "{}"), "Tokenizer", &[TOKENIZER]),
             (

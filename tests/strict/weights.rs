@@ -96,7 +96,7 @@ fn damaged_weights() {
                     )
                 },
                 "Checkpoint",
-                &[WEIGHTS],
+                &[WEIGHTS, "git-lfs pointer"],
             ),
         ],
     );
@@ -258,6 +258,14 @@ fn shards_that_do_not_fit_together() {
     let unlisted = copy(good());
     shard(unlisted.path(), false, |_| {});
     attempt(unlisted.path()).unwrap();
+    // The index of the source of a conversion.
+    let stale = copy(good());
+    let all = read_tensors(stale.path());
+    shard(stale.path(), true, |_| {});
+    remove(stale.path(), "model-00001-of-00002.safetensors");
+    remove(stale.path(), "model-00002-of-00002.safetensors");
+    write_tensors(stale.path(), WEIGHTS, &all);
+    attempt(stale.path()).unwrap();
     refuse_all(
         good(),
         &[
@@ -289,6 +297,37 @@ fn shards_that_do_not_fit_together() {
                 },
                 "Checkpoint",
                 &["1 of 2 shards"],
+            ),
+            (
+                "two sets of shards, without an index",
+                |f| {
+                    let all = read_tensors(f);
+                    shard(f, false, |_| {});
+                    write_tensors(f, "model-00001-of-00001.safetensors", &all);
+                },
+                "Checkpoint",
+                &["-of-00001", "-of-00002", "two sets"],
+            ),
+            (
+                "shards beside whole weights, without an index",
+                |f| {
+                    let all = read_tensors(f);
+                    shard(f, false, |_| {});
+                    write_tensors(f, WEIGHTS, &all);
+                },
+                "Checkpoint",
+                &[WEIGHTS, "-of-00002", "two sets"],
+            ),
+            (
+                "an index with one of its shards, beside whole weights",
+                |f| {
+                    let all = read_tensors(f);
+                    shard(f, true, |_| {});
+                    remove(f, "model-00001-of-00002.safetensors");
+                    write_tensors(f, WEIGHTS, &all);
+                },
+                "Checkpoint",
+                &["model-00001-of-00002.safetensors", "missing"],
             ),
             (
                 "a map to a path",

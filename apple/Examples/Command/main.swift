@@ -29,6 +29,9 @@ do {
                     say("\n")
                     let rate = String(format: "%.1f", result.tokensPerSecond)
                     say("\(result.generatedTokens.count) tokens, \(rate) a second\n", to: .standardError)
+                    if result.finishReason == .length {
+                        say("the answer was cut: maxTokens or the context ended it\n", to: .standardError)
+                    }
                 default:
                     break
                 }

@@ -2,7 +2,7 @@ internal import MynahCore
 
 /// Parameters of a generation. The model's recommendations replace fields that are `nil`.
 public struct GenerationParameters: Sendable, Codable, Hashable {
-    /// The most tokens to generate.
+    /// The most tokens to generate; by default 4,096. The context may end sooner.
     public var maxTokens: Int?
     /// The minimum number of tokens before the text may end.
     public var minTokens: Int?

@@ -7,6 +7,7 @@ use crate::{
         file_rules::{Contents, FileRules},
         files::Files,
         quantization::Quantization,
+        shards,
     },
     error::{Error, Result},
     families,
@@ -21,6 +22,13 @@ pub(super) const MODEL: Plan = Plan {
     wanted: Wanted::Model,
     is_complete: |_| true,
     check_config: |files, names| check(files, names, None),
+    check_headers: |files, headers| {
+        let config = files.json(CONFIG)?.unwrap_or_default();
+        match Quantization::read(&config)?.refuse_unknown() {
+            Err(unknown) if shards::is_quantized(&headers()?) => Err(unknown),
+            _ => Ok(()),
+        }
+    },
     check_small: |files| ChatTemplate::load(files).map(drop),
 };
 

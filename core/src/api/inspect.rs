@@ -17,7 +17,7 @@ use crate::{
     },
     engine::Engine,
     error::{Error, Result},
-    families::{self, Checkpoint, Entry, model_type},
+    families::{self, Checkpoint, Entry, Recommended, model_type},
     hub,
     layers::cache_plan::CachePlan,
     mlx::{self, quantized::Format},
@@ -176,6 +176,7 @@ async fn inspect_files(
     let text = config.get("text_config").unwrap_or(&config);
     let number = |names: &[&str]| names.iter().find_map(|name| text.get(name)?.as_u64());
     let template = ChatTemplate::load(&files);
+    let recommended = family.as_ref().map_or(Recommended::NOTHING, |family| family.recommended);
     let mut inspection = Inspection {
         family: family.as_ref().ok().map(|family| family.model_types[0]),
         problem: None,
@@ -186,10 +187,9 @@ async fn inspect_files(
         bytes: 0,
         dtypes: BTreeMap::new(),
         quantization: Vec::new(),
-        context: defaults::context(&config),
+        context: defaults::context(&config, &recommended),
         tokenizer: Tokenizer::file(&files)?.is_some(),
-        chat_template: matches!(template, Ok(Some(_)))
-            || family.as_ref().is_ok_and(|family| family.recommended.chat_template.is_some()),
+        chat_template: matches!(template, Ok(Some(_))) || recommended.chat_template.is_some(),
         gated: None,
         memory: None,
         model_type,
@@ -204,7 +204,7 @@ async fn inspect_files(
     let usual = inspection.context.map_or(USUAL, |promised| promised.min(USUAL));
     let length = context.unwrap_or(usual);
     let kind = family.as_ref().ok().map(|family| family.build.kind());
-    let rehearsal = match family.and_then(|family| supported(&config, &files).map(|()| family)) {
+    let rehearsal = match family {
         Err(error) => Err(error),
         Ok(family) => {
             let rehearse = move || rehearse(family, &files, adapter.as_ref(), &config, length);
@@ -298,12 +298,6 @@ fn device_memory() -> Option<u64> {
         let total = table.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|size| size << 10)
     })
-}
-
-/// Whether the quantization method is known.
-fn supported(config: &Json, files: &Files) -> Result<()> {
-    Quantization::of_checkpoint(files, config)?;
-    Ok(())
 }
 
 /// The headers of all tensors by name.

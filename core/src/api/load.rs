@@ -339,7 +339,7 @@ impl Resolved {
 
     /// The maximum length of a sequence.
     fn context(&self, options: &LoadOptions) -> Option<usize> {
-        context(&self.config).into_iter().chain(options.context).min()
+        context(&self.config, &self.recommended).into_iter().chain(options.context).min()
     }
 
     fn model(

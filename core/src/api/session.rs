@@ -13,7 +13,7 @@ use crate::{
         prefix_cache::{PrefixCache, Slot},
     },
     error::{Error, Result},
-    generate::GenerateOptions,
+    generate::{Constraint, GenerateOptions},
     text::{Layout, Message, RenderedText, TemplateOptions},
 };
 use std::{
@@ -143,12 +143,27 @@ impl Session {
         prompt: impl Into<Prompt>,
         options: &GenerateOptions,
     ) -> Result<Generation> {
+        self.generate_within(prompt.into(), options, None)
+    }
+
+    /// As [`Session::generate`], with a constraint on the tokens.
+    ///
+    /// # Errors
+    /// Those of [`Session::generate`]; the stream ends with [`Error::NothingAllowed`] where no token
+    /// is possible.
+    #[doc(hidden)]
+    pub fn generate_within(
+        &self,
+        prompt: Prompt,
+        options: &GenerateOptions,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<Generation> {
         self.0.model.check(options)?;
         let Inner { model, place, .. } = &*self.0;
         let (prompt, tokens, dropped_messages) = self.fit(model.resolve(prompt))?;
         let marks = self.marks(&prompt, &tokens);
         let request = model.request(tokens, options, self.limit());
-        let request = Request { marks, dropped_messages, ..request };
+        let request = Request { marks, dropped_messages, constraint, ..request };
         let key = place.key.clone();
         Ok(request.start(move || key.find()))
     }
@@ -178,7 +193,8 @@ impl Session {
     }
 
     /// Writes the cache to a `.safetensors` file, after the earlier requests of this session; see
-    /// [`Model::restore`]. An existing file is replaced atomically.
+    /// [`Model::restore`]. The file has the latest checkpoints too, at most
+    /// [`SessionOptions::checkpoint_bytes`] of them. An existing file is replaced atomically.
     ///
     /// # Errors
     /// [`Error::SavedCache`] when the cache is empty or the file cannot be written.
@@ -352,8 +368,8 @@ impl Model {
     }
 
     /// Restores a session that [`Session::save`] wrote, also in another process. Generations continue
-    /// bit for bit as in the saved session. The options must be those of the saved session;
-    /// checkpoints are not saved.
+    /// bit for bit as in the saved session, and the last message can be edited. The options must be
+    /// those of the saved session.
     ///
     /// # Errors
     /// [`Error::SavedCache`] when the file is damaged, or was saved by another model, another version

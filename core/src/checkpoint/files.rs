@@ -1,7 +1,10 @@
 //! The small files of a checkpoint, from a directory or from inside the program.
 
 use crate::{
-    checkpoint::file_rules::{FileRules, fits},
+    checkpoint::{
+        file_rules::{FileRules, fits},
+        weight_files::{INDEX, WeightFiles},
+    },
     error::{Error, Result},
 };
 use serde_json::Value as Json;
@@ -16,6 +19,16 @@ use std::{
 /// The file of weights of a checkpoint that is part of the program.
 pub(crate) const EMBEDDED: &str = "model.safetensors";
 
+/// How the text begins that git leaves in place of a large file that it has not fetched.
+pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// The error of such a file.
+pub(crate) fn is_pointer(path: &Path) -> Error {
+    let reason = "is a git-lfs pointer and not the file itself; run `git lfs pull`, or download the \
+                  model again";
+    Error::Checkpoint { file: path.into(), reason: reason.into() }
+}
+
 /// Where the files of a checkpoint are.
 #[derive(Clone, Debug)]
 pub enum Files {
@@ -29,13 +42,17 @@ impl Files {
     /// The content of one file; `None` when there is no such file.
     ///
     /// # Errors
-    /// [`Error::Io`] when it exists and cannot be read.
+    /// [`Error::Io`] when it exists and cannot be read; [`Error::Checkpoint`] when git has left a
+    /// pointer in its place.
     pub fn read(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>> {
         match self {
             Files::Embedded(files) => {
                 Ok(files.iter().find(|(n, _)| *n == name).map(|(_, bytes)| Cow::Borrowed(*bytes)))
             }
             Files::Directory(directory) => match fs::read(directory.join(name)) {
+                Ok(bytes) if bytes.starts_with(LFS_POINTER) => {
+                    Err(is_pointer(&directory.join(name)))
+                }
                 Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(source) => Err(Error::Io { path: directory.join(name), source }),
@@ -62,11 +79,30 @@ impl Files {
 
     /// As [`Files::fingerprint`], for a family with files of its own.
     pub(crate) fn fingerprint_of(&self, rules: &FileRules) -> Result<String> {
-        let weights = match self {
-            Files::Directory(directory) => shards_of(directory, self, rules)?,
-            Files::Embedded(_) => [EMBEDDED.to_string()].into(),
+        self.hash("config.json", &self.weights(rules)?.names)
+    }
+
+    /// The files of weights of a family: those that its rules name, or else the usual ones.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Checkpoint`] when they are not there or not whole.
+    pub(crate) fn weights(&self, rules: &FileRules) -> Result<WeightFiles> {
+        let Files::Directory(directory) = self else {
+            return Ok(WeightFiles { names: [EMBEDDED.into()].into(), ..WeightFiles::default() });
         };
-        self.hash("config.json", &weights)
+        if rules.weights.is_empty() {
+            let present = self.names("")?.into_iter().collect();
+            return WeightFiles::choose(self.json(INDEX)?.as_ref(), &present, |name| {
+                self.path(name)
+            });
+        }
+        let names = self.list()?.into_iter().filter(|name| fits(rules.weights, name)).collect();
+        let weights = WeightFiles { names, ..WeightFiles::default() };
+        if weights.names.is_empty() {
+            let reason = format!("has no {}", rules.weights.join(" or "));
+            return Err(Error::Checkpoint { file: directory.into(), reason });
+        }
+        Ok(weights)
     }
 
     /// A hash of a config, and of files of weights with their names.
@@ -160,71 +196,6 @@ impl Files {
                 .map_err(|_| not_json(error.to_string())),
         }
     }
-}
-
-/// The files of weights of a family: those that its rules name, or else the usual ones.
-pub(crate) fn shards_of(
-    directory: &Path,
-    files: &Files,
-    rules: &FileRules,
-) -> Result<BTreeSet<String>> {
-    if rules.weights.is_empty() {
-        return shards(directory, files);
-    }
-    let names = files.list()?.into_iter().filter(|name| fits(rules.weights, name));
-    let shards: BTreeSet<String> = names.collect();
-    if shards.is_empty() {
-        let reason = format!("has no {}", rules.weights.join(" or "));
-        return Err(Error::Checkpoint { file: directory.into(), reason });
-    }
-    Ok(shards)
-}
-
-/// The files of weights, from the index if there is one.
-pub(crate) fn shards(directory: &Path, files: &Files) -> Result<BTreeSet<String>> {
-    const INDEX: &str = "model.safetensors.index.json";
-    let broken = |reason: String| Error::Checkpoint { file: directory.join(INDEX), reason };
-    if let Some(index) = files.json(INDEX)? {
-        let map = index.get("weight_map").and_then(Json::as_object);
-        let map = map.ok_or_else(|| broken("has no weight_map".into()))?;
-        let mut shards = BTreeSet::new();
-        for (tensor, shard) in map {
-            // A shard outside of the directory is not part of this checkpoint.
-            match shard.as_str() {
-                Some(name) if !name.contains(['/', '\\']) && name.ends_with(".safetensors") => {
-                    shards.insert(name.to_string())
-                }
-                _ => {
-                    return Err(broken(format!("`{tensor}` is mapped to {shard}, not to a shard")));
-                }
-            };
-        }
-        if shards.is_empty() {
-            return Err(broken("maps no tensor".into()));
-        }
-        return Ok(shards);
-    }
-    let io = |source| Error::Io { path: directory.into(), source };
-    let mut shards = BTreeSet::new();
-    for entry in fs::read_dir(directory).map_err(io)? {
-        let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("model") && name.ends_with(".safetensors") {
-            shards.insert(name);
-        }
-    }
-    let Some(first) = shards.first() else {
-        let reason = "has no model*.safetensors".into();
-        return Err(Error::Checkpoint { file: directory.into(), reason });
-    };
-    // model-00001-of-00003.safetensors says how many there must be.
-    let count = first.rsplit_once("-of-").and_then(|(_, rest)| rest.strip_suffix(".safetensors"));
-    if let Some(count) = count.and_then(|count| count.parse::<usize>().ok())
-        && count != shards.len()
-    {
-        let reason = format!("holds {} of {count} shards", shards.len());
-        return Err(Error::Checkpoint { file: directory.into(), reason });
-    }
-    Ok(shards)
 }
 
 fn sample(mut file: impl Read + Seek, hash: &mut Fnv) -> io::Result<()> {

@@ -11,3 +11,4 @@ mod matrices;
 pub(crate) mod quantization;
 pub mod scope;
 pub(crate) mod shards;
+pub(crate) mod weight_files;

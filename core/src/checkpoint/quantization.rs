@@ -43,8 +43,22 @@ pub(crate) struct Quantization {
     pub divides_ternary: bool,
     /// Whether another tool than MLX quantized the weights.
     pub is_foreign: bool,
-    /// By path below the language model, the sizes of blocks of inputs that matrices expect rotated.
-    rotations: HashMap<String, u64>,
+    /// The error of a method that is not known, for weights that it has changed.
+    unknown: Option<Unknown>,
+}
+
+/// A field that names an unknown method.
+#[derive(Clone)]
+struct Unknown {
+    path: String,
+    method: String,
+}
+
+impl Unknown {
+    fn error(self) -> Error {
+        let reason = format!("`{}` is not supported", self.method);
+        Error::Quantization { path: self.path, reason }
+    }
 }
 
 /// The layouts of packed integers in a tensor named `qweight`.
@@ -106,12 +120,7 @@ impl Quantization {
                 _ => {}
             }
         }
-        Ok(Quantization { paths, rotations: rotations(config), ..Self::default() })
-    }
-
-    /// The size of the blocks of inputs that the matrix at this path expects rotated.
-    pub(super) fn rotated_block(&self, path: &str) -> Option<u64> {
-        self.rotations.get(path.strip_prefix("language_model.").unwrap_or(path)).copied()
+        Ok(Quantization { paths, ..Self::default() })
     }
 
     fn foreign(said: &Statement, method: &str) -> Result<Self> {
@@ -151,11 +160,36 @@ impl Quantization {
             }
             "modelopt" => said.model_opt()?,
             _ => {
-                let reason = format!("`{method}` is not supported");
-                return Err(said.wrong("quant_method", reason));
+                let path = format!("{}.quant_method", said.path);
+                let unknown = Some(Unknown { path, method: method.into() });
+                return Ok(Quantization { unknown, ..Self::default() });
             }
         }
         Ok(quantization)
+    }
+
+    /// An error if the method is not known, whatever the weights are.
+    pub(crate) fn refuse_unknown(&self) -> Result<()> {
+        self.unknown.clone().map_or(Ok(()), |unknown| Err(unknown.error()))
+    }
+
+    /// An error if the method is not known and has changed the weights: some matrix does not hold
+    /// floating-point numbers. A config often keeps the method of a source that was dequantized.
+    pub(crate) fn check(&self, tensors: &HashMap<String, Array>) -> Result<()> {
+        let is_packed = |tensor: &Array| {
+            let packed = [Dtype::Uint8, Dtype::Int8, Dtype::Int16, Dtype::Uint32, Dtype::Int32];
+            tensor.ndim() > 1 && packed.contains(&tensor.dtype())
+        };
+        let Some(unknown) = &self.unknown else { return Ok(()) };
+        if tensors.values().any(is_packed) {
+            return Err(unknown.clone().error());
+        }
+        tracing::warn!(
+            "{}: `{}` is not known; the weights are not quantized and are used as they are",
+            unknown.path,
+            unknown.method
+        );
+        Ok(())
     }
 
     /// The precision to which all floating-point tensors are converted: that of the scales of packed
@@ -287,16 +321,6 @@ impl<'a> Statement<'a> {
         }
         Ok(())
     }
-}
-
-/// The matrices that the manifest of a Hadamard pack lists with a block.
-fn rotations(config: &Json) -> HashMap<String, u64> {
-    let modules = config.get("modules").and_then(Json::as_array);
-    let rotation = |module: &Json| {
-        let block = module.get("block")?.as_u64().filter(|block| *block > 0)?;
-        Some((module.get("path")?.as_str()?.to_string(), block))
-    };
-    modules.into_iter().flatten().filter_map(rotation).collect()
 }
 
 impl Format {

@@ -92,7 +92,7 @@ impl Scope {
         config: &Json,
     ) -> Result<Self> {
         let quantization = Quantization::of_checkpoint(files, config)?;
-        let scope = Scope::over(shards::tensors(files, rules)?, quantization);
+        let scope = Scope::over(shards::tensors(files, rules)?, quantization)?;
         match adapter {
             Some(adapter) => scope.with_adapter(adapter),
             None => Ok(scope),
@@ -104,10 +104,11 @@ impl Scope {
     /// # Errors
     /// [`Error::Quantization`] for a scheme that is not supported.
     pub fn new(tensors: HashMap<String, Array>, config: &Json) -> Result<Self> {
-        Ok(Scope::over(tensors, Quantization::read(config)?))
+        Scope::over(tensors, Quantization::read(config)?)
     }
 
-    fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Self {
+    fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Result<Self> {
+        quantization.check(&tensors)?;
         let precision = quantization.precision(&tensors);
         let store = Rc::new(Store {
             unread: RefCell::new(tensors),
@@ -119,7 +120,7 @@ impl Scope {
             adapter: None,
             precision,
         });
-        Scope { store, path: String::new(), is_parameter: false, is_transposed: false }
+        Ok(Scope { store, path: String::new(), is_parameter: false, is_transposed: false })
     }
 
     /// With the adapter in a folder, before anything is read.
@@ -219,12 +220,6 @@ impl Scope {
     /// The statements of the config about quantized tensors.
     pub(crate) fn quantization(&self) -> &Quantization {
         &self.store.quantization
-    }
-
-    /// The size of the blocks of inputs that the matrix here expects rotated, where the config says
-    /// that it does.
-    pub(crate) fn rotated_block(&self) -> Option<u64> {
-        self.store.quantization.rotated_block(&self.path)
     }
 
     /// Leaves the tensors below `name` unread, where the family knows why the model needs none of them.

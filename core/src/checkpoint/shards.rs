@@ -4,7 +4,8 @@ use crate::{
     checkpoint::{
         config::Json,
         file_rules::FileRules,
-        files::{EMBEDDED, Files, shards_of},
+        files::{EMBEDDED, Files, LFS_POINTER, is_pointer},
+        weight_files::INDEX,
     },
     error::{Error, Result},
 };
@@ -24,19 +25,23 @@ use std::{
 
 /// All tensors by name. None is read before it is computed.
 pub(crate) fn tensors(files: &Files, rules: &FileRules) -> Result<HashMap<String, Array>> {
-    let mut tensors = HashMap::new();
-    match files {
-        Files::Directory(directory) => {
-            for shard in shards_of(directory, files, rules)? {
-                for (name, tensor) in load_shard(&directory.join(shard))? {
-                    if tensors.insert(name.clone(), tensor).is_some() {
-                        let reason = format!("tensor `{name}` stands in two shards");
-                        return Err(Error::Checkpoint { file: directory.clone(), reason });
-                    }
-                }
+    let Files::Directory(directory) = files else { return file(files, EMBEDDED) };
+    let weights = files.weights(rules)?;
+    if weights.index_is_stale {
+        tracing::warn!("{INDEX} names no file that exists; it is ignored");
+    }
+    let (mut tensors, mut shard_of) = (HashMap::new(), HashMap::new());
+    for shard in &weights.names {
+        for (name, tensor) in load_shard(&directory.join(shard))? {
+            if let Some(other) = shard_of.insert(name.clone(), shard) {
+                let reason = format!(
+                    "tensor `{name}` stands in two shards, {other} too; keep one of them, or an \
+                     index that names one"
+                );
+                return Err(Error::Checkpoint { file: directory.join(shard), reason });
             }
+            tensors.insert(name, tensor);
         }
-        Files::Embedded(_) => tensors = file(files, EMBEDDED)?,
     }
     Ok(tensors)
 }
@@ -62,7 +67,7 @@ pub(crate) fn file(files: &Files, name: &str) -> Result<HashMap<String, Array>> 
 pub(crate) fn headers(files: &Files, rules: &FileRules) -> Result<Vec<Metadata>> {
     match files {
         Files::Directory(directory) => {
-            let shards = shards_of(directory, files, rules)?;
+            let shards = files.weights(rules)?.names;
             shards.iter().map(|shard| read_header(&directory.join(shard))).collect()
         }
         Files::Embedded(_) => {
@@ -70,6 +75,15 @@ pub(crate) fn headers(files: &Files, rules: &FileRules) -> Result<Vec<Metadata>>
             Ok(vec![SafeTensors::read_metadata(&bytes).map_err(damaged_embedded)?.1])
         }
     }
+}
+
+/// Whether a matrix of these files holds other numbers than floating-point ones.
+pub(crate) fn is_quantized(headers: &[Metadata]) -> bool {
+    let is_packed = |info: &TensorInfo| {
+        let dense = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I64, Dtype::BOOL];
+        info.shape.len() > 1 && !dense.contains(&info.dtype)
+    };
+    headers.iter().any(|header| header.tensors().into_values().any(is_packed))
 }
 
 fn damaged_embedded(reason: impl Display) -> Error {
@@ -87,6 +101,9 @@ pub(crate) fn read_header(path: &Path) -> Result<Metadata> {
     let size = file.metadata().map_err(io)?.len();
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(|_| damaged("truncated: no header".into()))?;
+    if LFS_POINTER.starts_with(&length) {
+        return Err(is_pointer(path));
+    }
     let length = u64::from_le_bytes(length);
     if length > size.saturating_sub(8) {
         return Err(damaged(format!("truncated: a header of {length} bytes in a file of {size}")));

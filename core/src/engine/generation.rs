@@ -1,265 +1,385 @@
-//! A generation as its application sees it: the stream of its events.
+//! A generation in progress: prefill, decode steps, and the end of the text.
 
-use crate::{engine::thread::Engine, error::Result};
-use futures_core::Stream;
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+use crate::{
+    engine::{
+        engine_model::EngineModel,
+        prefix_cache::{Hold, Slot},
+        prompt::EnginePrompt,
+        request::Request,
+        stream::{Event, FinishReason, Summary, Token},
     },
-    task::{Context, Poll},
-    time::Duration,
+    error::{Error, Result},
+    generate::{Allowed, Constraint, QueuedChoice, Sampled, Sampler, random_seed},
+    layers::embedded::Key,
+    mlx,
+    models::decode_step::prefill_embedded,
+    text::{Detokenizer, StopFilter},
 };
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use mlx_rs::{
+    Array, memory,
+    transforms::{async_eval, eval},
+};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-/// The number of events that wait for a slow reader. When they are full, the generation pauses.
-const BUFFERED: usize = 32;
+/// The number of tokens for which the KV cache is allocated at first. Most answers end long before
+/// `max_tokens`; the cache grows for those that do not.
+const EXPECTED_TOKENS: usize = 256;
 
-/// An event of a [`Generation`]. The events of all kinds arrive in the order in which they happen.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Event {
-    /// Progress of the prefill.
-    Prefill {
-        /// The number of prompt tokens in the KV cache.
-        done: usize,
-        /// The number of prompt tokens.
-        total: usize,
-    },
-    /// The next token, with its text.
-    Token(Token),
-    /// Text that no token carries: the incomplete characters at the end of the answer, or the text
-    /// before a stop text.
-    Text(String),
-    /// The end of the generation, always the last event.
-    Finished(Summary),
+/// The most tokens of a chunk of the prefill while a pause is expected.
+const SHORT_CHUNK: usize = 32;
+
+/// A generation in progress.
+pub(super) struct Run {
+    loaded: Rc<EngineModel>,
+    pub slot: Rc<Slot>,
+    /// The prompt; after a failure of the device, with the tokens that were given out.
+    prompt: EnginePrompt,
+    /// The number of tokens of the prompt alone.
+    prompt_tokens: usize,
+    /// The exclusive access to the cache; none while another request has it.
+    hold: Option<Hold>,
+    sampler: Sampler,
+    constraint: Option<Box<dyn Constraint>>,
+    /// How many of the tokens that were given out the constraint knows.
+    accepted: usize,
+    ends: Vec<u32>,
+    detokenizer: Option<Detokenizer>,
+    stops: StopFilter,
+    cached: Option<usize>,
+    /// How many positions of `prompt` the cache holds.
+    prefilled: usize,
+    /// How many of them the application knows of.
+    reported: usize,
+    /// What follows the tokens that were given out, unless no pass for it has been queued.
+    queued: Option<Result<Next>>,
+    /// The tokens that were given out.
+    given: Vec<u32>,
+    first_token: Option<Duration>,
+    last_token: Duration,
+    /// The last event, while the text before it is sent.
+    pub summary: Option<Summary>,
 }
 
-/// A generated token.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Token {
-    /// The id of the token.
-    pub id: u32,
-    /// The log-probability of the token before the sampling filters.
-    pub logprob: f32,
-    /// The characters that the token completes. Empty while a character is incomplete or the text
-    /// may belong to a stop text, and always empty without a tokenizer.
-    pub text: String,
-    /// The [`GenerateOptions::top_logprobs`] most probable tokens at this position and their
-    /// log-probabilities, in descending order.
-    pub top: Vec<(u32, f32)>,
+enum Next {
+    /// A sampled token.
+    Token(QueuedChoice),
+    /// The constraint allows no further token: the text is complete.
+    End,
 }
 
-impl Token {
-    /// A token without alternatives.
-    pub fn new(id: u32, logprob: f32, text: impl Into<String>) -> Self {
-        Token { id, logprob, text: text.into(), top: Vec::new() }
+impl Run {
+    pub fn new(loaded: Rc<EngineModel>, slot: Rc<Slot>, request: &mut Request) -> Result<Self> {
+        // Drawn once, so that a restart samples the same tokens.
+        request.options.seed.get_or_insert_with(random_seed);
+        let constraint = request.constraint.take();
+        let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
+        let prompt =
+            EnginePrompt::new(&**loaded.language()?, request.prompt.clone(), &request.media)?;
+        Ok(Run {
+            loaded,
+            slot,
+            hold: None,
+            sampler: sampler(request, &prompt)?,
+            constraint,
+            accepted: 0,
+            prompt_tokens: prompt.tokens.len(),
+            prompt,
+            ends: request.ends(),
+            detokenizer: tokenizer.map(|tokenizer| tokenizer.detokenizer(!options.special_tokens)),
+            stops: StopFilter::new(&options.stop),
+            cached: None,
+            prefilled: 0,
+            reported: 0,
+            queued: None,
+            given: Vec::new(),
+            first_token: None,
+            last_token: Duration::ZERO,
+            summary: None,
+        })
     }
-}
 
-/// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FinishReason {
-    /// The model ended its text, or a stop text occurred.
-    Stop,
-    /// [`GenerateOptions::max_tokens`] were generated, or the model's context is full.
-    Length,
-    /// The application cancelled the generation.
-    Cancelled,
-}
+    pub fn is_unloaded(&self) -> bool {
+        self.loaded.unloaded.get()
+    }
 
-impl FinishReason {
-    /// The reason as the command prints it.
-    pub fn name(self) -> &'static str {
-        match self {
-            FinishReason::Stop => "stop",
-            FinishReason::Length => "length",
-            FinishReason::Cancelled => "cancelled",
+    pub fn holds_slot(&mut self) -> bool {
+        if self.hold.is_none() {
+            self.hold = self.slot.hold();
+        }
+        self.hold.is_some()
+    }
+
+    /// Empties the cache, if it is this generation that changes it.
+    pub fn forget(&self) {
+        if self.hold.is_some() {
+            self.slot.prefix_cache.borrow_mut().clear();
+            self.slot.publish();
         }
     }
-}
 
-/// The statistics of a generation.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Summary {
-    /// Why the generation ended.
-    pub finish_reason: FinishReason,
-    /// The number of prompt tokens.
-    pub prompt_tokens: usize,
-    /// The number of prompt tokens that were reused from the KV cache of a session.
-    pub cached_tokens: usize,
-    /// The number of messages that [`Overflow::DropOldest`](crate::Overflow) left out.
-    pub dropped_messages: usize,
-    /// The number of generated tokens, without the token that ended the text.
-    pub generated_tokens: usize,
-    /// The time from the request to the first token.
-    pub time_to_first_token: Duration,
-    /// The prompt tokens computed per second.
-    pub prefill_rate: f64,
-    /// The generated tokens per second, after the first.
-    pub decode_rate: f64,
-    /// The maximum memory that MLX used, in bytes.
-    pub peak_memory: usize,
-}
+    /// After a failure of the device: drops everything that may hold what it has left. The prompt and
+    /// the tokens that were given out are computed again, and the next token is sampled as it would
+    /// have been.
+    pub fn restart(&mut self, request: &Request) -> Result<()> {
+        self.forget();
+        (self.queued, self.prefilled) = (None, 0);
+        let network = &**self.loaded.language()?;
+        self.prompt = EnginePrompt::new(network, request.prompt.clone(), &request.media)?;
+        self.sampler = sampler(request, &self.prompt)?;
+        self.prompt.append(&self.given);
+        self.given.iter().try_for_each(|id| self.sampler.replay(*id))
+    }
 
-impl Summary {
-    /// A summary without tokens, for tests of code that reads events.
-    pub fn new(finish_reason: FinishReason) -> Self {
-        Summary {
-            finish_reason,
-            prompt_tokens: 0,
-            cached_tokens: 0,
-            dropped_messages: 0,
-            generated_tokens: 0,
-            time_to_first_token: Duration::ZERO,
-            prefill_rate: 0.0,
-            decode_rate: 0.0,
-            peak_memory: 0,
+    /// Computes until there is an event, or until other tasks may have a turn.
+    pub fn advance(&mut self, request: &Request, started: Instant) -> Result<Option<Event>> {
+        if self.prefilled == 0 {
+            self.begin(request)?;
         }
-    }
-}
-
-/// A running generation: a [`Stream`] of its events. Dropping it stops the computation.
-///
-/// The computation pauses while the reader is slow. The stream ends after [`Event::Finished`] or
-/// after an error.
-pub struct Generation {
-    events: Receiver<Result<Event>>,
-    control: Arc<Control>,
-    prompt: Vec<u32>,
-}
-
-/// Cancels a generation from any thread.
-#[derive(Clone)]
-pub struct Canceller(Arc<Control>);
-
-struct Control {
-    cancelled: AtomicBool,
-    /// Whether the task waits for the reader.
-    parked: AtomicBool,
-    engine: &'static Engine,
-}
-
-/// The end of a stream at which the task sends its events.
-pub(super) struct Outlet {
-    sender: Sender<Result<Event>>,
-    control: Arc<Control>,
-}
-
-impl Outlet {
-    /// Whether nobody reads the stream any more.
-    pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-
-    /// Whether the application has cancelled the generation.
-    pub fn is_cancelled(&self) -> bool {
-        self.control.cancelled.load(Ordering::Acquire)
-    }
-
-    /// Whether there is no room for an event. The reader then wakes the engine once there is.
-    pub fn is_full(&self) -> bool {
-        if self.sender.capacity() > 0 {
-            return false;
+        if self.prefilled < self.prompt.tokens.len() {
+            return self.prefill(request);
         }
-        self.control.parked.store(true, Ordering::Release);
-        // The reader may have taken an event just before `parked` was set.
-        self.sender.capacity() == 0
+        self.prompt.release();
+        if self.given.len() == request.options.max_tokens {
+            return self.finish(request, FinishReason::Length).map(Some);
+        }
+        self.decode(request, started).map(Some)
     }
 
-    /// Sends an event for which there is room.
-    pub fn send(&self, event: Result<Event>) {
-        self.sender.try_send(event).ok();
-    }
-}
-
-impl Canceller {
-    /// Ends the generation after the current step. The stream still yields [`Event::Finished`].
-    pub fn cancel(&self) {
-        self.0.cancelled.store(true, Ordering::Release);
-        self.0.engine.wake();
-    }
-}
-
-impl Generation {
-    /// The stream of a prompt of tokens, and the end at which its task sends.
-    pub(super) fn new(engine: &'static Engine, prompt: Vec<u32>) -> (Self, Outlet) {
-        let (sender, events) = channel(BUFFERED);
-        let control = Arc::new(Control {
-            cancelled: AtomicBool::new(false),
-            parked: AtomicBool::new(false),
-            engine,
-        });
-        let generation = Generation { events, control: control.clone(), prompt };
-        (generation, Outlet { sender, control })
+    fn begin(&mut self, request: &Request) -> Result<()> {
+        let expected = request.options.max_tokens.min(EXPECTED_TOKENS);
+        let positions = self.prompt.tokens.len() + expected;
+        let others = self.loaded.slots();
+        self.prefilled = self.slot.resume(&others, &self.prompt, positions)?;
+        if self.cached.is_none() {
+            memory::reset_peak_memory()?;
+            self.cached = Some(self.prefilled);
+        }
+        Ok(())
     }
 
-    /// The tokens of the prompt.
-    pub fn prompt_tokens(&self) -> &[u32] {
-        &self.prompt
-    }
-
-    /// The next event; `None` after the end and after an error.
+    /// One chunk of the prompt; the last one queues the first token.
     ///
-    /// As `StreamExt::next` of the futures crate, which is not needed for it.
-    pub async fn next(&mut self) -> Option<Result<Event>> {
-        let event = self.events.recv().await;
-        self.make_room();
-        event
+    /// Only the last token needs the output of the last layer, so a chunk without that token leaves
+    /// the output uncomputed. That saves more than a pass of its own costs when the chunk
+    /// has more tokens than the model has layers.
+    fn prefill(&mut self, request: &Request) -> Result<Option<Event>> {
+        let total = self.prompt.tokens.len();
+        let mark = request.marks.iter().copied().filter(|mark| *mark > self.prefilled).min();
+        let most = if request.engine.expects_pause() { SHORT_CHUNK } else { usize::MAX };
+        let end = self.prefilled.saturating_add(request.options.prefill_chunk.min(most));
+        let end = self.prompt.border(self.prefilled, end.min(total).min(mark.unwrap_or(total)));
+        let layers = self.slot.prefix_cache.borrow().cache.states.len();
+        let end = if end == total && end - self.prefilled > layers {
+            self.prompt.border(self.prefilled, total - 1)
+        } else {
+            end
+        };
+        let network = &**self.loaded.language()?;
+        let chunk = self.prompt.chunk(network, self.prefilled, end)?;
+        let hidden =
+            prefill_embedded(network, &chunk, &mut self.slot.prefix_cache.borrow_mut().cache)?;
+        if end == total && self.given.len() < request.options.max_tokens {
+            let last = mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
+            let logits = network.logits(&last)?;
+            self.queue(&logits)?;
+            self.choose_next(&logits);
+        } else {
+            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
+            eval(cache.arrays().into_iter().map(|array| &*array))?;
+        }
+        self.remember(&self.prompt.keys[self.prefilled..end], mark == Some(end));
+        self.prefilled = end;
+        let done = end.min(self.prompt_tokens);
+        let is_news = done > self.reported;
+        self.reported = self.reported.max(done);
+        Ok(is_news.then_some(Event::Prefill { done, total: self.prompt_tokens }))
     }
 
-    /// The buffered events, at most `max` of them, without waiting. An error is the last one.
-    pub fn ready(&mut self, max: usize) -> Vec<Result<Event>> {
-        let mut ready = Vec::new();
-        while ready.len() < max
-            && let Ok(event) = self.events.try_recv()
+    /// The next token, and the end of the text after the last one.
+    fn decode(&mut self, request: &Request, started: Instant) -> Result<Event> {
+        if self.queued.is_none() {
+            self.queue_after_last()?;
+        }
+        let choice = match self.queued.take().expect("it is queued above")? {
+            Next::Token(choice) => choice,
+            Next::End => return self.finish(request, FinishReason::Stop),
+        };
+        // The device computes the next logits while the host looks at this token.
+        let ahead = self.queues_ahead(request).then(|| self.forward(&choice.id)).transpose()?;
+        let Sampled { id, logprob, top } = choice.read()?;
+        self.last_token = started.elapsed();
+        self.first_token.get_or_insert(self.last_token);
+        if logprob.is_nan() {
+            return Err(Error::NotANumber { position: self.position() });
+        }
+        if ahead.is_some() {
+            self.remember(&[Key::token(id)], false);
+        }
+        if self.ends.contains(&id) {
+            return self.finish(request, FinishReason::Stop);
+        }
+        let text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(id));
+        let (text, stopped) = self.stops.push(&text.transpose()?.unwrap_or_default());
+        if stopped {
+            return self.finish_with(request, FinishReason::Stop, text);
+        }
+        self.given.push(id);
+        match ahead {
+            Some(logits) => self.choose_next(&logits),
+            None if self.given.len() == request.options.max_tokens => self.accept_given()?,
+            None => {}
+        }
+        Ok(Event::Token(Token { id, logprob, text, top }))
+    }
+
+    /// Whether the pass of the next token is queued before that token is read. Not if it has to be
+    /// compiled first: the application would wait for a token that is there.
+    fn queues_ahead(&self, request: &Request) -> bool {
+        let goes_on = self.given.len() + 1 < request.options.max_tokens;
+        let is_compiled = || self.loaded.has_compiled(&self.slot.prefix_cache.borrow().cache);
+        goes_on && !request.engine.expects_pause() && is_compiled()
+    }
+
+    /// Queues what follows the token that was just given out, unless that was done before.
+    pub fn queue_next(&mut self, request: &Request) {
+        let goes_on = self.given.len() < request.options.max_tokens;
+        if self.queued.is_none()
+            && goes_on
+            && !request.engine.expects_pause()
+            && let Err(error) = self.queue_after_last()
         {
-            ready.push(event);
-        }
-        // After the last event, because the device may be the processor of this thread.
-        if !ready.is_empty() {
-            self.make_room();
-        }
-        ready
-    }
-
-    /// Wakes the task if it waits for the reader.
-    fn make_room(&self) {
-        if self.control.parked.swap(false, Ordering::AcqRel) {
-            self.control.engine.wake();
+            self.queued = Some(Err(error));
         }
     }
 
-    /// Ends the generation after the current step. The stream still yields [`Event::Finished`].
-    pub fn cancel(&self) {
-        self.canceller().cancel();
+    /// Queues the pass of the last token that was given out.
+    fn queue_after_last(&mut self) -> Result<()> {
+        let id = *self.given.last().expect("the prefill queues the first token");
+        let logits = self.forward(&Array::from_slice(&[id], &[1, 1]))?;
+        self.remember(&[Key::token(id)], false);
+        self.choose_next(&logits);
+        Ok(())
     }
 
-    /// A handle that cancels the generation from another thread.
-    pub fn canceller(&self) -> Canceller {
-        Canceller(self.control.clone())
+    /// Records the keys of the positions that the cache has gained, and a checkpoint where another
+    /// request may resume.
+    fn remember(&self, keys: &[Key], is_marked: bool) {
+        let mut prefix_cache = self.slot.prefix_cache.borrow_mut();
+        prefix_cache.keys.extend(keys);
+        match self.slot.lasts {
+            true if is_marked => prefix_cache.mark(),
+            true => prefix_cache.checkpoint_if_far(),
+            false => {}
+        }
+    }
+
+    /// Queues the pass of one token, which the device may not have computed yet, and gives the logits
+    /// of the next.
+    fn forward(&mut self, id: &Array) -> Result<Array> {
+        let logits = self.loaded.decode(id, &mut self.slot.prefix_cache.borrow_mut().cache)?;
+        self.queue(&logits)?;
+        Ok(logits)
+    }
+
+    /// Starts the computation of logits, and of the token that is sampled from them unless a
+    /// constraint must know the token before it.
+    fn queue(&mut self, logits: &Array) -> Result<()> {
+        let choice = match self.constraint {
+            Some(_) => None,
+            None => Some(self.sampler.choose(logits, None)?),
+        };
+        let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
+        let states = cache.arrays().into_iter().map(|array| &*array);
+        match choice {
+            Some(choice) => self.queued = Some(Ok(Next::Token(choice.queue(states)?))),
+            None => async_eval([logits].into_iter().chain(states))?,
+        }
+        tracing::trace!("queued a forward pass");
+        Ok(())
+    }
+
+    /// With a constraint, samples the next token from logits that are already queued. An error waits
+    /// until the tokens before it have been given out.
+    fn choose_next(&mut self, logits: &Array) {
+        if self.constraint.is_some() {
+            self.queued = Some(self.accept_given().and_then(|()| self.choose(logits)));
+        }
+    }
+
+    /// Tells the constraint of the tokens that it does not know yet.
+    fn accept_given(&mut self) -> Result<()> {
+        let Some(constraint) = &mut self.constraint else { return Ok(()) };
+        self.given[self.accepted..].iter().try_for_each(|id| {
+            self.accepted += 1;
+            constraint.accept(*id)
+        })
+    }
+
+    fn choose(&mut self, logits: &Array) -> Result<Next> {
+        let allowed = self.constraint.as_mut().map_or(Ok(Allowed::All), |rules| rules.mask())?;
+        let choice = match allowed {
+            Allowed::End => return Ok(Next::End),
+            Allowed::All => self.sampler.choose(logits, None)?,
+            Allowed::Tokens(mask) => {
+                if !self.sampler.can_choose(&mask, logits.dim(-1) as u32) {
+                    return Err(Error::NothingAllowed { position: self.position() });
+                }
+                self.sampler.choose(logits, Some(&mask))?
+            }
+        };
+        Ok(Next::Token(choice.queue([].into_iter())?))
+    }
+
+    /// The position of the next token in the sequence.
+    fn position(&self) -> usize {
+        self.prompt_tokens + self.given.len()
+    }
+
+    /// Ends the text, with the incomplete characters that are left.
+    pub fn finish(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {
+        let rest = self.detokenizer.as_mut().map(|detokenizer| detokenizer.finish());
+        let (mut text, stopped) = self.stops.push(&rest.transpose()?.unwrap_or_default());
+        if !stopped {
+            text += &self.stops.finish();
+        }
+        self.finish_with(request, finish_reason, text)
+    }
+
+    fn finish_with(
+        &mut self,
+        request: &Request,
+        finish_reason: FinishReason,
+        remaining_text: String,
+    ) -> Result<Event> {
+        let first = self.first_token.unwrap_or(self.last_token);
+        let rate = |count: usize, time: Duration| {
+            if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+        };
+        let (generated_tokens, cached_tokens) = (self.given.len(), self.cached.unwrap_or(0));
+        let decoding = self.last_token.saturating_sub(first);
+        let summary = Summary {
+            finish_reason,
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens,
+            dropped_messages: request.dropped_messages,
+            generated_tokens,
+            time_to_first_token: first,
+            prefill_rate: rate(self.prompt_tokens - cached_tokens, first),
+            decode_rate: rate(generated_tokens.saturating_sub(1), decoding),
+            peak_memory: memory::peak_memory()?,
+        };
+        if remaining_text.is_empty() {
+            return Ok(Event::Finished(summary));
+        }
+        // The next step sends the summary.
+        self.summary = Some(summary);
+        Ok(Event::Text(remaining_text))
     }
 }
 
-impl Stream for Generation {
-    type Item = Result<Event>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let event = self.events.poll_recv(context);
-        if event.is_ready() {
-            self.make_room();
-        }
-        event
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        self.events.close();
-        self.control.engine.wake();
-    }
+fn sampler(request: &Request, prompt: &EnginePrompt) -> Result<Sampler> {
+    Sampler::new(&request.options, &prompt.tokens, &request.ends(), request.tokenizer.as_ref())
 }

@@ -5,10 +5,10 @@ use crate::{
     engine::{
         device,
         engine_model::EngineModel,
-        generation::{Event, FinishReason, Generation, Outlet},
+        generation::Run,
         prefix_cache::Slot,
         request::Request,
-        run::Run,
+        stream::{Event, FinishReason, Generation, Outlet},
         thread::{Task, Turn},
     },
     error::{Error, Result},
@@ -104,11 +104,12 @@ impl Task for GenerationTask {
         };
         match event {
             Ok(event) => {
-                run.slot.publish();
-                let lasts = run.slot.lasts;
+                let slot = run.slot.clone();
+                slot.publish();
                 event.into_iter().for_each(|event| self.send(event));
+                slot.publish();
                 // Only the cache of a session has a later reader, who must be able to trust it.
-                if self.is_over && !lasts { Turn::Done } else { Turn::Ready }
+                if self.is_over && !slot.lasts { Turn::Done } else { Turn::Ready }
             }
             Err(error) if device::has_failed() && self.failures < MOST_FAILURES => {
                 tracing::warn!(%error, "the device failed a step, which is computed again");
@@ -158,7 +159,11 @@ impl GenerationTask {
         self.span = log(&event, &self.caller).unwrap_or(self.span.clone());
         self.is_over = matches!(event, Event::Finished(_));
         self.failures = 0;
+        let is_token = matches!(event, Event::Token(_));
         self.outlet.send(Ok(event));
+        if is_token && let Phase::Running(run) = &mut self.phase {
+            run.queue_next(&self.request);
+        }
     }
 
     /// Waits for what is queued, so that a later request can trust the cache.

@@ -8,10 +8,10 @@ mod generation_task;
 pub(crate) mod prefix_cache;
 pub(crate) mod prompt;
 mod request;
-mod run;
+mod stream;
 mod thread;
 
-pub use generation::{Canceller, Event, FinishReason, Generation, Summary, Token};
+pub use stream::{Canceller, Event, FinishReason, Generation, Summary, Token};
 pub use thread::{Engine, Exemption};
 
 pub(crate) use device::alone;

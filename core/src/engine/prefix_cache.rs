@@ -36,6 +36,10 @@ const WORTH_A_COPY: usize = 16;
 /// The most checkpoints of one prefix cache.
 const MAX_CHECKPOINTS: usize = 16;
 
+/// The most checkpoints in a file: those of the last turn, so that its message can be edited and its
+/// answer be generated again.
+const MAX_SAVED_CHECKPOINTS: usize = 4;
+
 /// The cache of one sequence, for reuse. Between steps the cache holds exactly the positions of
 /// `keys`.
 pub struct PrefixCache {
@@ -76,23 +80,24 @@ impl PrefixCache {
         }
     }
 
-    /// Writes it to a file, without its checkpoints.
+    /// Writes it to a file, with its latest checkpoints.
     ///
     /// # Errors
-    /// Those of [`Cache::save`].
+    /// Those of [`Cache::save_with`].
     pub fn save(&mut self, path: &Path, fingerprint: &str) -> Result<()> {
         let keys: Vec<_> = self.keys.iter().map(|key| key.0.to_string()).collect();
         let metadata = HashMap::from([(KEYS.to_string(), keys.join(","))]);
-        self.cache.save(path, fingerprint, &metadata)
+        let latest = self.checkpoints.len().saturating_sub(MAX_SAVED_CHECKPOINTS);
+        self.cache.save_with(&self.checkpoints[latest..], path, fingerprint, &metadata)
     }
 
-    /// Replaces the cache and the keys by those of a file.
+    /// Replaces the cache, its checkpoints and the keys by those of a file.
     ///
     /// # Errors
-    /// Those of [`Cache::load`]; [`Error::SavedCache`] when the plan differs or the keys do not fit.
+    /// Those of [`Cache::load_with`]; [`Error::SavedCache`] when the plan differs or the keys do not fit.
     pub fn restore(&mut self, path: &Path, fingerprint: &str) -> Result<()> {
         let unfit = |reason: &str| Error::SavedCache { file: path.into(), reason: reason.into() };
-        let (cache, metadata) = Cache::load(path, &*self.network, fingerprint)?;
+        let (cache, checkpoints, metadata) = Cache::load_with(path, &*self.network, fingerprint)?;
         let CachePlan { capacity, .. } = *cache.plan();
         if *cache.plan() != (CachePlan { capacity, ..self.plan }) {
             return Err(unfit("was saved under other options"));
@@ -101,7 +106,8 @@ impl PrefixCache {
         let keys: Option<Vec<Key>> = keys.split(',').map(|key| key.parse().ok().map(Key)).collect();
         let fits = |keys: &Vec<Key>| keys.len() == cache.offset as usize;
         self.keys = keys.filter(fits).ok_or_else(|| unfit("its keys do not fit its positions"))?;
-        self.cache = cache;
+        (self.cache, self.checkpoints) = (cache, checkpoints);
+        self.thin_out();
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 use crate::{
     engine::device,
     error::{Error, Result},
-    mlx::{self, memory::bound_free_buffers},
+    mlx::{self, memory},
 };
 use std::{
     any::Any,
@@ -87,7 +87,13 @@ impl Engine {
             let (report, started) = channel();
             let thread =
                 thread::Builder::new().name("mynah".into()).stack_size(8 << 20).spawn(move || {
-                    let start = || mlx::initialize(halt).and_then(|()| bound_free_buffers());
+                    mlx::raise_priority();
+                    let start = || {
+                        mlx::initialize(halt)?;
+                        mlx::check_device()?;
+                        mlx::announce_kernels();
+                        memory::limit_by_default()
+                    };
                     report.send(guarded(start)).ok();
                     Server::new(inbox).serve();
                 });
@@ -98,7 +104,10 @@ impl Engine {
                 }
                 Err(error) => Err(Error::Internal(error.to_string())),
             };
-            let started = started.map_err(|error| error.to_string());
+            let started = started.map_err(|error| match error {
+                Error::Unavailable(reason) => reason,
+                error => error.to_string(),
+            });
             Engine { messages, thread: id, started, is_pause_expected: AtomicBool::new(false) }
         });
         match &engine.started {
@@ -391,6 +400,7 @@ impl Server {
 
     /// Gives each task its turn. Returns whether one is ready for the next.
     fn step_all(&mut self) -> bool {
+        self.spread_failure();
         let (mut is_ready, mut at) = (false, 0);
         while let Some(task) = self.tasks.get_mut(at) {
             let is_ending = task.is_ending();
@@ -435,13 +445,17 @@ fn stopped<T>() -> Result<T> {
     Err(Error::Internal("the engine has stopped".into()))
 }
 
-/// The next message. After a second without one, MLX's free buffers go back to the system.
+/// The next message. After a second without one, MLX's free buffers go back to the system, and large
+/// models may be paged out.
 fn wait(inbox: &Receiver<Message>) -> Option<Message> {
     const LONG: Duration = Duration::from_secs(1);
     match inbox.recv_timeout(LONG) {
         Err(RecvTimeoutError::Timeout) => {
-            mlx::release_memory().ok();
-            inbox.recv().ok()
+            guarded(device::settle).ok();
+            memory::unwire().and_then(|()| mlx::release_memory()).ok();
+            let message = inbox.recv().ok();
+            memory::wire_if_large().ok();
+            message
         }
         message => message.ok(),
     }

@@ -26,12 +26,19 @@ pub struct Recommended {
     pub sampling: Sampling,
     /// The chat template of a checkpoint that has none.
     pub chat_template: Option<&'static str>,
+    /// Whether `max_position_embeddings` counts the scaling of rotary positions where the config does
+    /// not give the length before it; with most families it is that length.
+    pub context_is_scaled: bool,
 }
 
 impl Recommended {
     /// Greedy decoding, no further end tokens, no chat template.
-    pub const NOTHING: Recommended =
-        Recommended { end_tokens: &[], sampling: Sampling::GREEDY, chat_template: None };
+    pub const NOTHING: Recommended = Recommended {
+        end_tokens: &[],
+        sampling: Sampling::GREEDY,
+        chat_template: None,
+        context_is_scaled: false,
+    };
 }
 
 /// Recommended sampling.

@@ -2,6 +2,9 @@
 
 use crate::error::{Error, Result};
 
+/// How many tokens a generation has at most, unless the options say otherwise.
+const MAX_TOKENS: usize = 4096;
+
 /// The options of a generation.
 ///
 /// ```
@@ -22,7 +25,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GenerateOptions {
-    /// The maximum number of generated tokens.
+    /// The maximum number of generated tokens; by default 4,096. The context may end sooner.
     pub max_tokens: usize,
     /// The minimum number of tokens before a token may end the text.
     pub min_tokens: usize,
@@ -142,7 +145,7 @@ impl Default for Dry {
 impl Default for GenerateOptions {
     fn default() -> Self {
         GenerateOptions {
-            max_tokens: 512,
+            max_tokens: MAX_TOKENS,
             min_tokens: 0,
             temperature: 0.0,
             top_k: 0,

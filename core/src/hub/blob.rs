@@ -64,8 +64,8 @@ impl<'a> BlobDownload<'a> {
         self.cache.link(&listing.commit, file)
     }
 
-    /// Downloads, verifies and publishes a blob. If a resumed file turns out to be wrong, the bytes
-    /// of earlier attempts are dropped and the file is downloaded again, once.
+    /// Downloads, verifies and publishes a blob. Where the bytes are wrong, they are dropped, those of
+    /// earlier attempts included, and the file is downloaded again, at the end as a whole.
     fn download_blob(
         &self,
         listing: &Listing,
@@ -74,9 +74,11 @@ impl<'a> BlobDownload<'a> {
     ) -> Result<()> {
         let partial = self.cache.partial(file);
         create_parent(&partial)?;
-        let mut is_resumed = PartialDownload::received_at(&partial, file.size) > 0;
+        // The bytes of earlier attempts may be to blame, and then ranges.
+        let mut retries = 1 + u32::from(PartialDownload::received_at(&partial, file.size) > 0);
+        let mut is_whole = false;
         loop {
-            let error = match self.transfer(listing, file, counter) {
+            let error = match self.transfer(listing, file, counter, is_whole) {
                 Ok(found) if found == file.hash => return self.publish(file),
                 Ok(found) => {
                     let (file, expected) = (file.name.clone(), file.hash.clone());
@@ -86,11 +88,12 @@ impl<'a> BlobDownload<'a> {
                 Err(error) => return Err(error),
             };
             partial_download::delete(&partial)?;
-            if !is_resumed {
+            if retries == 0 {
                 return Err(error);
             }
-            tracing::warn!(%error, "the resumed file is wrong; downloading it again from its start");
-            is_resumed = false;
+            retries -= 1;
+            is_whole = retries == 0;
+            tracing::warn!(%error, "the downloaded file is wrong; downloading it again from its start");
         }
     }
 
@@ -101,6 +104,7 @@ impl<'a> BlobDownload<'a> {
         listing: &Listing,
         file: &RemoteFile,
         counter: &ProgressCounter,
+        is_whole: bool,
     ) -> Result<String> {
         let path = self.cache.partial(file);
         let (prefix, stop) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -117,6 +121,7 @@ impl<'a> BlobDownload<'a> {
             // A transport of the application may report more bytes than the file has.
             on_progress: &|bytes| counter.set_received(file, bytes.min(file.size)),
             prefix: &prefix,
+            is_whole,
         };
         let _sync = PeriodicSync::start(&path)?;
         thread::scope(|scope| {

@@ -19,11 +19,7 @@ use crate::hub::{
     verify,
 };
 use crate::{
-    checkpoint::{
-        config::Json,
-        files::{Files, shards},
-        shards::read_header,
-    },
+    checkpoint::{config::Json, file_rules::FileRules, files::Files, shards::read_header},
     error::{Error, Result},
 };
 use hf_hub::{CacheRepo, Repo};
@@ -152,7 +148,7 @@ impl Cache {
             return needed.iter().all(|name| is_readable(&snapshot.join(name))) && is_small_whole();
         }
         let files = Files::from(snapshot.as_path());
-        let shards = shards(&snapshot, &files).unwrap_or_default();
+        let shards = files.weights(&FileRules::USUAL).unwrap_or_default().names;
         !shards.is_empty()
             && matches!(files.json("config.json"), Ok(Some(_)))
             && shards.iter().all(|shard| read_header(&snapshot.join(shard)).is_ok())

@@ -8,13 +8,20 @@ use crate::error::{Error, Result};
 use crate::hub::{
     AccessToken, Cancel, Repository, Source,
     address::{Origin, host, is_https, percent_encode, resolve_location},
-    listing::{Listing, RemoteFile},
-    select,
+    at_once::for_each_at_once,
+    listing::{Announced, ListedFile, Listing, RemoteFile, hash},
+    pauses, select,
     source::{check_path, is_commit},
 };
 use jiff::Timestamp;
 use serde::Deserialize;
-use std::{fmt, io::Read, ops::Range, time::Duration};
+use std::{
+    fmt,
+    io::Read,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 use ureq::{
     Agent, Body, BodyReader,
     http::{self, Uri, header},
@@ -88,6 +95,8 @@ pub(super) struct Response {
     pub length: Option<u64>,
     /// The `ETag`, which identifies the version of the file.
     pub version: Option<String>,
+    /// What the headers say of the file.
+    announced: Announced,
     pub body: BodyReader<'static>,
 }
 
@@ -151,9 +160,15 @@ impl Client {
             "{}/api/models/{}/revision/{encoded_revision}?blobs=true",
             self.endpoint, self.repository
         );
+        let host = self.origin.to_string();
+        let pause = pauses::remaining(&host);
+        if attempts == 1 && !pause.is_zero() {
+            // The caller has something else and does not wait.
+            return Err(Error::RateLimited { host, after: Some(pause) });
+        }
         let bytes = self.with_retries(attempts, || {
             let subject = Subject { revision, file: None };
-            let response = self.send(&address, None, subject)?;
+            let response = self.send(&address, &Want::Body(None), subject)?;
             let from = response.address.clone();
             let mut bytes = Vec::new();
             let read = response.body.take(MAX_LISTING + 1).read_to_end(&mut bytes);
@@ -163,10 +178,41 @@ impl Client {
         if bytes.len() as u64 > MAX_LISTING {
             return Err(self.hub_error("its list of files is too long"));
         }
-        self.read_listing(&bytes)
+        let (mut listing, files) = self.read_listing(&bytes)?;
+        let found = Mutex::new(&mut listing.files);
+        for_each_at_once(&files, |file| {
+            let file = self.announced(&listing.commit, file)?;
+            found.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+            Ok(())
+        })?;
+        listing.files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listing)
     }
 
-    fn read_listing(&self, bytes: &[u8]) -> Result<Listing> {
+    /// A file of a commit, after asking for what the list has not said of it.
+    fn announced(&self, commit: &str, file: &ListedFile) -> Result<RemoteFile> {
+        let name = &file.name;
+        let mut announced = file.announced.clone();
+        if !announced.is_complete() {
+            let address = self.address(commit, name);
+            let subject = Subject { revision: "", file: Some(name) };
+            let ask = || self.send(&address, &Want::Announcement, subject);
+            announced = announced.or(self.with_retries(super::ATTEMPTS, ask)?.announced);
+        }
+        let Announced { size: Some(size), hash: Some(hash) } = announced else {
+            return Err(self.hub_error(&format!(
+                "it announced no size or no hash for {name}, without which a download cannot be verified"
+            )));
+        };
+        if select::is_small(name) && size > MAX_SMALL_FILE {
+            return Err(self
+                .hub_error(&format!("it announced {size} bytes for {name}, which is too large")));
+        }
+        Ok(RemoteFile { name: name.clone(), size, hash })
+    }
+
+    /// The listing without the files that a model may need, and these as the hub lists them.
+    fn read_listing(&self, bytes: &[u8]) -> Result<(Listing, Vec<ListedFile>)> {
         #[derive(Deserialize)]
         struct Revision {
             sha: String,
@@ -184,8 +230,8 @@ impl Client {
         }
         #[derive(Deserialize)]
         struct Lfs {
-            sha256: String,
-            size: u64,
+            sha256: Option<String>,
+            size: Option<u64>,
         }
         let revision: Revision = serde_json::from_slice(bytes).map_err(|error| {
             let is_html = bytes.trim_ascii_start().starts_with(b"<");
@@ -205,30 +251,27 @@ impl Client {
             let is_usual = select::may_need(&name);
             let is_named = check_path(&name);
             let announced = match sibling.lfs {
-                Some(lfs) => Some((lfs.size, lfs.sha256)).filter(|(_, hash)| hash.len() == 64),
-                None => sibling.size.zip(sibling.blob_id).filter(|(_, hash)| hash.len() == 40),
-            };
-            let is_hex = |hash: &str| hash.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-            let announced = announced.filter(|(_, hash)| is_hex(hash));
-            if !is_usual {
-                if let (Ok(()), Some((size, hash))) = (is_named, announced) {
-                    others.push(RemoteFile { name, size, hash });
+                Some(Lfs { sha256, size }) => {
+                    let sha256 = sha256.filter(|hash| hash.len() == 64);
+                    Announced { size, hash: sha256.and_then(|text| hash(&text)) }
                 }
-                continue;
-            }
-            is_named?;
-            let Some((size, hash)) = announced else {
-                return Err(self.hub_error(&format!("it announced no size and hash for {name}")));
+                None => {
+                    let git = sibling.blob_id.filter(|id| id.len() == 40);
+                    Announced { size: sibling.size, hash: git.and_then(|id| hash(&id)) }
+                }
             };
-            if select::is_small(&name) && size > MAX_SMALL_FILE {
-                return Err(self.hub_error(&format!(
-                    "it announced {size} bytes for {name}, which is too large"
-                )));
+            if is_usual {
+                is_named?;
+                files.push(ListedFile { name, announced });
+            } else if let (Ok(()), Announced { size: Some(size), hash: Some(hash) }) =
+                (is_named, announced)
+            {
+                others.push(RemoteFile { name, size, hash });
             }
-            files.push(RemoteFile { name, size, hash });
         }
         let gated = revision.gated.as_str().is_some() || revision.gated == true;
-        Ok(Listing { commit: revision.sha, gated, files, others })
+        let listing = Listing { commit: revision.sha, gated, files: Vec::new(), others };
+        Ok((listing, files))
     }
 
     /// The address of a file at a commit.
@@ -281,7 +324,7 @@ impl Client {
     ) -> Result<Response, FailedAttempt> {
         let start = range.as_ref().map_or(0, |range| range.start);
         let subject = Subject { revision: "", file: Some(file) };
-        let response = self.send(address, range, subject)?;
+        let response = self.send(address, &Want::Body(range), subject)?;
         match &response.part {
             Some(part) if part.range.start != start => {
                 let found = part.range.start;
@@ -296,18 +339,20 @@ impl Client {
     fn send(
         &self,
         address: &str,
-        range: Option<Range<u64>>,
+        want: &Want,
         subject: Subject,
     ) -> Result<Response, FailedAttempt> {
         self.cancel.check().map_err(FailedAttempt::permanent)?;
         let invalid = || FailedAttempt::permanent(self.hub_error("its address is not valid"));
         let mut address: Uri = address.parse().map_err(|_| invalid())?;
-        let mut is_hub = true;
+        let (mut is_hub, mut announced) = (true, Announced::default());
         for _ in 0..10 {
             let origin = Origin::of(&address).ok_or_else(invalid)?;
             is_hub &= origin == self.origin;
+            let pause = pauses::remaining(&origin.to_string());
+            self.cancel.sleep(pause).map_err(FailedAttempt::permanent)?;
             let mut request = self.agent.get(&address).header(header::ACCEPT_ENCODING, "identity");
-            if let Some(Range { start, end }) = &range {
+            if let Want::Body(Some(Range { start, end })) = want {
                 request = request.header(header::RANGE, format!("bytes={start}-{}", end - 1));
             }
             if let Some(token) = self.token.as_ref().filter(|_| is_hub) {
@@ -315,8 +360,14 @@ impl Client {
             }
             let response =
                 request.call().map_err(|error| self.connection_failed(&address, &error))?;
-            match response.status().as_u16() {
-                200 | 206 => return self.success(address, response),
+            let status = response.status().as_u16();
+            if is_hub {
+                announced = announced.or(announcement(&response));
+            }
+            let is_enough = matches!(want, Want::Announcement) && announced.is_complete();
+            match status {
+                300..400 if is_enough => return Ok(success(address, response, want, announced)),
+                200 | 206 => return Ok(success(address, response, want, announced)),
                 301 | 302 | 303 | 307 | 308 => {
                     let location = header_text(&response, "location");
                     let next = location.as_deref().and_then(|to| resolve_location(&address, to));
@@ -337,29 +388,6 @@ impl Client {
         Err(FailedAttempt::permanent(self.server_error(&address, "redirected too often".into())))
     }
 
-    fn success(
-        &self,
-        address: Uri,
-        response: http::Response<Body>,
-    ) -> Result<Response, FailedAttempt> {
-        let part = match response.status().as_u16() {
-            206 => {
-                let range = header_text(&response, "content-range");
-                let Some(range) = range.as_deref().and_then(content_range) else {
-                    let reason = "sent a part of a file without a valid Content-Range".into();
-                    return Err(FailedAttempt::permanent(self.server_error(&address, reason)));
-                };
-                Some(range)
-            }
-            _ => None,
-        };
-        let length =
-            header_text(&response, "content-length").and_then(|length| length.parse().ok());
-        let version = header_text(&response, "etag");
-        let version = version.map(|etag| etag.trim_start_matches("W/").to_string());
-        Ok(Response { address, part, length, version, body: response.into_body().into_reader() })
-    }
-
     /// The error of a response that is neither a success nor a redirect.
     fn status_error(
         &self,
@@ -372,6 +400,9 @@ impl Client {
         let code = header_text(&response, "x-error-code").unwrap_or_default();
         let after = header_text(&response, "retry-after");
         let after = after.and_then(|after| retry_after(&after, Timestamp::now()));
+        if let Some(after) = after.filter(|after| *after <= MAX_WAIT) {
+            pauses::begin(host(address), after);
+        }
         drain(response);
         let (repository, hub) = (self.repository.to_string(), self.origin.to_string());
         let unexpected = || {
@@ -470,6 +501,52 @@ struct Subject<'a> {
     file: Option<&'a str>,
 }
 
+/// What a request is sent for.
+enum Want {
+    /// A file or a range of it.
+    Body(Option<Range<u64>>),
+    /// The headers that announce a file.
+    Announcement,
+}
+
+fn success(
+    address: Uri,
+    response: http::Response<Body>,
+    want: &Want,
+    announced: Announced,
+) -> Response {
+    let length = header_text(&response, "content-length").and_then(|length| length.parse().ok());
+    let part = (response.status() == 206).then(|| {
+        let stated = header_text(&response, "content-range");
+        // Some servers send the range that was asked for without saying so. The hash decides.
+        let asked = match want {
+            Want::Body(Some(range)) => Some(range.clone()),
+            _ => None,
+        };
+        let asked =
+            asked.filter(|range| length.is_none_or(|length| length == range.end - range.start));
+        stated
+            .and_then(|range| content_range(&range))
+            .or(asked.map(|range| ContentRange { range, size: None }))
+    });
+    let version = header_text(&response, "etag");
+    let version = version.map(|etag| etag.trim_start_matches("W/").to_string());
+    let (part, body) = (part.flatten(), response.into_body().into_reader());
+    let announced = announced.or(Announced { size: length.filter(|_| part.is_none()), hash: None });
+    Response { address, part, length, version, announced, body }
+}
+
+/// What the hub's headers say of a file, which may be on another host.
+fn announcement(response: &http::Response<Body>) -> Announced {
+    let tag = |header| {
+        let text = header_text(response, header)?;
+        hash(text.trim_start_matches("W/").trim_matches('"'))
+    };
+    let size = header_text(response, "x-linked-size").and_then(|size| size.parse().ok());
+    let hash = tag("x-linked-etag").or_else(|| tag("x-checksum-sha256")).or_else(|| tag("etag"));
+    Announced { size, hash }
+}
+
 fn header_text(response: &http::Response<Body>, header: &str) -> Option<String> {
     Some(response.headers().get(header)?.to_str().ok()?.trim().to_string())
 }
@@ -563,18 +640,25 @@ mod tests {
             r#"{{"rfilename": "model.safetensors", "size": 9, "blobId": "{git}",
                 "lfs": {{"sha256": "{lfs}", "size": 9, "pointerSize": 130}}}}"#
         );
-        let listing =
+        let (listing, files) =
             list(&format!(r#"{config}, {weights}, {{"rfilename": "README.md"}}"#)).unwrap();
-        let names: Vec<_> = listing.files.iter().map(|file| file.name.as_str()).collect();
+        let names: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(names, ["config.json", "model.safetensors"]);
         assert_eq!((listing.commit.as_str(), listing.gated), (sha.as_str(), true));
-        assert_eq!(listing.files[1].hash, lfs);
-
-        for wrong in [
+        assert_eq!(files[1].announced, Announced { size: Some(9), hash: Some(lfs.clone()) });
+        let huge = list(&config.replace("\"size\": 7", "\"size\": 1000000000000")).unwrap();
+        assert!(client.announced(&sha, &huge.1[0]).is_err());
+        // What is missing or wrong is asked for.
+        for odd in [
             config.replace(&git, "../../../../etc"),
             config.replace("\"size\": 7", "\"size\": null"),
-            config.replace("\"size\": 7", "\"size\": 1000000000000"),
-            weights.replace(&lfs, &git),
+            weights.replace(&lfs, "abc"),
+            r#"{"rfilename": "config.json"}"#.into(),
+        ] {
+            assert!(!list(&odd).unwrap().1[0].announced.is_complete(), "{odd}");
+        }
+
+        for wrong in [
             config.replace("config.json", "../x/model.safetensors"),
             config.replace("config.json", "/etc/model.safetensors"),
         ] {

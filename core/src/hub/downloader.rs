@@ -45,4 +45,6 @@ pub struct Download<'a> {
     /// The length of the prefix of the local file that is final, so that it can be hashed while the
     /// rest is downloaded. Only the default transport sets it.
     pub(super) prefix: &'a AtomicU64,
+    /// Whether the default transport asks for the whole file at once, after ranges were wrong.
+    pub(super) is_whole: bool,
 }

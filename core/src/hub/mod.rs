@@ -10,6 +10,7 @@
 
 mod access_token;
 mod address;
+mod at_once;
 mod blob;
 mod cache;
 mod cached_models;
@@ -19,6 +20,7 @@ mod downloader;
 mod listing;
 mod parallel_download;
 mod partial_download;
+mod pauses;
 mod plan;
 mod progress;
 mod remote_headers;

@@ -51,6 +51,7 @@ impl Downloader for ParallelDownloader {
             size: download.size,
             file: partial.file.try_clone().map_err(Error::io(download.path))?,
             missing: Mutex::new(partial.received.gaps(download.size)),
+            is_whole: download.is_whole,
             redirect: Mutex::default(),
             expected_version: partial.version.clone(),
             reads_whole: AtomicBool::new(false),
@@ -117,7 +118,8 @@ impl Connections {
         receiver: &Receiver<Message>,
     ) -> Result<()> {
         let missing = download.size - self.partial.received.len();
-        let connections = missing.div_ceil(MIN_RANGE).min(CONNECTIONS as u64) as usize;
+        let most = if download.is_whole { 1 } else { CONNECTIONS as u64 };
+        let connections = missing.div_ceil(MIN_RANGE).min(most) as usize;
         self.starts = vec![Instant::now(); connections];
         while self.partial.received.len() < download.size {
             download.cancel.check()?;
@@ -186,6 +188,8 @@ struct Shared {
     file: File,
     /// The ranges that no connection has claimed.
     missing: Mutex<Vec<Range<u64>>>,
+    /// Whether one request asks for everything.
+    is_whole: bool,
     /// Where the address redirects to. It is dropped when a request fails, because such links expire.
     redirect: Mutex<Option<String>>,
     /// The `ETag` of the bytes that an earlier attempt received. Within one attempt only the hash
@@ -209,7 +213,10 @@ impl Shared {
     fn claim(&self) -> Option<Range<u64>> {
         let mut missing = lock(&self.missing);
         let left: u64 = missing.iter().map(|gap| gap.end - gap.start).sum();
-        let length = (left / (2 * CONNECTIONS as u64)).clamp(MIN_RANGE, MAX_RANGE);
+        let length = match self.is_whole {
+            true => left,
+            false => (left / (2 * CONNECTIONS as u64)).clamp(MIN_RANGE, MAX_RANGE),
+        };
         let first = missing.first_mut()?;
         let claimed = first.start..first.end.min(first.start + length);
         first.start = claimed.end;

@@ -4,6 +4,7 @@ use crate::{
     checkpoint::{file_rules::FileRules, files::Files},
     error::Result,
 };
+use safetensors::tensor::Metadata;
 
 /// Which files to download, and the checks that may end the download early. The hub knows names and
 /// bytes; only the caller knows whether the files are a model that it can run.
@@ -17,6 +18,9 @@ pub(crate) struct Plan {
     /// the index of the shards are on disk: returns which files the model needs. An error ends the
     /// download.
     pub check_config: fn(&Files, &[String]) -> Result<&'static FileRules>,
+    /// Called before the weights are downloaded, with what reads their headers from the hub; an error
+    /// ends the download.
+    pub check_headers: fn(&Files, &dyn Fn() -> Result<Vec<Metadata>>) -> Result<()>,
     /// Called when all files but the weights are on disk; an error ends the download.
     pub check_small: fn(&Files) -> Result<()>,
 }

@@ -4,6 +4,7 @@
 
 use crate::hub::{
     ATTEMPTS, Cancel, Source,
+    at_once::for_each_at_once,
     cache::{Cache, create_parent},
     cancel::run_on_thread,
     client::Client,
@@ -12,17 +13,20 @@ use crate::hub::{
     select,
 };
 use crate::{
-    checkpoint::{file_rules::FileRules, files::Files},
+    checkpoint::{file_rules::FileRules, files::Files, weight_files::INDEX},
     error::{Error, Result},
 };
+use safetensors::tensor::Metadata;
 use std::{
     env,
     fs::{self, File},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// The bytes of a file of weights that the first request reads. Most headers are shorter.
@@ -32,7 +36,6 @@ const MAX_HEADER: u64 = 100_000_000;
 /// A small file above this size is not downloaded, only created empty, unless it is the index of the
 /// shards: an inspection looks for its name only.
 const MAX_CONTENT: u64 = 1 << 20;
-const CONNECTIONS: usize = 8;
 
 /// The small files and headers of a repository. Dropping it deletes the temporary folder.
 pub(crate) struct RemoteHeaders {
@@ -73,8 +76,8 @@ fn find_or_download(source: &Source, cancel: &Cancel, plan: Plan) -> Result<Remo
     }
     let temporary = TemporaryFolder::new()?;
     let folder = &temporary.0;
-    for_each_file(&select::small(&listing), |file| {
-        let content = if file.size <= MAX_CONTENT || file.name == select::INDEX {
+    for_each_at_once(&select::small(&listing), |file| {
+        let content = if file.size <= MAX_CONTENT || file.name == INDEX {
             client.bytes(&listing.commit, file, 0..file.size)?
         } else {
             Vec::new()
@@ -82,16 +85,41 @@ fn find_or_download(source: &Source, cancel: &Cancel, plan: Plan) -> Result<Remo
         write_sparse(folder, file, &content)
     })?;
     let files = Files::from(folder.as_path());
-    let index = files.json(select::INDEX)?;
+    let index = files.json(INDEX)?;
     // Unsupported models can be inspected too.
     let rules = (plan.check_config)(&files, &listing.names()).unwrap_or(&FileRules::USUAL);
-    for_each_file(&select::beside(&listing, rules), |file| {
+    for_each_at_once(&select::beside(&listing, rules), |file| {
         let size = if file.size <= MAX_CONTENT { file.size } else { 0 };
         write_sparse(folder, file, &client.bytes(&listing.commit, file, 0..size)?)
     })?;
     let weights = select::weights(&listing, index.as_ref(), rules)?;
-    for_each_file(&weights, |file| write_sparse(folder, file, &header(&client, &listing, file)?))?;
+    for_each_at_once(&weights, |file| {
+        write_sparse(folder, file, &header(&client, &listing, file)?)
+    })?;
     Ok(RemoteHeaders { files, gated: Some(listing.gated), _folder: Some(temporary) })
+}
+
+/// The headers of files of weights.
+///
+/// # Errors
+/// Those of [`Client::listing`]; [`Error::Checkpoint`] for a damaged header.
+pub(super) fn read_headers(
+    client: &Client,
+    listing: &Listing,
+    weights: &[&RemoteFile],
+) -> Result<Vec<Metadata>> {
+    let headers = Mutex::new(Vec::<Metadata>::new());
+    for_each_at_once(weights, |file| {
+        let bytes = header(client, listing, file)?;
+        let damaged = |error: serde_json::Error| Error::Checkpoint {
+            file: file.name.as_str().into(),
+            reason: format!("bad header: {error}"),
+        };
+        let header = serde_json::from_slice(bytes.get(8..).unwrap_or_default()).map_err(damaged)?;
+        headers.lock().unwrap_or_else(PoisonError::into_inner).push(header);
+        Ok(())
+    })?;
+    Ok(headers.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Reads the header of a file of weights, with the eight bytes of its length before it.
@@ -105,6 +133,7 @@ fn header(client: &Client, listing: &Listing, file: &RemoteFile) -> Result<Vec<u
         return Err(Error::Checkpoint { file: file.name.as_str().into(), reason });
     }
     let end = file.size.min(8 + length);
+    bytes.truncate(end as usize);
     if end > first {
         bytes.extend(client.bytes(&listing.commit, file, first..end)?);
     }
@@ -120,29 +149,6 @@ fn write_sparse(folder: &Path, file: &RemoteFile, content: &[u8]) -> Result<()> 
         new.set_len(file.size)
     });
     written.map_err(Error::io(&path))
-}
-
-/// Calls `each` for every file, several at the same time, until one fails.
-fn for_each_file(
-    files: &[&RemoteFile],
-    each: impl Fn(&RemoteFile) -> Result<()> + Sync,
-) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = each(file) {
-                next.store(files.len(), Ordering::Relaxed);
-                return Err(error);
-            }
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..CONNECTIONS.min(files.len())).map(|_| scope.spawn(work)).collect();
-        let panicked = |_| Err(Error::Internal("a thread that reads headers panicked".into()));
-        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(panicked))
-    })
 }
 
 /// A folder that is deleted on drop.

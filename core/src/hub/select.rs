@@ -6,13 +6,10 @@ use crate::{
         adapter,
         config::Json,
         file_rules::{FileRules, fits},
+        weight_files::{INDEX, WeightFiles},
     },
     error::{Error, Result},
 };
-use std::{collections::BTreeSet, path::PathBuf};
-
-/// The index that maps each tensor to its shard.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 const SMALL: &[&str] = &[
     INDEX,
@@ -100,35 +97,12 @@ pub(super) fn weights<'a>(
     Ok(files)
 }
 
-/// The weights: the shards that the index names; without one `model*.safetensors`.
-///
-/// # Errors
-/// [`Error::Checkpoint`] when there are none, or not those that the index names.
+/// The weights as [`WeightFiles::choose`] chooses them, before anything is downloaded.
 fn usual_weights<'a>(listing: &'a Listing, index: Option<&Json>) -> Result<Vec<&'a RemoteFile>> {
-    let invalid = |reason: String| Error::Checkpoint { file: PathBuf::from(INDEX), reason };
     let all = || listing.files.iter().filter(|file| is_weights(&file.name));
-    if let Some(index) = index {
-        let Some(map) = index.get("weight_map").and_then(Json::as_object) else {
-            return Err(invalid("has no weight_map".into()));
-        };
-        let named: BTreeSet<_> = map.values().map(Json::as_str).collect();
-        return named
-            .into_iter()
-            .map(|name| match all().find(|file| Some(file.name.as_str()) == name) {
-                Some(file) => Ok(file),
-                None => {
-                    let name = name.unwrap_or("a value that is not a text");
-                    Err(invalid(format!("names {name}, which the repository does not have")))
-                }
-            })
-            .collect();
-    }
-    let files: Vec<_> = all().filter(|file| file.name.starts_with("model")).collect();
-    if files.is_empty() {
-        let reason = "the repository has no model*.safetensors".into();
-        return Err(Error::Checkpoint { file: "model.safetensors".into(), reason });
-    }
-    Ok(files)
+    let present = all().map(|file| file.name.clone()).collect();
+    let chosen = WeightFiles::choose(index, &present, |name| name.into())?;
+    Ok(all().filter(|file| chosen.names.contains(&file.name)).collect())
 }
 
 #[cfg(test)]
@@ -194,9 +168,11 @@ mod tests {
             "a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"
         }});
         assert_eq!(names(usual_weights(&listing(&shards), Some(&index)).unwrap()), shards[..2]);
+        let stale = json!({"weight_map": {"a": "model-3.safetensors"}});
+        assert_eq!(names(usual_weights(&listing(&shards), Some(&stale)).unwrap()), shards);
         for wrong in [
             json!({}),
-            json!({"weight_map": {"a": "model-3.safetensors"}}),
+            json!({"weight_map": {"a": "model-1.safetensors", "b": "model-3.safetensors"}}),
             json!({"weight_map": {"a": "../model-1.safetensors"}}),
             json!({"weight_map": {"a": 1}}),
         ] {

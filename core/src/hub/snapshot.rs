@@ -12,10 +12,11 @@ use crate::hub::{
     partial_download::PartialDownload,
     plan::{Plan, Wanted},
     progress::{Progress, ProgressCounter, ProgressHandler},
+    remote_headers::read_headers,
     select,
 };
 use crate::{
-    checkpoint::files::Files,
+    checkpoint::{files::Files, weight_files::INDEX},
     error::{Error, Result},
 };
 use std::{
@@ -170,13 +171,13 @@ impl<'a> SnapshotDownload<'a> {
 
         // The config comes first, so that an unsupported model is refused before its weights.
         let config = listing.file("config.json");
-        let index = listing.file(select::INDEX);
+        let index = listing.file(INDEX);
         for file in [config, index].into_iter().flatten() {
             self.blobs.download(listing, file, &ProgressCounter::silent())?;
         }
         let rules = (plan.check_config)(&files, &listing.names())?;
 
-        let index = index.map(|_| files.json(select::INDEX)).transpose()?.flatten();
+        let index = index.map(|_| files.json(INDEX)).transpose()?.flatten();
         let weights = select::weights(listing, index.as_ref(), rules)?;
         let small = [select::small(listing), select::beside(listing, rules)].concat();
         let is_missing = |file: &&&RemoteFile| !cache.has(&listing.commit, file);
@@ -186,6 +187,9 @@ impl<'a> SnapshotDownload<'a> {
             // An error is ignored, because the cache may be read-only for this process.
             cache.set_commit(self.source.revision(), &listing.commit).ok();
             return Ok(snapshot);
+        }
+        if !missing_weights.is_empty() {
+            (plan.check_headers)(&files, &|| read_headers(&self.client, listing, &weights))?;
         }
         cache.prepare()?;
         let sizes = small.iter().chain(&weights).map(|file| file.size);
@@ -340,6 +344,7 @@ mod tests {
                 false => Err(Error::config("", "there is no such file")),
             }
         },
+        check_headers: |_, _| Ok(()),
         check_small: |files| {
             assert!(files.read("am.mvn")?.is_some());
             Ok(())

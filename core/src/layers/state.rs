@@ -152,11 +152,11 @@ pub(crate) enum Volatile {
 }
 
 impl Volatile {
-    pub(crate) fn bytes(&self) -> usize {
+    pub(crate) fn arrays(&self) -> &[Array] {
         match self {
-            Volatile::Nothing => 0,
-            Volatile::Ring(kv) => kv.bytes(),
-            Volatile::Recurrent(recurrent) => recurrent.state.iter().map(Array::nbytes).sum(),
+            Volatile::Nothing => &[],
+            Volatile::Ring(kv) => kv.buffers(),
+            Volatile::Recurrent(recurrent) => recurrent.state.as_slice(),
         }
     }
 }

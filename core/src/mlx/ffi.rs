@@ -49,7 +49,7 @@ pub(crate) fn initialize(at_exit: extern "C" fn()) -> Result<()> {
     HANDLER.call_once(|| {
         // SAFETY: the handler is a function that lives as long as the process.
         unsafe { sys::mlx_set_error_handler(Some(keep_message), null_mut(), None) };
-        if cfg!(target_os = "linux") && !has_compiler() {
+        if cfg!(target_os = "linux") && is_cpu().unwrap_or(false) {
             set_fusing(false);
         }
     });
@@ -78,9 +78,9 @@ fn chosen_device(name: Option<&str>) -> Result<Option<Device>> {
     }
 }
 
-/// Whether functions that are compiled from now on fuse elementwise operations. On the CPU the system's
-/// C++ compiler builds each fused kernel at its first use on a machine; without fusing, a compiled
-/// function still saves building its graph.
+/// Whether functions that are compiled from now on fuse elementwise operations. On the CPU of Linux they
+/// do not: the system's C++ compiler would build each fused kernel at its first use on a machine, which
+/// takes seconds. A compiled function still saves building its graph.
 pub fn set_fusing(is_on: bool) {
     let mode = if is_on {
         sys::mlx_compile_mode__MLX_COMPILE_MODE_ENABLED
@@ -115,17 +115,19 @@ pub(super) fn synchronize_stream(stream: &Stream) -> Result<()> {
     check(unsafe { sys::mlx_synchronize(stream.as_ptr()) })
 }
 
+/// Whether MLX was built for CUDA and there is a GPU for it.
+pub(crate) fn has_cuda() -> bool {
+    let mut is_available = false;
+    // SAFETY: a plain getter that writes one value.
+    unsafe { sys::mlx_cuda_is_available(&mut is_available) == 0 && is_available }
+}
+
 /// Whether the device has computed an array that was queued.
 pub(super) fn is_available(array: &Array) -> Result<bool> {
     let mut is_available = false;
     // SAFETY: the array is alive during the call, which writes one boolean.
     check(unsafe { sys::_mlx_array_is_available(&mut is_available, array.as_ptr()) })?;
     Ok(is_available)
-}
-
-fn has_compiler() -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join("g++").is_file())
 }
 
 /// Stands in for a clock that only Apple systems have; mlx-rs calls it to draw a seed.
@@ -358,25 +360,78 @@ pub fn shift_left(x: &Array, shift: &Array) -> Result<Array> {
 }
 
 /// The bytes of memory that the default device lets a program use, if MLX knows.
-pub(crate) fn device_memory() -> Option<u64> {
+pub(super) fn device_memory() -> Option<u64> {
+    device_information(|information| {
+        let size = |key: &CStr| {
+            let mut size = 0;
+            // SAFETY: the information is alive during the call; a key that is missing leaves the number.
+            let status =
+                unsafe { sys::mlx_device_info_get_size(&mut size, information, key.as_ptr()) };
+            (status == 0 && size > 0).then_some(size as u64)
+        };
+        [c"max_recommended_working_set_size", c"memory_size", c"total_memory"]
+            .into_iter()
+            .find_map(size)
+    })
+}
+
+/// The name of the default device's architecture, such as `applegpu_g13g`.
+pub(super) fn architecture() -> Option<String> {
+    device_information(|information| {
+        let mut name = std::ptr::null();
+        // SAFETY: the information is alive during the call, and owns the string.
+        unsafe {
+            let key = c"architecture".as_ptr();
+            let status = sys::mlx_device_info_get_string(&mut name, information, key);
+            (status == 0 && !name.is_null())
+                .then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+        }
+    })
+}
+
+/// What `read` finds in the information about the default device.
+fn device_information<T>(read: impl FnOnce(sys::mlx_device_info) -> Option<T>) -> Option<T> {
     let device = Device::try_default().ok()?;
     let (kind, index) = (device.get_type().ok()?, device.get_index().ok()?);
-    // SAFETY: the information and the device are made and freed here; a key that is missing leaves
-    // the number.
+    // SAFETY: the information and the device are made and freed here.
     unsafe {
         let device = sys::mlx_device_new_type(kind.into(), index);
         let mut information = sys::mlx_device_info_new();
-        let known = sys::mlx_device_info_get(&mut information, device) == 0;
-        let size = |key: &CStr| {
-            let mut size = 0;
-            let found = sys::mlx_device_info_get_size(&mut size, information, key.as_ptr()) == 0;
-            (found && size > 0).then_some(size as u64)
-        };
-        let keys = [c"max_recommended_working_set_size", c"memory_size", c"total_memory"];
-        let size = keys.into_iter().filter(|_| known).find_map(size);
+        let is_known = sys::mlx_device_info_get(&mut information, device) == 0;
+        let found = if is_known { read(information) } else { None };
         sys::mlx_device_info_free(information);
         sys::mlx_device_free(device);
-        size
+        found
+    }
+}
+
+/// The bytes that this process may still use before the system ends it, where the system has such a
+/// limit.
+pub(super) fn bytes_before_the_end() -> Option<u64> {
+    #[cfg(target_os = "ios")]
+    {
+        unsafe extern "C" {
+            fn os_proc_available_memory() -> usize;
+        }
+        // SAFETY: it has no preconditions.
+        let bytes = unsafe { os_proc_available_memory() } as u64;
+        // The simulator has no limit.
+        (bytes > 0).then_some(bytes)
+    }
+    #[cfg(not(target_os = "ios"))]
+    None
+}
+
+/// Tells the system that the user waits for what this thread computes.
+pub(crate) fn raise_priority() {
+    #[cfg(target_vendor = "apple")]
+    {
+        const USER_INITIATED: u32 = 0x19;
+        unsafe extern "C" {
+            fn pthread_set_qos_class_self_np(class: u32, relative_priority: c_int) -> c_int;
+        }
+        // SAFETY: it only changes the calling thread, and an unknown class is refused.
+        unsafe { pthread_set_qos_class_self_np(USER_INITIATED, 0) };
     }
 }
 

@@ -4,7 +4,10 @@
 //! use. They return to the system when the engine has been idle for a second and when a model is
 //! dropped.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    mlx::device,
+};
 use mlx_rs::memory;
 use std::sync::{
     OnceLock,
@@ -43,9 +46,9 @@ pub fn memory_use() -> Result<MemoryUse> {
     })
 }
 
-/// Sets the number of bytes that all models and sessions of this process may use together; `None`,
-/// the default, sets no limit. The system ends whole processes, so there is no limit for a single
-/// model.
+/// Sets the number of bytes that all models and sessions of this process may use together; `None` sets
+/// no limit. The default is no limit, and on iOS nine tenths of what the system lets the process use
+/// when the engine starts. The system ends whole processes, so there is no limit for a single model.
 ///
 /// A model that does not fit is not loaded, and a sequence that does not fit does not continue;
 /// both return [`Error::MemoryLimit`] and keep what is loaded.
@@ -58,6 +61,39 @@ pub fn set_memory_limit(bytes: Option<usize>) -> Result<()> {
     LIMIT.store(bytes.unwrap_or(usize::MAX), Ordering::Release);
     memory::set_memory_limit(bytes.map_or(usual, |bytes| bytes.min(usual)))?;
     bound_free_buffers()
+}
+
+/// Sets the default limit.
+pub(crate) fn limit_by_default() -> Result<()> {
+    match device::process_limit() {
+        // Some is left for what is no array.
+        Some(bytes) => set_memory_limit(Some((bytes / 10 * 9) as usize)),
+        None => bound_free_buffers(),
+    }
+}
+
+/// Keeps the arrays of large models where the GPU finds them at once, as mlx-lm does while it generates:
+/// the system would otherwise page weights out that no step has used for a while. On macOS; before
+/// macOS 15 it does nothing.
+///
+/// Small models stay in memory by themselves, and other programs need what a wired model takes; so
+/// the engine wires from a quarter of the memory on, and only while it computes.
+pub(crate) fn wire_if_large() -> Result<()> {
+    if cfg!(target_os = "macos")
+        && let Some(most) = device::device_memory()
+        && memory::active_memory()? as u64 > most / 4
+    {
+        memory::set_wired_limit(most as usize)?;
+    }
+    Ok(())
+}
+
+/// Ends [`wire_if_large`].
+pub(crate) fn unwire() -> Result<()> {
+    if cfg!(target_os = "macos") {
+        memory::set_wired_limit(0)?;
+    }
+    Ok(())
 }
 
 /// Checks that `needed` more bytes are within the limit.
@@ -74,7 +110,7 @@ pub(crate) fn allow(needed: usize) -> Result<()> {
 }
 
 /// Limits the freed buffers that MLX keeps.
-pub(crate) fn bound_free_buffers() -> Result<()> {
+fn bound_free_buffers() -> Result<()> {
     memory::set_cache_limit(FREE_BUFFERS.min(memory::memory_limit()? / 16))?;
     Ok(())
 }

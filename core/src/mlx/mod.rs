@@ -1,8 +1,10 @@
 //! What mlx-rs lacks: quantized formats, compiled functions, parameters that can be replaced, slices
-//! at positions on the device, queued results that are checked, memory limits. This room may use mlx-rs, mlx-c and `error`; it must
-//! not know checkpoints or models.
+//! at positions on the device, queued results that are checked for failures, memory limits. This room
+//! may use mlx-rs, mlx-c and `error`; it must not know checkpoints or models.
 
 pub(crate) mod compiled;
+mod cuda;
+mod device;
 mod failure;
 mod ffi;
 pub(crate) mod matrix;
@@ -11,11 +13,13 @@ pub(crate) mod parameter;
 pub(crate) mod quantized;
 pub(crate) mod queued;
 
+pub(crate) use cuda::announce_kernels;
+pub(crate) use device::{check_device, device_memory};
 pub(crate) use failure::{has_failed, take_failure};
 pub use ffi::{
     bits, is_cpu, node_count, set_fusing, shift_left, slice, slice_update, slice_update_at,
 };
-pub(crate) use ffi::{device_memory, initialize, release_memory};
+pub(crate) use ffi::{initialize, raise_priority, release_memory};
 pub(crate) use parameter::detach_indices;
 pub(crate) use queued::synchronize;
 

@@ -479,6 +479,10 @@ impl CacheCheckpoint {
 
     /// The bytes of its arrays, whether or not others share them: none where a cache can rewind.
     pub fn bytes(&self) -> usize {
-        self.volatile.iter().map(Volatile::bytes).sum()
+        self.arrays().map(Array::nbytes).sum()
+    }
+
+    pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.volatile.iter().flat_map(Volatile::arrays)
     }
 }

@@ -150,9 +150,9 @@ impl DecodeStep {
         DecodeStep(Vec::new(), parameters)
     }
 
-    /// Whether the next decode step of a cache is compiled already.
+    /// Whether the next decode step of the cache of one sequence is compiled already.
     pub(crate) fn has_compiled(&self, cache: &Cache) -> bool {
-        let shape = Shape::of(cache, cache.rows() as i32, Pass::Decode);
+        let shape = Shape::of(cache, 1, Pass::Decode);
         cache.has_room(1) && self.0.iter().any(|(known, _)| *known == shape)
     }
 

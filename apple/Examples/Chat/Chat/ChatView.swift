@@ -68,6 +68,9 @@ private struct Statistics: View {
     let result: GenerationResult
 
     var body: some View {
+        if result.finishReason == .length {
+            Text("The answer was cut: maxTokens or the context ended it.").font(.caption)
+        }
         Text("""
             \(result.tokensPerSecond, format: .number.precision(.fractionLength(1))) tokens/s, \
             first after \(result.stats.timeToFirstToken, format: .number.precision(.fractionLength(2))) s, \

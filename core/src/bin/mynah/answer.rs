@@ -1,10 +1,7 @@
 //! Reads a generation to its end and prints it.
 
-use crate::{
-    Failure,
-    terminal::{Interrupts, Progress},
-};
-use mynah::{Error, Event, Generation, Summary, Token};
+use crate::{Failure, interrupts, progress::Progress};
+use mynah::{Error, Event, FinishReason, GenerateOptions, Generation, Summary, Token};
 use std::io;
 
 /// A finished generation.
@@ -14,13 +11,34 @@ pub struct Answer {
     pub summary: Summary,
 }
 
+/// How an answer ended.
+pub enum End {
+    /// The model ended it, or the user.
+    Usual,
+    /// It has as many tokens as the options allow.
+    MaxTokens,
+    /// It has reached the end of the context.
+    ContextIsFull,
+}
+
+impl Answer {
+    pub fn end(&self, options: &GenerateOptions) -> End {
+        match self.summary.finish_reason {
+            FinishReason::Length if self.summary.generated_tokens < options.max_tokens => {
+                End::ContextIsFull
+            }
+            FinishReason::Length => End::MaxTokens,
+            _ => End::Usual,
+        }
+    }
+}
+
 /// Waits for the end of a generation and shows each piece of text as it arrives.
 pub async fn follow(
     mut generation: Generation,
-    interrupts: &Interrupts,
     mut show: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<Answer, Failure> {
-    interrupts.set(Some(generation.canceller()));
+    interrupts::set_running(Some(generation.canceller()));
     let (mut tokens, mut text) = (Vec::new(), String::new());
     let mut progress = Some(Progress::default());
     let summary = loop {
@@ -45,6 +63,6 @@ pub async fn follow(
             _ => {}
         }
     };
-    interrupts.set(None);
+    interrupts::set_running(None);
     Ok(Answer { tokens, text, summary })
 }

@@ -1,25 +1,30 @@
 //! `mynah chat`.
 
 use crate::{
-    Failure, Outcome,
-    answer::follow,
+    Outcome,
+    answer::{End, follow},
+    input::{Entry, Input},
     model::{self, Adapter, Sampling},
-    terminal::{Interrupts, exit_interrupted, one_line, say, say_summary},
+    terminal::{print, say, say_summary},
 };
 use clap::Args;
 use mynah::{Error, Message, SessionOptions};
-use rustyline::{DefaultEditor, error::ReadlineError};
-use std::{
-    io::{self, IsTerminal, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 const COMMANDS: &str = "\
-/clear starts a new conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
-If standard input is not a terminal, each of its lines is a message.";
+/help   lists this
+/clear  starts a new conversation
+/quit   leaves, as Ctrl-D does
+
+Ctrl-C stops an answer. Alt-Enter begins a new line, and so does Enter in a message that starts
+with \"\"\", up to the next \"\"\". A line that starts with a space is never a command.
+";
+
+const INPUT: &str = "\
+If standard input is not a terminal, each of its lines is a message or a command.";
 
 #[derive(Args)]
-#[command(after_help = COMMANDS)]
+#[command(after_help = format!("{COMMANDS}{INPUT}"))]
 pub struct Arguments {
     /// A directory or a hub repository, org/name[@revision]; default: the embedded demo model
     model: Option<String>,
@@ -41,75 +46,44 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let mut messages = beginning.clone();
     let session = model.session(SessionOptions::default());
     let mut input = Input::open()?;
-    let interrupts = input.interrupts()?;
-    while let Some(line) = input.next()? {
-        match line.trim() {
-            "" => continue,
-            "/quit" => break,
-            "/clear" => messages.clone_from(&beginning),
-            text => {
-                messages.push(Message::user(text));
-                let generation = match session.generate(messages.clone(), &options) {
-                    Err(error @ Error::ContextOverflow { .. }) => {
-                        messages.pop();
-                        say(&format!("mynah: {error}; /clear starts a new conversation"));
-                        continue;
+    while let Some(entry) = input.next()? {
+        let text = match entry {
+            Entry::Message(text) => text,
+            Entry::Command(name) => {
+                match name.as_str() {
+                    "help" | "?" => print(COMMANDS)?,
+                    "clear" => {
+                        messages.clone_from(&beginning);
+                        say("a new conversation begins");
                     }
-                    generation => generation?,
-                };
-                let answer = follow(generation, &interrupts, print).await?;
-                print("\n")?;
-                say_summary(&answer.summary);
-                messages.push(Message::assistant(&answer.text));
+                    "quit" | "exit" => break,
+                    _ => say(&format!("mynah: there is no command /{name}; /help lists them")),
+                }
+                continue;
             }
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn print(text: &str) -> io::Result<()> {
-    io::stdout().write_all(text.as_bytes())?;
-    io::stdout().flush()
-}
-
-/// The source of the user's lines.
-enum Input {
-    Editor(Box<DefaultEditor>),
-    Lines(io::Lines<io::StdinLock<'static>>),
-}
-
-impl Input {
-    fn open() -> Result<Self, Failure> {
-        if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
-            return Ok(Input::Lines(io::stdin().lines()));
-        }
-        say(&one_line(COMMANDS.lines().next().unwrap_or_default()));
-        Ok(Input::Editor(Box::new(DefaultEditor::new().map_err(io::Error::other)?)))
-    }
-
-    /// Between answers, Ctrl-C is a key of the editor; without an editor it ends the program.
-    fn interrupts(&self) -> io::Result<Interrupts> {
-        Interrupts::listen(match self {
-            Input::Editor(_) => || {},
-            Input::Lines(_) => exit_interrupted,
-        })
-    }
-
-    fn next(&mut self) -> Result<Option<String>, Failure> {
-        match self {
-            Input::Lines(lines) => Ok(lines.next().transpose()?),
-            Input::Editor(editor) => loop {
-                match editor.readline("> ") {
-                    Ok(line) => {
-                        editor.add_history_entry(&line).ok();
-                        return Ok(Some(line));
-                    }
-                    Err(ReadlineError::Interrupted) => {}
-                    Err(ReadlineError::Eof) => return Ok(None),
-                    Err(ReadlineError::Io(error)) => return Err(error.into()),
-                    Err(error) => return Err(io::Error::other(error).into()),
+        };
+        messages.push(Message::user(&text));
+        let generation = match session.generate(messages.clone(), &options) {
+            Err(error @ Error::ContextOverflow { .. }) => {
+                messages.pop();
+                say(&format!("mynah: {error}; /clear starts a new conversation"));
+                continue;
+            }
+            generation => generation?,
+        };
+        let answer = follow(generation, print).await?;
+        print("\n")?;
+        say_summary(
+            &answer.summary,
+            match answer.end(&options) {
+                End::Usual => "",
+                End::MaxTokens => "; the answer was cut: --max-tokens allows longer ones",
+                End::ContextIsFull => {
+                    "; the answer was cut: the context is full, and /clear starts a new conversation"
                 }
             },
-        }
+        );
+        messages.push(Message::assistant(&answer.text));
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -2,18 +2,14 @@
 
 use crate::{
     Failure, INTERRUPTED, Outcome,
-    answer::{Answer, follow},
+    answer::{Answer, End, follow},
     model::{self, Adapter, Sampling},
-    terminal::{Interrupts, exit_interrupted, say_summary},
+    terminal::{print, print_json, say_summary},
 };
 use clap::Args;
-use mynah::{FinishReason, Generation, Message, Model, Prompt, TemplateOptions};
+use mynah::{FinishReason, GenerateOptions, Generation, Message, Model, Prompt, TemplateOptions};
 use serde::Serialize;
-use std::{
-    io::{self, Write},
-    path::Path,
-    process::ExitCode,
-};
+use std::{path::Path, process::ExitCode};
 
 const EXAMPLES: &str = "\
 A single argument is the model if it is a directory or looks like a path or a repository: it
@@ -88,26 +84,27 @@ pub async fn run(arguments: Arguments) -> Outcome {
         return Err(Failure::Usage("there is no prompt; see mynah generate --help"));
     }
     let model = model::load(location, &arguments.adapter).await?;
-    let generation = arguments.start(&model)?;
-    let interrupts = Interrupts::listen(exit_interrupted)?;
+    let options = arguments.sampling.options(&model).ignore_end(arguments.ignore_eos);
+    let generation = arguments.start(&model, &options)?;
     let answer = if arguments.json {
-        let answer = follow(generation, &interrupts, |_| Ok(())).await?;
-        let line = serde_json::to_string(&Report::new(&answer)).map_err(io::Error::from)?;
-        writeln!(io::stdout(), "{line}")?;
+        let answer = follow(generation, |_| Ok(())).await?;
+        print_json(&Report::new(&answer))?;
         answer
     } else {
-        let answer = follow(generation, &interrupts, print).await?;
+        let answer = follow(generation, print).await?;
         print("\n")?;
-        say_summary(&answer.summary);
+        say_summary(
+            &answer.summary,
+            match answer.end(&options) {
+                End::Usual => "",
+                End::MaxTokens => "; the answer was cut: --max-tokens allows a longer one",
+                End::ContextIsFull => "; the answer was cut: the context is full",
+            },
+        );
         answer
     };
     let cancelled = answer.summary.finish_reason == FinishReason::Cancelled;
     Ok(ExitCode::from(if cancelled { INTERRUPTED } else { 0 }))
-}
-
-fn print(text: &str) -> io::Result<()> {
-    io::stdout().write_all(text.as_bytes())?;
-    io::stdout().flush()
 }
 
 impl Arguments {
@@ -121,10 +118,9 @@ impl Arguments {
         self
     }
 
-    fn start(&self, model: &Model) -> Result<Generation, Failure> {
-        let options = self.sampling.options(model).ignore_end(self.ignore_eos);
+    fn start(&self, model: &Model, options: &GenerateOptions) -> Result<Generation, Failure> {
         if let Some(tokens) = &self.tokens {
-            return Ok(model.generate(Prompt::Tokens(tokens.clone()), &options)?);
+            return Ok(model.generate(Prompt::Tokens(tokens.clone()), options)?);
         }
         let text = model::text(self.prompt.clone().unwrap_or_default())?;
         let prompt = match &self.system {
@@ -133,7 +129,7 @@ impl Arguments {
             None if self.raw => Prompt::Raw(text),
             None => Prompt::Text(text),
         };
-        Ok(model.generate(prompt, &options)?)
+        Ok(model.generate(prompt, options)?)
     }
 
     fn chat(&self, messages: Vec<Message>) -> Prompt {

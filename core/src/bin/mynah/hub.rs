@@ -2,19 +2,15 @@
 
 use crate::{
     Outcome,
-    terminal::{Progress, bytes, say},
+    progress::Progress,
+    terminal::{bytes, print, print_json, say},
 };
 use clap::Args;
 use mynah::{
     Source,
     hub::{self, CachedModel, CachedRevision, default_cache},
 };
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-    time::SystemTime,
-};
+use std::{path::PathBuf, process::ExitCode, time::SystemTime};
 
 const ENVIRONMENT: &str = "\
 The hub, the cache and the access token are those of Python's huggingface_hub. The environment
@@ -52,7 +48,7 @@ pub async fn download(arguments: DownloadArguments) -> Outcome {
     let source = Source::new(&arguments.name)?;
     let mut progress = Progress::default();
     let folder = mynah::download(&source, move |event| progress.show_download(&event)).await?;
-    writeln!(io::stdout(), "{}", folder.display())?;
+    print(&format!("{}\n", folder.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -64,12 +60,11 @@ pub fn models(arguments: ModelsArguments) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let models = hub::list(&cache)?;
-    let text = if arguments.json {
-        serde_json::to_string(&models).map_err(io::Error::from)? + "\n"
+    if arguments.json {
+        print_json(&models)?;
     } else {
-        models.iter().map(describe).collect()
-    };
-    io::stdout().write_all(text.as_bytes())?;
+        print(&models.iter().map(describe).collect::<String>())?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,15 +3,11 @@
 use crate::{
     Outcome,
     model::{self, Adapter},
-    terminal::bytes,
+    terminal::{bytes, print, print_json},
 };
 use clap::Args;
 use mynah::{Inspection, Memory, internals::families};
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, process::ExitCode};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -40,12 +36,11 @@ pub async fn run(arguments: Arguments) -> Outcome {
         Some(adapter) => mynah::inspect_with_adapter(location, adapter, arguments.context).await?,
         None => mynah::inspect(location, arguments.context).await?,
     };
-    let text = if arguments.json {
-        serde_json::to_string(&inspection).map_err(io::Error::from)? + "\n"
+    if arguments.json {
+        print_json(&inspection)?;
     } else {
-        describe(&inspection)
-    };
-    io::stdout().write_all(text.as_bytes())?;
+        print(&describe(&inspection))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,13 +85,12 @@ fn describe_memory(memory: &Memory) -> String {
 
 /// Each family with its model types, under the first of them.
 pub fn families(arguments: FamiliesArguments) -> Outcome {
-    let text = if arguments.json {
-        let families: BTreeMap<_, _> =
-            families::all().map(|family| (family.model_types[0], family.model_types)).collect();
-        serde_json::to_string(&families).map_err(io::Error::from)? + "\n"
+    if arguments.json {
+        let types = families::all().map(|family| (family.model_types[0], family.model_types));
+        print_json(&types.collect::<BTreeMap<_, _>>())?;
     } else {
-        families::all().map(|family| family.model_types.join(" ") + "\n").collect()
-    };
-    io::stdout().write_all(text.as_bytes())?;
+        let lines = families::all().map(|family| family.model_types.join(" ") + "\n");
+        print(&lines.collect::<String>())?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,8 +6,11 @@ mod answer;
 mod chat;
 mod generate;
 mod hub;
+mod input;
 mod inspect;
+mod interrupts;
 mod model;
+mod progress;
 mod score;
 mod terminal;
 
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
 }
 
 fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    interrupts::listen()?;
     tokio::runtime::Builder::new_current_thread().build()?.block_on(command)
 }
 
@@ -133,7 +137,7 @@ fn trace(verbose: u8) {
     let level = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
     let level = level[usize::from(verbose).min(3)];
     let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| terminal::Log).init();
 }
 
 #[test]

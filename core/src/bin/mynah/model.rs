@@ -1,6 +1,6 @@
 //! The arguments that name a model and its options.
 
-use crate::{Failure, terminal::Progress};
+use crate::{Failure, progress::Progress};
 use clap::Args;
 use mynah::{DEMO, Dry, GenerateOptions, LoadEvent, LoadOptions, Location, Model, Xtc};
 use std::io::{self, Read};
@@ -60,7 +60,7 @@ fn bias(argument: &str) -> Result<(u32, f32), String> {
 #[derive(Args)]
 #[command(next_help_heading = "Sampling (default: what the checkpoint recommends)")]
 pub struct Sampling {
-    /// Maximum number of tokens to generate
+    /// Maximum number of tokens to generate; default: 4096
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Minimum number of tokens to generate

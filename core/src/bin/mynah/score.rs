@@ -3,14 +3,12 @@
 use crate::{
     Outcome,
     model::{self, Adapter},
+    terminal::{print, print_json},
 };
 use clap::Args;
 use mynah::{Model, Prompt, Score};
 use serde::Serialize;
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 const MEANING: &str = "\
 Log-probabilities are natural logarithms, conditioned on all tokens before. The last column of a
@@ -54,13 +52,11 @@ pub async fn run(arguments: Arguments) -> Outcome {
     };
     let model = model::load(location, &arguments.adapter).await?;
     let (tokens, score) = model.score(prompt, arguments.top).await?;
-    let text = if arguments.json {
-        let report = Report { tokens: &tokens, logprobs: &score.logprobs, top: &score.top };
-        serde_json::to_string(&report).map_err(io::Error::from)? + "\n"
+    if arguments.json {
+        print_json(&Report { tokens: &tokens, logprobs: &score.logprobs, top: &score.top })?;
     } else {
-        table(&model, &tokens, &score)
-    };
-    io::stdout().write_all(text.as_bytes())?;
+        print(&table(&model, &tokens, &score))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,6 +10,7 @@ pub const FAMILY: Family =
 const RECOMMENDED: Recommended = Recommended {
     end_tokens: &["<end_of_turn>"],
     sampling: Sampling { top_k: 64, ..Sampling::nucleus(1.0, 0.95) },
+    context_is_scaled: true,
     ..Recommended::NOTHING
 };
 

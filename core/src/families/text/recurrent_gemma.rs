@@ -25,9 +25,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let known = [LayerKind::Attention, LayerKind::Recurrence];
     let pattern = LayerKind::of_config(config, &["block_types", "_block_types"], &known)?;
     let pattern = pattern.unwrap_or_else(|| vec![known[1], known[1], known[0]]);
-    if pattern.is_empty() {
-        return Err(Error::config("block_types", "an empty list"));
-    }
     let config = config::with_defaults_for_null(
         &config::without(config, &["layer_types"]),
         json!({

@@ -233,8 +233,8 @@ impl KvCache {
         self.buffers.iter_mut().collect()
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.buffers.iter().map(Array::nbytes).sum()
+    pub(crate) fn buffers(&self) -> &[Array] {
+        &self.buffers
     }
 
     pub(crate) fn clear(&mut self) {

@@ -48,6 +48,9 @@ impl LayerKind {
             Some(pattern) => pattern.chars().map(String::from).collect(),
             None => config::field(config, field)?,
         };
+        if names.is_empty() {
+            return Err(Error::config(*field, "an empty list"));
+        }
         let kind = |(layer, name): (usize, &String)| {
             let kind = Self::named(name).filter(|kind| known.contains(kind));
             kind.ok_or_else(|| {

@@ -216,7 +216,7 @@ impl Interpreter<'_> {
         arguments.named.extend(caller.map(|caller| ("caller".into(), caller)));
         let value = match &function {
             Value::Macro(closure) => self.call_macro(closure, arguments)?,
-            Value::Function(name) => functions::call(name, arguments, self.now)?,
+            Value::Function(name) => functions::call(name, arguments, self.now, &mut self.ranges)?,
             Value::Method(value, name) => {
                 // The views of a mapping are as long as it, and most methods read their whole text.
                 let length = value.as_text().map_or(0, |text| text.as_str().len());
@@ -237,9 +237,10 @@ impl Interpreter<'_> {
                 return Err(Failure::of(format!("a {kind} cannot be called")));
             }
         };
-        match (&function, &value) {
-            // `dict.get` gives a value that exists already.
-            (Value::Method(_, name), _) if &**name == "get" => Ok(value),
+        // `dict.get` gives a value that exists already, and ranges share their numbers.
+        match &function {
+            Value::Method(_, name) if &**name == "get" => Ok(value),
+            Value::Function("range") => Ok(value),
             _ => self.paid(value),
         }
     }

@@ -3,7 +3,7 @@
 use super::arguments::{Arguments, integer};
 use super::failure::{Failure, Result};
 use super::strftime::strftime;
-use super::value::{Dict, Value};
+use super::value::{Dict, Kind, List, Value};
 use super::{operators, print};
 use jiff::civil::DateTime;
 use std::cell::RefCell;
@@ -20,10 +20,45 @@ pub fn find(name: &str) -> Option<Value> {
     NAMES.iter().find(|known| **known == name).map(|name| Value::Function(name))
 }
 
+/// Numbers that ranges share, so that the loops of a template over parts of a conversation stay linear.
+pub struct Ranges {
+    /// From 0 on.
+    rising: List,
+    /// Down to 0.
+    falling: List,
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        let empty = || List::new(Kind::List, Vec::new());
+        Ranges { rising: empty(), falling: empty() }
+    }
+}
+
+impl Ranges {
+    /// The numbers from `start` to before `stop`, by 1 or −1.
+    fn between(&mut self, start: i128, stop: i128, is_rising: bool) -> Option<List> {
+        let low = usize::try_from(if is_rising { start } else { stop + 1 }).ok()?;
+        let end = usize::try_from(if is_rising { stop } else { start + 1 }).ok()?;
+        let count = end.checked_sub(low)?;
+        if end > self.rising.len() {
+            let numbers = 0..end.next_power_of_two();
+            let falling = numbers.clone().rev().map(Value::from).collect();
+            self.rising = List::new(Kind::List, numbers.map(Value::from).collect());
+            self.falling = List::new(Kind::List, falling);
+        }
+        let first = self.falling.len() - end;
+        Some(match is_rising {
+            true => self.rising.slice(low..end),
+            false => self.falling.slice(first..first + count),
+        })
+    }
+}
+
 /// Calls a function; `now` is the local time.
-pub fn call(name: &str, arguments: Arguments, now: DateTime) -> Result<Value> {
+pub fn call(name: &str, arguments: Arguments, now: DateTime, ranges: &mut Ranges) -> Result<Value> {
     match name {
-        "range" => range(arguments),
+        "range" => range(arguments, ranges),
         "dict" => Ok(mapping(arguments)?.into()),
         "namespace" => Ok(Value::Namespace(Rc::new(RefCell::new(mapping(arguments)?)))),
         "joiner" | "cycler" => {
@@ -53,7 +88,7 @@ pub fn call(name: &str, arguments: Arguments, now: DateTime) -> Result<Value> {
     }
 }
 
-fn range(arguments: Arguments) -> Result<Value> {
+fn range(arguments: Arguments, ranges: &mut Ranges) -> Result<Value> {
     let bounds = arguments.bind(["start", "stop", "step"])?;
     let given = bounds.iter().flatten().map(integer).collect::<Result<Vec<_>>>()?;
     let (start, stop, step) = match given[..] {
@@ -65,6 +100,11 @@ fn range(arguments: Arguments) -> Result<Value> {
     let distance = if step > 0 { stop.saturating_sub(start) } else { start.saturating_sub(stop) };
     if distance.max(0) / step.saturating_abs() > MAX_RANGE {
         return Err(Failure::of(format!("a range has at most {MAX_RANGE} numbers")));
+    }
+    if step.abs() == 1
+        && let Some(list) = ranges.between(start, stop, step == 1)
+    {
+        return Ok(Value::List(list));
     }
     let mut at = start;
     let numbers = std::iter::from_fn(|| {

@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 200;
 const FUEL: u64 = 5_000_000;
 
 /// The further steps for each value in the conversation.
-const FUEL_PER_VALUE: u64 = 5_000;
+const FUEL_PER_VALUE: u64 = 1_000;
 
 /// The state of one render.
 pub struct Interpreter<'a> {
@@ -32,6 +32,7 @@ pub struct Interpreter<'a> {
     generation: u64,
     fuel: u64,
     depth: usize,
+    pub ranges: functions::Ranges,
     /// The recursive loops that are running.
     loops: Vec<(Rc<Loop>, Arc<For>)>,
 }
@@ -65,6 +66,7 @@ impl<'a> Interpreter<'a> {
             generation: 0,
             fuel: FUEL.saturating_add((weight as u64).saturating_mul(FUEL_PER_VALUE)),
             depth: 0,
+            ranges: functions::Ranges::default(),
             loops: Vec::new(),
         }
     }
@@ -271,7 +273,6 @@ impl<'a> Interpreter<'a> {
             Value::None => List::new(Sequence::List, Vec::new()),
             items => operators::iterate(items)?,
         };
-        self.charge(items.len() / 8)?;
         if let Some(filter) = &code.filter {
             let mut kept = Vec::new();
             for item in items.iter() {

@@ -2,11 +2,13 @@
 package example
 
 import dev.mynah.ChatSession
+import dev.mynah.FinishReason
+import dev.mynah.GenerationEvent
+import dev.mynah.GenerationResult
 import dev.mynah.LoadEvent
 import dev.mynah.Model
 import dev.mynah.ModelSource
 import dev.mynah.MynahException
-import dev.mynah.text
 import kotlin.system.exitProcess
 import kotlinx.coroutines.runBlocking
 
@@ -26,14 +28,24 @@ private fun report(event: LoadEvent) {
     }
 }
 
+private fun report(result: GenerationResult) {
+    println()
+    if (result.finishReason == FinishReason.LENGTH) {
+        System.err.println("the answer was cut: maxTokens or the context ended it")
+    }
+}
+
 private suspend fun chat(session: ChatSession) {
     while (true) {
         print("> ")
         val message = readlnOrNull() ?: return
-        session.streamResponse(message).text().collect {
-            print(it)
+        session.streamResponse(message).collect { event ->
+            when (event) {
+                is GenerationEvent.Text -> print(event.text)
+                is GenerationEvent.Finished -> report(event.result)
+                else -> {}
+            }
             System.out.flush()
         }
-        println()
     }
 }

@@ -55,7 +55,7 @@ class GenerationParameters private constructor(fields: Fields) {
     /** The fields of [GenerationParameters]. */
     @OptionsDsl
     class Builder internal constructor(internal val fields: Fields) {
-        /** The most tokens to generate. */
+        /** The most tokens to generate; by default 4,096. The context may end sooner. */
         var maxTokens: Int? by fields.field(null)
 
         /** The minimum number of tokens before the text may end. */

@@ -134,7 +134,7 @@ class ModelTest {
 
     @Test
     fun `parameters override those of the model`() = test {
-        assertEquals(512, demo.defaultGenerationParameters.maxTokens)
+        assertEquals(4096, demo.defaultGenerationParameters.maxTokens)
         val two = demo.defaultGenerationParameters.with {
             maxTokens = 2
             temperature = 0f

@@ -1,0 +1,47 @@
+//! The kernels that MLX compiles for an NVIDIA GPU when they are first used.
+
+use crate::mlx::ffi::has_cuda;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+/// Says in the log that the first answers on this machine wait for kernels to be compiled.
+pub(crate) fn announce_kernels() {
+    if !has_cuda() {
+        return;
+    }
+    let named = env::var_os("MLX_PTX_CACHE_DIR").map(PathBuf::from);
+    // MLX names a folder after its version, and keeps the kernels in a folder of that one.
+    let folder = named.unwrap_or_else(|| env::temp_dir().join("mlx"));
+    if is_without_kernels(&folder) {
+        tracing::warn!(
+            "the GPU's kernels are compiled when they are first used, which takes a minute or more; they \
+             are kept in {}, or where MLX_PTX_CACHE_DIR says",
+            folder.display()
+        );
+    }
+}
+
+/// Whether a folder and those inside it have no file.
+fn is_without_kernels(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths = entries.map(|entry| entry.path());
+    paths.all(|path| path.is_dir() && is_without_kernels(&path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_found_in_the_folder_of_a_version() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(is_without_kernels(&folder.path().join("mlx")));
+        let version = folder.path().join("0.32/ptx");
+        fs::create_dir_all(&version).unwrap();
+        assert!(is_without_kernels(folder.path()));
+        fs::write(version.join("kernel.ptx"), "").unwrap();
+        assert!(!is_without_kernels(folder.path()));
+    }
+}
