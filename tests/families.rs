@@ -51,8 +51,6 @@ const OWN_ROUNDING: &[(&str, &str)] = &[
     ("plamo", "bf16"),
     ("plamo2", "4 bit f16"),
     ("plamo2", "f16"),
-    ("prism_hadamard_qwen35", "default"),
-    ("prism_hadamard_qwen35", "text alone, tied"),
     ("qwen3_5", "4 bit f16"),
     ("qwen3_5", "f16"),
     ("qwen3_5_moe", "4 bit f16"),
