@@ -1,12 +1,12 @@
 //! Downloads by the application, which can continue while the app is suspended.
 
+use crate::host::wait;
 use mynah::{Error, hub};
 use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
 };
 
@@ -98,7 +98,6 @@ impl hub::Downloader for Host {
     fn download(&self, download: &hub::Download) -> mynah::Result<()> {
         let thread = thread::current();
         let arrived = Arc::new(Arrived { bytes: AtomicU64::new(0), waiting: thread.clone() });
-        let waker = Waker::from(Arc::new(Unpark(thread.clone())));
         download.cancel.on_cancel(move || thread.unpark());
         let request = FileRequest {
             url: download.url.into(),
@@ -110,34 +109,21 @@ impl hub::Downloader for Host {
             size: download.size,
             path: download.path.to_string_lossy().into_owned(),
         };
-        let mut work = self.0.download(request, arrived.clone());
         let mut told = 0;
-        loop {
-            // Dropping the future cancels the foreign task.
-            download.cancel.check()?;
-            let outcome = work.as_mut().poll(&mut Context::from_waker(&waker));
+        let outcome = wait(download.cancel, self.0.download(request, arrived.clone()), || {
             let bytes = arrived.bytes.load(Ordering::Acquire);
             if bytes != told {
                 told = bytes;
                 (download.on_progress)(bytes);
             }
-            match outcome {
-                Poll::Ready(Ok(())) => return Ok(()),
-                Poll::Ready(Err(DownloaderError::Cancelled)) => return Err(Error::Cancelled),
-                Poll::Ready(Err(DownloaderError::Failed { reason })) => {
-                    let host = download.url.split('/').nth(2).unwrap_or(download.url);
-                    return Err(Error::Network { host: host.into(), reason });
-                }
-                Poll::Pending => thread::park(),
+        });
+        match outcome? {
+            Ok(()) => Ok(()),
+            Err(DownloaderError::Cancelled) => Err(Error::Cancelled),
+            Err(DownloaderError::Failed { reason }) => {
+                let host = download.url.split('/').nth(2).unwrap_or(download.url);
+                Err(Error::Network { host: host.into(), reason })
             }
         }
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }

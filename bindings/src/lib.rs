@@ -8,6 +8,8 @@ mod device;
 mod downloader;
 mod error;
 mod events;
+mod host;
+mod http;
 mod inspection;
 mod loading;
 mod logging;

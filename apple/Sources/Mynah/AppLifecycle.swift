@@ -113,7 +113,7 @@ public enum AppLifecycle {
 
         deinit { finish() }
 
-        /// Ends all waiting.
+        /// Tells those who wait that Mynah has acted on the signal.
         func finish() {
             let isFirst = isFinished { isFinished in
                 defer { isFinished = true }
@@ -124,7 +124,7 @@ public enum AppLifecycle {
 
         /// Blocks the thread until Mynah has acted on the signal, and returns whether it has.
         @discardableResult
-        func wait(atMost time: DispatchTimeInterval = .never) -> Bool { work.wait(timeout: .now() + time) == .success }
+        func wait(atMost time: DispatchTimeInterval) -> Bool { work.wait(timeout: .now() + time) == .success }
     }
 }
 

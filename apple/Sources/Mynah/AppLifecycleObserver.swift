@@ -70,9 +70,11 @@ struct AppLifecycleObserver: AppLifecycleSource {
 
     /// Keeps the system from suspending the process until the delivery is finished or the granted time is over.
     private static func delayProcessSuspension(until delivery: AppLifecycle.Delivery) {
+        let hasExpired = Locked(false)
         ProcessInfo.processInfo.performExpiringActivity(withReason: "Mynah waits until the device is idle") { isExpired in
             // The activity lasts until its first call returns; the system makes a second one when the time is over.
-            if isExpired { delivery.finish() } else { delivery.wait() }
+            hasExpired { $0 = $0 || isExpired }
+            while !hasExpired({ $0 }) && !delivery.wait(atMost: .milliseconds(100)) {}
         }
     }
 

@@ -92,7 +92,7 @@ actor Suspension {
     }
 
     /// Prepares the device for a suspension that is likely soon, until ``begin(_:)`` or ``end(_:)``.
-    func expect() throws {}
+    func expect() throws { try calling(expectPause) }
 
     private func apply() async throws {
         defer { Self.reasons.set(effective) }

@@ -34,17 +34,18 @@ extension URL: ModelLocator {
 extension ModelSource {
     /// The source with the folder of ``ModelStore``, if one is set.
     var core: MynahCore.ModelSource {
+        URLSessionClient.useByDefault
         switch self {
-        case .demo: .demo
-        case .directory(let url): .directory(path: url.path)
+        case .demo: return .demo
+        case .directory(let url): return .directory(path: url.path)
         case .named(let name):
             if let folder = ModelStore.chosenDirectory, !isDirectory(name) {
-                .hub(source: HubSource(repository: name, cache: folder.path))
+                return .hub(source: HubSource(repository: name, cache: folder.path))
             } else {
-                .named(name: name)
+                return .named(name: name)
             }
         case .hub(let repository, let revision, let token, let endpoint, let cache, let offline):
-            .hub(
+            return .hub(
                 source: HubSource(
                     repository: repository, revision: revision, endpoint: endpoint?.absoluteString, token: token,
                     cache: (cache ?? ModelStore.chosenDirectory)?.path, offline: offline))

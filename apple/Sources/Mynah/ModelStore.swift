@@ -1,6 +1,10 @@
 import Foundation
 internal import MynahCore
 
+#if canImport(FoundationNetworking)
+import FoundationNetworking
+#endif
+
 /// The models on the disk, in the cache layout of Python's `huggingface_hub`.
 public enum ModelStore {
     private static let chosen = Locked<URL?>(nil)
@@ -12,6 +16,15 @@ public enum ModelStore {
     public static var directory: URL {
         get { chosenDirectory ?? URL(fileURLWithPath: defaultCache(), isDirectory: true) }
         set { chosen { $0 = newValue } }
+    }
+
+    /// Sends the library's requests with sessions of this configuration from now on, for example one whose
+    /// `allowsConstrainedNetworkAccess` is `false`, which respects Low Data Mode. `nil` has the library open its own
+    /// connections, as it does on Linux. Apple's systems use `.ephemeral` by default, with the proxies and VPNs of the
+    /// system.
+    public static func use(_ configuration: URLSessionConfiguration?) {
+        URLSessionClient.useByDefault
+        URLSessionClient.use(configuration)
     }
 
     /// Downloads a model, unless it is on the disk, as a sequence that ends when it is complete. Cancelling the task or

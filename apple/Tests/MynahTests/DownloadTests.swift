@@ -189,6 +189,26 @@ extension Everything {
             #expect(try FileManager.default.contentsOfDirectory(atPath: transfers.path).isEmpty)
         }
 
+        @Test func theLibrarysOwnRequestsGoThroughASession() async throws {
+            ModelStore.use(.ephemeral)
+            defer { ModelStore.use(nil) }
+            let hub = try Hub()
+            var last: DownloadProgress?
+            for try await progress in ModelStore.download(hub.source) { last = progress }
+            #expect(last?.fractionCompleted == 1)
+            // Every file has been verified, so the model loads without the network.
+            let model = try await Model.load(hub.source, options: LoadOptions(network: .offline))
+            #expect(try await answers(model))
+
+            let missing = ModelSource.hub("org/nothing", endpoint: hub.endpoint, cache: hub.cache)
+            #expect(await fails { try await Model.load(missing) } with: { $0.code == .notFound })
+            let nowhere = ModelSource.hub(
+                "org/demo", endpoint: URL(string: "http://127.0.0.1:9"), cache: hub.cache.appendingPathComponent("empty"))
+            #expect(await fails { try await Model.load(nowhere) } with: { error in
+                error.code == .network && error.message.contains("127.0.0.1")
+            })
+        }
+
         private func request(_ name: String, at url: URL) -> FileRequest {
             FileRequest(
                 url: url, authorization: nil, repository: "org/demo", commit: String(repeating: "c", count: 40),

@@ -9,6 +9,7 @@ use crate::hub::{
     AccessToken, Cancel, Repository, Source,
     address::{Origin, host, is_https, percent_encode, resolve_location},
     at_once::for_each_at_once,
+    http::{self, HttpBody, HttpClient},
     listing::{Announced, ListedFile, Listing, RemoteFile, hash},
     pauses, select,
     source::{check_path, is_commit},
@@ -19,20 +20,11 @@ use std::{
     fmt,
     io::Read,
     ops::Range,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use ureq::{
-    Agent, Body, BodyReader,
-    http::{self, Uri, header},
-    tls::{RootCerts, TlsConfig, TlsProvider},
-};
+use ureq::http::{Response as HttpResponse, Uri};
 
-/// How long a read or a write may take without a byte.
-const READ_TIMEOUT: Duration = Duration::from_secs(20);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The size of a connection's read buffer, in bytes.
-pub(super) const BUFFER: usize = 512 << 10;
 /// The longest list of files that is accepted, in bytes.
 const MAX_LISTING: u64 = 16 << 20;
 /// The largest accepted size of a file that is not weights, in bytes; some are read into memory.
@@ -42,7 +34,7 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The HTTP client for one repository of one hub.
 pub(crate) struct Client {
-    agent: Agent,
+    http: Arc<dyn HttpClient>,
     endpoint: String,
     origin: Origin,
     token: Option<AccessToken>,
@@ -97,7 +89,7 @@ pub(super) struct Response {
     pub version: Option<String>,
     /// What the headers say of the file.
     announced: Announced,
-    pub body: BodyReader<'static>,
+    pub body: HttpBody,
 }
 
 /// A parsed `Content-Range` header.
@@ -115,29 +107,9 @@ impl Client {
     /// # Errors
     /// [`Error::Option`] when the endpoint is not an HTTP or HTTPS address.
     pub(crate) fn new(source: &Source, cancel: &Cancel) -> Result<Self> {
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::NativeTls)
-            .root_certs(RootCerts::PlatformVerifier)
-            .build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .user_agent(concat!("mynah/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_resolve(Some(CONNECT_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_per_read(Some(READ_TIMEOUT))
-            .timeout_per_write(Some(READ_TIMEOUT))
-            .max_idle_connections_per_host(8)
-            .input_buffer_size(BUFFER)
-            .build();
-        let agent = Agent::new_with_config(config);
-        let cancelled = agent.clone();
-        cancel.on_cancel(move || cancelled.shutdown());
         let origin = source.endpoint().parse().ok().and_then(|address| Origin::of(&address));
         Ok(Client {
-            agent,
+            http: http::client(cancel),
             origin: origin.ok_or_else(|| {
                 Error::option("endpoint", "must be an http:// or https:// address")
             })?,
@@ -351,15 +323,15 @@ impl Client {
             is_hub &= origin == self.origin;
             let pause = pauses::remaining(&origin.to_string());
             self.cancel.sleep(pause).map_err(FailedAttempt::permanent)?;
-            let mut request = self.agent.get(&address).header(header::ACCEPT_ENCODING, "identity");
+            let mut headers = vec![("accept-encoding", "identity".to_string())];
             if let Want::Body(Some(Range { start, end })) = want {
-                request = request.header(header::RANGE, format!("bytes={start}-{}", end - 1));
+                headers.push(("range", format!("bytes={start}-{}", end - 1)));
             }
             if let Some(token) = self.token.as_ref().filter(|_| is_hub) {
-                request = request.header(header::AUTHORIZATION, token.authorization());
+                headers.push(("authorization", token.authorization()));
             }
-            let response =
-                request.call().map_err(|error| self.connection_failed(&address, &error))?;
+            let response = http::get(&*self.http, &address, &headers, &self.cancel)
+                .map_err(|error| self.connection_failed(&address, &error))?;
             let status = response.status().as_u16();
             if is_hub {
                 announced = announced.or(announcement(&response));
@@ -392,7 +364,7 @@ impl Client {
     fn status_error(
         &self,
         address: &Uri,
-        response: http::Response<Body>,
+        response: HttpResponse<HttpBody>,
         is_hub: bool,
         subject: Subject,
     ) -> FailedAttempt {
@@ -511,7 +483,7 @@ enum Want {
 
 fn success(
     address: Uri,
-    response: http::Response<Body>,
+    response: HttpResponse<HttpBody>,
     want: &Want,
     announced: Announced,
 ) -> Response {
@@ -531,13 +503,13 @@ fn success(
     });
     let version = header_text(&response, "etag");
     let version = version.map(|etag| etag.trim_start_matches("W/").to_string());
-    let (part, body) = (part.flatten(), response.into_body().into_reader());
+    let (part, body) = (part.flatten(), response.into_body());
     let announced = announced.or(Announced { size: length.filter(|_| part.is_none()), hash: None });
     Response { address, part, length, version, announced, body }
 }
 
 /// What the hub's headers say of a file, which may be on another host.
-fn announcement(response: &http::Response<Body>) -> Announced {
+fn announcement(response: &HttpResponse<HttpBody>) -> Announced {
     let tag = |header| {
         let text = header_text(response, header)?;
         hash(text.trim_start_matches("W/").trim_matches('"'))
@@ -547,13 +519,13 @@ fn announcement(response: &http::Response<Body>) -> Announced {
     Announced { size, hash }
 }
 
-fn header_text(response: &http::Response<Body>, header: &str) -> Option<String> {
+fn header_text(response: &HttpResponse<HttpBody>, header: &str) -> Option<String> {
     Some(response.headers().get(header)?.to_str().ok()?.trim().to_string())
 }
 
 /// Reads a short body to its end, so that its connection can be reused.
-fn drain(response: http::Response<Body>) {
-    let body = response.into_body().into_reader();
+fn drain(response: HttpResponse<HttpBody>) {
+    let body = response.into_body();
     std::io::copy(&mut body.take(16 << 10), &mut std::io::sink()).ok();
 }
 

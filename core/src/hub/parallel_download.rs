@@ -5,8 +5,9 @@
 use crate::error::{Error, Result};
 use crate::hub::{
     cancel::spawn,
-    client::{BUFFER, Client, FailedAttempt, Response},
+    client::{Client, FailedAttempt, Response},
     downloader::{Download, Downloader},
+    http::BUFFER,
     partial_download::PartialDownload,
 };
 use std::{

@@ -219,8 +219,8 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// The pattern of the authors' own tokenizer beside a `tokenizer.json`. Conversions of Mistral Small 3 and its relatives
-/// split text by the pattern of another model (transformers: `fix_mistral_regex`).
+/// The pattern of the authors' own tokenizer beside a `tokenizer.json`. Some conversions split text by the pattern of
+/// another model.
 fn tekken_pattern(files: &Files) -> tokenizers::Result<Option<String>> {
     #[derive(Deserialize)]
     struct Tekken {
