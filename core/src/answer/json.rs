@@ -242,7 +242,7 @@ impl NamedCall {
                     _ if rest.starts_with('{') => {
                         self.place = NamedPlace::Arguments(JsonScanner::default());
                     }
-                    // DeepSeek V3: a kind, then the name in a line, then the object in a block of code.
+                    // A kind, then the name in a line, then the object in a block of code.
                     _ if self.syntax.close.is_empty() => {
                         return Progress::Broken("the arguments are no JSON object".into());
                     }
@@ -286,7 +286,7 @@ impl NamedCall {
 }
 
 /// The name of a tool, and the id of a call where the name contains one: `functions.name:0` of Kimi,
-/// `name[CALL_ID]id` of Mistral, and `id<|tool_call:name|>name` of Solar.
+/// `name[CALL_ID]id` and `id<|tool_call:name|>name`.
 pub(super) fn name_and_id(text: &str) -> (Option<String>, Option<String>) {
     let text = text.trim();
     if let Some((name, id)) = text.split_once("[CALL_ID]") {

@@ -1,4 +1,4 @@
-//! Literals of the languages in which calls are written: Python's, and Gemma's braces.
+//! Literals of the languages in which calls are written: Python's, and braces with bare keys.
 
 use serde_json::{Map, Value as Json};
 

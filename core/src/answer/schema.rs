@@ -152,11 +152,17 @@ pub(super) fn is_string(schema: &Json, root: &Json) -> bool {
     types(schema, root, 0).iter().all(|name| *name == "string")
 }
 
+/// A schema inside of another, to which its references point.
+pub(super) struct Subschema<'a> {
+    pub schema: &'a Json,
+    pub root: &'a Json,
+}
+
 /// The value of a text from a format that knows only text. Without a schema it is JSON where it reads
 /// as a value other than a string.
-pub(super) fn coerce(text: &str, schema: Option<(&Json, &Json)>) -> Json {
+pub(super) fn coerce(text: &str, schema: Option<Subschema>) -> Json {
     let string = || Json::String(text.to_string());
-    let Some((schema, root)) = schema else {
+    let Some(Subschema { schema, root }) = schema else {
         return literal(text).unwrap_or_else(string);
     };
     let types = types(schema, root, 0);
@@ -272,7 +278,7 @@ fn check_parts(
         check(part)?;
     }
     if let Some(parts) = parts("anyOf").filter(|parts| !parts.is_empty()) {
-        let first = parts.iter().map(check).reduce(|first, next| first.or_else(|_| next));
+        let first = parts.iter().map(check).reduce(|first, next| first.or(next));
         first.unwrap_or(Ok(()))?;
     }
     if let Some(parts) = parts("oneOf") {
@@ -366,7 +372,8 @@ fn check_bounds(
 }
 
 fn check_number(number: f64, keywords: &Map<String, Json>, place: &Place) -> Result<(), String> {
-    let rules: [(&str, fn(f64, f64) -> bool, &str); 5] = [
+    type Holds = fn(f64, f64) -> bool;
+    let rules: [(&str, Holds, &str); 5] = [
         ("minimum", |n, bound| n >= bound, "less than"),
         ("maximum", |n, bound| n <= bound, "more than"),
         ("exclusiveMinimum", |n, bound| n > bound, "not more than"),

@@ -7,7 +7,7 @@ use crate::answer::{
     formats::{Tags, XTML_JSON},
     input::{Input, Progress},
     marks::{Found, begins, find},
-    schema,
+    schema::{self, Subschema},
 };
 use serde_json::{Map, Value as Json};
 
@@ -247,7 +247,7 @@ impl Value {
         let name = draft.name.as_deref().unwrap_or_default();
         let schema = tools.argument(name, &key);
         let is_string = declared.unwrap_or_else(|| {
-            schema.is_some_and(|(schema, root)| schema::is_string(schema, root))
+            schema.is_some_and(|Subschema { schema, root }| schema::is_string(schema, root))
         });
         if draft.arguments.len() > 1 {
             draft.arguments += ", ";
@@ -307,7 +307,7 @@ fn cdata(text: &str) -> &str {
     inner.unwrap_or(text)
 }
 
-/// The value of nested elements of MiniMax M3: lists of `item` and objects by name.
+/// The value of nested elements that begin with a mark: lists of `item` and objects by name.
 fn elements(text: &str) -> Option<Json> {
     const MARK: &str = "]<]minimax[>[";
     let mut rest = text.trim();

@@ -1,6 +1,6 @@
 //! The tools that a model may call.
 
-use crate::answer::schema;
+use crate::answer::schema::{self, Subschema};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
@@ -112,10 +112,10 @@ impl Toolbox {
         self.0.iter().find(|tool| tool.name == name).map(|tool| &tool.parameters)
     }
 
-    /// The schema of one argument of a tool, and of the whole in which its references are found.
-    pub fn argument(&self, name: &str, argument: &str) -> Option<(&Json, &Json)> {
+    /// The schema of one argument of a tool.
+    pub(super) fn argument(&self, name: &str, argument: &str) -> Option<Subschema<'_>> {
         let root = self.schema(name)?;
-        Some((schema::property(root, argument, root)?, root))
+        Some(Subschema { schema: schema::property(root, argument, root)?, root })
     }
 
     /// Checks the arguments of a call.

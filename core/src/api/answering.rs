@@ -4,6 +4,7 @@
 use crate::{
     answer::{Reader, ToolChoice, Toolbox},
     api::{model::Model, prompt::Prompt},
+    engine::Answering,
     error::{Error, Result},
     generate::{Constraint, GenerateOptions, Guide},
     text::{Content, Message, TemplateOptions},
@@ -12,12 +13,6 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
-
-/// The reader of an answer, and the constraint on its tokens.
-pub(crate) struct Answering {
-    pub reader: Reader,
-    pub constraint: Option<Box<dyn Constraint>>,
-}
 
 impl Model {
     /// The prompt as the chat template gets it, with what the options say about thoughts and tools.

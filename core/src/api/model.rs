@@ -3,14 +3,13 @@
 use crate::{
     answer::Dialect,
     api::{
-        answering::Answering,
         defaults::{end_tokens, tool_parser_type},
         prompt::Prompt,
         session_options::SessionOptions,
     },
     checkpoint::files::Files,
     engine::{
-        Engine, Generation, Request,
+        Answering, Engine, Generation, Request,
         engine_model::{self, EngineModel, ModelMemory, Place, find, unload},
         prefix_cache::Slot,
     },
@@ -268,8 +267,7 @@ impl Model {
                 max_tokens: options.max_tokens.min(room),
                 ..options.clone()
             },
-            constraint: answering.constraint,
-            reader: answering.reader,
+            answering,
             end_tokens: self.0.end_tokens.clone(),
             tokenizer: self.0.tokenizer.clone(),
         }

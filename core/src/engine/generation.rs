@@ -77,8 +77,8 @@ impl Run {
     pub fn new(loaded: Rc<EngineModel>, slot: Rc<Slot>, request: &mut Request) -> Result<Self> {
         // Drawn once, so that a restart samples the same tokens.
         request.options.seed.get_or_insert_with(random_seed);
-        let constraint = request.constraint.take();
-        let reader = std::mem::take(&mut request.reader);
+        let constraint = request.answering.constraint.take();
+        let reader = std::mem::take(&mut request.answering.reader);
         let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
         let prompt =
             EnginePrompt::new(&**loaded.language()?, request.prompt.clone(), &request.media)?;

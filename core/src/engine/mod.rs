@@ -17,7 +17,7 @@ pub use stream::{Canceller, Event, FinishReason, Generation, Summary, Token};
 pub use thread::{Engine, Exemption};
 
 pub(crate) use device::alone;
-pub(crate) use request::Request;
+pub(crate) use request::{Answering, Request};
 pub(crate) use thread::Turn;
 
 /// Waits for a future on a thread of a test.

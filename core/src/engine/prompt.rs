@@ -84,7 +84,7 @@ mod tests {
         answer::Reader,
         checkpoint::files::Files,
         engine::{
-            Engine, Event, Request, Summary, block_on,
+            Answering, Engine, Event, Request, Summary, block_on,
             engine_model::{EngineModel, Place, find},
             prefix_cache::{PrefixCache, Slot},
         },
@@ -152,8 +152,7 @@ mod tests {
             options,
             end_tokens: Vec::new(),
             tokenizer: None,
-            constraint: None,
-            reader: Reader::default(),
+            answering: Answering { reader: Reader::default(), constraint: None },
         };
         let mut generation = request.start(move || {
             let loaded = find(model)?;
