@@ -134,7 +134,7 @@ impl TryFrom<ChatMessage> for mynah::Message {
             Ok([Content::Text { text }]) => mynah::Content::Text(text),
             Err(parts) => mynah::Content::Parts(parts.into_iter().map(mynah::Part::from).collect()),
         };
-        let calls = message.tool_calls.into_iter().map(ToolCall::to_json);
+        let calls = message.tool_calls.into_iter().map(ToolCall::into_json);
         let calls = calls.collect::<Result<Vec<_>, _>>()?;
         let is_empty = matches!(&content, mynah::Content::Parts(parts) if parts.is_empty());
         Ok(mynah::Message {
@@ -150,7 +150,7 @@ impl TryFrom<ChatMessage> for mynah::Message {
 }
 
 impl ToolCall {
-    fn to_json(self) -> Result<serde_json::Value, MynahError> {
+    fn into_json(self) -> Result<serde_json::Value, MynahError> {
         match serde_json::from_str(&self.arguments) {
             Ok(arguments) => Ok(mynah::ToolCall::new(self.id, self.name, arguments).to_json()),
             Err(error) => {
@@ -161,7 +161,7 @@ impl ToolCall {
 }
 
 impl Tool {
-    fn to_json(self) -> Result<serde_json::Value, MynahError> {
+    fn into_json(self) -> Result<serde_json::Value, MynahError> {
         match serde_json::from_str(&self.parameters) {
             Ok(parameters) => {
                 Ok(mynah::Tool::new(self.name, self.description, parameters).to_json())
@@ -200,7 +200,7 @@ impl TryFrom<ChatTemplateOptions> for mynah::TemplateOptions {
             .continue_final_message(goes_on)
             .sanitize_control_tokens(sanitize)
             .variables(options.variables.into_iter().map(parse).collect::<Result<_, _>>()?)
-            .tools(options.tools.into_iter().map(Tool::to_json).collect::<Result<_, _>>()?)
+            .tools(options.tools.into_iter().map(Tool::into_json).collect::<Result<_, _>>()?)
             .name(options.template))
     }
 }
