@@ -64,7 +64,7 @@ fn a_stop_text_ends_the_answer_wherever_its_letters_fall() {
 fn a_stop_text_without_a_tokenizer_is_refused() {
     let Files::Embedded(files) = DEMO else { panic!("the demo model is embedded") };
     let rest: Vec<_> =
-        files.iter().copied().filter(|(name, _)| *name != "tokenizer.json").collect();
+        files.iter().copied().filter(|(name, _)| !name.starts_with("tokenizer")).collect();
     let model = block_on(Model::load(Files::Embedded(rest.leak()))).unwrap();
     let options = GenerateOptions::default().stop(["a"]);
     let refused = model.generate(Prompt::Tokens(vec![1]), &options).err();

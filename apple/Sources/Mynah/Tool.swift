@@ -1,5 +1,5 @@
 import Foundation
-import MynahCore
+internal import MynahCore
 
 /// A function that a model may call.
 public struct ToolDefinition: Sendable, Codable, Hashable {

@@ -383,7 +383,7 @@ impl Text {
     fn read(files: &Files, is_required: bool) -> Result<Self> {
         let has_tokenizer = is_required || Tokenizer::is_expected(files)?;
         if !has_tokenizer {
-            tracing::warn!("the checkpoint has no tokenizer: the model takes token ids only");
+            tracing::info!("the checkpoint has no tokenizer: the model takes token ids only");
         }
         let tokenizer = has_tokenizer.then(|| Tokenizer::load(files)).transpose()?;
         Ok(Text { tokenizer, template: None, dialect: Dialect::default() })
