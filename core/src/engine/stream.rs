@@ -164,7 +164,7 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    /// Whether nobody reads the stream any more.
+    /// Whether the reader has dropped the stream.
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }

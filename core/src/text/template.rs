@@ -699,8 +699,8 @@ mod tests {
         let template = ChatTemplate::from_source(raising).unwrap();
         let message = render(&template, TemplateOptions::default()).unwrap_err().to_string();
         assert_eq!(message, "chat template, line 3: Only \"one\" turn!");
-        let nobody = template.render(&[], &TemplateOptions::default()).unwrap_err().to_string();
-        assert_eq!(nobody, "chat template: there are no messages");
+        let empty = template.render(&[], &TemplateOptions::default()).unwrap_err().to_string();
+        assert_eq!(empty, "chat template: there are no messages");
     }
 
     #[test]

@@ -158,7 +158,7 @@ fn delta_net(w: &Scope, sizes: DeltaSizes, eps: f32) -> Result<DeltaNet> {
     Ok(DeltaNet {
         qkv,
         conv: short_convs(w, &sizes)?,
-        decay: Decay::read(w, vec![decay], value_heads, 1, None)?,
+        decay: Decay::read(w, vec![decay], w.take("A_log", &[value_heads])?, 1, None)?,
         beta,
         longest: 1.0,
         gate: vec![gate],
