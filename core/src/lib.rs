@@ -79,9 +79,7 @@ pub use api::{
     download_adapter, download_text, inspect, inspect_with_adapter, shrink_caches,
 };
 pub use checkpoint::files::Files;
-pub use engine::{
-    Answer, Canceller, Engine, Event, Exemption, FinishReason, Generation, Summary, Token,
-};
+pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Dry, GenerateOptions, Score, Xtc};
 pub use hub::Source;

@@ -14,7 +14,7 @@ mod thread;
 
 pub use answer::Answer;
 pub use stream::{Canceller, Event, FinishReason, Generation, Summary, Token};
-pub use thread::{Engine, Exemption};
+pub use thread::Engine;
 
 pub(crate) use device::alone;
 pub(crate) use request::{Answering, Request};
