@@ -170,7 +170,7 @@ fn a_failure_during_a_pause_loses_nothing() {
             answer.assert_is(expected, family);
         }
         let fail_and_pause = |event: usize| {
-            if event % 20 == 0 {
+            if event.is_multiple_of(20) {
                 on_engine(fail_device).unwrap();
                 assert!(engine.pause_within(Duration::from_secs(60)));
                 engine.resume();

@@ -1294,7 +1294,7 @@ fn python(hub: &Hub, endpoint: &str, program: &str) -> String {
     out.trim().into()
 }
 
-const NOBODY: &str = "http://127.0.0.1:9";
+const UNREACHABLE: &str = "http://127.0.0.1:9";
 
 #[test]
 fn python_opens_what_we_fetched() {
@@ -1302,18 +1302,18 @@ fn python_opens_what_we_fetched() {
     hub.server.fail("/storage/", usize::MAX, Fault::Slow(10 * MB));
     hub.fetch_until(|progress| progress.share() > 0.3);
     let scan = "cache = scan_cache_dir()\nprint([str(w) for w in cache.warnings])";
-    assert_eq!(python(&hub, NOBODY, scan), "[]");
+    assert_eq!(python(&hub, UNREACHABLE, scan), "[]");
     hub.server.heal();
     hub.fetch().unwrap();
 
     let open = "print(snapshot_download('org/model', local_files_only=True))";
     // Python follows the links above its cache.
     let snapshot = hub.snapshot().canonicalize().unwrap();
-    assert_eq!(Path::new(&python(&hub, NOBODY, open)), snapshot);
+    assert_eq!(Path::new(&python(&hub, UNREACHABLE, open)), snapshot);
     let open = "print(hf_hub_download('org/model', 'additional_chat_templates/tool_use.jinja', \
         local_files_only=True))";
     let file = snapshot.join("additional_chat_templates/tool_use.jinja");
-    assert_eq!(Path::new(&python(&hub, NOBODY, open)), file);
+    assert_eq!(Path::new(&python(&hub, UNREACHABLE, open)), file);
     let scan = "cache = scan_cache_dir()\n\
         [repo] = cache.repos\n[revision] = repo.revisions\n\
         print(len(cache.warnings), repo.repo_id, revision.commit_hash, *revision.refs,\n\
@@ -1323,7 +1323,7 @@ fn python_opens_what_we_fetched() {
     // Files that hold the same share their bytes.
     let bytes = bytes - hub.repository.files["generation_config.json"].size;
     let expected = format!("0 org/model {} main {bytes} {count}", hub.commit);
-    assert_eq!(python(&hub, NOBODY, scan), expected);
+    assert_eq!(python(&hub, UNREACHABLE, scan), expected);
 
     // Nor does Python fetch again what is there.
     hub.server.forget();

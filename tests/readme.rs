@@ -95,7 +95,7 @@ fn every_command_runs_as_it_stands() {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert_eq!(output.status.code(), Some(0), "{command}: {out}{err}");
-        // Nobody says anything in the chat.
+        // The chat gets no input.
         assert!(command.starts_with("mynah chat") || !out.is_empty(), "{command}: {err}");
     }
 }

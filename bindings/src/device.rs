@@ -2,10 +2,6 @@
 
 use crate::error::MynahError;
 use mynah::Engine;
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
 
 /// The memory of all arrays, in bytes.
 #[derive(Clone, Copy, Debug, uniffi::Record)]
@@ -65,23 +61,13 @@ pub async fn shrink_caches() -> Result<(), MynahError> {
 }
 
 /// Finishes the current step and computes nothing more until [`resume`]: the device is idle when this
-/// returns, unless an [`Exemption`] is in force. Generations and loads wait and lose nothing.
+/// returns. Generations and loads wait and lose nothing.
 ///
 /// # Errors
 /// When the device cannot be used.
 #[uniffi::export]
 pub async fn pause() -> Result<(), MynahError> {
     Ok(Engine::get()?.pause().await?)
-}
-
-/// As [`pause`], but blocks the calling thread until the device is idle, at most for `timeout`, and
-/// returns whether it is. If it is not, the engine still pauses after its current step.
-///
-/// # Errors
-/// When the device cannot be used.
-#[uniffi::export]
-pub fn pause_within(timeout: Duration) -> Result<bool, MynahError> {
-    Ok(Engine::get()?.pause_within(timeout))
 }
 
 /// Prepares for a pause that must not take long: until [`resume`], nothing is queued ahead, and prompts
@@ -95,7 +81,7 @@ pub fn expect_pause() -> Result<(), MynahError> {
     Ok(())
 }
 
-/// Continues after [`pause`], [`pause_within`] and [`expect_pause`].
+/// Continues after [`pause`] and [`expect_pause`].
 ///
 /// # Errors
 /// When the device cannot be used.
@@ -103,26 +89,4 @@ pub fn expect_pause() -> Result<(), MynahError> {
 pub fn resume() -> Result<(), MynahError> {
     Engine::get()?.resume();
     Ok(())
-}
-
-/// While it is in force, the engine computes although it was paused: for work that the system permits
-/// in the background.
-#[derive(uniffi::Object)]
-pub struct Exemption(Mutex<Option<mynah::Exemption>>);
-
-#[uniffi::export]
-impl Exemption {
-    /// In force until [`Exemption::end`], or until it is freed.
-    ///
-    /// # Errors
-    /// When the device cannot be used.
-    #[uniffi::constructor]
-    pub fn new() -> Result<Arc<Self>, MynahError> {
-        Ok(Arc::new(Exemption(Mutex::new(Some(Engine::get()?.exempt())))))
-    }
-
-    /// Ends it. A pause that was asked for meanwhile takes effect.
-    pub fn end(&self) {
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
 }

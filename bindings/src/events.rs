@@ -14,12 +14,15 @@
 //! | 1 | prefill progress | u64 tokens computed, u64 tokens of the prompt |
 //! | 2 | token | u32 id, f32 log-probability before any filter, u32 bytes of text, u32 candidates, the text that the token completes, then u32 id and f32 log-probability of each candidate, most likely first |
 //! | 3 | text without a token | the text |
-//! | 4 | reasoning text | reserved |
-//! | 5 | tool call | reserved |
+//! | 4 | reasoning text | the text |
+//! | 5 | tool call | three texts: the id, the name, the arguments as JSON |
 //! | 6 | audio | reserved |
+//! | 7 | a part of the arguments of a tool call | u32 number of calls before it, then two texts: the name of the tool, the next part of the JSON of the arguments |
+//! | 8 | rejected tool call | three texts: the name of the tool or nothing, the text of the model, the reason |
 //! | 255 | finished | u8 reason (1 stop, 2 length, 3 cancelled; 0 another), u64 prompt tokens, u64 cached tokens, u64 dropped messages, u64 generated tokens, u64 peak memory in bytes, f64 seconds to the first token, f64 prefill tokens per second, f64 generated tokens per second |
 //!
-//! Integers are unsigned, numbers are little endian, text is UTF-8. A reader skips records of unknown
+//! Integers are unsigned, numbers are little endian, text is UTF-8; one of several texts follows its
+//! length, a u32. A reader skips records of unknown
 //! kinds and the bytes of a payload after those that it knows.
 
 use mynah::{Event, FinishReason, Summary, Token};
@@ -37,6 +40,19 @@ impl EventBuffer {
             }),
             Event::Token(token) => self.record(2, |payload| pack_token(payload, token)),
             Event::Text(text) => self.record(3, |payload| payload.extend(text.as_bytes())),
+            Event::Reasoning(text) => self.record(4, |payload| payload.extend(text.as_bytes())),
+            Event::ToolCall(call) => self.record(5, |payload| {
+                let arguments = serde_json::Value::Object(call.arguments.clone()).to_string();
+                pack_texts(payload, &[&call.id, &call.name, &arguments]);
+            }),
+            Event::ToolCallDelta(delta) => self.record(7, |payload| {
+                payload.extend((delta.index as u32).to_le_bytes());
+                pack_texts(payload, &[&delta.name, &delta.arguments]);
+            }),
+            Event::RejectedToolCall(call) => self.record(8, |payload| {
+                let name = call.name.as_deref().unwrap_or_default();
+                pack_texts(payload, &[name, &call.raw, &call.reason]);
+            }),
             Event::Finished(summary) => {
                 self.record(255, |payload| pack_summary(payload, summary));
             }
@@ -61,6 +77,13 @@ impl EventBuffer {
         pack(&mut self.0);
         let payload = (self.0.len() - start) as u32;
         self.0[length..start].copy_from_slice(&payload.to_le_bytes());
+    }
+}
+
+fn pack_texts(payload: &mut Vec<u8>, texts: &[&str]) {
+    for text in texts {
+        payload.extend((text.len() as u32).to_le_bytes());
+        payload.extend(text.as_bytes());
     }
 }
 
@@ -126,6 +149,23 @@ mod tests {
             &[2, 16, 0, 0, 0],
             &[7, 0, 0, 0, 0, 0, 0, 0xc0],
             &[0; 8],
+        ];
+        assert_eq!(buffer.into_bytes(), expected.concat());
+    }
+
+    #[test]
+    fn thoughts_and_calls_are_packed_as_documented() {
+        let mut buffer = EventBuffer::default();
+        buffer.push(&Event::Reasoning("é".into()));
+        let arguments = serde_json::Map::from_iter([("a".to_string(), 1.into())]);
+        buffer.push(&Event::ToolCall(mynah::ToolCall::new("i", "nm", arguments)));
+        let expected: [&[u8]; 6] = [
+            &[4, 2, 0, 0, 0, 0xc3, 0xa9],
+            &[5, 22, 0, 0, 0],
+            &[1, 0, 0, 0, b'i'],
+            &[2, 0, 0, 0, b'n', b'm'],
+            &[7, 0, 0, 0],
+            b"{\"a\":1}",
         ];
         assert_eq!(buffer.into_bytes(), expected.concat());
     }

@@ -112,7 +112,7 @@ impl Model {
         messages: Vec<ChatMessage>,
         options: ChatTemplateOptions,
     ) -> Result<String, MynahError> {
-        Ok(self.0.render(&core_messages(messages), &options.try_into()?)?)
+        Ok(self.0.render(&core_messages(messages)?, &options.try_into()?)?)
     }
 
     /// The logits of the next token: one for each token of the vocabulary.

@@ -63,6 +63,12 @@ pub struct GenerationParameters {
     /// Texts that end the generation; the output does not contain them.
     #[uniffi(default = None)]
     pub stop: Option<Vec<String>>,
+    /// How much the model thinks before it answers.
+    #[uniffi(default = None)]
+    pub reasoning: Option<Reasoning>,
+    /// Whether the model calls the tools of the prompt.
+    #[uniffi(default = None)]
+    pub tool_choice: Option<ToolChoice>,
     /// Further end-of-sequence tokens.
     #[uniffi(default = None)]
     pub end_tokens: Option<Vec<u32>>,
@@ -75,6 +81,52 @@ pub struct GenerationParameters {
     /// Tokens of the prompt per prefill step.
     #[uniffi(default = None)]
     pub prefill_chunk: Option<u32>,
+}
+
+/// How much a model thinks before it answers. Without values its chat template decides.
+#[derive(Clone, Copy, Debug, uniffi::Record)]
+pub struct Reasoning {
+    /// The effort, or the nearest that the chat template knows.
+    #[uniffi(default = None)]
+    pub effort: Option<Effort>,
+    /// The most tokens of thoughts. After them, the model goes on with its answer.
+    #[uniffi(default = None)]
+    pub budget: Option<u32>,
+}
+
+/// How hard a model thinks.
+#[derive(Clone, Copy, Debug, uniffi::Enum)]
+pub enum Effort {
+    /// No thoughts.
+    Off,
+    /// As few thoughts as possible.
+    Minimal,
+    /// Few thoughts.
+    Low,
+    /// The usual amount.
+    Medium,
+    /// Many thoughts.
+    High,
+    /// Very many thoughts.
+    ExtraHigh,
+    /// As many thoughts as the model can have.
+    Max,
+}
+
+/// Whether a model calls tools.
+#[derive(Clone, Debug, uniffi::Enum)]
+pub enum ToolChoice {
+    /// The model decides.
+    Auto,
+    /// The model learns of no tool and calls none.
+    None,
+    /// The model calls one tool or more.
+    Required,
+    /// The model calls this tool.
+    Named {
+        /// The name of the tool.
+        name: String,
+    },
 }
 
 /// XTC sampling: of the tokens above the threshold only the least likely stays.
@@ -133,6 +185,8 @@ impl GenerationParameters {
             .seed(self.seed.or(options.seed))
             .top_logprobs(size(self.top_logprobs, options.top_logprobs))
             .stop(self.stop.unwrap_or(options.stop))
+            .reasoning(self.reasoning.map_or(options.reasoning, mynah::Reasoning::from))
+            .tool_choice(self.tool_choice.map_or(options.tool_choice, mynah::ToolChoice::from))
             .end_tokens(self.end_tokens.unwrap_or(options.end_tokens))
             .ignore_end(self.ignore_end.unwrap_or(options.ignore_end))
             .special_tokens(self.special_tokens.unwrap_or(options.special_tokens))
@@ -164,10 +218,68 @@ impl From<GenerateOptions> for GenerationParameters {
             seed: options.seed,
             top_logprobs: size(options.top_logprobs),
             stop: Some(options.stop),
+            reasoning: Some(options.reasoning.into()),
+            tool_choice: Some(options.tool_choice.into()),
             end_tokens: Some(options.end_tokens),
             ignore_end: Some(options.ignore_end),
             special_tokens: Some(options.special_tokens),
             prefill_chunk: size(options.prefill_chunk),
+        }
+    }
+}
+
+impl From<Reasoning> for mynah::Reasoning {
+    fn from(reasoning: Reasoning) -> Self {
+        let effort = reasoning.effort.map(|effort| match effort {
+            Effort::Off => mynah::Effort::None,
+            Effort::Minimal => mynah::Effort::Minimal,
+            Effort::Low => mynah::Effort::Low,
+            Effort::Medium => mynah::Effort::Medium,
+            Effort::High => mynah::Effort::High,
+            Effort::ExtraHigh => mynah::Effort::ExtraHigh,
+            Effort::Max => mynah::Effort::Max,
+        });
+        let mut core = mynah::Reasoning::default();
+        core.effort = effort;
+        core.budget = reasoning.budget.map(|tokens| tokens as usize);
+        core
+    }
+}
+
+impl From<mynah::Reasoning> for Reasoning {
+    fn from(reasoning: mynah::Reasoning) -> Self {
+        let effort = reasoning.effort.map(|effort| match effort {
+            mynah::Effort::None => Effort::Off,
+            mynah::Effort::Minimal => Effort::Minimal,
+            mynah::Effort::Low => Effort::Low,
+            mynah::Effort::Medium => Effort::Medium,
+            mynah::Effort::High => Effort::High,
+            mynah::Effort::ExtraHigh => Effort::ExtraHigh,
+            mynah::Effort::Max => Effort::Max,
+        });
+        let budget = reasoning.budget.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX));
+        Reasoning { effort, budget }
+    }
+}
+
+impl From<ToolChoice> for mynah::ToolChoice {
+    fn from(choice: ToolChoice) -> Self {
+        match choice {
+            ToolChoice::Auto => mynah::ToolChoice::Auto,
+            ToolChoice::None => mynah::ToolChoice::None,
+            ToolChoice::Required => mynah::ToolChoice::Required,
+            ToolChoice::Named { name } => mynah::ToolChoice::Named(name),
+        }
+    }
+}
+
+impl From<mynah::ToolChoice> for ToolChoice {
+    fn from(choice: mynah::ToolChoice) -> Self {
+        match choice {
+            mynah::ToolChoice::Auto => ToolChoice::Auto,
+            mynah::ToolChoice::None => ToolChoice::None,
+            mynah::ToolChoice::Required => ToolChoice::Required,
+            mynah::ToolChoice::Named(name) => ToolChoice::Named { name },
         }
     }
 }

@@ -43,6 +43,34 @@ pub struct ChatMessage {
     /// The name of the speaker.
     #[uniffi(default = None)]
     pub name: Option<String>,
+    /// The calls that the assistant makes.
+    #[uniffi(default = [])]
+    pub tool_calls: Vec<ToolCall>,
+    /// The id of the call whose result a message of the role `tool` is.
+    #[uniffi(default = None)]
+    pub tool_call_id: Option<String>,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, uniffi::Record)]
+pub struct ToolCall {
+    /// The id that the message with the result repeats.
+    pub id: String,
+    /// The name of the tool.
+    pub name: String,
+    /// The arguments: a JSON object.
+    pub arguments: String,
+}
+
+/// A function that the model may call.
+#[derive(Clone, Debug, uniffi::Record)]
+pub struct Tool {
+    /// The name: letters, digits, `_`, `-` and `.`.
+    pub name: String,
+    /// What the tool does and when to call it, for the model.
+    pub description: String,
+    /// The JSON schema of the arguments, an object.
+    pub parameters: String,
 }
 
 /// One part of the content of a message. Later versions add kinds.
@@ -67,6 +95,9 @@ pub struct ChatTemplateOptions {
     /// Further variables for the template, such as `enable_thinking`: JSON values by name.
     #[uniffi(default)]
     pub variables: HashMap<String, String>,
+    /// The functions that the model may call.
+    #[uniffi(default = [])]
+    pub tools: Vec<Tool>,
     /// Which of several named templates to use, such as `rag`.
     #[uniffi(default = None)]
     pub template: Option<String>,
@@ -84,29 +115,60 @@ impl TryFrom<Prompt> for mynah::Prompt {
             Prompt::Raw { text } => mynah::Prompt::Raw(text),
             Prompt::Tokens { tokens } => mynah::Prompt::Tokens(tokens),
             Prompt::Chat { messages, options } => {
-                mynah::Prompt::Chat(core_messages(messages), options.try_into()?)
+                mynah::Prompt::Chat(core_messages(messages)?, options.try_into()?)
             }
         })
     }
 }
 
 /// Messages as the core takes them.
-pub(crate) fn core_messages(messages: Vec<ChatMessage>) -> Vec<mynah::Message> {
-    messages.into_iter().map(mynah::Message::from).collect()
+pub(crate) fn core_messages(messages: Vec<ChatMessage>) -> Result<Vec<mynah::Message>, MynahError> {
+    messages.into_iter().map(mynah::Message::try_from).collect()
 }
 
-impl From<ChatMessage> for mynah::Message {
-    fn from(message: ChatMessage) -> Self {
+impl TryFrom<ChatMessage> for mynah::Message {
+    type Error = MynahError;
+
+    fn try_from(message: ChatMessage) -> Result<Self, MynahError> {
         let content = match <[Content; 1]>::try_from(message.content) {
             Ok([Content::Text { text }]) => mynah::Content::Text(text),
             Err(parts) => mynah::Content::Parts(parts.into_iter().map(mynah::Part::from).collect()),
         };
-        mynah::Message {
+        let calls = message.tool_calls.into_iter().map(ToolCall::into_json);
+        let calls = calls.collect::<Result<Vec<_>, _>>()?;
+        let is_empty = matches!(&content, mynah::Content::Parts(parts) if parts.is_empty());
+        Ok(mynah::Message {
             role: message.role,
-            content: Some(content),
+            content: Some(content).filter(|_| !is_empty || calls.is_empty()),
             name: message.name,
             reasoning_content: message.reasoning,
+            tool_calls: Some(calls).filter(|calls| !calls.is_empty()),
+            tool_call_id: message.tool_call_id,
             ..mynah::Message::default()
+        })
+    }
+}
+
+impl ToolCall {
+    fn into_json(self) -> Result<serde_json::Value, MynahError> {
+        match serde_json::from_str(&self.arguments) {
+            Ok(arguments) => Ok(mynah::ToolCall::new(self.id, self.name, arguments).to_json()),
+            Err(error) => {
+                Err(MynahError::invalid(format!("arguments of the call `{}`: {error}", self.id)))
+            }
+        }
+    }
+}
+
+impl Tool {
+    fn into_json(self) -> Result<serde_json::Value, MynahError> {
+        match serde_json::from_str(&self.parameters) {
+            Ok(parameters) => {
+                Ok(mynah::Tool::new(self.name, self.description, parameters).to_json())
+            }
+            Err(error) => {
+                Err(MynahError::invalid(format!("parameters of the tool `{}`: {error}", self.name)))
+            }
         }
     }
 }
@@ -138,6 +200,7 @@ impl TryFrom<ChatTemplateOptions> for mynah::TemplateOptions {
             .continue_final_message(goes_on)
             .sanitize_control_tokens(sanitize)
             .variables(options.variables.into_iter().map(parse).collect::<Result<_, _>>()?)
+            .tools(options.tools.into_iter().map(Tool::into_json).collect::<Result<_, _>>()?)
             .name(options.template))
     }
 }

@@ -233,6 +233,20 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A tool cannot be offered to a model.
+    #[error("tool `{name}` {reason}")]
+    Tool {
+        /// The name of the tool.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Tools were given to a checkpoint whose chat template does not tell the model about them.
+    #[error(
+        "the chat template of the checkpoint knows no tools; choose a model that calls tools, or load \
+         this one with a chat template that does"
+    )]
+    NoTools,
     /// The model computed values that are not numbers.
     #[error(
         "the logits at position {position} are not numbers; the weights are damaged, or the model \
@@ -474,6 +488,8 @@ impl Error {
             | Error::NothingAllowed { .. }
             | Error::EmptyPrompt
             | Error::TokenOutOfVocabulary { .. }
+            | Error::Tool { .. }
+            | Error::NoTools
             | Error::Option { .. } => ErrorKind::InvalidRequest,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Unloaded => ErrorKind::Unloaded,

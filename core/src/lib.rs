@@ -59,6 +59,7 @@ macro_rules! setters {
     };
 }
 
+mod answer;
 mod api;
 mod checkpoint;
 mod engine;
@@ -71,13 +72,14 @@ mod mlx;
 mod models;
 mod text;
 
+pub use answer::{Effort, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice};
 pub use api::{
     DEMO, Inspection, Load, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model,
     ModelInfo, ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, download,
     download_adapter, download_text, inspect, inspect_with_adapter, shrink_caches,
 };
 pub use checkpoint::files::Files;
-pub use engine::{Canceller, Engine, Event, Exemption, FinishReason, Generation, Summary, Token};
+pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Dry, GenerateOptions, Score, Xtc};
 pub use hub::Source;
@@ -101,6 +103,7 @@ pub fn model_types() -> impl Iterator<Item = &'static [&'static str]> {
 #[doc(hidden)]
 pub mod internals {
     pub use crate::{
+        answer::Phase,
         checkpoint::scope::Scope,
         engine::{
             engine_model::fail_device,

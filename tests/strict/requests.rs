@@ -167,7 +167,7 @@ fn options_that_make_no_sense() {
         ("frequency_penalty", |o, v| o.frequency_penalty = v, &[nan, infinity, -infinity]),
         ("logit_bias", |o, v| o.logit_bias = vec![(1, v)], &[nan, infinity]),
         ("top_logprobs", |o, v| o.top_logprobs = v as usize, &[97.0, f32::MAX]),
-        ("min_tokens", |o, v| o.min_tokens = v as usize, &[513.0]),
+        ("min_tokens", |o, v| o.min_tokens = v as usize, &[4097.0]),
         ("stop", |o, _| o.stop = vec!["a".into(), String::new()], &[0.0]),
         ("prefill_chunk", |o, v| o.prefill_chunk = v as usize, &[0.0]),
     ];

@@ -29,7 +29,9 @@ fn every_tensor_of_every_family() {
                 write_tensors(folder, WEIGHTS, tensors);
                 let error = attempt(folder).err();
                 let fits = error.as_ref().is_some_and(|error| {
-                    expected.contains(&&*variant(error)) && error.to_string().contains(name)
+                    let text = error.to_string();
+                    expected.contains(&&*variant(error))
+                        && (text.contains(name) || text.contains(&other_spelling(name)))
                 });
                 if !fits {
                     let error = error.map(|error| format!("{error:?}"));
@@ -75,6 +77,12 @@ fn every_tensor_of_every_family() {
             };
             let path = name.rsplit_once('.').map_or(&**name, |(path, _)| path);
             let named = if quantized(name) { path } else { name };
+            // Checkpoints of Kimi Delta Attention pad it, and have it with axes of one.
+            if name.ends_with(".self_attn.A_log") || name.ends_with(".attention.A_log") {
+                let shorter: Vec<usize> = shape.iter().map(|size| (size - 1).max(1)).collect();
+                check(format!("{name} {shorter:?}"), &changed(shorter), named, wrong);
+                continue;
+            }
             for axis in 0..shape.len() {
                 let mut larger = shape.clone();
                 larger[axis] += 1;
@@ -97,6 +105,30 @@ fn every_tensor_of_every_family() {
         goes_on();
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The other name under which published checkpoints, or those of mlx-lm, have a tensor: without either,
+/// the error has one of them.
+fn other_spelling(name: &str) -> String {
+    const PAIRS: [(&str, &str); 15] = [
+        ("attention.dense.", "attention.o_proj."),
+        (".f_proj.", ".f_a_proj."),
+        (".g_proj.", ".g_a_proj."),
+        (".mlp.gate.weight", ".mlp.gate.gate_proj.weight"),
+        (".mlp.e_score_correction_bias", ".mlp.gate.e_score_correction_bias"),
+        ("_res_proj.weight", "_res.proj_weight"),
+        (".qkv_conv.conv.", ".q_conv1d."),
+        (".q_conv.conv.", ".q_conv1d."),
+        (".qkv_proj.", ".q_proj."),
+        (".linear_attn.conv1d.", ".linear_attn.q_conv1d."),
+        (".in_proj_qkvz.", ".in_proj_qkv."),
+        (".feed_forward.w1.", ".feed_forward.gate_proj."),
+        (".feed_forward.w2.", ".feed_forward.gate_proj."),
+        (".feed_forward.w3.", ".feed_forward.gate_proj."),
+        (".experts.w1.", ".experts.gate_proj."),
+    ];
+    let pair = PAIRS.iter().find(|(from, _)| name.contains(from));
+    pair.map_or_else(|| name.to_string(), |(from, to)| name.replace(from, to))
 }
 
 /// The part of a name that the error about a missing tensor must have.

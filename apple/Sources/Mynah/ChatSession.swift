@@ -163,8 +163,11 @@ public final class ChatSession: Observable, Sendable {
                 if let error = answer.error, !(error is CancellationError) {
                     let kept = min(before { $0 } ?? 0, state.transcript.count)
                     state.transcript.removeLast(state.transcript.count - kept)
-                } else if !answer.text.isEmpty || answer.finishReason == .stop || answer.finishReason == .length {
-                    state.transcript.append(.assistant(answer.text))
+                } else if !answer.text.isEmpty || !answer.reasoning.isEmpty || !answer.toolCalls.isEmpty || answer.finishReason == .stop || answer.finishReason == .length {
+                    var message = ChatMessage(.assistant, answer.text)
+                    message.reasoning = answer.reasoning.isEmpty ? nil : answer.reasoning
+                    message.toolCalls = answer.toolCalls
+                    state.transcript.append(message)
                 }
             }
             self.mutate(\.isResponding) { $0.isResponding = false }

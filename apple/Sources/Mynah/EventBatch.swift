@@ -7,6 +7,10 @@ package enum CoreEvent: Sendable {
     /// A token, with the text that it completes.
     case token(Token, text: String)
     case text(String)
+    case reasoning(String)
+    case toolCall(ToolCall)
+    case toolCallDelta(ToolCallDelta)
+    case rejectedToolCall(RejectedToolCall)
     case finished(FinishReason, GenerationResult.Stats)
 }
 
@@ -35,6 +39,10 @@ extension CoreEvent {
                 case 1: events.append(.prefill(done: try payload.count(), total: try payload.count()))
                 case 2: events.append(try payload.token())
                 case 3: events.append(.text(payload.text()))
+                case 4: events.append(.reasoning(payload.text()))
+                case 5: events.append(.toolCall(try payload.toolCall()))
+                case 7: events.append(.toolCallDelta(try payload.toolCallDelta()))
+                case 8: events.append(.rejectedToolCall(try payload.rejectedToolCall()))
                 case 255: events.append(try payload.summary())
                 default: break
                 }
@@ -71,6 +79,26 @@ private struct Fields {
 
     /// The rest as text.
     func text() -> String { String(decoding: bytes[position...], as: UTF8.self) }
+
+    /// A text behind its length.
+    private mutating func lengthAndText() throws -> String {
+        String(decoding: try take(Int(try number(UInt32.self))), as: UTF8.self)
+    }
+
+    mutating func toolCall() throws -> ToolCall {
+        let (id, name, arguments) = (try lengthAndText(), try lengthAndText(), try lengthAndText())
+        return ToolCall(id: id, name: name, arguments: try JSONValue(text: arguments))
+    }
+
+    mutating func toolCallDelta() throws -> ToolCallDelta {
+        let index = Int(try number(UInt32.self))
+        return ToolCallDelta(index: index, name: try lengthAndText(), arguments: try lengthAndText())
+    }
+
+    mutating func rejectedToolCall() throws -> RejectedToolCall {
+        let (name, raw, reason) = (try lengthAndText(), try lengthAndText(), try lengthAndText())
+        return RejectedToolCall(name: name.isEmpty ? nil : name, raw: raw, reason: reason)
+    }
 
     mutating func token() throws -> CoreEvent {
         // One bounds check for all fields of a fixed size: this runs for every token.

@@ -12,6 +12,14 @@ public enum GenerationEvent: Sendable {
     /// The model has computed `done` of the `total` tokens of the prompt.
     case prefill(done: Int, total: Int)
     case text(String)
+    /// The next part of the thoughts before the answer.
+    case reasoning(String)
+    /// The next part of the arguments of a call.
+    case toolCallDelta(ToolCallDelta)
+    /// A complete call of a tool.
+    case toolCall(ToolCall)
+    /// What the model wrote as a call, and what is not one.
+    case rejectedToolCall(RejectedToolCall)
     /// A token, if ``GenerationParameters/topLogprobs`` asks for candidates.
     case token(Token)
     /// The last event.
@@ -49,6 +57,11 @@ public enum FinishReason: Sendable, Hashable {
 /// The outcome of a generation.
 public struct GenerationResult: Sendable {
     public let text: String
+    /// The thoughts before the text.
+    public let reasoning: String
+    /// The calls of tools, in their order.
+    public let toolCalls: [ToolCall]
+    public let rejectedToolCalls: [RejectedToolCall]
     public let promptTokens: [Int]
     public let generatedTokens: [Int]
     public let finishReason: FinishReason
@@ -140,6 +153,9 @@ public struct GenerationStream: AsyncSequence, Sendable {
     /// The answer at the end of a stream.
     struct Answer: Sendable {
         var text = ""
+        var reasoning = ""
+        var toolCalls: [ToolCall] = []
+        var rejectedToolCalls: [RejectedToolCall] = []
         var tokens: [Int] = []
         var finishReason: FinishReason?
         var error: (any Error)?
@@ -328,6 +344,16 @@ private final class Reading: Sendable {
         case .text(let text):
             state { $0.answer.text += text }
             return [.text(text)]
+        case .reasoning(let text):
+            state { $0.answer.reasoning += text }
+            return [.reasoning(text)]
+        case .toolCallDelta(let delta): return [.toolCallDelta(delta)]
+        case .toolCall(let call):
+            state { $0.answer.toolCalls.append(call) }
+            return [.toolCall(call)]
+        case .rejectedToolCall(let call):
+            state { $0.answer.rejectedToolCalls.append(call) }
+            return [.rejectedToolCall(call)]
         case .finished(let reason, let stats):
             let (answer, prompt) = state { state in
                 state.answer.finishReason = reason
@@ -337,8 +363,9 @@ private final class Reading: Sendable {
             return [
                 .finished(
                     GenerationResult(
-                        text: answer.text, promptTokens: prompt.map(Int.init), generatedTokens: answer.tokens,
-                        finishReason: reason, stats: stats))
+                        text: answer.text, reasoning: answer.reasoning, toolCalls: answer.toolCalls,
+                        rejectedToolCalls: answer.rejectedToolCalls, promptTokens: prompt.map(Int.init),
+                        generatedTokens: answer.tokens, finishReason: reason, stats: stats))
             ]
         }
     }

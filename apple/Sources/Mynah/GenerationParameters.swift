@@ -38,6 +38,10 @@ public struct GenerationParameters: Sendable, Codable, Hashable {
     public var topLogprobs: Int?
     /// Texts that end the generation; the answer does not contain them.
     public var stop: [String]?
+    /// How much the model thinks before it answers.
+    public var reasoning: Reasoning?
+    /// Whether the model calls the tools of the prompt.
+    public var toolChoice: ToolChoice?
     /// Further end-of-sequence tokens.
     public var extraStopTokens: Set<Int>?
     /// Whether an end-of-sequence token ends the generation.
@@ -66,6 +70,40 @@ public struct GenerationParameters: Sendable, Codable, Hashable {
         public var breakers: [String]?
 
         public init() {}
+    }
+
+    /// How much a model thinks before it answers. Without values its chat template decides.
+    public struct Reasoning: Sendable, Codable, Hashable {
+        /// The effort, or the nearest that the chat template knows.
+        public var effort: Effort?
+        /// The most tokens of thoughts. After them, the model goes on with its answer.
+        public var budget: Int?
+
+        /// How hard a model thinks.
+        public enum Effort: String, Sendable, Codable, Hashable, CaseIterable {
+            case off, minimal, low, medium, high, extraHigh, max
+        }
+
+        public init(effort: Effort? = nil, budget: Int? = nil) {
+            self.effort = effort
+            self.budget = budget
+        }
+
+        public static let off = Self(effort: .off)
+        public static func effort(_ effort: Effort) -> Self { Self(effort: effort) }
+        public static func budget(_ tokens: Int) -> Self { Self(budget: tokens) }
+    }
+
+    /// Whether a model calls tools.
+    public enum ToolChoice: Sendable, Codable, Hashable {
+        /// The model decides.
+        case auto
+        /// The model learns of no tool and calls none.
+        case none
+        /// The model calls one tool or more.
+        case required
+        /// The model calls this tool.
+        case named(String)
     }
 
     public init(maxTokens: Int? = nil, temperature: Float? = nil, topP: Float? = nil, topK: Int? = nil) {
@@ -111,6 +149,8 @@ extension GenerationParameters {
         seed = core.seed
         topLogprobs = core.topLogprobs.map(Int.init)
         stop = core.stop
+        reasoning = core.reasoning.map { Reasoning(effort: $0.effort.map(Reasoning.Effort.init), budget: $0.budget.map(Int.init)) }
+        toolChoice = core.toolChoice.map(ToolChoice.init)
         extraStopTokens = core.endTokens.map { Set($0.map(Int.init)) }
         stopOnEOS = core.ignoreEnd.map(!)
         prefillStepSize = core.prefillChunk.map(Int.init)
@@ -143,10 +183,63 @@ extension GenerationParameters {
             seed: seed,
             topLogprobs: try topLogprobs.map { try size($0, "topLogprobs") },
             stop: stop,
+            reasoning: try reasoning.map { reasoning in
+                MynahCore.Reasoning(
+                    effort: reasoning.effort?.core, budget: try reasoning.budget.map { try size($0, "reasoning.budget") })
+            },
+            toolChoice: toolChoice?.core,
             endTokens: try extraStopTokens.map { try $0.sorted().map { try size($0, "extraStopTokens") } },
             ignoreEnd: stopOnEOS.map(!),
             specialTokens: nil,
             prefillChunk: try prefillStepSize.map { try size($0, "prefillStepSize") })
+    }
+}
+
+extension GenerationParameters.Reasoning.Effort {
+    fileprivate init(_ core: MynahCore.Effort) {
+        self =
+            switch core {
+            case .off: .off
+            case .minimal: .minimal
+            case .low: .low
+            case .medium: .medium
+            case .high: .high
+            case .extraHigh: .extraHigh
+            case .max: .max
+            }
+    }
+
+    fileprivate var core: MynahCore.Effort {
+        switch self {
+        case .off: .off
+        case .minimal: .minimal
+        case .low: .low
+        case .medium: .medium
+        case .high: .high
+        case .extraHigh: .extraHigh
+        case .max: .max
+        }
+    }
+}
+
+extension GenerationParameters.ToolChoice {
+    fileprivate init(_ core: MynahCore.ToolChoice) {
+        self =
+            switch core {
+            case .auto: .auto
+            case .none: .none
+            case .required: .required
+            case .named(let name): .named(name)
+            }
+    }
+
+    fileprivate var core: MynahCore.ToolChoice {
+        switch self {
+        case .auto: .auto
+        case .none: .none
+        case .required: .required
+        case .named(let name): .named(name: name)
+        }
     }
 }
 

@@ -166,7 +166,7 @@ public final class Model: Sendable {
     public func renderChatTemplate(
         _ messages: [ChatMessage], options: ChatTemplateOptions = .init()
     ) async throws -> String {
-        try calling { try core.renderChatTemplate(messages: messages.map(\.core), options: options.core()) }
+        try calling { try core.renderChatTemplate(messages: messages.map { try $0.core() }, options: options.core()) }
     }
 
     /// The current state of the model and then each change, until the model is unloaded. The stream does not retain the

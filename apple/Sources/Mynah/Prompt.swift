@@ -45,7 +45,7 @@ public struct Prompt: Sendable, ExpressibleByStringLiteral, ExpressibleByArrayLi
             case .user(let text): .text(text: text)
             case .raw(let text): .raw(text: text)
             case .messages(let messages, let options):
-                .chat(messages: messages.map(\.core), options: try options.core())
+                .chat(messages: try messages.map { try $0.core() }, options: try options.core())
             case .tokens(let tokens): .tokens(tokens: try tokens.map { try size($0, "token") })
             }
         }
@@ -77,12 +77,23 @@ public struct ChatMessage: Sendable, Codable, Hashable {
     public var reasoning: String?
     /// The name of the speaker.
     public var name: String?
+    /// The calls that the assistant makes.
+    public var toolCalls: [ToolCall] = []
+    /// The id of the call whose result a message of the role `tool` is.
+    public var toolCallID: String?
 
     public init(_ role: Role, _ content: [Content], reasoning: String? = nil, name: String? = nil) {
         self.role = role
         self.content = content
         self.reasoning = reasoning
         self.name = name
+    }
+
+    /// The result of a call.
+    public static func tool(_ call: ToolCall, result: String) -> Self {
+        var message = Self(.tool, result, name: call.name)
+        message.toolCallID = call.id
+        return message
     }
 
     /// A message with text.
@@ -110,6 +121,8 @@ public struct ChatMessage: Sendable, Codable, Hashable {
         role = try fields.decode(Role.self, forKey: .role)
         reasoning = try fields.decodeIfPresent(String.self, forKey: .reasoning)
         name = try fields.decodeIfPresent(String.self, forKey: .name)
+        toolCalls = try fields.decodeIfPresent([ToolCall].self, forKey: .toolCalls) ?? []
+        toolCallID = try fields.decodeIfPresent(String.self, forKey: .toolCallID)
         if let text = try? fields.decode(String.self, forKey: .content) {
             content = [.text(text)]
         } else {
@@ -117,8 +130,10 @@ public struct ChatMessage: Sendable, Codable, Hashable {
         }
     }
 
-    var core: MynahCore.ChatMessage {
-        MynahCore.ChatMessage(role: role.rawValue, content: content.map(\.core), reasoning: reasoning, name: name)
+    func core() throws -> MynahCore.ChatMessage {
+        MynahCore.ChatMessage(
+            role: role.rawValue, content: content.map(\.core), reasoning: reasoning, name: name,
+            toolCalls: try toolCalls.map { try $0.core() }, toolCallId: toolCallID)
     }
 }
 
@@ -177,6 +192,8 @@ public struct ChatTemplateOptions: Sendable, Codable, Hashable {
     public var reasoningEffort: String?
     /// Further variables of the template.
     public var extraContext: [String: JSONValue]
+    /// The functions that the model may call.
+    public var tools: [ToolDefinition]?
     /// Whether control tokens in messages are plain text, so that only those of the template have a meaning; `nil` is
     /// `true`.
     public var sanitizeControlTokens: Bool?
@@ -200,7 +217,8 @@ public struct ChatTemplateOptions: Sendable, Codable, Hashable {
         variables["reasoning_effort"] = reasoningEffort.map(JSONValue.string) ?? variables["reasoning_effort"]
         return MynahCore.ChatTemplateOptions(
             addGenerationPrompt: addGenerationPrompt, continueFinalMessage: continueFinalMessage,
-            variables: try variables.mapValues { try $0.text() }, sanitizeControlTokens: sanitizeControlTokens)
+            variables: try variables.mapValues { try $0.text() }, tools: try (tools ?? []).map { try $0.core() },
+            sanitizeControlTokens: sanitizeControlTokens)
     }
 }
 

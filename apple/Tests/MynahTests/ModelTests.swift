@@ -68,7 +68,7 @@ extension Everything {
         @Test func parametersOverrideThoseOfTheModel() async throws {
             let model = try await demo.value
             let defaults = model.defaultGenerationParameters
-            #expect(defaults.maxTokens == 512 && defaults.stopOnEOS == true)
+            #expect(defaults.maxTokens == 4096 && defaults.stopOnEOS == true)
             let decoded = try JSONDecoder().decode(
                 GenerationParameters.self, from: JSONEncoder().encode(defaults))
             #expect(decoded == defaults)

@@ -28,7 +28,7 @@ extension Everything {
             var iterator = stream.makeAsyncIterator()
             // The first event is awaited; after this pause others wait in the core.
             _ = try await iterator.next(isolation: #isolation)
-            try await Task.sleep(for: .milliseconds(300))
+            try await Task.sleep(for: .seconds(2))
             let turn = Task { @MainActor in events { $0 } }
             while let event = try await iterator.next(isolation: #isolation) {
                 events { $0 += 1 }
@@ -161,7 +161,7 @@ extension Everything {
 
         @Test func recordsOfUnknownKindsAndLaterFieldsAreSkipped() throws {
             var packed = Packed()
-            for kind in [0, 4, 5, 6, 254] as [UInt8] { packed.record(kind, [UInt8](repeating: 7, count: Int(kind))) }
+            for kind in [0, 6, 9, 10, 254] as [UInt8] { packed.record(kind, [UInt8](repeating: 7, count: Int(kind))) }
             packed.token(1, 0, "a")
             packed.record(77, [])
             packed.finished(2, extra: [1, 2, 3])

@@ -2,6 +2,8 @@
 //! the length of the context.
 
 use crate::{
+    checkpoint::files::Files,
+    error::Result,
     families::{Recommended, Sampling},
     generate::GenerateOptions,
     text::{ChatTemplate, Tokenizer, turn_ends},
@@ -83,6 +85,16 @@ pub(super) fn defaults(generation: Option<&Json>, sampling: Sampling) -> Generat
         );
     }
     options
+}
+
+/// The format of calls that `tokenizer_config.json` names.
+///
+/// # Errors
+/// Those of [`Files::json`].
+pub(super) fn tool_parser_type(files: &Files) -> Result<Option<String>> {
+    let config = files.json("tokenizer_config.json")?;
+    let name = config.as_ref().and_then(|config| config.get("tool_parser_type"));
+    Ok(name.and_then(Json::as_str).map(String::from))
 }
 
 /// A field of `generation_config.json` and the option that it sets.

@@ -1,8 +1,9 @@
 //! Loading: from a location to a model in memory.
 
 use crate::{
+    answer::Dialect,
     api::{
-        defaults::{configured_ends, context, defaults, end_tokens},
+        defaults::{configured_ends, context, defaults, end_tokens, tool_parser_type},
         download::{CONFIG, LANGUAGE, download_adapter, download_as, download_text},
         location::{Found, Location},
         model::{Inner, Model, ModelInfo},
@@ -275,6 +276,7 @@ struct Weights {
 struct Text {
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
+    dialect: Dialect,
 }
 
 impl Resolved {
@@ -377,6 +379,7 @@ impl Resolved {
             session,
             tokenizer: text.tokenizer,
             template: text.template,
+            dialect: Arc::new(text.dialect),
             rewinds: weights.rewinds,
             place: Arc::new(weights.place),
         })))
@@ -388,10 +391,10 @@ impl Text {
     fn read(files: &Files, is_required: bool) -> Result<Self> {
         let has_tokenizer = is_required || Tokenizer::is_expected(files)?;
         if !has_tokenizer {
-            tracing::warn!("the checkpoint has no tokenizer: the model takes token ids only");
+            tracing::info!("the checkpoint has no tokenizer: the model takes token ids only");
         }
         let tokenizer = has_tokenizer.then(|| Tokenizer::load(files)).transpose()?;
-        Ok(Text { tokenizer, template: None })
+        Ok(Text { tokenizer, template: None, dialect: Dialect::default() })
     }
 
     /// With the chat template `own`, or else that of the files, or else the recommended one.
@@ -412,7 +415,9 @@ impl Text {
             Some(tokenizer) => template.with_special_tokens(tokenizer),
             None => template,
         });
-        Ok(Text { template, ..self })
+        let parser = tool_parser_type(files)?;
+        let dialect = Dialect::of(template.as_ref(), self.tokenizer.as_ref(), parser.as_deref());
+        Ok(Text { template, dialect, ..self })
     }
 }
 

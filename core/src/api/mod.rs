@@ -1,6 +1,7 @@
 //! What an application holds: models, sessions, prompts, load options, and inspections. This room
 //! joins all others and is used by none of them.
 
+mod answering;
 mod defaults;
 mod demo;
 mod download;

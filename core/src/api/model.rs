@@ -1,10 +1,15 @@
 //! The handle that applications hold.
 
 use crate::{
-    api::{defaults::end_tokens, prompt::Prompt, session_options::SessionOptions},
+    answer::Dialect,
+    api::{
+        defaults::{end_tokens, tool_parser_type},
+        prompt::Prompt,
+        session_options::SessionOptions,
+    },
     checkpoint::files::Files,
     engine::{
-        Engine, Generation, Request,
+        Answering, Engine, Generation, Request,
         engine_model::{self, EngineModel, ModelMemory, Place, find, unload},
         prefix_cache::Slot,
     },
@@ -26,6 +31,8 @@ pub(crate) struct Inner {
     pub info: ModelInfo,
     pub tokenizer: Option<Tokenizer>,
     pub template: Option<ChatTemplate>,
+    /// How the model writes its answers.
+    pub dialect: Arc<Dialect>,
     pub end_tokens: Vec<u32>,
     /// The end tokens of the config and the generation config, whatever the tokenizer.
     pub configured_ends: Vec<u32>,
@@ -103,10 +110,13 @@ impl Model {
         let template = template.map(|template| template.with_special_tokens(&tokenizer));
         let end_tokens =
             end_tokens(&self.0.configured_ends, &recommended, Some(&tokenizer), template.as_ref());
+        let parser = tool_parser_type(&files)?;
+        let dialect = Dialect::of(template.as_ref(), Some(&tokenizer), parser.as_deref());
         Ok(Model(Arc::new(Inner {
             place: self.0.place.clone(),
             info: self.0.info.clone(),
             template,
+            dialect: Arc::new(dialect),
             tokenizer: Some(tokenizer),
             end_tokens,
             configured_ends: self.0.configured_ends.clone(),
@@ -152,7 +162,7 @@ impl Model {
     /// Those of [`Model::render`] and [`Model::tokenizer`]; [`Error::EmptyPrompt`],
     /// [`Error::TokenOutOfVocabulary`], [`Error::ContextOverflow`].
     pub fn tokens(&self, prompt: impl Into<Prompt>) -> Result<Vec<u32>> {
-        self.tokens_within(self.resolve(prompt), self.0.info.context)
+        self.tokens_within(&self.resolve(prompt), self.0.info.context)
     }
 
     /// The prompt with [`Prompt::Text`] replaced by a message, or by raw text without a template.
@@ -160,8 +170,8 @@ impl Model {
         prompt.into().resolved(self.0.template.is_some())
     }
 
-    fn tokens_within(&self, prompt: Prompt, limit: Option<usize>) -> Result<Vec<u32>> {
-        let tokens = self.encode(&prompt)?;
+    fn tokens_within(&self, prompt: &Prompt, limit: Option<usize>) -> Result<Vec<u32>> {
+        let tokens = self.encode(prompt)?;
         match limit.filter(|limit| tokens.len() > *limit) {
             Some(limit) => Err(Error::ContextOverflow { tokens: tokens.len(), limit }),
             None => Ok(tokens),
@@ -195,7 +205,7 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`Model::tokens`] and [`GenerateOptions::check`]; [`Error::NoTokenizer`] for stop
-    /// texts without a tokenizer.
+    /// texts without a tokenizer; [`Error::Tool`] and [`Error::NoTools`].
     pub fn generate(
         &self,
         prompt: impl Into<Prompt>,
@@ -219,8 +229,11 @@ impl Model {
         self.check(options)?;
         let (id, session) = (self.id(), self.0.session);
         let limit = session.limit(self.0.info.context);
-        let tokens = self.tokens_within(self.resolve(prompt), limit)?;
-        let request = Request { constraint, ..self.request(tokens, options, limit) };
+        let prompt = self.prepare(prompt, options)?;
+        let tokens = self.tokens_within(&prompt, limit)?;
+        let mut answering = self.answering(&prompt, &tokens, options)?;
+        answering.constraint = constraint.or(answering.constraint);
+        let request = self.request(tokens, answering, options, limit);
         Ok(request.start(move || {
             let loaded = find(id)?;
             let slot =
@@ -239,6 +252,7 @@ impl Model {
     pub(crate) fn request(
         &self,
         prompt: Vec<u32>,
+        answering: Answering,
         options: &GenerateOptions,
         limit: Option<usize>,
     ) -> Request {
@@ -253,7 +267,7 @@ impl Model {
                 max_tokens: options.max_tokens.min(room),
                 ..options.clone()
             },
-            constraint: None,
+            answering,
             end_tokens: self.0.end_tokens.clone(),
             tokenizer: self.0.tokenizer.clone(),
         }
@@ -270,7 +284,7 @@ impl Model {
     /// # Errors
     /// Those of [`Model::tokens`]; [`Error::NotANumber`].
     pub async fn score(&self, text: impl Into<Prompt>, top: usize) -> Result<(Vec<u32>, Score)> {
-        let tokens = self.tokens_within(text.into().raw(), self.0.info.context)?;
+        let tokens = self.tokens_within(&text.into().raw(), self.0.info.context)?;
         self.compute(move |loaded| {
             let score = score(&**loaded.language()?, &tokens, top)?;
             Ok((tokens, score))

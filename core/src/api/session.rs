@@ -160,10 +160,12 @@ impl Session {
     ) -> Result<Generation> {
         self.0.model.check(options)?;
         let Inner { model, place, .. } = &*self.0;
-        let (prompt, tokens, dropped_messages) = self.fit(model.resolve(prompt))?;
+        let (prompt, tokens, dropped_messages) = self.fit(model.prepare(prompt, options)?)?;
         let marks = self.marks(&prompt, &tokens);
-        let request = model.request(tokens, options, self.limit());
-        let request = Request { marks, dropped_messages, constraint, ..request };
+        let mut answering = model.answering(&prompt, &tokens, options)?;
+        answering.constraint = constraint.or(answering.constraint);
+        let request = model.request(tokens, answering, options, self.limit());
+        let request = Request { marks, dropped_messages, ..request };
         let key = place.key.clone();
         Ok(request.start(move || key.find()))
     }

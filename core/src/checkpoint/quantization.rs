@@ -43,8 +43,6 @@ pub(crate) struct Quantization {
     pub divides_ternary: bool,
     /// Whether another tool than MLX quantized the weights.
     pub is_foreign: bool,
-    /// By path below the language model, the sizes of blocks of inputs that matrices expect rotated.
-    rotations: HashMap<String, u64>,
     /// The error of a method that is not known, for weights that it has changed.
     unknown: Option<Unknown>,
 }
@@ -127,12 +125,7 @@ impl Quantization {
                 paths.insert(path.into(), Some(format));
             }
         }
-        Ok(Quantization { paths, rotations: rotations(&config), ..Self::default() })
-    }
-
-    /// The size of the blocks of inputs that the matrix at this path expects rotated.
-    pub(super) fn rotated_block(&self, path: &str) -> Option<u64> {
-        self.rotations.get(path.strip_prefix("language_model.").unwrap_or(path)).copied()
+        Ok(Quantization { paths, ..Self::default() })
     }
 
     fn foreign(said: &Statement, method: &str) -> Result<Self> {
@@ -341,17 +334,6 @@ impl<'a> Statement<'a> {
         }
         Ok(())
     }
-}
-
-/// The matrices that the manifest of a Hadamard pack lists with a block.
-fn rotations(config: &Json) -> HashMap<String, u64> {
-    let modules = config.get("modules").and_then(Json::as_array);
-    let rotation = |module: &Json| {
-        let block =
-            u64::try_from(module.get("block")?.as_i64()?).ok().filter(|block| *block > 0)?;
-        Some((module.get("path")?.as_str()?.to_string(), block))
-    };
-    modules.into_iter().flatten().filter_map(rotation).collect()
 }
 
 impl Format {

@@ -1,6 +1,7 @@
 //! A generation in progress: prefill, decode steps, and the end of the text.
 
 use crate::{
+    answer::{Part, Reader},
     engine::{
         engine_model::EngineModel,
         prefix_cache::{Hold, Slot},
@@ -20,6 +21,7 @@ use mlx_rs::{
     transforms::{async_eval, eval},
 };
 use std::{
+    collections::VecDeque,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -47,6 +49,7 @@ pub(super) struct Run {
     accepted: usize,
     ends: Vec<u32>,
     detokenizer: Option<Detokenizer>,
+    reader: Reader,
     stops: StopFilter,
     cached: Option<usize>,
     /// How many positions of `prompt` the cache holds.
@@ -59,8 +62,8 @@ pub(super) struct Run {
     given: Vec<u32>,
     first_token: Option<Duration>,
     last_token: Duration,
-    /// The last event, while the text before it is sent.
-    pub summary: Option<Summary>,
+    /// Events that are sent before anything is computed.
+    pub outbox: VecDeque<Event>,
 }
 
 enum Next {
@@ -74,7 +77,8 @@ impl Run {
     pub fn new(loaded: Rc<EngineModel>, slot: Rc<Slot>, request: &mut Request) -> Result<Self> {
         // Drawn once, so that a restart samples the same tokens.
         request.options.seed.get_or_insert_with(random_seed);
-        let constraint = request.constraint.take();
+        let constraint = request.answering.constraint.take();
+        let reader = std::mem::take(&mut request.answering.reader);
         let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
         let prompt =
             EnginePrompt::new(&**loaded.language()?, request.prompt.clone(), &request.media)?;
@@ -88,7 +92,10 @@ impl Run {
             prompt_tokens: prompt.tokens.len(),
             prompt,
             ends: request.ends(),
-            detokenizer: tokenizer.map(|tokenizer| tokenizer.detokenizer(!options.special_tokens)),
+            detokenizer: tokenizer.map(|tokenizer| {
+                tokenizer.detokenizer(!options.special_tokens).keep(reader.special_tokens())
+            }),
+            reader,
             stops: StopFilter::new(&options.stop),
             cached: None,
             prefilled: 0,
@@ -97,8 +104,13 @@ impl Run {
             given: Vec::new(),
             first_token: None,
             last_token: Duration::ZERO,
-            summary: None,
+            outbox: VecDeque::new(),
         })
+    }
+
+    /// Whether everything was computed, and only events are left to be sent.
+    pub fn is_over(&self) -> bool {
+        matches!(self.outbox.back(), Some(Event::Finished(_)))
     }
 
     pub fn is_unloaded(&self) -> bool {
@@ -225,9 +237,9 @@ impl Run {
             return self.finish(request, FinishReason::Stop);
         }
         let text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(id));
-        let (text, stopped) = self.stops.push(&text.transpose()?.unwrap_or_default());
-        if stopped {
-            return self.finish_with(request, FinishReason::Stop, text);
+        let parts = self.reader.push(&text.transpose()?.unwrap_or_default());
+        if self.give(parts) {
+            return self.finish_with(request, FinishReason::Stop);
         }
         self.given.push(id);
         match ahead {
@@ -235,7 +247,47 @@ impl Run {
             None if self.given.len() == request.options.max_tokens => self.accept_given()?,
             None => {}
         }
+        let text = match self.outbox.front() {
+            Some(Event::Text(text)) => text.clone(),
+            _ => String::new(),
+        };
+        if !text.is_empty() {
+            self.outbox.pop_front();
+        }
         Ok(Event::Token(Token { id, logprob, text, top }))
+    }
+
+    /// Puts parts of the answer into the outbox, up to a stop text. Returns whether there was one.
+    fn give(&mut self, parts: Vec<Part>) -> bool {
+        for part in parts {
+            let event = match part {
+                Part::Text(text) => {
+                    let (text, stopped) = self.stops.push(&text);
+                    self.give_text(text);
+                    if stopped {
+                        return true;
+                    }
+                    continue;
+                }
+                Part::Reasoning(text) => Event::Reasoning(text),
+                Part::CallDelta(delta) => Event::ToolCallDelta(delta),
+                Part::Call(call) => Event::ToolCall(call),
+                Part::Rejected(call) => Event::RejectedToolCall(call),
+            };
+            // A stop text does not go on behind another part.
+            let held = self.stops.finish();
+            self.give_text(held);
+            self.outbox.push_back(event);
+        }
+        false
+    }
+
+    fn give_text(&mut self, text: String) {
+        match self.outbox.back_mut() {
+            _ if text.is_empty() => {}
+            Some(Event::Text(before)) => *before += &text,
+            _ => self.outbox.push_back(Event::Text(text)),
+        }
     }
 
     /// Whether the pass of the next token is queued before that token is read. Not if it has to be
@@ -317,7 +369,7 @@ impl Run {
         let Some(constraint) = &mut self.constraint else { return Ok(()) };
         self.given[self.accepted..].iter().try_for_each(|id| {
             self.accepted += 1;
-            constraint.accept(*id)
+            constraint.accept(*id, self.reader.phase())
         })
     }
 
@@ -344,19 +396,17 @@ impl Run {
     /// Ends the text, with the incomplete characters that are left.
     pub fn finish(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {
         let rest = self.detokenizer.as_mut().map(|detokenizer| detokenizer.finish());
-        let (mut text, stopped) = self.stops.push(&rest.transpose()?.unwrap_or_default());
-        if !stopped {
-            text += &self.stops.finish();
+        let mut parts = self.reader.push(&rest.transpose()?.unwrap_or_default());
+        parts.extend(self.reader.finish());
+        if !self.give(parts) {
+            let held = self.stops.finish();
+            self.give_text(held);
         }
-        self.finish_with(request, finish_reason, text)
+        self.finish_with(request, finish_reason)
     }
 
-    fn finish_with(
-        &mut self,
-        request: &Request,
-        finish_reason: FinishReason,
-        remaining_text: String,
-    ) -> Result<Event> {
+    /// The first of the last events.
+    fn finish_with(&mut self, request: &Request, finish_reason: FinishReason) -> Result<Event> {
         let first = self.first_token.unwrap_or(self.last_token);
         let rate = |count: usize, time: Duration| {
             if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
@@ -374,12 +424,8 @@ impl Run {
             decode_rate: rate(generated_tokens.saturating_sub(1), decoding),
             peak_memory: memory::peak_memory()?,
         };
-        if remaining_text.is_empty() {
-            return Ok(Event::Finished(summary));
-        }
-        // The next step sends the summary.
-        self.summary = Some(summary);
-        Ok(Event::Text(remaining_text))
+        self.outbox.push_back(Event::Finished(summary.clone()));
+        Ok(self.outbox.pop_front().unwrap_or(Event::Finished(summary)))
     }
 }
 

@@ -93,8 +93,8 @@ impl Task for GenerationTask {
                 return Turn::Done;
             }
         };
-        let event = if let Some(summary) = run.summary.take() {
-            Ok(Some(Event::Finished(summary)))
+        let event = if let Some(event) = run.outbox.pop_front() {
+            Ok(Some(event))
         } else if self.outlet.is_cancelled() {
             run.finish(&self.request, FinishReason::Cancelled).map(Some)
         } else if run.holds_slot() {
@@ -124,7 +124,7 @@ impl Task for GenerationTask {
     }
 
     fn is_ending(&self) -> bool {
-        let has_summary = matches!(&self.phase, Phase::Running(run) if run.summary.is_some());
+        let has_summary = matches!(&self.phase, Phase::Running(run) if run.is_over());
         let is_unwanted = self.outlet.is_cancelled() || self.outlet.is_closed();
         self.is_over || has_summary || is_unwanted || self.is_unloaded()
     }
@@ -146,7 +146,7 @@ impl Task for GenerationTask {
 
     fn distrust(&mut self) {
         let Phase::Running(run) = &mut self.phase else { return };
-        if self.is_over || run.summary.is_some() {
+        if self.is_over || run.is_over() {
             run.forget();
         } else if let Err(error) = run.restart(&self.request) {
             self.phase = Phase::Failed(Some(error));
@@ -179,7 +179,7 @@ impl GenerationTask {
     fn is_unloaded(&self) -> bool {
         // A generation with a summary has computed everything.
         matches!(&self.phase, Phase::Running(run)
-            if run.is_unloaded() && run.summary.is_none())
+            if run.is_unloaded() && !run.is_over())
     }
 }
 
@@ -196,7 +196,12 @@ fn log(event: &Event, caller: &Span) -> Option<Span> {
             span.in_scope(|| tracing::info!("decode started"));
             Some(span)
         }
-        Event::Token(_) | Event::Text(_) => {
+        Event::Token(_)
+        | Event::Text(_)
+        | Event::Reasoning(_)
+        | Event::ToolCallDelta(_)
+        | Event::ToolCall(_)
+        | Event::RejectedToolCall(_) => {
             tracing::trace!("decode step");
             None
         }

@@ -1,6 +1,7 @@
 //! The thread that owns every array: its tasks, the generations among them, and the prefix caches
 //! of sessions. This room runs models; it knows no handle and no download.
 
+mod answer;
 mod device;
 pub(crate) mod engine_model;
 mod generation;
@@ -11,11 +12,12 @@ mod request;
 mod stream;
 mod thread;
 
+pub use answer::Answer;
 pub use stream::{Canceller, Event, FinishReason, Generation, Summary, Token};
-pub use thread::{Engine, Exemption};
+pub use thread::Engine;
 
 pub(crate) use device::alone;
-pub(crate) use request::Request;
+pub(crate) use request::{Answering, Request};
 pub(crate) use thread::Turn;
 
 /// Waits for a future on a thread of a test.

@@ -81,9 +81,10 @@ impl EnginePrompt {
 mod tests {
     use super::*;
     use crate::{
+        answer::Reader,
         checkpoint::files::Files,
         engine::{
-            Engine, Event, Request, Summary, block_on,
+            Answering, Engine, Event, Request, Summary, block_on,
             engine_model::{EngineModel, Place, find},
             prefix_cache::{PrefixCache, Slot},
         },
@@ -151,7 +152,7 @@ mod tests {
             options,
             end_tokens: Vec::new(),
             tokenizer: None,
-            constraint: None,
+            answering: Answering { reader: Reader::default(), constraint: None },
         };
         let mut generation = request.start(move || {
             let loaded = find(model)?;
@@ -170,10 +171,10 @@ mod tests {
                     tokens.push(token.id);
                     logprobs.push(token.logprob);
                 }
-                Event::Text(_) => {}
                 Event::Finished(summary) => {
                     return Ok(Answer { tokens, logprobs, prefills, summary });
                 }
+                _ => {}
             }
         }
     }

@@ -1,11 +1,19 @@
 //! The arguments of a generation, on their way to the engine thread.
 
 use crate::{
+    answer::Reader,
     engine::thread::Engine,
     generate::{Constraint, GenerateOptions},
     models::language::Media,
     text::Tokenizer,
 };
+
+/// How an answer is read and steered.
+pub(crate) struct Answering {
+    /// Splits the text into the parts of the answer.
+    pub reader: Reader,
+    pub constraint: Option<Box<dyn Constraint>>,
+}
 
 /// The arguments of a generation.
 pub(crate) struct Request {
@@ -17,8 +25,8 @@ pub(crate) struct Request {
     pub marks: Vec<usize>,
     pub dropped_messages: usize,
     pub options: GenerateOptions,
-    /// The generation takes it when it starts.
-    pub constraint: Option<Box<dyn Constraint>>,
+    /// The generation takes both when it starts.
+    pub answering: Answering,
     pub end_tokens: Vec<u32>,
     pub tokenizer: Option<Tokenizer>,
 }

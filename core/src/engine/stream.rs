@@ -1,6 +1,10 @@
 //! A generation as its application sees it: the stream of its events.
 
-use crate::{engine::thread::Engine, error::Result};
+use crate::{
+    answer::{RejectedToolCall, ToolCall, ToolCallDelta},
+    engine::thread::Engine,
+    error::Result,
+};
 use futures_core::Stream;
 use std::{
     pin::Pin,
@@ -29,9 +33,17 @@ pub enum Event {
     },
     /// The next token, with its text.
     Token(Token),
-    /// Text that no token carries: the incomplete characters at the end of the answer, or the text
-    /// before a stop text.
+    /// Text that no token carries: text after another part of the answer in the same token, the
+    /// incomplete characters at the end of the answer, or the text before a stop text.
     Text(String),
+    /// The next part of the thoughts before the answer.
+    Reasoning(String),
+    /// The next part of the arguments of a call.
+    ToolCallDelta(ToolCallDelta),
+    /// A complete call of a tool.
+    ToolCall(ToolCall),
+    /// What the model wrote as a call, and what is not one.
+    RejectedToolCall(RejectedToolCall),
     /// The end of the generation, always the last event.
     Finished(Summary),
 }
@@ -44,8 +56,9 @@ pub struct Token {
     pub id: u32,
     /// The log-probability of the token before the sampling filters.
     pub logprob: f32,
-    /// The characters that the token completes. Empty while a character is incomplete or the text
-    /// may belong to a stop text, and always empty without a tokenizer.
+    /// The characters of the text that the token completes. Empty while a character is incomplete or
+    /// the text may belong to a stop text or to the marks of another part, in thoughts and calls, and
+    /// without a tokenizer.
     pub text: String,
     /// The [`GenerateOptions::top_logprobs`] most probable tokens at this position and their
     /// log-probabilities, in descending order.
@@ -151,7 +164,7 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    /// Whether nobody reads the stream any more.
+    /// Whether the reader has dropped the stream.
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }

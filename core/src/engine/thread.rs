@@ -54,11 +54,9 @@ enum Message {
     Release(Box<dyn FnOnce() + Send>),
     Task(Box<dyn FnOnce() -> Box<dyn Task> + Send>),
     Wake,
-    /// Reports whether the device is idle.
-    Pause(Box<dyn FnOnce(bool) + Send>),
+    /// Reports when the device is idle.
+    Pause(Box<dyn FnOnce() + Send>),
     Resume,
-    Exempt,
-    EndExemption,
 }
 
 /// A handle to the engine thread.
@@ -67,11 +65,6 @@ pub struct Engine {
     thread: Option<ThreadId>,
     started: Result<(), String>,
     is_pause_expected: AtomicBool,
-}
-
-/// While it lives, the engine computes although it was paused; see [`Engine::exempt`].
-pub struct Exemption {
-    engine: &'static Engine,
 }
 
 static ENGINE: OnceLock<Engine> = OnceLock::new();
@@ -157,17 +150,17 @@ impl Engine {
     }
 
     /// Finishes the current step and computes nothing more until [`Engine::resume`]. When this
-    /// returns, the device is idle, unless an [`Exemption`] lives. Generations and jobs wait and lose
-    /// nothing. Cancelled, dropped and unloaded work ends as usual.
+    /// returns, the device is idle. Generations and jobs wait and lose nothing. Cancelled, dropped and
+    /// unloaded work ends as usual.
     ///
     /// # Errors
     /// [`Error::Internal`] when the engine has stopped.
     pub async fn pause(&self) -> Result<()> {
         let (report, paused) = oneshot::channel();
-        self.post_pause(move |is_idle| {
-            report.send(is_idle).ok();
+        self.post_pause(move || {
+            report.send(()).ok();
         });
-        paused.await.map(drop).or_else(|_| stopped())
+        paused.await.or_else(|_| stopped())
     }
 
     /// As [`Engine::pause`], for a system that ends a process whose device works on: blocks the
@@ -175,10 +168,10 @@ impl Engine {
     /// it is not, the engine still pauses after its current step.
     pub fn pause_within(&self, timeout: Duration) -> bool {
         let (report, paused) = channel();
-        self.post_pause(move |is_idle| {
-            report.send(is_idle).ok();
+        self.post_pause(move || {
+            report.send(()).ok();
         });
-        paused.recv_timeout(timeout).unwrap_or(false)
+        paused.recv_timeout(timeout).is_ok()
     }
 
     /// Prepares for a pause that must not take long: until [`Engine::resume`], no step is queued
@@ -196,13 +189,6 @@ impl Engine {
     pub fn resume(&self) {
         self.is_pause_expected.store(false, Ordering::Release);
         self.post(Message::Resume);
-    }
-
-    /// Lets the engine compute whether it is paused or not, for work that the system permits in the
-    /// background. When the last exemption is dropped, a pause that was asked for takes effect.
-    pub fn exempt(&'static self) -> Exemption {
-        self.post(Message::Exempt);
-        Exemption { engine: self }
     }
 
     /// Runs a job in turns: `begin` creates it, and each turn calls it until it has a result. Until
@@ -239,7 +225,7 @@ impl Engine {
         self.post(Message::Wake);
     }
 
-    fn post_pause(&self, report: impl FnOnce(bool) + Send + 'static) {
+    fn post_pause(&self, report: impl FnOnce() + Send + 'static) {
         self.expect_pause();
         self.post(Message::Pause(Box::new(report)));
     }
@@ -247,12 +233,6 @@ impl Engine {
     fn post(&self, message: Message) {
         // The thread lives as long as the process, so this fails only when the process ends.
         self.messages.send(message).ok();
-    }
-}
-
-impl Drop for Exemption {
-    fn drop(&mut self) {
-        self.engine.post(Message::EndExemption);
     }
 }
 
@@ -322,14 +302,13 @@ struct Server {
     tasks: Vec<Box<dyn Task>>,
     /// Jobs that came during a pause.
     waiting: Vec<Box<dyn FnOnce() + Send>>,
-    wants_pause: bool,
-    exemptions: usize,
+    is_paused: bool,
 }
 
 impl Server {
     fn new(inbox: Receiver<Message>) -> Self {
         let (tasks, waiting) = (Vec::new(), Vec::new());
-        Server { inbox, tasks, waiting, wants_pause: false, exemptions: 0 }
+        Server { inbox, tasks, waiting, is_paused: false }
     }
 
     fn serve(mut self) {
@@ -351,45 +330,22 @@ impl Server {
 
     fn receive(&mut self, message: Message) {
         match message {
-            Message::Job(job) if self.is_paused() => self.waiting.push(job),
+            Message::Job(job) if self.is_paused => self.waiting.push(job),
             Message::Job(job) => self.compute(job),
             Message::Release(job) => perform(job),
             Message::Task(make) => self.tasks.extend(guarded(|| Ok(make())).ok()),
             Message::Wake => {}
             Message::Pause(report) => {
-                self.wants_pause = true;
-                self.rest_if_paused();
-                report(self.is_paused());
+                self.is_paused = true;
+                guarded(device::settle).ok();
+                self.spread_failure();
+                report();
             }
             Message::Resume => {
-                self.wants_pause = false;
-                self.compute_waiting();
-            }
-            Message::Exempt => {
-                self.exemptions += 1;
-                self.compute_waiting();
-            }
-            Message::EndExemption => {
-                self.exemptions -= 1;
-                self.rest_if_paused();
+                self.is_paused = false;
+                mem::take(&mut self.waiting).into_iter().for_each(|job| self.compute(job));
             }
         }
-    }
-
-    fn is_paused(&self) -> bool {
-        self.wants_pause && self.exemptions == 0
-    }
-
-    /// Waits until the device is idle, if the engine is paused.
-    fn rest_if_paused(&mut self) {
-        if self.is_paused() {
-            guarded(device::settle).ok();
-            self.spread_failure();
-        }
-    }
-
-    fn compute_waiting(&mut self) {
-        mem::take(&mut self.waiting).into_iter().for_each(|job| self.compute(job));
     }
 
     fn compute(&mut self, job: Box<dyn FnOnce() + Send>) {
@@ -404,7 +360,7 @@ impl Server {
         let (mut is_ready, mut at) = (false, 0);
         while let Some(task) = self.tasks.get_mut(at) {
             let is_ending = task.is_ending();
-            if self.wants_pause && self.exemptions == 0 && !is_ending {
+            if self.is_paused && !is_ending {
                 at += 1;
                 continue;
             }
@@ -547,14 +503,8 @@ mod tests {
         engine.resume();
         assert_eq!([logged.recv().unwrap(), logged.recv().unwrap()], ["job", "turn"]);
 
-        // An exemption lets it compute during a pause, which goes on when the exemption ends.
-        assert!(engine.pause_within(LONG));
-        let exemption = engine.exempt();
-        block_on(engine.run(say("exempt"))).unwrap();
-        assert_eq!(logged.recv().unwrap(), "exempt");
-        assert!(!engine.pause_within(LONG));
-        drop(exemption);
         let mut job = pin!(engine.run(say("after it")));
+        assert!(engine.pause_within(LONG));
         assert!(job.as_mut().poll(&mut context).is_pending());
         assert!(engine.pause_within(LONG));
         assert!(logged.try_recv().is_err());

@@ -1,7 +1,7 @@
 //! Which tokens may come next: rules that depend on the tokens generated so far, as the grammar of
 //! a structured output does.
 
-use crate::{error::Result, mlx};
+use crate::{answer::Phase, error::Result, mlx};
 use mlx_rs::{Array, ops};
 
 /// Restricts the tokens of one generation. The engine thread owns it.
@@ -16,11 +16,12 @@ pub trait Constraint: Send {
     /// Any error; it ends the generation.
     fn mask(&mut self) -> Result<Allowed>;
 
-    /// Advances by the token that was sampled. A token that ends the text is not passed on.
+    /// Advances by the token that was sampled; the next token stands in this phase of the answer. A
+    /// token that ends the text is not passed on.
     ///
     /// # Errors
     /// Any error; it ends the generation.
-    fn accept(&mut self, id: u32) -> Result<()>;
+    fn accept(&mut self, id: u32, phase: Phase) -> Result<()>;
 }
 
 /// The answer of a [`Constraint`].

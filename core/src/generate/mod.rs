@@ -3,6 +3,7 @@
 
 mod choice;
 mod constraint;
+mod guide;
 mod options;
 mod penalties;
 mod sampler;
@@ -13,5 +14,6 @@ pub use options::{Dry, GenerateOptions, Xtc};
 pub use score::Score;
 
 pub(crate) use choice::{QueuedChoice, Sampled};
+pub(crate) use guide::Guide;
 pub(crate) use sampler::{Sampler, random_seed};
 pub(crate) use score::{next_logits, score};

@@ -1,5 +1,6 @@
 //! The options of a generation: its length, sampling, penalties and end.
 
+use crate::answer::{Reasoning, ToolChoice};
 use crate::error::{Error, Result};
 
 /// How many tokens a generation has at most, unless the options say otherwise.
@@ -66,6 +67,10 @@ pub struct GenerateOptions {
     pub top_logprobs: usize,
     /// Texts that end the generation. No part of them is emitted.
     pub stop: Vec<String>,
+    /// How much the model thinks before it answers, for prompts with a chat template.
+    pub reasoning: Reasoning,
+    /// Whether the model calls the tools of the prompt.
+    pub tool_choice: ToolChoice,
     /// Further tokens that end the text.
     pub end_tokens: Vec<u32>,
     /// Continues after a token that ends the text.
@@ -92,6 +97,8 @@ setters! {
     penalty_context: usize,
     logit_bias: Vec<(u32, f32)>,
     top_logprobs: usize,
+    reasoning: Reasoning,
+    tool_choice: ToolChoice,
     end_tokens: Vec<u32>,
     ignore_end: bool,
     special_tokens: bool,
@@ -163,6 +170,8 @@ impl Default for GenerateOptions {
             seed: None,
             top_logprobs: 0,
             stop: Vec::new(),
+            reasoning: Reasoning::default(),
+            tool_choice: ToolChoice::Auto,
             end_tokens: Vec::new(),
             ignore_end: false,
             special_tokens: false,

@@ -6,6 +6,9 @@ use crate::{
 };
 use safetensors::tensor::Metadata;
 
+/// Reads the headers of the weights from the hub.
+pub(crate) type ReadHeaders<'a> = dyn Fn() -> Result<Vec<Metadata>> + 'a;
+
 /// Which files to download, and the checks that may end the download early. The hub knows names and
 /// bytes; only the caller knows whether the files are a model that it can run.
 #[derive(Clone, Copy)]
@@ -20,7 +23,7 @@ pub(crate) struct Plan {
     pub check_config: fn(&Files, &[String]) -> Result<&'static FileRules>,
     /// Called before the weights are downloaded, with what reads their headers from the hub; an error
     /// ends the download.
-    pub check_headers: fn(&Files, &dyn Fn() -> Result<Vec<Metadata>>) -> Result<()>,
+    pub check_headers: fn(&Files, &ReadHeaders<'_>) -> Result<()>,
     /// Called when all files but the weights are on disk; an error ends the download.
     pub check_small: fn(&Files) -> Result<()>,
 }

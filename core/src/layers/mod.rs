@@ -14,6 +14,5 @@ pub mod norm;
 pub mod position;
 pub mod recurrent;
 pub mod residual;
-pub(crate) mod rotation;
 pub mod state;
 pub mod step;

@@ -1,7 +1,7 @@
 //! Failures of evaluations.
 //!
 //! MLX hands a failure of queued work to whichever call waits for the device next, and forgets it.
-//! Whoever gets it, and even if the caller drops it, it is kept here until it is taken.
+//! This module keeps the failure until the engine takes it, even if that call drops its error.
 
 use std::cell::RefCell;
 

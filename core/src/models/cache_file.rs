@@ -194,7 +194,7 @@ impl Cache {
             .map_err(|error| error.to_string())
             // Values that the device has failed to compute are numbers too.
             .and_then(|()| mlx::synchronize().map_err(|error| error.to_string()))
-            // A full disk goes unnoticed until somebody looks.
+            // MLX does not report a full disk: only reading the header back shows it.
             .and_then(|()| read_header(&part).map_err(|error| error.to_string()))
             .and_then(|_| fs::rename(&part, path).map_err(|error| error.to_string()));
         if written.is_err() {

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::text::Tokenizer;
+use std::collections::HashSet;
 
 /// The longest window, in ids. Malformed bytes or tokens without text could otherwise make it grow
 /// for ever; a character has far fewer ids.
@@ -15,6 +16,8 @@ const MAX_WINDOW: usize = 32;
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special_tokens: bool,
+    /// The special tokens that are never skipped.
+    kept: HashSet<u32>,
     /// The last ids. The text of a token depends on the token before it (a leading space is dropped),
     /// so the window starts with `context` ids whose text was already emitted.
     window: Vec<u32>,
@@ -26,7 +29,14 @@ pub struct Detokenizer {
 impl Detokenizer {
     pub(super) fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Self {
         let (window, emitted) = (Vec::new(), String::new());
-        Detokenizer { tokenizer, skip_special_tokens, window, context: 0, emitted }
+        let kept = HashSet::new();
+        Detokenizer { tokenizer, skip_special_tokens, kept, window, context: 0, emitted }
+    }
+
+    /// Never skips these special tokens.
+    pub(crate) fn keep(mut self, tokens: &HashSet<u32>) -> Self {
+        self.kept.clone_from(tokens);
+        self
     }
 
     /// Adds an id and returns the text that it completes, which is often empty.
@@ -34,8 +44,9 @@ impl Detokenizer {
     /// # Errors
     /// [`Error::Tokenizer`](crate::error::Error::Tokenizer) when the decoder fails.
     pub fn push(&mut self, id: u32) -> Result<String> {
-        let skipped = self.skip_special_tokens && self.tokenizer.is_special(id);
-        if skipped || self.tokenizer.token(id).is_none() {
+        let is_skipped =
+            self.skip_special_tokens && !self.kept.contains(&id) && self.tokenizer.is_special(id);
+        if is_skipped || self.tokenizer.token(id).is_none() {
             return Ok(String::new());
         }
         self.window.push(id);
@@ -79,7 +90,8 @@ impl Detokenizer {
     }
 
     fn decode(&self) -> Result<String> {
-        self.tokenizer.decode(&self.window, self.skip_special_tokens)
+        // Tokens that are skipped are not in the window.
+        self.tokenizer.decode(&self.window, false)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::text::tokenizer::{Config, ControlTokens};
 use jiff::{Zoned, civil::DateTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 const DEFAULT: &str = "default";
@@ -96,6 +96,12 @@ impl Message {
     /// A user's message.
     pub fn user(text: &str) -> Self {
         Message::new("user", text)
+    }
+
+    /// The result of a call of a tool.
+    pub fn tool(call_id: &str, name: &str, result: &str) -> Self {
+        let (tool_call_id, name) = (Some(call_id.into()), Some(name.into()));
+        Message { tool_call_id, name, ..Message::new("tool", result) }
     }
 
     /// An assistant's message.
@@ -237,6 +243,16 @@ impl ChatTemplate {
         let parse = |(name, source): (String, String)| Ok((name, Template::parse(&source)?));
         let templates = sources.into_iter().map(parse).collect::<Result<_, _>>().map_err(error)?;
         Ok(ChatTemplate { templates: Arc::new(templates), special_tokens, control_tokens: None })
+    }
+
+    /// The sources of all templates.
+    pub(crate) fn source(&self) -> String {
+        self.templates.values().map(Template::source).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The names that the templates read: variables, and what they set themselves.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        self.templates.values().flat_map(Template::names).collect()
     }
 
     /// Renders messages to text. The text contains its special tokens: encode it without adding any. What a user
@@ -683,8 +699,8 @@ mod tests {
         let template = ChatTemplate::from_source(raising).unwrap();
         let message = render(&template, TemplateOptions::default()).unwrap_err().to_string();
         assert_eq!(message, "chat template, line 3: Only \"one\" turn!");
-        let nobody = template.render(&[], &TemplateOptions::default()).unwrap_err().to_string();
-        assert_eq!(nobody, "chat template: there are no messages");
+        let empty = template.render(&[], &TemplateOptions::default()).unwrap_err().to_string();
+        assert_eq!(empty, "chat template: there are no messages");
     }
 
     #[test]

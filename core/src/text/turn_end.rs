@@ -62,7 +62,7 @@ impl Probe<'_> {
     fn parts(&self, text: &str) -> Vec<Part> {
         let (mut at, mut parts) = (0, Vec::new());
         let tokens = self.control.within(text, 0..text.len());
-        for token in tokens.into_iter().chain([text.len()..text.len()]) {
+        for token in tokens.into_iter().chain(std::iter::once(text.len()..text.len())) {
             let before = text[at..token.start].trim();
             if !before.is_empty() {
                 parts.push(Part::Text(before.into()));

@@ -2,7 +2,7 @@
 
 use crate::{
     Outcome,
-    answer::{End, follow},
+    answer::{End, follow, shown},
     input::{Entry, Input},
     model::{self, Adapter, Sampling},
     terminal::{print, say, say_summary},
@@ -71,11 +71,11 @@ pub async fn run(arguments: Arguments) -> Outcome {
             }
             generation => generation?,
         };
-        let answer = follow(generation, print).await?;
+        let (answer, summary) = follow(generation, shown()).await?;
         print("\n")?;
         say_summary(
-            &answer.summary,
-            match answer.end(&options) {
+            &summary,
+            match End::of(&summary, &options) {
                 End::Usual => "",
                 End::MaxTokens => "; the answer was cut: --max-tokens allows longer ones",
                 End::ContextIsFull => {
@@ -83,7 +83,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
                 }
             },
         );
-        messages.push(Message::assistant(&answer.text));
+        messages.push(answer.message());
     }
     Ok(ExitCode::SUCCESS)
 }

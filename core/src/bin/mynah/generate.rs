@@ -2,14 +2,22 @@
 
 use crate::{
     Failure, INTERRUPTED, Outcome,
-    answer::{Answer, End, follow},
+    answer::{End, follow, shown},
     model::{self, Adapter, Sampling},
     terminal::{print, print_json, say_summary},
 };
 use clap::Args;
-use mynah::{FinishReason, GenerateOptions, Generation, Message, Model, Prompt, TemplateOptions};
-use serde::Serialize;
-use std::{path::Path, process::ExitCode};
+use mynah::{
+    Answer, Error, Event, FinishReason, GenerateOptions, Generation, Message, Model, Prompt,
+    Reasoning, RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 const EXAMPLES: &str = "\
 A single argument is the model if it is a directory or looks like a path or a repository: it
@@ -53,9 +61,25 @@ pub struct Arguments {
     /// Continue after the end-of-text token
     #[arg(long)]
     ignore_eos: bool,
+    /// The messages of a conversation: a file with a JSON list of them
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["words", "prompt", "system", "raw", "tokens"])]
+    messages: Option<PathBuf>,
+    /// The tools that the model may call: a file with a JSON list of their definitions
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["raw", "tokens"])]
+    tools: Option<PathBuf>,
+    /// Whether the model calls tools: auto, none, required, or the name of the tool
+    #[arg(long, value_name = "CHOICE", requires = "tools", value_parser = tool_choice)]
+    tool_choice: Option<ToolChoice>,
+    /// How much the model thinks: off, minimal, low, medium, high, xhigh, max, or budget:N
+    #[arg(long, value_name = "EFFORT", value_parser = str::parse::<Reasoning>)]
+    reasoning: Option<Reasoning>,
     /// Print one line of JSON at the end
     #[arg(long)]
     json: bool,
+    /// Print one line of JSON for each event of the answer
+    #[arg(long, conflicts_with = "json")]
+    events: bool,
     #[command(flatten)]
     adapter: Adapter,
     #[command(flatten)]
@@ -64,9 +88,12 @@ pub struct Arguments {
 
 /// The line that `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct Report<'a> {
     tokens: Vec<u32>,
-    text: String,
+    text: &'a str,
+    reasoning: &'a str,
+    tool_calls: &'a [ToolCall],
+    rejected_tool_calls: &'a [RejectedToolCall],
     logprobs: Vec<f32>,
     finish_reason: &'static str,
     prompt_tokens: usize,
@@ -80,31 +107,71 @@ struct Report {
 pub async fn run(arguments: Arguments) -> Outcome {
     let arguments = arguments.settle();
     let location = model::location(arguments.model.as_deref());
-    if arguments.tokens.is_none() && arguments.prompt.is_none() {
+    let has_prompt = arguments.prompt.is_some() || arguments.messages.is_some();
+    if arguments.tokens.is_none() && !has_prompt {
         return Err(Failure::Usage("there is no prompt; see mynah generate --help"));
     }
     let model = model::load(location, &arguments.adapter).await?;
-    let options = arguments.sampling.options(&model).ignore_end(arguments.ignore_eos);
+    let mut options = arguments.sampling.options(&model).ignore_end(arguments.ignore_eos);
+    options.reasoning = arguments.reasoning.unwrap_or(options.reasoning);
+    options.tool_choice = arguments.tool_choice.clone().unwrap_or_default();
     let generation = arguments.start(&model, &options)?;
-    let answer = if arguments.json {
-        let answer = follow(generation, |_| Ok(())).await?;
-        print_json(&Report::new(&answer))?;
-        answer
+    let summary = if arguments.json {
+        let (answer, summary) = follow(generation, |_| Ok(())).await?;
+        print_json(&Report::new(&answer, &summary))?;
+        summary
+    } else if arguments.events {
+        let (answer, summary) = follow(generation, print_event).await?;
+        print_json(&json!({"finished": Report::new(&answer, &summary)}))?;
+        summary
     } else {
-        let answer = follow(generation, print).await?;
+        let (_, summary) = follow(generation, shown()).await?;
         print("\n")?;
         say_summary(
-            &answer.summary,
-            match answer.end(&options) {
+            &summary,
+            match End::of(&summary, &options) {
                 End::Usual => "",
                 End::MaxTokens => "; the answer was cut: --max-tokens allows a longer one",
                 End::ContextIsFull => "; the answer was cut: the context is full",
             },
         );
-        answer
+        summary
     };
-    let cancelled = answer.summary.finish_reason == FinishReason::Cancelled;
+    let cancelled = summary.finish_reason == FinishReason::Cancelled;
     Ok(ExitCode::from(if cancelled { INTERRUPTED } else { 0 }))
+}
+
+/// Prints an event of the answer as a line of JSON.
+fn print_event(event: &Event) -> io::Result<()> {
+    match event {
+        Event::Token(token) if token.text.is_empty() => Ok(()),
+        Event::Token(token) => print_json(&json!({"text": token.text})),
+        Event::Text(text) => print_json(&json!({"text": text})),
+        Event::Reasoning(text) => print_json(&json!({"reasoning": text})),
+        Event::ToolCallDelta(delta) => print_json(&json!({"tool_call_delta": delta})),
+        Event::ToolCall(call) => print_json(&json!({"tool_call": call})),
+        Event::RejectedToolCall(call) => print_json(&json!({"rejected_tool_call": call})),
+        _ => Ok(()),
+    }
+}
+
+fn tool_choice(text: &str) -> Result<ToolChoice, String> {
+    Ok(match text {
+        "auto" => ToolChoice::Auto,
+        "none" => ToolChoice::None,
+        "required" => ToolChoice::Required,
+        name => ToolChoice::Named(name.into()),
+    })
+}
+
+/// The value of a file of JSON.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    let bytes = fs::read(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let file = path.display().to_string();
+        Error::Config { file, field: String::new(), reason: error.to_string() }.into()
+    })
 }
 
 impl Arguments {
@@ -112,7 +179,7 @@ impl Arguments {
     fn settle(mut self) -> Self {
         if !self.words.is_empty() {
             self.prompt = Some(std::mem::take(&mut self.words).join(" "));
-        } else if self.tokens.is_none() && self.prompt.is_none() {
+        } else if self.tokens.is_none() && self.prompt.is_none() && self.messages.is_none() {
             self.prompt = self.model.take_if(|argument| !is_model(argument));
         }
         self
@@ -122,19 +189,25 @@ impl Arguments {
         if let Some(tokens) = &self.tokens {
             return Ok(model.generate(Prompt::Tokens(tokens.clone()), options)?);
         }
+        if let Some(file) = &self.messages {
+            return Ok(model.generate(self.chat(read(file)?)?, options)?);
+        }
         let text = model::text(self.prompt.clone().unwrap_or_default())?;
         let prompt = match &self.system {
-            Some(system) => self.chat(vec![Message::system(system), Message::user(&text)]),
-            None if self.control_tokens => self.chat(vec![Message::user(&text)]),
+            Some(system) => self.chat(vec![Message::system(system), Message::user(&text)])?,
+            None if self.control_tokens || self.tools.is_some() => {
+                self.chat(vec![Message::user(&text)])?
+            }
             None if self.raw => Prompt::Raw(text),
             None => Prompt::Text(text),
         };
         Ok(model.generate(prompt, options)?)
     }
 
-    fn chat(&self, messages: Vec<Message>) -> Prompt {
+    fn chat(&self, messages: Vec<Message>) -> Result<Prompt, Failure> {
+        let tools: Vec<Value> = self.tools.as_deref().map(read).transpose()?.unwrap_or_default();
         let options = TemplateOptions::default().sanitize_control_tokens(!self.control_tokens);
-        Prompt::Chat(messages, options)
+        Ok(Prompt::Chat(messages, options.tools(tools)))
     }
 }
 
@@ -145,12 +218,14 @@ fn is_model(argument: &str) -> bool {
     begins_as_path || is_path || Path::new(argument).is_dir()
 }
 
-impl Report {
-    fn new(answer: &Answer) -> Self {
-        let summary = &answer.summary;
+impl<'a> Report<'a> {
+    fn new(answer: &'a Answer, summary: &Summary) -> Self {
         Report {
             tokens: answer.tokens.iter().map(|token| token.id).collect(),
-            text: answer.text.clone(),
+            text: &answer.text,
+            reasoning: &answer.reasoning,
+            tool_calls: &answer.tool_calls,
+            rejected_tool_calls: &answer.rejected_tool_calls,
             logprobs: answer.tokens.iter().map(|token| token.logprob).collect(),
             finish_reason: summary.finish_reason.name(),
             prompt_tokens: summary.prompt_tokens,

@@ -43,6 +43,16 @@ pub fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// As [`print`], dim on a terminal.
+pub fn print_dim(text: &str) -> io::Result<()> {
+    let mut out = io::stdout();
+    if !out.is_terminal() {
+        return print(text);
+    }
+    write!(out, "\x1b[2m{}\x1b[0m", harmless(text))?;
+    out.flush()
+}
+
 /// Writes a line of JSON to standard output.
 pub fn print_json(value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_string(value)?;

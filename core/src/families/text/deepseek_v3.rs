@@ -62,7 +62,11 @@ impl Config {
     ) -> Result<Decoder> {
         let Config { text: c, sparsity, .. } = self;
         ignore_prediction_layers(w, c);
-        Decoder::stack(w, c, |i, w| {
+        let (body, head) = body(w);
+        // Transformers saves those of Kimi K2.5 under a name of its vision tower.
+        let layers = if body.has_below("blocks") { "blocks" } else { "layers" };
+        let names = Names { layers, ..Names::default() };
+        Decoder::named(&body, names, c, Head::of(&head, c)?, |i, w| {
             let network = sparsity.network(&w.at("mlp"), c, i, |w, _| router(w))?;
             pre_norm(w, c, attention(i, &w.at("self_attn"))?, network)
         })

@@ -25,7 +25,9 @@ pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Resul
         "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
         "indexer_rope_interleave": false,
     });
-    let config = &config::with_defaults(&complete(config), defaults);
+    // The authors' networks have no biases, whatever `mlp_bias` says.
+    let config = config::without(config, &["mlp_bias"]);
+    let config = &config::with_defaults(&complete(&config), defaults);
     let (c, sizes): (_, TokenIndexerSizes) = (Config::read(config)?, config::read(config)?);
     let rope = c.latent.rope(&c.text)?;
     let attention = |i, w: &Scope| {

@@ -1,4 +1,5 @@
-//! GLM 4.7 Flash: DeepSeek V3 with one epsilon for all norms. Follows `glm4_moe_lite` of mlx-lm.
+//! GLM 4.7 Flash: DeepSeek V3 with other defaults. Follows `glm4_moe_lite` of mlx-lm, and Z.ai's
+//! own code, as in transformers, for the epsilon of the norms of low-rank projections.
 
 use crate::families::prelude::*;
 use crate::families::text::deepseek_v3::{Config, router};
@@ -21,7 +22,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let c = Config::read(config)?;
     let rope = c.latent.rope(&c.text)?;
-    let eps = c.text.rms_norm_eps;
-    let attention = |_, w: &Scope| Mla::read(w, &c.text, &c.latent, eps, rope.clone());
+    let attention = |_, w: &Scope| Mla::read(w, &c.text, &c.latent, 1e-6, rope.clone());
     Ok(Box::new(c.decoder(w, attention, |w| router(w, &c.text, config))?))
 }

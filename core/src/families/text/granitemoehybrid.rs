@@ -22,6 +22,8 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    // It is the activation of the convolutions too.
+    config::only(config, json!({"hidden_act": "silu"}))?;
     let known = [LayerKind::Attention, LayerKind::Recurrence];
     let kinds = LayerKind::of_config(config, &["layer_types", "layers_block_type"], &known)?;
     let config = &config::with_defaults(

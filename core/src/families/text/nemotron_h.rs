@@ -94,15 +94,18 @@ fn text(config: &Json, layers: usize) -> Result<Text> {
     Text::read_renamed(&own, &[("layer_norm_epsilon", "rms_norm_eps")])
 }
 
+/// No time step is shorter than `time_step_min`, as in transformers; a higher bound in
+/// `time_step_limit` counts too, as in mlx-lm.
 fn mixer(config: &Json, w: &Scope, c: &Text) -> Result<Mamba2> {
-    // Where there are no bounds, transformers reads the lower one from another field.
-    let shortest: Option<config::Float> = config::field(config, "time_step_min")?;
-    let limit = shortest.map(|config::Float(shortest)| json!([shortest, {"__float__": "inf"}]));
     let use_bias: Option<bool> = config::field(config, "use_bias")?;
-    let defaults = json!({"time_step_limit": limit, "mamba_proj_bias": use_bias});
+    let defaults = json!({"mamba_proj_bias": use_bias, "time_step_min": 0.001});
     let config = config::with_defaults(config, defaults);
+    let config::Float(shortest) = config::field(&config, "time_step_min")?;
+    let mut sizes = Mamba2Config::read(&config, MIXER_NAMES)?;
+    let limit = sizes.time_step_limit.unwrap_or(TimeStepLimit::NONE);
+    sizes.time_step_limit = Some(limit.at_least(shortest));
     let norm = GatedNorm { eps: c.rms_norm_eps, is_before_gate: false };
-    Mamba2::read(w, c.hidden_size, &Mamba2Config::read(&config, MIXER_NAMES)?, Some(norm))
+    Mamba2::read(w, c.hidden_size, &sizes, Some(norm))
 }
 
 /// The width of an MLP: the same for all, or one for each MLP, of which `earlier` come before.

@@ -47,7 +47,7 @@ fn delta_net(w: &Scope, sizes: DeltaSizes, eps: f32) -> Result<DeltaNet> {
     Ok(DeltaNet {
         qkv: short_qkv(w, &sizes)?,
         conv: short_convs(w, &sizes)?,
-        decay: Decay::read(w, vec![decay], value_heads, 1, None)?,
+        decay: Decay::read(w, vec![decay], w.take("A_log", &[value_heads])?, 1, None)?,
         beta: w.linear("b_proj", hidden, value_heads)?,
         longest: 1.0,
         gate: vec![w.linear("g_proj", hidden, values)?],

@@ -37,6 +37,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// The decoder of this family and of those with other layouts of its projections.
 pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
+    // It is the activation of the convolutions too.
+    config::only(config, json!({"hidden_act": "silu"}))?;
     let config = &config::with_defaults(
         config,
         json!({
@@ -158,7 +160,7 @@ fn delta_net(w: &Scope, sizes: DeltaSizes, eps: f32) -> Result<DeltaNet> {
     Ok(DeltaNet {
         qkv,
         conv: short_convs(w, &sizes)?,
-        decay: Decay::read(w, vec![decay], value_heads, 1, None)?,
+        decay: Decay::read(w, vec![decay], w.take("A_log", &[value_heads])?, 1, None)?,
         beta,
         longest: 1.0,
         gate: vec![gate],

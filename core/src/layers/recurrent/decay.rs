@@ -5,7 +5,6 @@ use crate::{
     checkpoint::scope::Scope,
     error::{Error, Result},
     layers::{feed_forward::activation::softplus, linear::Linear},
-    mlx,
 };
 use mlx_rs::{Array, Dtype, ops};
 
@@ -28,7 +27,7 @@ pub struct Decay {
 }
 
 impl Decay {
-    /// Reads `A_log` and `dt_bias`. The logarithm of the decay is `-rate · softplus(x + bias)`, or,
+    /// Reads `dt_bias` beside `logs`, the values of `A_log`, `[heads]`. The logarithm of the decay is `-rate · softplus(x + bias)`, or,
     /// where it has a lower bound, `bound · sigmoid(rate · (x + bias))`.
     ///
     /// # Errors
@@ -36,16 +35,12 @@ impl Decay {
     pub fn read(
         w: &Scope,
         projection: Projections,
-        heads: i32,
+        logs: Array,
         channels: i32,
         lower_bound: Option<f32>,
     ) -> Result<Self> {
         let float = |a: Array| a.as_dtype(Dtype::Float32);
-        // Some files have axes of size one around the heads, or padding after them.
-        let shape = w.shape("A_log").filter(|shape| shape.iter().filter(|n| **n != 1).count() <= 1);
-        let shape = shape.filter(|shape| shape.iter().product::<i32>() >= heads);
-        let logs = w.take("A_log", &shape.unwrap_or_else(|| vec![heads]))?.flatten(None, None)?;
-        let logs = mlx::slice(&logs, 0, 0, heads)?;
+        let heads = logs.dim(0);
         let split = vec![heads, channels];
         let shape = w.shape("dt_bias").filter(|shape| *shape == split);
         let bias = w.take("dt_bias", &shape.unwrap_or_else(|| vec![heads * channels]))?;

@@ -8,8 +8,9 @@ use crate::{
         decay::{Decay, Projections},
         delta_net::{DeltaNet, DeltaSizes, short_convs, short_qkv},
     },
+    mlx,
 };
-use mlx_rs::ops;
+use mlx_rs::{Array, ops};
 
 impl DeltaNet {
     /// Reads Kimi Delta Attention: a decay for each channel, and gates through a sigmoid; both from
@@ -31,7 +32,13 @@ impl DeltaNet {
         Ok(DeltaNet {
             qkv: short_qkv(w, &sizes)?,
             conv: short_convs(w, &sizes)?,
-            decay: Decay::read(w, projections("f")?, heads, value_dim, lower_bound)?,
+            decay: Decay::read(
+                w,
+                projections("f")?,
+                padded_logs(w, heads)?,
+                value_dim,
+                lower_bound,
+            )?,
             beta: w.linear("b_proj", hidden, heads)?,
             longest: 1.0,
             gate: projections("g")?,
@@ -41,4 +48,14 @@ impl DeltaNet {
             sizes,
         })
     }
+}
+
+/// `A_log`, which published files have with axes of size one around the heads, or padding after them.
+fn padded_logs(w: &Scope, heads: i32) -> Result<Array> {
+    let shape = w.shape("A_log").filter(|shape| {
+        let long = shape.iter().filter(|size| **size != 1).count();
+        long <= 1 && shape.iter().product::<i32>() >= heads
+    });
+    let logs = w.take("A_log", &shape.unwrap_or_else(|| vec![heads]))?.flatten(None, None)?;
+    mlx::slice(&logs, 0, 0, heads)
 }

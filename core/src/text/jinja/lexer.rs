@@ -111,7 +111,7 @@ impl<'a> Lexer<'a> {
                     let Some(end) = self.rest().find("#}") else {
                         return self.fail("missing end of comment tag");
                     };
-                    let sign = match self.rest()[..end].as_bytes().last() {
+                    let sign = match self.rest().as_bytes()[..end].last() {
                         Some(b'-') => Sign::Strip,
                         Some(b'+') => Sign::Keep,
                         _ => Sign::None,

@@ -18,7 +18,7 @@ pub fn call(value: &Value, name: &str, arguments: Arguments) -> Result<Value> {
                 "get" => {
                     let [key, default] = arguments.bind(["key", "default"])?;
                     let found = key.and_then(|key| dict.get(&key).cloned());
-                    return Ok(found.or(default).unwrap_or(Value::None));
+                    Ok(found.or(default).unwrap_or(Value::None))
                 }
                 "keys" => {
                     let keys = entries.iter().map(|(key, _)| key.clone());

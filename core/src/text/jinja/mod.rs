@@ -40,6 +40,7 @@ pub use value::{Value, from_json};
 pub struct Template {
     body: Vec<tree::Statement>,
     literals: Vec<String>,
+    names: Vec<String>,
     source: String,
 }
 
@@ -47,11 +48,22 @@ impl Template {
     /// Parses a template.
     pub fn parse(source: &str) -> Result<Self> {
         let body = parser::parse(source)?;
-        let literals = lexer::tokens(source)?.into_iter().filter_map(|token| match token.kind {
-            lexer::Kind::Data(text) | lexer::Kind::Text(text) => Some(text),
-            _ => None,
-        });
-        Ok(Template { body, literals: literals.collect(), source: source.into() })
+        let (mut literals, mut names, mut is_attribute) = (Vec::new(), Vec::new(), false);
+        for token in lexer::tokens(source)? {
+            let follows_dot = std::mem::take(&mut is_attribute);
+            match token.kind {
+                lexer::Kind::Data(text) | lexer::Kind::Text(text) => literals.push(text),
+                lexer::Kind::Name(name) if !follows_dot => names.push(name),
+                lexer::Kind::Symbol(symbol) => is_attribute = symbol == ".",
+                _ => {}
+            }
+        }
+        Ok(Template { body, literals, names, source: source.into() })
+    }
+
+    /// The names in the template that are no attributes: variables, functions and keywords.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.names.iter().cloned()
     }
 
     /// The source.

@@ -271,7 +271,7 @@ impl Json {
                 '\x08' => out.write_str("\\b"),
                 '\x0c' => out.write_str("\\f"),
                 c if c < ' ' => write!(out, "\\u{:04x}", u32::from(c)),
-                c if ensure_ascii && !c.is_ascii() || ensure_ascii && c == '\x7f' => {
+                c if ensure_ascii && (!c.is_ascii() || c == '\x7f') => {
                     let mut units = [0; 2];
                     let units = c.encode_utf16(&mut units);
                     units.iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))

@@ -136,7 +136,7 @@ impl Tokenizer {
 /// The pieces of a text of this length, of which those at the given places are plain.
 fn split(plain: Vec<Range<usize>>, length: usize) -> Vec<Piece> {
     let (mut at, mut pieces) = (0, Vec::new());
-    for range in plain.into_iter().chain([length..length]) {
+    for range in plain.into_iter().chain(std::iter::once(length..length)) {
         if at < range.start {
             pieces.push(Piece { range: at..range.start, is_plain: false });
         }

@@ -168,6 +168,18 @@ impl Tokenizer {
         self.0.vocabulary_size
     }
 
+    /// The tokens that were added to the vocabulary: id, text, and whether they are special.
+    pub(crate) fn added_tokens(&self) -> Vec<(u32, String, bool)> {
+        let added = self.0.backend.get_added_vocabulary();
+        let mut tokens: Vec<_> = added
+            .get_vocab()
+            .iter()
+            .map(|(text, id)| (*id, text.clone(), added.is_special_token(text)))
+            .collect();
+        tokens.sort_unstable();
+        tokens
+    }
+
     /// Whether the id is a special token, which decoding can skip.
     pub fn is_special(&self, id: u32) -> bool {
         self.token(id).is_some_and(|t| self.0.backend.get_added_vocabulary().is_special_token(&t))

@@ -27,6 +27,8 @@ import kotlinx.serialization.json.JsonTransformingSerializer
  * @property content the content in its order
  * @property reasoning what the assistant reasoned before it answered
  * @property name the name of the speaker
+ * @property toolCalls the calls that the assistant makes
+ * @property toolCallId the id of the call whose result a message of the role `tool` is
  */
 @Serializable
 class ChatMessage(
@@ -34,6 +36,8 @@ class ChatMessage(
     @Serializable(with = ContentListSerializer::class) val content: List<Content>,
     val reasoning: String? = null,
     val name: String? = null,
+    val toolCalls: List<ToolCall> = emptyList(),
+    val toolCallId: String? = null,
 ) {
     /** A message with text. */
     constructor(role: Role, text: String, reasoning: String? = null, name: String? = null) :
@@ -44,12 +48,16 @@ class ChatMessage(
 
     override fun equals(other: Any?) =
         other is ChatMessage && other.role == role && other.content == content &&
-            other.reasoning == reasoning && other.name == name
+            other.reasoning == reasoning && other.name == name &&
+            other.toolCalls == toolCalls && other.toolCallId == toolCallId
 
-    override fun hashCode() = listOf(role, content, reasoning, name).hashCode()
+    override fun hashCode() = listOf(role, content, reasoning, name, toolCalls, toolCallId).hashCode()
 
     override fun toString(): String {
-        val rest = listOfNotNull(reasoning?.let { "reasoning=$it" }, name?.let { "name=$it" })
+        val calls = toolCalls.takeIf { it.isNotEmpty() }?.let { "toolCalls=$it" }
+        val rest = listOfNotNull(
+            reasoning?.let { "reasoning=$it" }, name?.let { "name=$it" }, calls, toolCallId?.let { "toolCallId=$it" },
+        )
         return (listOf("ChatMessage($role", "$content") + rest).joinToString(postfix = ")")
     }
 
@@ -59,6 +67,10 @@ class ChatMessage(
 
         /** A message of the user. */
         fun user(text: String) = ChatMessage(Role.User, text)
+
+        /** The result of a call. */
+        fun tool(call: ToolCall, result: String) =
+            ChatMessage(Role.Tool, listOf(Content.Text(result)), name = call.name, toolCallId = call.id)
 
         /** A message of the assistant. */
         fun assistant(text: String) = ChatMessage(Role.Assistant, text)
@@ -138,7 +150,8 @@ internal object ContentListSerializer :
     }
 }
 
-internal fun ChatMessage.toCore() = CoreMessage(role.name, content.map { it.toCore() }, reasoning, name)
+internal fun ChatMessage.toCore() =
+    CoreMessage(role.name, content.map { it.toCore() }, reasoning, name, toolCalls.map { it.toCore() }, toolCallId)
 
 private fun Content.toCore(): CoreContent = when (this) {
     is Content.Text -> CoreContent.Text(text)

@@ -108,8 +108,12 @@ class ChatSession private constructor(
             val before = messages.value
             val asked = before + input.messages()
             val answer = StringBuilder()
+            val reasoning = StringBuilder()
+            val calls = mutableListOf<ToolCall>()
             fun keepAnswer() {
-                messages.value = asked + ChatMessage.assistant(answer.toString())
+                val thoughts = reasoning.toString().ifEmpty { null }
+                val content = listOf(Content.Text(answer.toString()))
+                messages.value = asked + ChatMessage(Role.Assistant, content, thoughts, toolCalls = calls)
             }
             var isOver = false
             val prompt = Prompt.Chat(asked, options.template)
@@ -123,6 +127,8 @@ class ChatSession private constructor(
                 generation(start).collect { event ->
                     when (event) {
                         is GenerationEvent.Text -> answer.append(event.text)
+                        is GenerationEvent.Reasoning -> reasoning.append(event.text)
+                        is GenerationEvent.Call -> calls += event.call
                         is GenerationEvent.Finished -> {
                             keepAnswer()
                             isOver = true
@@ -135,7 +141,7 @@ class ChatSession private constructor(
                 when {
                     isOver -> {}
                     error is MynahException -> messages.value = before
-                    answer.isNotEmpty() -> keepAnswer()
+                    answer.isNotEmpty() || reasoning.isNotEmpty() || calls.isNotEmpty() -> keepAnswer()
                 }
                 throw error
             } finally {

@@ -5,6 +5,8 @@ import java.nio.BufferUnderflowException
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import kotlin.time.Duration.Companion.seconds
+import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.jsonObject
 
 /** An event of the core. */
 internal sealed interface CoreEvent {
@@ -20,6 +22,14 @@ internal sealed interface CoreEvent {
 
     data class Text(val text: String) : CoreEvent
 
+    data class Reasoning(val text: String) : CoreEvent
+
+    data class ToolCallDelta(val index: Int, val name: String, val arguments: String) : CoreEvent
+
+    data class Call(val call: ToolCall) : CoreEvent
+
+    data class RejectedCall(val call: RejectedToolCall) : CoreEvent
+
     data class Finished(val reason: FinishReason, val stats: GenerationResult.Stats) : CoreEvent
 }
 
@@ -33,6 +43,10 @@ internal suspend fun CoreStream.events(max: Int): List<CoreEvent> =
 private const val PREFILL = 1
 private const val TOKEN = 2
 private const val TEXT = 3
+private const val REASONING = 4
+private const val TOOL_CALL = 5
+private const val TOOL_CALL_DELTA = 7
+private const val REJECTED_TOOL_CALL = 8
 private const val FINISHED = 255
 
 /** The bytes of a record before its payload: its kind, and the length of the payload. */
@@ -59,6 +73,17 @@ internal fun unpackEvents(packed: ByteArray): List<CoreEvent> {
                     PREFILL -> add(CoreEvent.Prefill(buffer.count(), buffer.count()))
                     TOKEN -> add(buffer.token())
                     TEXT -> add(CoreEvent.Text(buffer.text(buffer.remaining())))
+                    REASONING -> add(CoreEvent.Reasoning(buffer.text(buffer.remaining())))
+                    TOOL_CALL -> add(CoreEvent.Call(buffer.toolCall()))
+                    TOOL_CALL_DELTA -> {
+                        val index = buffer.id()
+                        add(CoreEvent.ToolCallDelta(index, buffer.lengthAndText(), buffer.lengthAndText()))
+                    }
+                    REJECTED_TOOL_CALL -> {
+                        val name = buffer.lengthAndText().ifEmpty { null }
+                        val call = RejectedToolCall(name, buffer.lengthAndText(), buffer.lengthAndText())
+                        add(CoreEvent.RejectedCall(call))
+                    }
                     FINISHED -> add(buffer.finished())
                 }
                 buffer.limit(packed.size).position(end)
@@ -79,6 +104,14 @@ private fun ByteBuffer.end(length: Int): Int {
 private fun ByteBuffer.text(length: Int): String {
     val end = end(length)
     return String(array(), position(), length, Charsets.UTF_8).also { position(end) }
+}
+
+/** A text behind its length. */
+private fun ByteBuffer.lengthAndText(): String = text(getInt())
+
+private fun ByteBuffer.toolCall(): ToolCall {
+    val (id, name) = lengthAndText() to lengthAndText()
+    return ToolCall(id, name, Json.parseToJsonElement(lengthAndText()).jsonObject)
 }
 
 private fun ByteBuffer.count(): Int = getLong().toULong().toCount()

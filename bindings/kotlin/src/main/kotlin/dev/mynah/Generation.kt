@@ -32,6 +32,37 @@ abstract class GenerationEvent internal constructor() {
     data class Text(val text: String) : GenerationEvent()
 
     /**
+     * A piece of the thoughts before the answer.
+     *
+     * @property text the piece
+     */
+    data class Reasoning(val text: String) : GenerationEvent()
+
+    /**
+     * A part of the arguments of a call that is being written. The parts of one call join to the JSON of its
+     * arguments.
+     *
+     * @property index the number of calls before this one in the answer
+     * @property name the name of the tool
+     * @property arguments the next part; empty when the call begins
+     */
+    data class ToolCallDelta(val index: Int, val name: String, val arguments: String) : GenerationEvent()
+
+    /**
+     * A complete call of a tool.
+     *
+     * @property call the call
+     */
+    data class Call(val call: ToolCall) : GenerationEvent()
+
+    /**
+     * What the model wrote as a call, and what is not one.
+     *
+     * @property call what it wrote
+     */
+    data class RejectedCall(val call: RejectedToolCall) : GenerationEvent()
+
+    /**
      * A token, if [GenerationParameters.topLogprobs] asks for candidates.
      *
      * @property id its id
@@ -72,6 +103,9 @@ enum class FinishReason {
  * The outcome of a generation.
  *
  * @property text the answer
+ * @property reasoning the thoughts before the answer
+ * @property toolCalls the calls of tools, in their order
+ * @property rejectedToolCalls what the model wrote as calls, and what are none
  * @property promptTokens the tokens of the prompt
  * @property generatedTokens the tokens of the answer, without the end-of-sequence token
  * @property finishReason why it ended
@@ -80,6 +114,9 @@ enum class FinishReason {
 @ConsistentCopyVisibility
 data class GenerationResult internal constructor(
     val text: String,
+    val reasoning: String,
+    val toolCalls: List<ToolCall>,
+    val rejectedToolCalls: List<RejectedToolCall>,
     val promptTokens: List<Int>,
     val generatedTokens: List<Int>,
     val finishReason: FinishReason,
@@ -147,6 +184,9 @@ internal fun generation(start: () -> CoreStream): Flow<GenerationEvent> = flow {
 /** The answer so far. */
 private class Answer(private val stream: CoreStream) {
     private val text = StringBuilder()
+    private val reasoning = StringBuilder()
+    private val calls = mutableListOf<ToolCall>()
+    private val rejected = mutableListOf<RejectedToolCall>()
     private val tokens = mutableListOf<Int>()
 
     /** Emits the public events of an event of the core. */
@@ -161,6 +201,20 @@ private class Answer(private val stream: CoreStream) {
                 }
             }
             is CoreEvent.Text -> deliver(event.text, collector)
+            is CoreEvent.Reasoning -> {
+                reasoning.append(event.text)
+                collector.emit(GenerationEvent.Reasoning(event.text))
+            }
+            is CoreEvent.ToolCallDelta ->
+                collector.emit(GenerationEvent.ToolCallDelta(event.index, event.name, event.arguments))
+            is CoreEvent.Call -> {
+                calls += event.call
+                collector.emit(GenerationEvent.Call(event.call))
+            }
+            is CoreEvent.RejectedCall -> {
+                rejected += event.call
+                collector.emit(GenerationEvent.RejectedCall(event.call))
+            }
             is CoreEvent.Finished -> collector.emit(GenerationEvent.Finished(result(event)))
         }
     }
@@ -172,6 +226,8 @@ private class Answer(private val stream: CoreStream) {
 
     private fun result(end: CoreEvent.Finished): GenerationResult {
         val prompt = call { stream.promptTokens() }.map { it.toMynah() }
-        return GenerationResult(text.toString(), prompt, tokens, end.reason, end.stats)
+        return GenerationResult(
+            text.toString(), reasoning.toString(), calls, rejected, prompt, tokens, end.reason, end.stats,
+        )
     }
 }

@@ -37,6 +37,8 @@ class GenerationParameters private constructor(fields: Fields) {
     val seed: Long? get() = values.seed
     val topLogprobs: Int? get() = values.topLogprobs
     val stop: List<String>? get() = values.stop
+    val reasoning: Reasoning? get() = values.reasoning
+    val toolChoice: ToolChoice? get() = values.toolChoice
     val extraStopTokens: Set<Int>? get() = values.extraStopTokens
     val stopOnEos: Boolean? get() = values.stopOnEos
     val specialTokens: Boolean? get() = values.specialTokens
@@ -114,6 +116,12 @@ class GenerationParameters private constructor(fields: Fields) {
 
         /** Texts that end the generation; the answer does not contain them. */
         var stop: List<String>? by fields.field(null)
+
+        /** How much the model thinks before it answers. */
+        var reasoning: Reasoning? by fields.field(null)
+
+        /** Whether the model calls the tools of the prompt. */
+        var toolChoice: ToolChoice? by fields.field(null)
 
         /** Further end-of-sequence tokens. */
         var extraStopTokens: Set<Int>? by fields.field(null)
@@ -202,6 +210,8 @@ internal fun GenerationParameters?.toCore() = if (this == null) CoreParameters()
     seed = seed?.toULong(),
     topLogprobs = topLogprobs?.toCore("topLogprobs"),
     stop = stop,
+    reasoning = reasoning?.toCore(),
+    toolChoice = toolChoice?.toCore(),
     endTokens = extraStopTokens?.map { it.toCore("a token of extraStopTokens") },
     ignoreEnd = stopOnEos?.not(),
     specialTokens = specialTokens,
@@ -229,6 +239,8 @@ internal fun CoreParameters.toMynah(): GenerationParameters {
         seed = core.seed?.toLong()
         topLogprobs = core.topLogprobs?.toMynah()
         stop = core.stop
+        reasoning = core.reasoning?.toMynah()
+        toolChoice = core.toolChoice?.toMynah()
         extraStopTokens = core.endTokens?.map { it.toMynah() }?.toSet()
         stopOnEos = core.ignoreEnd?.not()
         specialTokens = core.specialTokens

@@ -55,6 +55,7 @@ class ChatTemplateOptions private constructor(fields: Fields) {
     val enableThinking: Boolean? get() = values.enableThinking
     val reasoningEffort: String? get() = values.reasoningEffort
     val extraContext: Map<String, JsonElement> get() = values.extraContext
+    val tools: List<ToolDefinition> get() = values.tools
     val template: String? get() = values.template
     val sanitizeControlTokens: Boolean get() = values.sanitizeControlTokens
 
@@ -89,6 +90,9 @@ class ChatTemplateOptions private constructor(fields: Fields) {
         /** Further variables of the template. */
         var extraContext: Map<String, JsonElement> by fields.field(emptyMap())
 
+        /** The functions that the model may call. */
+        var tools: List<ToolDefinition> by fields.field(emptyList())
+
         /** Which of several named templates to use, such as `rag`. */
         var template: String? by fields.field(null)
 
@@ -112,7 +116,10 @@ internal fun ChatTemplateOptions.toCore(): CoreTemplateOptions {
     enableThinking?.let { variables["enable_thinking"] = JsonPrimitive(it) }
     reasoningEffort?.let { variables["reasoning_effort"] = JsonPrimitive(it) }
     val texts = variables.mapValues { (_, value) -> value.toString() }
-    return CoreTemplateOptions(addGenerationPrompt, continueFinalMessage, texts, template, sanitizeControlTokens)
+    val definitions = tools.map { it.toCore() }
+    return CoreTemplateOptions(
+        addGenerationPrompt, continueFinalMessage, texts, definitions, template, sanitizeControlTokens,
+    )
 }
 
 internal fun List<Int>.toCoreTokens() = map { it.toCore("a token") }

@@ -96,6 +96,7 @@ internal class SavedTemplateOptions(
     val reasoningEffort: String? = null,
     @EncodeDefault val extraContext: Map<String, JsonElement> = emptyMap(),
     val template: String? = null,
+    val tools: List<ToolDefinition> = emptyList(),
     val sanitizeControlTokens: Boolean = true,
 ) {
     constructor(options: ChatTemplateOptions) : this(
@@ -105,6 +106,7 @@ internal class SavedTemplateOptions(
         options.reasoningEffort,
         options.extraContext,
         options.template,
+        options.tools,
         options.sanitizeControlTokens,
     )
 
@@ -117,6 +119,7 @@ internal class SavedTemplateOptions(
             reasoningEffort = saved.reasoningEffort
             extraContext = saved.extraContext
             template = saved.template
+            tools = saved.tools
             sanitizeControlTokens = saved.sanitizeControlTokens
         }
     }
