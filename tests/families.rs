@@ -77,24 +77,23 @@ fn spread(case: &Case) -> f32 {
     case.spread.expect("a case in half precision has one: run `python scripts/fixtures --spread`")
 }
 
-fn build(case: &Case, scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
-    let family = families::find(case.config["model_type"].as_str().unwrap())?;
-    let model = family.language(&case.config, scope)?;
+pub fn build(scope: &Scope) -> Result<Rc<dyn LanguageModel>> {
+    let model = families::build(scope)?;
     scope.finish(|_| {})?;
     Ok(model)
 }
 
-fn empty(model: &Rc<dyn LanguageModel>) -> Cache {
+pub fn empty(model: &Rc<dyn LanguageModel>) -> Cache {
     model.cache(&CachePlan::default())
 }
 
-fn ids(tokens: &[u32]) -> Array {
+pub fn ids(tokens: &[u32]) -> Array {
     Array::from_slice(tokens, &[1, tokens.len() as i32])
 }
 
 /// Log-probabilities `[1, length, probes]` of the probes after each position of logits
 /// `[1, length, vocabulary]`.
-fn probe(case: &Case, logits: &Array) -> Result<Array> {
+pub fn probe(case: &Case, logits: &Array) -> Result<Array> {
     let logits = logits.as_dtype(Dtype::Float32)?;
     let logprobs = logits.subtract(logits.logsumexp_axis(-1, true)?)?;
     let probes = Array::from_slice(&case.probes, &[case.probes.len() as i32]);
@@ -102,19 +101,19 @@ fn probe(case: &Case, logits: &Array) -> Result<Array> {
 }
 
 /// A model with its compiled decode step, which is traced once for all sequences.
-struct Stepped {
-    model: Rc<dyn LanguageModel>,
-    step: DecodeStep,
+pub struct Stepped {
+    pub model: Rc<dyn LanguageModel>,
+    pub step: DecodeStep,
 }
 
 impl Stepped {
-    fn new(model: Rc<dyn LanguageModel>) -> Stepped {
+    pub fn new(model: Rc<dyn LanguageModel>) -> Stepped {
         Stepped { model, step: DecodeStep::default() }
     }
 }
 
 /// Computes `tokens` in prefill chunks of these lengths, then token by token.
-fn run(
+pub fn run(
     case: &Case,
     model: &mut Stepped,
     cache: &mut Cache,
@@ -188,7 +187,7 @@ fn check_within(case: &Case, tolerance: f32) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     case.write(folder.path()).map_err(text)?;
     let scope = Scope::open(&Files::from(folder.path()), &case.config).map_err(text)?;
-    let model = build(case, &case.with_lora(scope).map_err(text)?).map_err(text)?;
+    let model = build(&case.with_lora(scope).map_err(text)?).map_err(text)?;
     let mut model = Stepped::new(model);
     let length = case.tokens.len();
     let stepwise = case.steps.as_ref().unwrap_or(&case.logprobs);
@@ -222,9 +221,18 @@ fn check_all(
     cases: impl Fn(Vec<Case>) -> Vec<Case>,
     check: impl Fn(&Case) -> Result<(), String> + Copy + Send + 'static,
 ) {
+    check_each(Fixture::all(), cases, check);
+}
+
+/// As [`check_all`], for the cases of these fixtures.
+pub fn check_each(
+    fixtures: Vec<(String, Fixture)>,
+    cases: impl Fn(Vec<Case>) -> Vec<Case>,
+    check: impl Fn(&Case) -> Result<(), String> + Copy + Send + 'static,
+) {
     let mut failures = Vec::new();
     let only = std::env::var("MYNAH_FAMILY").unwrap_or_default();
-    for (family, fixture) in Fixture::all().into_iter().filter(|(name, _)| name.contains(&only)) {
+    for (family, fixture) in fixtures.into_iter().filter(|(name, _)| name.contains(&only)) {
         for case in cases(fixture.cases) {
             let label = format!("{family}, {}", case.name);
             match on_engine(move || Ok(check(&case))) {
@@ -427,7 +435,7 @@ fn every_tensor_matters() {
         let dull = on_engine(move || {
             let tensors = case.checkpoint()?;
             let forward = |tensors: HashMap<String, Array>| {
-                let model = build(&case, &case.scope(tensors)?)?;
+                let model = build(&case.scope(tensors)?)?;
                 let mut cache = empty(&model);
                 let chunks = [case.tokens.len()];
                 run(&case, &mut Stepped::new(model), &mut cache, &case.tokens, &chunks)

@@ -135,16 +135,24 @@ impl Fixture {
     /// The fixtures of all families, by name; those of another folder where `MYNAH_FIXTURES` names one.
     pub fn all() -> Vec<(String, Fixture)> {
         static ALL: OnceLock<Vec<(String, Fixture)>> = OnceLock::new();
-        ALL.get_or_init(Self::read).clone()
+        ALL.get_or_init(Self::read_families).clone()
     }
 
-    fn read() -> Vec<(String, Fixture)> {
-        let folder = match env::var_os("MYNAH_FIXTURES") {
-            Some(folder) => PathBuf::from(folder),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families"),
-        };
+    /// What transformers computes from checkpoints that it saved itself, by the model type.
+    pub fn of_transformers() -> Vec<(String, Fixture)> {
+        Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/transformers"))
+    }
+
+    fn read_families() -> Vec<(String, Fixture)> {
+        match env::var_os("MYNAH_FIXTURES") {
+            Some(folder) => Self::read(&PathBuf::from(folder)),
+            None => Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families")),
+        }
+    }
+
+    fn read(folder: &Path) -> Vec<(String, Fixture)> {
         let mut paths: Vec<PathBuf> =
-            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
         paths.sort();
         let spreads = fs::read_to_string(folder.join("../spread.json")).unwrap_or("{}".into());
@@ -273,8 +281,7 @@ impl Case {
     /// The model, with nothing left unread. On the engine's thread.
     pub fn model(&self) -> Result<Rc<dyn LanguageModel>> {
         let scope = self.scope(self.checkpoint()?)?;
-        let family = families::find(self.config["model_type"].as_str().unwrap())?;
-        let model = family.language(&self.config, &scope)?;
+        let model = families::build(&scope)?;
         scope.finish(|_| {})?;
         Ok(model)
     }

@@ -2,7 +2,9 @@
 
 mod adapters;
 mod caches;
+mod config;
 mod families;
 mod prompts;
 mod rows;
+mod transformers;
 mod weights;

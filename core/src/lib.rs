@@ -142,7 +142,9 @@ pub mod internals {
     /// The list of families.
     pub mod families {
         pub use crate::checkpoint::file_rules::{Contents, FileRules};
-        pub use crate::families::{Build, Checkpoint, Entry, Family, all, find, recognize};
+        pub use crate::families::{
+            Build, Checkpoint, Entry, Family, all, build, find, ignored_fields, recognize,
+        };
     }
 
     /// Operations on arrays.

@@ -10,7 +10,7 @@ use crate::{
         prompt::Prompt,
         session_options::SessionOptions,
     },
-    checkpoint::{config::Json, files::Files},
+    checkpoint::files::Files,
     engine::{
         Engine, Turn,
         engine_model::{EngineModel, Place, find},
@@ -24,6 +24,7 @@ use crate::{
     models::network::Kind,
     text::{ChatTemplate, Tokenizer},
 };
+use serde_json::Value as Json;
 use std::{
     fmt,
     pin::Pin,
@@ -158,6 +159,10 @@ impl Load {
         let resolved = Resolved::of(location, &options, &tell).await?;
         let limit = Limit::set(options.memory)?;
         let (weights, text) = resolved.read(engine, &options, tell).await?;
+        if !weights.ignored_fields.is_empty() {
+            let fields = weights.ignored_fields.join(", ");
+            tracing::warn!(fields, "config.json has fields that the model does not use");
+        }
         let session = options.session_for(&weights, resolved.context(&options)).await?;
         let model = resolved.model(&options, weights, text, session)?;
         if options.prewarm {
@@ -264,6 +269,7 @@ struct Weights {
     place: Place,
     vocabulary: u32,
     rewinds: bool,
+    ignored_fields: Vec<String>,
 }
 
 /// What converts between text and tokens.
@@ -323,7 +329,9 @@ impl Resolved {
                 let network = loaded.language()?;
                 let vocabulary = network.vocabulary();
                 let rewinds = network.cache(&CachePlan::default()).rewinds();
-                Ok(Some(Weights { place: Place::new(engine, loaded), vocabulary, rewinds }))
+                let ignored_fields = loaded.ignored_fields.clone();
+                let place = Place::new(engine, loaded);
+                Ok(Some(Weights { place, vocabulary, rewinds, ignored_fields }))
             })
         });
         let (report, text) = oneshot::channel();

@@ -1,13 +1,13 @@
 //! A model on the engine's thread.
 
 use crate::{
-    checkpoint::{adapter, config::Json, files::Files, scope::Scope},
+    checkpoint::{adapter, files::Files, scope::Scope},
     engine::{
         Engine,
         prefix_cache::{PrefixCache, Slot},
     },
     error::{Error, Result},
-    families::{Checkpoint, family},
+    families::{self, family},
     layers::cache_plan::CachePlan,
     mlx,
     models::{
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 use mlx_rs::{Array, linalg, memory, ops, transforms::async_eval};
-use serde_json::Map;
+use serde_json::{Map, Value};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -32,6 +32,8 @@ pub(crate) struct EngineModel {
     network: Network,
     /// Its `model_type`, or the name of its family.
     model_type: String,
+    /// The fields of its config that it does not use.
+    pub ignored_fields: Vec<String>,
     decode: RefCell<DecodeStep>,
     /// Bytes that its weights take.
     weights: usize,
@@ -48,15 +50,15 @@ impl EngineModel {
     pub(crate) fn read<P: FnMut(f32)>(
         files: &Files,
         adapter: Option<&Files>,
-        config: Option<&Json>,
+        config: Option<&Value>,
         mut progress: P,
     ) -> Result<impl FnMut() -> Result<Option<Self>> + use<P>> {
         let family = family(files, config)?;
-        let none = Json::Object(Map::new());
+        let none = Value::Object(Map::new());
         let config = config.unwrap_or(&none);
         let weights = Scope::open_with(files, &family.files, adapter, config)?;
-        let checkpoint = Checkpoint { config, weights: &weights, files };
-        let mut network = Some(family.build.network(&checkpoint)?);
+        let mut network = Some(family.network(&weights, files)?);
+        let mut ignored_fields = families::ignored_fields(&weights)?;
         let mut model_type = family.name(config).to_string();
         let parameters = weights.parameters();
         let mut reading = weights.reading()?;
@@ -78,6 +80,7 @@ impl EngineModel {
             Ok(network.take().map(|network| EngineModel {
                 network,
                 model_type: mem::take(&mut model_type),
+                ignored_fields: mem::take(&mut ignored_fields),
                 decode,
                 weights,
                 fingerprint: mem::take(&mut fingerprint),

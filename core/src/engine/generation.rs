@@ -191,8 +191,11 @@ impl Run {
         };
         let network = &**self.loaded.language()?;
         let chunk = self.prompt.chunk(network, self.prefilled, end)?;
-        let hidden =
-            prefill_embedded(network, &chunk, &mut self.slot.prefix_cache.borrow_mut().cache)?;
+        let hidden = {
+            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
+            cache.expect_length(total);
+            prefill_embedded(network, &chunk, cache)?
+        };
         if end == total && self.given.len() < request.options.max_tokens {
             let last = mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
             let logits = network.logits(&last)?;

@@ -283,7 +283,7 @@ mod tests {
             let files = crate::DEMO;
             let config = files.json("config.json")?.unwrap();
             let weights = crate::checkpoint::scope::Scope::open(&files, &config)?;
-            let model = crate::families::find("llama")?.language(&config, &weights)?;
+            let model = crate::families::find("llama")?.language(&weights)?;
             Ok(EnginePrompt::new(&*model, vec![1, PLACEHOLDER], &[picture(1, WIDTH)]).err())
         };
         let refused = block_on(engine.run(build)).unwrap();

@@ -2,7 +2,12 @@
 //! checkpoint is recognised.
 
 use crate::{
-    checkpoint::{config::Json, file_rules::FileRules, files::Files, scope::Scope},
+    checkpoint::{
+        config::{self, Json},
+        file_rules::FileRules,
+        files::Files,
+        scope::Scope,
+    },
     error::{Error, Result},
     families::family::{Family, Recommended, model_type},
     models::{
@@ -12,6 +17,7 @@ use crate::{
         speech::{Codec, Detector, Speaker, Transcriber},
     },
 };
+use serde_json::Value;
 use std::rc::Rc;
 
 /// A family of any kind in the list of all families.
@@ -28,7 +34,7 @@ pub struct Entry {
 
 /// A checkpoint on its way to a model.
 pub struct Checkpoint<'a> {
-    /// Its `config.json`; an empty object without one.
+    /// Its `config.json`, which remembers which of its fields were read; an empty object without one.
     pub config: &'a Json,
     /// Its weights.
     pub weights: &'a Scope,
@@ -102,7 +108,7 @@ impl Entry {
     }
 
     /// What errors call a checkpoint of this family: its `model_type`, or the family's first one.
-    pub fn name<'a>(&'a self, config: &'a Json) -> &'a str {
+    pub fn name<'a>(&'a self, config: &'a Value) -> &'a str {
         model_type(config).unwrap_or(self.model_types[0])
     }
 
@@ -110,7 +116,7 @@ impl Entry {
     ///
     /// # Errors
     /// [`Error::ModelKind`].
-    pub fn expect(&self, kind: Kind, config: &Json) -> Result<()> {
+    pub fn expect(&self, kind: Kind, config: &Value) -> Result<()> {
         if self.build.kind() == kind {
             return Ok(());
         }
@@ -121,14 +127,25 @@ impl Entry {
         })
     }
 
+    /// The model of a checkpoint.
+    ///
+    /// # Errors
+    /// Those of the family, and [`Error::Unsupported`] for a field of the config that the family does
+    /// not use and that changes the numbers.
+    pub fn network(&self, weights: &Scope, files: &Files) -> Result<Network> {
+        let config = weights.config();
+        let network = self.build.network(&Checkpoint { config, weights, files })?;
+        config::ignored_fields(config)?;
+        Ok(network)
+    }
+
     /// The language model of a checkpoint without other files.
     ///
     /// # Errors
-    /// [`Error::ModelKind`] when it builds models of another kind, and those of the family.
-    pub fn language(&self, config: &Json, weights: &Scope) -> Result<Rc<dyn LanguageModel>> {
-        self.expect(Kind::Language, config)?;
-        let files = &Files::Embedded(&[]);
-        match self.build.network(&Checkpoint { config, weights, files })? {
+    /// [`Error::ModelKind`] when it builds models of another kind, and those of [`Entry::network`].
+    pub fn language(&self, weights: &Scope) -> Result<Rc<dyn LanguageModel>> {
+        self.expect(Kind::Language, &weights.config().to_value())?;
+        match self.network(weights, &Files::Embedded(&[]))? {
             Network::Language(model) => Ok(model),
             _ => Err(Error::Internal("a family builds another kind of model than it says".into())),
         }

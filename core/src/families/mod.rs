@@ -13,9 +13,12 @@ pub use entry::{Build, Checkpoint, Entry};
 pub use family::{Family, Recommended, Sampling, model_type};
 
 use crate::{
-    checkpoint::{config::Json, file_rules::Contents, files::Files},
+    checkpoint::{config, file_rules::Contents, files::Files, scope::Scope},
     error::{Error, Result},
+    models::language::LanguageModel,
 };
+use serde_json::Value;
+use std::rc::Rc;
 
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
@@ -86,7 +89,7 @@ pub fn find(model_type: &str) -> Result<&'static Entry> {
 ///
 /// # Errors
 /// Those of [`recognize`]; [`Error::Io`].
-pub fn family(files: &Files, config: Option<&Json>) -> Result<&'static Entry> {
+pub fn family(files: &Files, config: Option<&Value>) -> Result<&'static Entry> {
     recognize(&Contents { names: &files.list()?, config })
 }
 
@@ -104,6 +107,23 @@ pub fn recognize(contents: &Contents) -> Result<&'static Entry> {
     }
     let config = contents.config.ok_or_else(|| Error::config("", "there is no such file"))?;
     find(model_type(config)?)
+}
+
+/// Builds the language model of a checkpoint without other files, of the family that its `model_type`
+/// names.
+///
+/// # Errors
+/// Those of [`find`] and of [`Entry::language`].
+pub fn build(weights: &Scope) -> Result<Rc<dyn LanguageModel>> {
+    find(model_type(&weights.config().to_value())?)?.language(weights)
+}
+
+/// The fields of a config that a built model does not use and that are not known to be harmless.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a field that changes the numbers.
+pub fn ignored_fields(weights: &Scope) -> Result<Vec<String>> {
+    config::ignored_fields(weights.config())
 }
 
 /// Levenshtein's distance in characters.

@@ -2,7 +2,9 @@
 
 pub(crate) use crate::{
     checkpoint::{
-        config::{self, Count, Epsilon, Json, PerLayer, Positive, RopeScaling, Size, Text},
+        config::{
+            self, ByLayer, Count, Epsilon, Json, PerLayer, Positive, RopeScaling, Size, Text,
+        },
         scope::Scope,
     },
     error::{Error, Result},
@@ -21,10 +23,10 @@ pub(crate) use crate::{
         cache_plan::CachePlan,
         embedded::Embedded,
         feed_forward::{
-            activation::{self, gelu, gelu_tanh, relu_squared},
+            activation::{self, gelu_tanh, relu_squared},
             mlp::{
                 Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, W1_W3_W2, dense,
-                gated, geglu, geglu_tanh, sum, swiglu,
+                gate_of, gated, geglu, sum, swiglu,
             },
             moe::{ExpertSizes, FusedNames, GatedExperts, Moe, dispatch, mix},
             routed_experts::{
@@ -74,4 +76,4 @@ pub(crate) use crate::{
 };
 pub(crate) use mlx_rs::{Array, Dtype, ops, ops::indexing::take_along_axis};
 pub(crate) use serde::Deserialize;
-pub(crate) use serde_json::json;
+pub(crate) use serde_json::{Value, json};

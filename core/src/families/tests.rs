@@ -143,11 +143,12 @@ fn transcriber(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
     if checkpoint.files.read("am.mvn")?.is_none() {
         return Err(Error::config("am.mvn", "missing"));
     }
-    let c = Text::read(&json!({
+    let config = json!({
         "hidden_size": WIDTH, "num_hidden_layers": 2, "intermediate_size": 32,
         "num_attention_heads": 2, "vocab_size": 32, "rms_norm_eps": 1e-5,
         "tie_word_embeddings": true,
-    }))?;
+    });
+    let c = Text::read(&config.into())?;
     let projections = |w: &Scope| {
         let [q, k, v, o] = QKVO.map(|name| w.linear(name, WIDTH, WIDTH));
         Ok::<_, Error>([q?, k?, v?, o?])
@@ -280,7 +281,7 @@ fn built(model_type: &str, tensors: &[(&str, Array)]) -> Network {
     let files = &Files::Embedded(&[("am.mvn", b"1")]);
     let contents = Contents { names: &[], config: Some(&config) };
     let family = recognize(&contents).unwrap();
-    let network = family.build.network(&Checkpoint { config: &config, weights, files }).unwrap();
+    let network = family.network(weights, files).unwrap();
     assert_eq!(network.kind(), family.build.kind());
     network
 }
@@ -330,7 +331,7 @@ fn a_family_is_recognized_by_its_files_first() {
     assert_eq!(found(&names[..1], Some(&config)).unwrap(), "llama");
     assert!(matches!(found(&names[..1], None), Err(Error::Config { .. })));
     let family = find("test_transcriber").unwrap();
-    let refused = family.language(&config, &Scope::new(HashMap::new(), &config).unwrap());
+    let refused = family.language(&Scope::new(HashMap::new(), &config).unwrap());
     let message = refused.err().unwrap().to_string();
     assert!(message.contains("`llama` is a transcriber (speech to text), not a language model"));
 }
@@ -411,7 +412,7 @@ fn rotary_positions_and_deepstack_go_on_while_decoding() {
     let files = crate::DEMO;
     let config = files.json("config.json").unwrap().unwrap();
     let weights = &Scope::open(&files, &config).unwrap();
-    let checkpoint = Checkpoint { config: &config, weights, files: &files };
+    let checkpoint = Checkpoint { config: weights.config(), weights, files: &files };
     let model: Rc<dyn LanguageModel> = pictures(&checkpoint).unwrap().into();
     let tokens = vec![5, 6, PLACEHOLDER, 7, 8, PLACEHOLDER, 9];
     let media = vec![picture(1, 128), picture(2, 128)];

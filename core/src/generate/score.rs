@@ -25,6 +25,7 @@ pub struct Score {
 /// Scores `tokens`, with the `count` most probable tokens after each.
 pub(crate) fn score(model: &dyn LanguageModel, tokens: &[u32], count: usize) -> Result<Score> {
     let mut cache = model.cache(&CachePlan::new(tokens.len()));
+    cache.expect_length(tokens.len());
     let mut score = Score { logprobs: vec![None], top: Vec::new() };
     for chunk in tokens.chunks(CHUNK) {
         let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
@@ -41,6 +42,7 @@ pub(crate) fn score(model: &dyn LanguageModel, tokens: &[u32], count: usize) -> 
 /// The logits after the last of `tokens`.
 pub(crate) fn next_logits(model: &dyn LanguageModel, tokens: &[u32]) -> Result<Vec<f32>> {
     let mut cache = model.cache(&CachePlan::new(tokens.len()));
+    cache.expect_length(tokens.len());
     let mut last = None;
     for chunk in tokens.chunks(CHUNK) {
         let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);

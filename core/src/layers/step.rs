@@ -25,6 +25,8 @@ pub struct Step {
     /// The position of the first token where the host knows it. A pass that is being compiled has
     /// none: it is replayed at every position.
     pub offset: Option<i32>,
+    /// How many tokens the sequence has with all of this prefill, where the host knows it.
+    pub sequence_length: Option<i32>,
     /// Whether the states keep what they need to take tokens of this pass back.
     is_verify: bool,
     /// Rotary positions, where they are not the positions of the sequence.
@@ -60,7 +62,8 @@ impl Step {
     /// A pass over `length` tokens from position `offset` on.
     pub fn prefill(offset: i32, length: i32) -> Self {
         let position = Array::from_slice(&[offset], &[1]);
-        Step { length, offset: Some(offset), ..Step::decode(position) }
+        let sequence_length = Some(offset + length);
+        Step { length, offset: Some(offset), sequence_length, ..Step::decode(position) }
     }
 
     /// A pass over one token of each row at positions `[rows]` that only the device knows.
@@ -69,6 +72,7 @@ impl Step {
             position,
             length: 1,
             offset: None,
+            sequence_length: None,
             is_verify: false,
             rotary: None,
             spans: Vec::new(),

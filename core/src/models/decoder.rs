@@ -141,6 +141,8 @@ pub struct Decoder {
     pub norm: Norm,
     /// The output head.
     pub head: Head,
+    /// See [`LanguageModel::original_context`].
+    pub original_context: Option<i32>,
 }
 
 impl Decoder {
@@ -207,6 +209,7 @@ impl Decoder {
                 .collect::<Result<_>>()?,
             norm: ends.norm,
             head: ends.head,
+            original_context: c.original_context(),
         })
     }
 }
@@ -242,6 +245,10 @@ impl LanguageModel for Decoder {
 
     fn logits(&self, hidden: &Array) -> Result<Array> {
         self.head.forward(hidden, &self.embedding)
+    }
+
+    fn original_context(&self) -> Option<i32> {
+        self.original_context
     }
 }
 

@@ -47,6 +47,11 @@ pub trait LanguageModel {
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array>;
     /// Hidden states `[…, width]` to logits `[…, vocabulary]`.
     fn logits(&self, hidden: &Array) -> Result<Array>;
+    /// The longest sequence that rotates with LongRoPE's short factors. Keys of longer sequences are
+    /// others, from the first token on: their cache is computed anew when they cross it.
+    fn original_context(&self) -> Option<i32> {
+        None
+    }
 }
 
 impl Input {
@@ -103,5 +108,8 @@ impl<W: Wrapper> LanguageModel for W {
     }
     fn logits(&self, hidden: &Array) -> Result<Array> {
         Wrapper::logits(self, hidden)
+    }
+    fn original_context(&self) -> Option<i32> {
+        self.inner().original_context()
     }
 }

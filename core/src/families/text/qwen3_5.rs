@@ -18,7 +18,7 @@ pub const RECOMMENDED: Recommended = Recommended {
 
 pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     ignore_parts(w, &["visual", "vision_tower"]);
-    Ok(Box::new(decoder(config::text(config)?, w)?))
+    Ok(Box::new(decoder(&config::text(config)?, w)?))
 }
 
 fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
