@@ -68,8 +68,10 @@ mod families;
 mod generate;
 pub mod hub;
 mod layers;
+mod media;
 mod mlx;
 mod models;
+mod processors;
 mod text;
 
 pub use answer::{Effort, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice};

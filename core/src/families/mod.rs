@@ -8,6 +8,7 @@ pub mod prelude;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod text;
+pub mod vision;
 
 pub use entry::{Build, Checkpoint, Entry};
 pub use family::{Family, Recommended, Sampling, model_type};
@@ -19,10 +20,11 @@ use crate::{
 
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
+    let families = text::FAMILIES.iter().chain(vision::FAMILIES);
     #[cfg(test)]
-    return text::FAMILIES.iter().chain(tests::FAMILIES);
+    return families.chain(tests::FAMILIES);
     #[cfg(not(test))]
-    text::FAMILIES.iter()
+    families
 }
 
 /// The modalities that are not supported yet, each with the known values of `model_type`.

@@ -47,7 +47,7 @@ pub const FAMILIES: &[Entry] = &[
 ];
 
 const fn entry(model_types: &'static [&'static str], build: Build, files: FileRules) -> Entry {
-    Entry { model_types, build, recommended: Recommended::NOTHING, files }
+    Entry { model_types, build, recommended: Recommended::NOTHING, files, processor: None }
 }
 
 /// A Llama that reads pictures: each placeholder becomes the rows of a grid, which see each other
@@ -121,7 +121,7 @@ pub fn picture(hash: u64, width: i32) -> crate::models::language::Media {
     let value = |i: i32| ((i as f32 + 1.0) * (hash as f32 + 0.7)).sin();
     let values: Vec<f32> = (0..CELLS as i32 * width).map(value).collect();
     let pixels = Array::from_slice(&values, &[CELLS as i32, width]);
-    crate::models::language::Media { hash, tensors: [("pixel_values".into(), pixels)].into() }
+    crate::models::language::Media::new(hash, [("pixel_values".into(), pixels)].into())
 }
 
 /// An encoder of one layer, and a decoder with cross attention. Its files have names of their own

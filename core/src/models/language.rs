@@ -6,7 +6,10 @@ use crate::{
     models::cache::Cache,
 };
 use mlx_rs::Array;
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// A prompt before the model has embedded it.
 #[derive(Clone, Default)]
@@ -24,6 +27,33 @@ pub struct Media {
     pub hash: u64,
     /// The tensors by the names of the processor, such as `pixel_values` and `image_grid_thw`.
     pub tensors: HashMap<String, Array>,
+    /// What the tower has made of them; clones share it.
+    features: Arc<Mutex<Option<Vec<Array>>>>,
+}
+
+impl Media {
+    /// Media that no tower has read yet.
+    pub fn new(hash: u64, tensors: HashMap<String, Array>) -> Self {
+        Media { hash, tensors, features: Arc::default() }
+    }
+
+    /// The features of the media, which `encode` computes from the tensors the first time: a session
+    /// keeps them, so that a later prompt with the same media runs no tower.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub fn features(
+        &self,
+        encode: impl FnOnce(&HashMap<String, Array>) -> Result<Vec<Array>>,
+    ) -> Result<Vec<Array>> {
+        let mut features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(features) = &*features {
+            return Ok(features.clone());
+        }
+        let encoded = encode(&self.tensors)?;
+        *features = Some(encoded.clone());
+        Ok(encoded)
+    }
 }
 
 /// Tokens in, logits of the next token out.
