@@ -384,6 +384,25 @@ pub enum Error {
         /// The free bytes.
         free: u64,
     },
+    /// A picture or a clip cannot be read.
+    #[error("{reason}")]
+    Image {
+        /// Which one, what is wrong with it, and what to do.
+        reason: String,
+    },
+    /// A prompt has more or fewer pictures and clips than places for them.
+    #[error(
+        "the prompt has {} for {}; write `{marker}` once for each of them, or pass as many as it has",
+        Count(*markers, "place"), Count(*media, "picture or clip")
+    )]
+    MediaCount {
+        /// The places in the prompt.
+        markers: usize,
+        /// The pictures and clips that the prompt came with.
+        media: usize,
+        /// What marks a place.
+        marker: String,
+    },
     /// The application cancelled the operation.
     #[error("cancelled")]
     Cancelled,
@@ -485,6 +504,8 @@ impl Error {
             | Error::UnknownRole(_)
             | Error::UnsupportedPart { .. }
             | Error::TextOnly { .. }
+            | Error::Image { .. }
+            | Error::MediaCount { .. }
             | Error::NothingAllowed { .. }
             | Error::EmptyPrompt
             | Error::TokenOutOfVocabulary { .. }

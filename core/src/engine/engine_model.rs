@@ -4,7 +4,9 @@ use crate::{
     checkpoint::{adapter, config::Json, files::Files, scope::Scope},
     engine::{
         Engine,
+        media_cache::MediaCache,
         prefix_cache::{PrefixCache, Slot},
+        prompt::EnginePrompt,
     },
     error::{Error, Result},
     families::{Checkpoint, family},
@@ -16,6 +18,7 @@ use crate::{
         language::LanguageModel,
         network::{Kind, Network},
     },
+    processors::PreparedMedia,
 };
 use mlx_rs::{Array, linalg, memory, ops, transforms::async_eval};
 use serde_json::Map;
@@ -38,6 +41,8 @@ pub(crate) struct EngineModel {
     /// What tells its checkpoint from others.
     pub fingerprint: String,
     pub sessions: RefCell<HashMap<u64, Rc<Slot>>>,
+    /// The features of the latest pictures.
+    media: RefCell<MediaCache>,
     /// Generations that still use it end.
     pub unloaded: Cell<bool>,
 }
@@ -82,6 +87,7 @@ impl EngineModel {
                 weights,
                 fingerprint: mem::take(&mut fingerprint),
                 sessions,
+                media: RefCell::default(),
                 unloaded: Cell::new(false),
             }))
         })
@@ -122,6 +128,20 @@ impl EngineModel {
         let sessions = self.sessions.borrow();
         let caches = sessions.values().map(|slot| slot.prefix_cache.borrow().bytes()).sum();
         ModelMemory { weights: self.weights, caches }
+    }
+
+    /// A prompt of tokens and of the media that its placeholders stand for.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`], and those of [`EnginePrompt::new`].
+    pub(crate) fn prompt(&self, tokens: Vec<u32>, media: &[PreparedMedia]) -> Result<EnginePrompt> {
+        let media = self.media.borrow_mut().get(media);
+        EnginePrompt::new(&**self.language()?, tokens, &media)
+    }
+
+    /// Frees the features of pictures that no generation uses.
+    pub(crate) fn forget_media(&self) {
+        self.media.take();
     }
 
     /// An empty prefix cache.

@@ -37,6 +37,13 @@ impl Media {
         Media { hash, tensors, features: Arc::default() }
     }
 
+    /// The bytes of its tensors and features.
+    pub fn bytes(&self) -> usize {
+        let features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
+        let features = features.iter().flatten();
+        self.tensors.values().chain(features).map(Array::nbytes).sum()
+    }
+
     /// The features of the media, which `encode` computes from the tensors the first time: a session
     /// keeps them, so that a later prompt with the same media runs no tower.
     ///
