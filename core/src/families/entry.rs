@@ -146,7 +146,7 @@ impl Entry {
 
 macro_rules! families {
     ($($name:ident),* $(,)?) => {
-        $(mod $name;)*
+        $(pub(crate) mod $name;)*
         /// The families of this modality.
         pub const FAMILIES: &[$crate::families::entry::Entry] =
             &[$($crate::families::entry::Entry::text($name::FAMILY)),*];
@@ -155,11 +155,15 @@ macro_rules! families {
 pub(crate) use families;
 
 macro_rules! vision_families {
-    ($($name:ident: $processor:path),* $(,)?) => {
-        $(mod $name;)*
+    (@entry $name:ident) => { $crate::families::entry::Entry::text($name::FAMILY) };
+    (@entry $name:ident $processor:path) => {
+        $crate::families::entry::Entry::vision($name::FAMILY, $processor)
+    };
+    ($($name:ident $(: $processor:path)?),* $(,)?) => {
+        $(pub(crate) mod $name;)*
         /// The families of this modality, each with the processor of its pictures.
         pub const FAMILIES: &[$crate::families::entry::Entry] =
-            &[$($crate::families::entry::Entry::vision($name::FAMILY, $processor)),*];
+            &[$($crate::families::entry::vision_families!(@entry $name $($processor)?)),*];
     };
 }
 pub(crate) use vision_families;
