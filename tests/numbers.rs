@@ -3,6 +3,7 @@
 mod adapters;
 mod caches;
 mod families;
+mod pictures;
 mod processors;
 mod prompts;
 mod rows;

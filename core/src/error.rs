@@ -163,6 +163,16 @@ pub enum Error {
         /// How many of them.
         media: usize,
     },
+    /// A prompt has more or fewer placeholders than its pictures need.
+    #[error(
+        "the prompt has {found} image tokens, and its pictures need {needed}; write one image marker for each picture, in their order"
+    )]
+    Placeholders {
+        /// How many the prompt has.
+        found: usize,
+        /// How many the features of its pictures are.
+        needed: usize,
+    },
     /// The model is of another kind than the one that was asked for.
     #[error(
         "`{model_type}` is {found}, not {expected}; load it as what it is, or choose another model"
@@ -506,6 +516,7 @@ impl Error {
             | Error::TextOnly { .. }
             | Error::Image { .. }
             | Error::MediaCount { .. }
+            | Error::Placeholders { .. }
             | Error::NothingAllowed { .. }
             | Error::EmptyPrompt
             | Error::TokenOutOfVocabulary { .. }

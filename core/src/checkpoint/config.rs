@@ -520,6 +520,11 @@ pub struct RopeScaling {
     /// `longrope`: a factor of what is rotated, in families that do not compute it.
     #[serde(deserialize_with = "optional_positive")]
     pub long_mscale: Option<f32>,
+    /// M-RoPE: how many pairs of a head take their position from each axis.
+    pub mrope_section: Option<Vec<i32>>,
+    /// M-RoPE: whether the axes take turns instead of having a block of pairs each.
+    #[serde(deserialize_with = "switch")]
+    pub mrope_interleaved: bool,
     /// Those of full layers, where transformers 5 nests them by kind of layer.
     pub full_attention: Option<Box<RopeScaling>>,
     /// Those of sliding layers.

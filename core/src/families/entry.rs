@@ -146,7 +146,7 @@ impl Entry {
 
 macro_rules! families {
     ($($name:ident),* $(,)?) => {
-        $(mod $name;)*
+        $(pub(crate) mod $name;)*
         /// The families of this modality.
         pub const FAMILIES: &[$crate::families::entry::Entry] =
             &[$($crate::families::entry::Entry::text($name::FAMILY)),*];
@@ -156,7 +156,7 @@ pub(crate) use families;
 
 macro_rules! vision_families {
     ($($name:ident: $processor:path),* $(,)?) => {
-        $(mod $name;)*
+        $(pub(crate) mod $name;)*
         /// The families of this modality, each with the processor of its pictures.
         pub const FAMILIES: &[$crate::families::entry::Entry] =
             &[$($crate::families::entry::Entry::vision($name::FAMILY, $processor)),*];

@@ -4,6 +4,7 @@
 
 pub(crate) mod entry;
 pub(crate) mod family;
+pub(crate) mod multimodal;
 pub mod prelude;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -31,10 +32,8 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
 const OTHER_MODALITIES: &[(&str, &str)] = &[
     (
         "vision",
-        "aya_vision bunny-llama cohere2_vision fastvlm idefics3 kimi_vl lfm2-vl lfm2_vl llava \
-         llava-qwen2 llava_bunny llava_next llava_qwen2 minicpmv4_6 molmo2 molmo_point \
-         moondream3 nemotron_labs_diffusion_vlm paligemma phi3_v phi4-siglip phi4_siglip \
-         pixtral qwen2_5_vl qwen2_vl qwen3_vl qwen3_vl_moe smolvlm smolvlm2 youtu_vl",
+        "fastvlm kimi_vl llava_qwen2 minicpmv4_6 molmo2 molmo_point moondream3 \
+         nemotron_labs_diffusion_vlm phi3_v phi4-siglip phi4_siglip youtu_vl",
     ),
     (
         "multimodal",

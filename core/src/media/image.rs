@@ -238,7 +238,7 @@ fn is_cut_jpeg(bytes: &[u8]) -> bool {
     const SCAN: [u8; 2] = [0xff, 0xda];
     const END: [u8; 2] = [0xff, 0xd9];
     let last = bytes.windows(2).rev().find(|marker| *marker == SCAN || *marker == END);
-    bytes.starts_with(&START) && last != Some(&END)
+    bytes.starts_with(&START) && last != Some(&END[..])
 }
 
 fn cut_off() -> Error {

@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Result},
     layers::{cache_plan::CachePlan, embedded::Embedded, step::Step},
+    mlx,
     models::cache::Cache,
 };
 use mlx_rs::Array;
@@ -60,6 +61,29 @@ impl Media {
         let encoded = encode(&self.tensors)?;
         *features = Some(encoded.clone());
         Ok(encoded)
+    }
+}
+
+impl Media {
+    /// A tensor that the processor made.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it made none of this name: it is another family's processor.
+    pub fn tensor(&self, name: &str) -> Result<&Array> {
+        let missing = || Error::Internal(format!("the processor made no `{name}`"));
+        self.tensors.get(name).ok_or_else(missing)
+    }
+
+    /// The numbers of a tensor of sizes, such as `image_grid_thw`.
+    ///
+    /// # Errors
+    /// As [`Media::tensor`], and when it has fewer than `count` numbers.
+    pub fn sizes(&self, name: &str, count: usize) -> Result<Vec<i32>> {
+        let sizes: Vec<i32> = mlx::to_vec(self.tensor(name)?)?;
+        if sizes.len() < count {
+            return Err(Error::Internal(format!("`{name}` has {} numbers", sizes.len())));
+        }
+        Ok(sizes)
     }
 }
 

@@ -9,4 +9,5 @@ pub mod embedder;
 mod estimate;
 pub mod language;
 pub mod network;
+pub mod sighted;
 pub mod speech;

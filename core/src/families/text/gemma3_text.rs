@@ -5,7 +5,7 @@
 use crate::families::prelude::*;
 
 pub const FAMILY: Family =
-    Family { model_types: &["gemma3_text", "gemma3"], build, recommended: RECOMMENDED };
+    Family { model_types: &["gemma3_text"], build, recommended: RECOMMENDED };
 
 const RECOMMENDED: Recommended = Recommended {
     end_tokens: &["<end_of_turn>"],
@@ -21,7 +21,7 @@ struct Config {
     use_bidirectional_attention: bool,
 }
 
-fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &text_config(
         config,
         json!({
@@ -37,7 +37,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let reason = "embedding models are not supported yet";
         return Err(Error::unsupported("use_bidirectional_attention", reason));
     }
-    ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     // Published checkpoints tie the output head to the embedding without saying so in the config.
     c.tie_word_embeddings = None;
     c.layer_types = c.layer_types.filter(|_| e.sliding_window_pattern.is_none());
@@ -74,8 +73,8 @@ pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Resu
     if !text.is_object() {
         return Err(Error::config("text_config", "not an object"));
     }
-    let outer =
-        json!({"vocab_size": config.get("vocab_size").or(nested_defaults.get("vocab_size"))});
+    let vocabulary = config.get("vocab_size").or(text.get("vocab_size"));
+    let outer = json!({"vocab_size": vocabulary.or(nested_defaults.get("vocab_size"))});
     let text = config::with_defaults(&outer, text.clone());
     Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults)))
 }

@@ -13,7 +13,7 @@ use crate::{
 use std::collections::HashMap;
 
 pub const FAMILY: Family = Family {
-    model_types: &["gemma4_text", "gemma4", "gemma4_unified", "gemma4_unified_text"],
+    model_types: &["gemma4_text", "gemma4_unified", "gemma4_unified_text"],
     build,
     recommended: Recommended::NOTHING,
 };
@@ -48,6 +48,12 @@ struct OwnSizes {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    ignore_parts(w, &["vision_embedder", "audio_tower", "embed_audio", "embed_vision"]);
+    language_model(config, w)
+}
+
+/// The language model alone, of any of the models.
+pub fn language_model(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let defaults = json!({
         "hidden_size": 1536, "num_hidden_layers": 35, "intermediate_size": 6144,
         "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256,
@@ -75,9 +81,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let reason = format!("{} of {layers} layers", *e.num_kv_shared_layers);
         return Err(Error::config("num_kv_shared_layers", reason));
     }
-    ignore_parts(w, &["vision_tower", "vision_embedder", "multi_modal_projector", "audio_tower"]);
-    ignore_parts(w, &["embed_audio", "embed_vision"]);
-    w.ignore_named(&["input_max", "input_min", "output_max", "output_min"]);
     let inputs = e.inputs(&body(w).0, &c)?;
     let decoder = Decoder::stack(w, &c, |i, w| e.block(w, &c, experts.as_ref(), i))?;
     Ok(Box::new(Gemma4 {

@@ -1,13 +1,10 @@
-//! Llama 4 Scout and Maverick (text): Llama 4's dense text models with experts in some or all
+//! The language model of Llama 4 Scout and Maverick: Llama 4's dense text models with experts in some or all
 //! layers; a token goes to one routed expert, whose input is multiplied by its score, and to a
 //! shared expert. Follows `llama4` of mlx-lm, and Meta's code, as in transformers, for
 //! `no_rope_layers` and `moe_layers`.
 
 use crate::families::prelude::*;
 use crate::families::text::llama4_text::{decoder, dense, read};
-
-pub const FAMILY: Family =
-    Family { model_types: &["llama4"], build, recommended: Recommended::NOTHING };
 
 #[derive(Deserialize)]
 struct Config {
@@ -17,7 +14,7 @@ struct Config {
     interleave_moe_layer_step: Size,
 }
 
-fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config::text(config)?,
         json!({
@@ -29,8 +26,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let (e, (config, c)): (Config, _) = (config::read(config)?, read(config)?);
     check_choice("num_experts_per_tok", 1, *e.num_experts_per_tok)?;
-    // The text is read alone.
-    ignore_parts(w, &["vision_model", "multi_modal_projector"]);
     let has_experts = |i: i32| match &e.moe_layers {
         Some(layers) => layers.contains(&i),
         None => (i + 1) % *e.interleave_moe_layer_step == 0,
