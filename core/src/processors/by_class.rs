@@ -16,7 +16,7 @@ fn starts_with(settings: &Settings, name: &str) -> Result<bool> {
 /// # Errors
 /// [`Error::Config`](crate::Error::Config).
 pub fn rows_or_centered(settings: &Settings) -> Result<Box<dyn Processor>> {
-    match starts_with(settings, "Pixtral")? {
+    match starts_with(settings, "PixtralImageProcessor")? {
         true => rows::read(settings),
         false => fixed::centered(settings),
     }
@@ -27,7 +27,7 @@ pub fn rows_or_centered(settings: &Settings) -> Result<Box<dyn Processor>> {
 /// # Errors
 /// [`Error::Config`](crate::Error::Config).
 pub fn lined_or_numbered(settings: &Settings) -> Result<Box<dyn Processor>> {
-    match starts_with(settings, "Cohere2Vision")? {
+    match starts_with(settings, "Cohere2VisionImageProcessor")? {
         true => grids::lined(settings),
         false => grids::numbered(settings),
     }

@@ -87,7 +87,7 @@ mod tests {
     fn grids_are_those_of_the_reference() {
         let size = |width, height| Extent { width, height };
         let tile = Extent::square(336);
-        // `get_optimal_tiled_canvas` of GOT-OCR 2 and of Cohere 2, in transformers 5.24.
+        // `get_optimal_tiled_canvas` of `got_ocr2` and of `mllama`, in transformers 5.24.
         for (picture, closest_grid, scaled_grid) in [
             (size(800, 600), size(4, 3), size(3, 2)),
             (size(100, 100), size(1, 1), size(1, 1)),

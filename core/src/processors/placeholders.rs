@@ -2,7 +2,7 @@
 
 use crate::{error::Result, text::Tokenizer};
 
-/// The id that stands for the place of a picture in the code of LLaVA and its kin: −200, which no
+/// The id that stands for the place of a picture in the code of nanoLLaVA and its kin: −200, which no
 /// vocabulary has.
 pub const PLACE: u32 = (-200_i32).cast_unsigned();
 

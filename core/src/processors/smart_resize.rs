@@ -219,14 +219,19 @@ impl SmartResize {
     }
 
     /// What a tower reads of patches, and how many feature vectors it makes of them.
-    fn prepared(&self, patches: Patches, names: [&'static str; 2]) -> Prepared {
+    fn prepared(
+        &self,
+        patches: Patches,
+        pixels_name: &'static str,
+        grid_name: &'static str,
+    ) -> Prepared {
         let Patches { grid, values } = patches;
         let count: usize = grid.iter().product();
         let width = values.len() / count;
         Prepared {
             tensors: vec![
-                NamedTensor::floats(names[0], &[count, width], values),
-                NamedTensor::integers(names[1], &[1, 3], grid),
+                NamedTensor::floats(pixels_name, &[count, width], values),
+                NamedTensor::integers(grid_name, &[1, 3], grid),
             ],
             placeholders: Vec::new(),
             soft_tokens: count / self.merge.pow(2),
@@ -331,7 +336,7 @@ impl Processor for SmartResize {
         };
         // A picture is a frame that is repeated.
         let mut prepared =
-            self.prepared(self.patches(&[picture])?, ["pixel_values", "image_grid_thw"]);
+            self.prepared(self.patches(&[picture])?, "pixel_values", "image_grid_thw");
         prepared.placeholders = vec![Piece::tokens(self.image, prepared.soft_tokens)];
         Ok(prepared)
     }
@@ -352,7 +357,7 @@ impl Processor for SmartResize {
         let frames = places.iter().map(frame).collect::<Result<Vec<_>>>()?;
         let patches = self.patches(&frames)?;
         let groups = patches.grid[0];
-        let mut prepared = self.prepared(patches, ["pixel_values_videos", "video_grid_thw"]);
+        let mut prepared = self.prepared(patches, "pixel_values_videos", "video_grid_thw");
         let Some([start, end]) = &clips.around else {
             prepared.placeholders = vec![Piece::tokens(clips.video, prepared.soft_tokens)];
             return Ok(prepared);
