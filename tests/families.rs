@@ -1,16 +1,17 @@
 //! Every family gives the reference's numbers, however a sequence is cut into steps, from every
 //! layout of its checkpoints.
 
+use crate::pictures;
 use mlx_rs::{Array, Dtype, ops, transforms::eval};
 use mynah::{
-    Bound, CachePlan, Files, Result,
+    Bound, CachePlan, Error, Files, Result,
     internals::{Cache, DecodeStep, LanguageModel, Scope, families, mlx, prefill},
 };
 use mynah_tests::{Case, Fixture, on_engine};
 use std::{collections::HashMap, rc::Rc};
 
 /// Absolute, on log-probabilities.
-const TOLERANCE: f32 = 1e-4;
+pub const TOLERANCE: f32 = 1e-4;
 /// Whether operations round as those of the reference did: both run MLX's kernels for the CPU, and the
 /// tests do not fuse them.
 const ROUNDS_ALIKE: bool = cfg!(target_os = "linux");
@@ -138,10 +139,36 @@ pub fn run(
 }
 
 /// Rows that are expected from a position on, and how near.
-struct Expected<'a> {
-    rows: &'a [Vec<f32>],
-    from: usize,
-    tolerance: f32,
+pub struct Expected<'a> {
+    pub rows: &'a [Vec<f32>],
+    pub from: usize,
+    pub tolerance: f32,
+}
+
+impl Expected<'_> {
+    /// Compares the rows of every position.
+    pub fn compare(&self, rows: &[Vec<f32>]) -> Result<(), String> {
+        if rows.len() != self.rows.len() {
+            return Err(format!("{} rows, not {}", rows.len(), self.rows.len()));
+        }
+        (self.from..).zip(rows.iter().zip(self.rows)).try_for_each(|(position, (row, expected))| {
+            compare_row(row, expected, self.tolerance)
+                .map_err(|failure| format!("{failure} at position {position}"))
+        })
+    }
+}
+
+fn compare_row(row: &[f32], expected: &[f32], tolerance: f32) -> Result<(), String> {
+    if row.len() != expected.len() {
+        return Err(format!("{} numbers instead of {}", row.len(), expected.len()));
+    }
+    row.iter().zip(expected).try_for_each(|(found, expected)| {
+        let distance = (found - expected).abs();
+        if distance > tolerance || distance.is_nan() {
+            return Err(format!("{found} instead of {expected}"));
+        }
+        Ok(())
+    })
 }
 
 fn compare(case: &Case, what: &str, rows: &[Vec<f32>], expected: &Expected) -> Result<(), String> {
@@ -158,22 +185,8 @@ fn compare(case: &Case, what: &str, rows: &[Vec<f32>], expected: &Expected) -> R
         if !position.is_multiple_of(case.every) {
             continue;
         }
-        let expected = &expected[position / case.every];
-        if row.len() != expected.len() {
-            return Err(format!(
-                "{what}: {} numbers instead of {} at position {position}",
-                row.len(),
-                expected.len()
-            ));
-        }
-        for (found, expected) in row.iter().zip(expected) {
-            let distance = (found - expected).abs();
-            if distance > tolerance || distance.is_nan() {
-                return Err(format!(
-                    "{what}: {found} instead of {expected} at position {position}"
-                ));
-            }
-        }
+        compare_row(row, &expected[position / case.every], tolerance)
+            .map_err(|failure| format!("{what}: {failure} at position {position}"))?;
     }
     Ok(())
 }
@@ -438,7 +451,14 @@ fn every_tensor_matters() {
                 let model = build(&case.scope(tensors)?)?;
                 let mut cache = empty(&model);
                 let chunks = [case.tokens.len()];
-                run(&case, &mut Stepped::new(model), &mut cache, &case.tokens, &chunks)
+                let mut stepped = Stepped::new(model.clone());
+                let mut rows = run(&case, &mut stepped, &mut cache, &case.tokens, &chunks)?;
+                for prompt in &case.prompts {
+                    let prompt = model.prompt(&prompt.input())?;
+                    let length = prompt.length();
+                    rows.extend(pictures::rows(&case, &model, &prompt, length, length)?);
+                }
+                Ok::<_, Error>(rows)
             };
             let whole = forward(tensors.clone())?;
             let mut dull = Vec::new();

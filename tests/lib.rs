@@ -10,7 +10,7 @@ pub mod hub {
 use mlx_rs::{Array, Dtype};
 use mynah::{
     Bound, CachePlan, CacheQuantization, Engine, Result,
-    internals::{Format, LanguageModel, Mode, Quantized, Scope, families},
+    internals::{Format, Input, LanguageModel, Media, Mode, Quantized, Scope, families},
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -58,6 +58,9 @@ pub struct Case {
     pub logprobs: Vec<Vec<f32>>,
     /// The same, token by token, where the reference itself differs.
     pub steps: Option<Vec<Vec<f32>>>,
+    /// Prompts with pictures.
+    #[serde(default)]
+    pub prompts: Vec<Prompt>,
     /// What comes out of caches that are kept in other ways.
     #[serde(default)]
     pub caches: Vec<Kept>,
@@ -71,6 +74,69 @@ pub struct Case {
     /// The same for the case in bfloat16, where it is in float32.
     #[serde(skip)]
     bfloat16_spread: Option<f32>,
+}
+
+/// A prompt with pictures.
+#[derive(Clone, Deserialize)]
+pub struct Prompt {
+    /// The expanded prompt.
+    pub tokens: Vec<u32>,
+    media: Vec<BTreeMap<String, MediaTensor>>,
+    /// After each position, the log-probability of each probe.
+    pub logprobs: Vec<Vec<f32>>,
+}
+
+/// A tensor of a processor: a formula of its name, or numbers.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum MediaTensor {
+    Formula { shape: Vec<i32> },
+    Numbers { values: Json },
+}
+
+impl MediaTensor {
+    fn array(&self, name: &str) -> Array {
+        match self {
+            MediaTensor::Formula { shape } => {
+                let unit = bits(name, size(shape)).map(|z| (z >> 40) as f32 / (1 << 23) as f32);
+                Array::from_slice(&unit.map(|u| u - 1.0).collect::<Vec<_>>(), shape)
+            }
+            MediaTensor::Numbers { values } => {
+                let (mut shape, mut first) = (Vec::new(), values);
+                while let Some(entries) = first.as_array() {
+                    shape.push(entries.len() as i32);
+                    first = &entries[0];
+                }
+                let mut flat = Vec::new();
+                flatten(values, &mut flat);
+                if flat.iter().all(|number| number.fract() == 0.0) {
+                    let whole: Vec<i32> = flat.iter().map(|number| *number as i32).collect();
+                    return Array::from_slice(&whole, &shape);
+                }
+                Array::from_slice(&flat, &shape)
+            }
+        }
+    }
+}
+
+fn flatten(values: &Json, into: &mut Vec<f32>) {
+    match values {
+        Json::Array(values) => values.iter().for_each(|value| flatten(value, into)),
+        value => into.push(value.as_f64().unwrap() as f32),
+    }
+}
+
+impl Prompt {
+    /// The prompt with the tensors of its pictures. On the engine's thread.
+    pub fn input(&self) -> Input {
+        let media = self.media.iter().enumerate().map(|(i, tensors)| {
+            let tensors = tensors
+                .iter()
+                .map(|(name, tensor)| (name.clone(), tensor.array(&format!("media.{i}.{name}"))));
+            Media::new(i as u64 + 1, tensors.collect())
+        });
+        Input { tokens: self.tokens.clone(), media: media.collect() }
+    }
 }
 
 /// A cache that is kept in another way than the plain one; 0 is none.

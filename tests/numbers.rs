@@ -4,6 +4,8 @@ mod adapters;
 mod caches;
 mod config;
 mod families;
+mod pictures;
+mod processors;
 mod prompts;
 mod rows;
 mod transformers;

@@ -7,6 +7,7 @@ use crate::{
         download::{CONFIG, LANGUAGE, download_adapter, download_as, download_text},
         location::{Found, Location},
         model::{Inner, Model, ModelInfo},
+        preparation::Preparation,
         prompt::Prompt,
         session_options::SessionOptions,
     },
@@ -352,6 +353,14 @@ impl Resolved {
         context(&self.config, &self.recommended).into_iter().chain(options.context).min()
     }
 
+    /// How the model prepares pictures, unless the checkpoint has no vision tower.
+    fn preparation(&self, tokenizer: Option<&Tokenizer>) -> Result<Option<Preparation>> {
+        let family = families::family(&self.files, self.found.as_ref())?;
+        let has_tower = self.config.get("vision_config").is_some_and(|config| !config.is_null());
+        let read = family.processor.filter(|_| has_tower);
+        Ok(read.map(|read| Preparation::new(read, &self.config, &self.files, tokenizer)))
+    }
+
     fn model(
         self,
         options: &LoadOptions,
@@ -362,6 +371,11 @@ impl Resolved {
         let generation = self.generation.as_ref();
         let mut configured_ends = configured_ends(&self.config, generation);
         configured_ends.extend(options.end_token_ids(text.tokenizer.as_ref())?);
+        let preparation = self.preparation(text.tokenizer.as_ref())?.map(Arc::new);
+        let template = match &preparation {
+            Some(preparation) => text.template.map(|template| preparation.template(template)),
+            None => text.template,
+        };
         Ok(Model(Arc::new(Inner {
             info: ModelInfo {
                 model_type: self.model_type.clone(),
@@ -372,13 +386,14 @@ impl Resolved {
                 &configured_ends,
                 &self.recommended,
                 text.tokenizer.as_ref(),
-                text.template.as_ref(),
+                template.as_ref(),
             ),
             configured_ends,
             defaults: defaults(generation, self.recommended.sampling),
             session,
             tokenizer: text.tokenizer,
-            template: text.template,
+            template,
+            preparation,
             dialect: Arc::new(text.dialect),
             rewinds: weights.rewinds,
             place: Arc::new(weights.place),

@@ -208,6 +208,13 @@ impl Scope {
         self.store.unread.borrow().keys().any(|tensor| tensor.starts_with(&prefix))
     }
 
+    /// Whether the place here is an unread tensor or has some below it.
+    pub fn exists(&self) -> bool {
+        let prefix = self.path.clone() + ".";
+        let unread = self.store.unread.borrow();
+        unread.contains_key(&self.path) || unread.keys().any(|tensor| tensor.starts_with(&prefix))
+    }
+
     /// The shape of a tensor that has not been read yet.
     pub fn shape(&self, name: &str) -> Option<Vec<i32>> {
         self.store.unread.borrow().get(&self.name(name)).map(|tensor| tensor.shape().to_vec())

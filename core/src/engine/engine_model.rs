@@ -4,7 +4,9 @@ use crate::{
     checkpoint::{adapter, files::Files, scope::Scope},
     engine::{
         Engine,
+        media_cache::MediaCache,
         prefix_cache::{PrefixCache, Slot},
+        prompt::EnginePrompt,
     },
     error::{Error, Result},
     families::{self, family},
@@ -16,6 +18,7 @@ use crate::{
         language::LanguageModel,
         network::{Kind, Network},
     },
+    processors::PreparedMedia,
 };
 use mlx_rs::{Array, linalg, memory, ops, transforms::async_eval};
 use serde_json::{Map, Value};
@@ -40,6 +43,8 @@ pub(crate) struct EngineModel {
     /// What tells its checkpoint from others.
     pub fingerprint: String,
     pub sessions: RefCell<HashMap<u64, Rc<Slot>>>,
+    /// The features of the latest pictures.
+    media: RefCell<MediaCache>,
     /// Generations that still use it end.
     pub unloaded: Cell<bool>,
 }
@@ -85,6 +90,7 @@ impl EngineModel {
                 weights,
                 fingerprint: mem::take(&mut fingerprint),
                 sessions,
+                media: RefCell::default(),
                 unloaded: Cell::new(false),
             }))
         })
@@ -125,6 +131,20 @@ impl EngineModel {
         let sessions = self.sessions.borrow();
         let caches = sessions.values().map(|slot| slot.prefix_cache.borrow().bytes()).sum();
         ModelMemory { weights: self.weights, caches }
+    }
+
+    /// A prompt of tokens and of the media that its placeholders stand for.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`], and those of [`EnginePrompt::new`].
+    pub(crate) fn prompt(&self, tokens: Vec<u32>, media: &[PreparedMedia]) -> Result<EnginePrompt> {
+        let media = self.media.borrow_mut().get(media);
+        EnginePrompt::new(&**self.language()?, tokens, &media)
+    }
+
+    /// Frees the features of pictures that no generation uses.
+    pub(crate) fn forget_media(&self) {
+        self.media.take();
     }
 
     /// An empty prefix cache.

@@ -80,8 +80,7 @@ impl Run {
         let constraint = request.answering.constraint.take();
         let reader = std::mem::take(&mut request.answering.reader);
         let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
-        let prompt =
-            EnginePrompt::new(&**loaded.language()?, request.prompt.clone(), &request.media)?;
+        let prompt = loaded.prompt(request.prompt.clone(), &request.media)?;
         Ok(Run {
             loaded,
             slot,
@@ -138,8 +137,8 @@ impl Run {
     pub fn restart(&mut self, request: &Request) -> Result<()> {
         self.forget();
         (self.queued, self.prefilled) = (None, 0);
-        let network = &**self.loaded.language()?;
-        self.prompt = EnginePrompt::new(network, request.prompt.clone(), &request.media)?;
+        self.loaded.forget_media();
+        self.prompt = self.loaded.prompt(request.prompt.clone(), &request.media)?;
         self.sampler = sampler(request, &self.prompt)?;
         self.prompt.append(&self.given);
         self.given.iter().try_for_each(|id| self.sampler.replay(*id))

@@ -16,6 +16,7 @@ use crate::{
         network::{Kind, Network},
         speech::{Codec, Detector, Speaker, Transcriber},
     },
+    processors,
 };
 use serde_json::Value;
 use std::rc::Rc;
@@ -30,6 +31,8 @@ pub struct Entry {
     pub recommended: Recommended,
     /// Which files it needs.
     pub files: FileRules,
+    /// Reads the settings that prepare pictures; none for a model that reads none.
+    pub processor: Option<processors::Read>,
 }
 
 /// A checkpoint on its way to a model.
@@ -104,7 +107,13 @@ impl Entry {
             build: Build::Text(family.build),
             recommended: family.recommended,
             files: FileRules::USUAL,
+            processor: None,
         }
+    }
+
+    /// The entry of a family of models that read pictures and text, with the usual files.
+    pub const fn vision(family: Family, processor: processors::Read) -> Self {
+        Entry { processor: Some(processor), ..Entry::text(family) }
     }
 
     /// What errors call a checkpoint of this family: its `model_type`, or the family's first one.
@@ -154,10 +163,20 @@ impl Entry {
 
 macro_rules! families {
     ($($name:ident),* $(,)?) => {
-        $(mod $name;)*
+        $(pub(crate) mod $name;)*
         /// The families of this modality.
         pub const FAMILIES: &[$crate::families::entry::Entry] =
             &[$($crate::families::entry::Entry::text($name::FAMILY)),*];
     };
 }
 pub(crate) use families;
+
+macro_rules! vision_families {
+    ($($name:ident: $processor:path),* $(,)?) => {
+        $(pub(crate) mod $name;)*
+        /// The families of this modality, each with the processor of its pictures.
+        pub const FAMILIES: &[$crate::families::entry::Entry] =
+            &[$($crate::families::entry::Entry::vision($name::FAMILY, $processor)),*];
+    };
+}
+pub(crate) use vision_families;

@@ -4,10 +4,12 @@
 
 pub(crate) mod entry;
 pub(crate) mod family;
+pub(crate) mod multimodal;
 pub mod prelude;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod text;
+pub mod vision;
 
 pub use entry::{Build, Checkpoint, Entry};
 pub use family::{Family, Recommended, Sampling, model_type};
@@ -22,20 +24,19 @@ use std::rc::Rc;
 
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
+    let families = text::FAMILIES.iter().chain(vision::FAMILIES);
     #[cfg(test)]
-    return text::FAMILIES.iter().chain(tests::FAMILIES);
+    return families.chain(tests::FAMILIES);
     #[cfg(not(test))]
-    text::FAMILIES.iter()
+    families
 }
 
 /// The modalities that are not supported yet, each with the known values of `model_type`.
 const OTHER_MODALITIES: &[(&str, &str)] = &[
     (
         "vision",
-        "aya_vision bunny-llama cohere2_vision fastvlm idefics3 kimi_vl lfm2-vl lfm2_vl llava \
-         llava-qwen2 llava_bunny llava_next llava_qwen2 minicpmv4_6 molmo2 molmo_point \
-         moondream3 nemotron_labs_diffusion_vlm paligemma phi3_v phi4-siglip phi4_siglip \
-         pixtral qwen2_5_vl qwen2_vl qwen3_vl qwen3_vl_moe smolvlm smolvlm2 youtu_vl",
+        "fastvlm kimi_vl llava_qwen2 minicpmv4_6 molmo2 molmo_point moondream3 \
+         nemotron_labs_diffusion_vlm phi3_v phi4-siglip phi4_siglip youtu_vl",
     ),
     (
         "multimodal",

@@ -23,7 +23,7 @@ pub(crate) use crate::{
         cache_plan::CachePlan,
         embedded::Embedded,
         feed_forward::{
-            activation::{self, gelu_tanh, relu_squared},
+            activation::{self, gelu, gelu_tanh, relu_squared},
             mlp::{
                 Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, W1_W3_W2, dense,
                 gate_of, gated, geglu, sum, swiglu,
@@ -58,7 +58,15 @@ pub(crate) use crate::{
         },
         residual::Residual,
         state::Recurrent,
-        step::Step,
+        step::{Rotary, Step},
+        vision::{
+            config::{VisionConfig, in_vision_config, nested as vision_config, square_width},
+            encoder::{self, AttentionNames, Encoder, FC1_FC2},
+            grid::{Grid, MergeOrder, Wavelengths, rope_2d, rope_2d_of_neighbours},
+            patches::{Kernel, PatchEmbedding},
+            position_table::{Interpolation, PositionTable},
+            siglip::VisionTransformer,
+        },
     },
     mlx::{
         self,
@@ -71,7 +79,8 @@ pub(crate) use crate::{
             ignore_parts, ignore_prediction_layers, pre_norm, pre_norm_named, pre_norm_under,
             sandwich,
         },
-        language::{LanguageModel, Wrapper},
+        language::{LanguageModel, Media, Wrapper},
+        sighted::{GridPositions, Sighted, Tower, Visibility},
     },
 };
 pub(crate) use mlx_rs::{Array, Dtype, ops, ops::indexing::take_along_axis};

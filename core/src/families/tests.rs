@@ -32,10 +32,16 @@ use crate::{
         network::Network,
         speech::{Codec, Detector, Speaker, Transcriber},
     },
+    processors::{NamedTensor, Prepared, PreparedMedia},
 };
 use mlx_rs::{Array, Dtype, ops, random, transforms::eval};
 use serde_json::json;
-use std::{collections::HashMap, ops::ControlFlow, rc::Rc};
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    rc::Rc,
+    sync::{Arc, Mutex},
+};
 
 pub const FAMILIES: &[Entry] = &[
     entry(&["test_pictures"], Build::Language(pictures), FileRules::USUAL),
@@ -47,7 +53,7 @@ pub const FAMILIES: &[Entry] = &[
 ];
 
 const fn entry(model_types: &'static [&'static str], build: Build, files: FileRules) -> Entry {
-    Entry { model_types, build, recommended: Recommended::NOTHING, files }
+    Entry { model_types, build, recommended: Recommended::NOTHING, files, processor: None }
 }
 
 /// A Llama that reads pictures: each placeholder becomes the rows of a grid, which see each other
@@ -88,8 +94,11 @@ impl Wrapper for Pictures {
                 continue;
             }
             let picture = pictures.next().ok_or(Error::EmptyPrompt)?;
-            let pixels = &picture.tensors["pixel_values"];
-            let features = pixels.as_dtype(own.dtype())?.expand_dims(0)?;
+            let encoded = picture.features(|tensors| {
+                ENCODED.lock().unwrap().push(picture.hash);
+                Ok(vec![tensors["pixel_values"].clone()])
+            })?;
+            let features = encoded[0].as_dtype(own.dtype())?.expand_dims(0)?;
             added.push(features.multiply(mlx::scalar(0.5, own.dtype())?)?);
             hidden.push(features);
             let range = ids.len()..ids.len() + CELLS;
@@ -116,12 +125,28 @@ impl Wrapper for Pictures {
     }
 }
 
+/// The pictures that the tower has read, by their hashes.
+pub static ENCODED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// The values of a picture.
+fn values(hash: u64, width: i32) -> Vec<f32> {
+    let value = |i: i32| ((i as f32 + 1.0) * (hash as f32 + 0.7)).sin();
+    (0..CELLS as i32 * width).map(value).collect()
+}
+
+/// A picture as its processor leaves it.
+pub fn prepared(hash: u64, width: i32) -> PreparedMedia {
+    let shape = [CELLS, width as usize];
+    let tensors = vec![NamedTensor::floats("pixel_values", &shape, values(hash, width))];
+    let prepared =
+        Prepared { tensors, placeholders: Vec::new(), soft_tokens: CELLS, channel_run: 1 };
+    PreparedMedia { hash, kind: "image", prepared: Arc::new(prepared) }
+}
+
 /// A picture with values of its own.
 pub fn picture(hash: u64, width: i32) -> crate::models::language::Media {
-    let value = |i: i32| ((i as f32 + 1.0) * (hash as f32 + 0.7)).sin();
-    let values: Vec<f32> = (0..CELLS as i32 * width).map(value).collect();
-    let pixels = Array::from_slice(&values, &[CELLS as i32, width]);
-    crate::models::language::Media { hash, tensors: [("pixel_values".into(), pixels)].into() }
+    let pixels = Array::from_slice(&values(hash, width), &[CELLS as i32, width]);
+    crate::models::language::Media::new(hash, [("pixel_values".into(), pixels)].into())
 }
 
 /// An encoder of one layer, and a decoder with cross attention. Its files have names of their own

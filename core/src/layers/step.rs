@@ -33,6 +33,8 @@ pub struct Step {
     pub rotary: Option<Rotary>,
     /// Tokens of this pass that see each other both ways.
     pub spans: Vec<Range<usize>>,
+    /// Whether they do in layers with a sliding window only, and no further than the window.
+    pub spans_in_windows: bool,
     memo: RefCell<Vec<(Memo, Array)>>,
     /// Values that layers leave for later ones, by their type and the layer.
     extensions: RefCell<HashMap<(TypeId, i32), Box<dyn Any>>>,
@@ -76,6 +78,7 @@ impl Step {
             is_verify: false,
             rotary: None,
             spans: Vec::new(),
+            spans_in_windows: false,
             memo: RefCell::default(),
             extensions: RefCell::default(),
         }
@@ -167,7 +170,8 @@ impl Step {
     }
 
     /// The attention mask of a prefill over `past` keys before it and its own: a query sees itself,
-    /// all keys before it that are in the ring, and the whole span that it is in.
+    /// all keys before it that are in the ring, and the span that it is in: the whole, or in layers with
+    /// a sliding window only, and no further back than the window.
     /// `[length, past + length]`, true for visible keys.
     pub(crate) fn causal_mask(&self, past: i32, ring: Option<Ring>) -> Result<Array> {
         self.memoized(Memo::CausalMask(ring), || {
@@ -175,12 +179,17 @@ impl Step {
             let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
             let distance = queries.subtract(&keys)?;
             let seen = distance.ge(Array::from_int(0))?;
-            let Some(ring) = ring else { return self.with_spans(seen, past) };
+            let Some(ring) = ring else {
+                return if self.spans_in_windows { Ok(seen) } else { self.with_spans(seen, past) };
+            };
             let near = distance.lt(Array::from_int(ring.turning()))?;
             let near = match ring.keep {
                 0 => near,
                 keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
             };
+            if self.spans_in_windows {
+                return Ok(self.with_spans(seen, past)?.logical_and(near)?);
+            }
             self.with_spans(seen.logical_and(near)?, past)
         })
     }

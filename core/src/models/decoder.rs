@@ -253,12 +253,17 @@ impl LanguageModel for Decoder {
 }
 
 /// Where the language model lies in a checkpoint, and where its head does. Exports of multimodal
-/// models nest it in one of two ways.
+/// models nest it in one of four ways.
 pub fn body(w: &Scope) -> (Scope, Scope) {
-    if w.has_below("language_model.model") {
-        (w.at("language_model.model"), w.at("language_model"))
+    let nested = w.at("language_model");
+    if nested.has_below("model") {
+        (nested.at("model"), nested)
+    } else if nested.has_below("layers") {
+        (nested.clone(), nested)
     } else if w.has_below("model.language_model") {
         (w.at("model.language_model"), w.clone())
+    } else if w.has_below("model.text_model") {
+        (w.at("model.text_model"), w.clone())
     } else {
         (w.at("model"), w.clone())
     }

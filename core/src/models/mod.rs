@@ -10,4 +10,5 @@ mod estimate;
 mod history;
 pub mod language;
 pub mod network;
+pub mod sighted;
 pub mod speech;

@@ -299,6 +299,10 @@ pub struct RopeScaling {
     /// `longrope`: the same for longer sequences.
     #[serde(deserialize_with = "optional_positive")]
     pub long_mscale: Option<f64>,
+    /// M-RoPE: how many pairs of a head take their position from each axis.
+    pub mrope_section: Option<Vec<i32>>,
+    /// M-RoPE: whether the axes take turns instead of having a block of pairs each.
+    pub mrope_interleaved: Option<bool>,
     /// Those of full layers, where transformers 5 nests them by kind of layer.
     pub full_attention: Option<Box<RopeScaling>>,
     /// Those of sliding layers.

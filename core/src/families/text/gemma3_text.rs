@@ -6,7 +6,7 @@ use crate::families::prelude::*;
 use crate::families::text::gemma;
 
 pub const FAMILY: Family =
-    Family { model_types: &["gemma3_text", "gemma3"], build, recommended: RECOMMENDED };
+    Family { model_types: &["gemma3_text"], build, recommended: RECOMMENDED };
 
 const RECOMMENDED: Recommended = Recommended {
     end_tokens: &["<end_of_turn>"],
@@ -22,7 +22,7 @@ struct Config {
     use_bidirectional_attention: bool,
 }
 
-fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &text_config(
         config,
         json!({
@@ -38,7 +38,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let reason = "embedding models are not supported yet";
         return Err(Error::unsupported("use_bidirectional_attention", reason));
     }
-    ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     // Published checkpoints tie the output head to the embedding without saying so in the config.
     c.tie_word_embeddings = None;
     let pattern = e.sliding_window_pattern.map_or(6, i32::from);

@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub const FAMILY: Family = Family {
-    model_types: &["gemma4_text", "gemma4", "gemma4_unified", "gemma4_unified_text"],
+    model_types: &["gemma4_text", "gemma4_unified", "gemma4_unified_text"],
     build,
     recommended: Recommended::NOTHING,
 };
@@ -47,6 +47,12 @@ struct OwnSizes {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    ignore_parts(w, &["vision_embedder", "audio_tower", "embed_audio", "embed_vision"]);
+    language_model(config, w)
+}
+
+/// The language model alone, of any of the models.
+pub fn language_model(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Unified models have no input for each layer.
     let model_type = config.get("model_type").and_then(Json::as_str).unwrap_or_default();
     let layer_input = if model_type.starts_with("gemma4_unified") { 0 } else { 256 };
@@ -78,9 +84,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let reason = format!("{} of {layers} layers", *e.num_kv_shared_layers);
         return Err(Error::config("num_kv_shared_layers", reason));
     }
-    ignore_parts(w, &["vision_tower", "vision_embedder", "multi_modal_projector", "audio_tower"]);
-    ignore_parts(w, &["embed_audio", "embed_vision"]);
-    w.ignore_named(&["input_max", "input_min", "output_max", "output_min"]);
     let inputs = e.inputs(&body(w).0, &c)?;
     let decoder = Decoder::stack(w, &c, |i, w| e.block(w, &c, experts.as_ref(), i))?;
     Ok(Box::new(Gemma4 {

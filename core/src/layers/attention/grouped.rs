@@ -39,6 +39,16 @@ impl QkNorm {
         let [q, k] = names.map(|name| w.rms_norm(name, c.head_dim(), c.rms_norm_eps));
         Ok(QkNorm::BeforeRope(q?, k?))
     }
+
+    /// The norms of queries and of keys, wherever they are.
+    pub(super) fn parts(&self) -> [Option<&Norm>; 2] {
+        match self {
+            QkNorm::None => [None, None],
+            QkNorm::BeforeRope(q, k) | QkNorm::AfterRope(q, k) | QkNorm::Whole(q, k) => {
+                [Some(q), Some(k)]
+            }
+        }
+    }
 }
 
 /// A change of queries `[batch, heads, length, head_dim]` before they attend.

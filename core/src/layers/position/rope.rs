@@ -3,7 +3,7 @@
 
 use crate::layers::position::{
     longrope::{LongRope, Wavelengths},
-    sections::Rotation,
+    sections::{self, Rotation},
     wavelengths::{exponents, llama3, magnify, missing, proportional, required, yarn},
 };
 use crate::{
@@ -83,7 +83,12 @@ impl Rope {
     /// As [`Rope::of`].
     pub fn partial(c: &Text, dims: i32) -> Result<Self> {
         let context = c.max_position_embeddings;
-        Self::scaled(dims, c.rope_theta(), *c.rope_traditional, c.rope_scaling(), context)
+        let scaling = c.rope_scaling();
+        let rope = Self::scaled(dims, c.rope_theta(), *c.rope_traditional, scaling, context)?;
+        match scaling.and_then(sections::axes) {
+            Some(axes) => rope.with_sections(&axes),
+            None => Ok(rope),
+        }
     }
 
     /// As [`Rope::partial`], with the `rotary_dim` of a config; without, its share or the whole.

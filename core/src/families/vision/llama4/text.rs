@@ -1,13 +1,10 @@
-//! Llama 4 Scout and Maverick (text): Llama 4's text models inside a multimodal checkpoint, whose
-//! vision model is ignored. Follows `llama4` of mlx-lm.
+//! The language model of Llama 4 Scout and Maverick, inside a multimodal checkpoint. Follows `llama4` of
+//! mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::llama4_text::{decoder, read};
 
-pub const FAMILY: Family =
-    Family { model_types: &["llama4"], build, recommended: Recommended::NOTHING };
-
-fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Unlike in other models of this kind, the text model says whether embeddings are tied.
     let tied = config.pointer("/text_config/tie_word_embeddings").cloned();
     let text = config::text(config)?.with("tie_word_embeddings", tied.unwrap_or(false.into()));
@@ -18,7 +15,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "num_local_experts": 16,
     });
     let (config, c) = read(&config::with_defaults(&text, defaults))?;
-    ignore_parts(w, &["vision_model", "multi_modal_projector"]);
     // The norms of queries and keys have an epsilon of their own.
     Ok(Box::new(decoder(&config, w, &c, 1e-6)?))
 }
