@@ -3,10 +3,7 @@
 
 use crate::{
     error::Result,
-    media::{
-        image::{Extent, Pixels},
-        interpolate::Interpolation,
-    },
+    media::image::{Extent, Pixels},
     processors::{
         Marker, NamedTensor, Normalization, Piece, Prepared, Processor, Settings, SizeField,
         Surroundings, layouts, patches::flatten,
@@ -134,8 +131,8 @@ impl Processor for Overlapping {
         let canvas =
             Extent { width: grid.width * window + margins, height: grid.height * window + margins };
         super::check(picture, canvas)?;
-        let whole = picture.interpolated(Extent::square(side), Interpolation::Linear);
-        let canvas = picture.interpolated(canvas, Interpolation::Linear);
+        let whole = picture.interpolated(Extent::square(side));
+        let canvas = picture.interpolated(canvas);
         let mut values = Vec::new();
         flatten(&whole, self.patch, &self.normalization, &mut values);
         for tile in 0..grid.area() {
