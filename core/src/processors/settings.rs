@@ -85,7 +85,10 @@ impl Settings<'_> {
     /// # Errors
     /// [`Error::Config`] when it is not JSON.
     pub fn processor(&self) -> Result<Fields> {
-        Ok(Fields { json: object(self.files.json(PROCESSOR)?.unwrap_or_default()), file: PROCESSOR })
+        Ok(Fields {
+            json: object(self.files.json(PROCESSOR)?.unwrap_or_default()),
+            file: PROCESSOR,
+        })
     }
 
     /// A field of `config.json`; a path has points between its names.

@@ -25,7 +25,11 @@ pub fn interleaved(sections: &[i32]) -> Vec<i32> {
 /// The axis of each pair, where a config has several axes.
 pub(super) fn axes(scaling: &RopeScaling) -> Option<Vec<i32>> {
     let sections = scaling.mrope_section.as_ref()?;
-    Some(if scaling.mrope_interleaved == Some(true) { interleaved(sections) } else { contiguous(sections) })
+    Some(if scaling.mrope_interleaved == Some(true) {
+        interleaved(sections)
+    } else {
+        contiguous(sections)
+    })
 }
 
 /// How the pairs of a head are rotated.
