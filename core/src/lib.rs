@@ -112,6 +112,7 @@ pub mod internals {
         },
         generate::{Allowed, Constraint, TokenMask},
         layers::{
+            audio::noise::Noise,
             attention::{
                 bidirectional::{BidirectionalAttention, Heads},
                 cross::{CrossAttention, Encoded},
@@ -131,11 +132,12 @@ pub mod internals {
         },
         models::{
             cache::{Cache, CacheCheckpoint},
+            codec::{Codec, Codes, EncodedAudio, Streaming, Windows},
             decode_step::{DecodeStep, prefill, prefill_embedded},
             embedder::Embedder,
             language::{Input, LanguageModel, Media, Wrapper},
             network::{Kind, Network},
-            speech::{Codec, Detector, Speaker, Transcriber, Voice},
+            speech::{Detector, Speaker, Transcriber, Voice},
         },
     };
 

@@ -6,10 +6,11 @@ use crate::{
     error::{Error, Result},
     families::family::{Family, Recommended, model_type},
     models::{
+        codec::Codec,
         embedder::Embedder,
         language::LanguageModel,
         network::{Kind, Network},
-        speech::{Codec, Detector, Speaker, Transcriber},
+        speech::{Detector, Speaker, Transcriber},
     },
 };
 use std::rc::Rc;

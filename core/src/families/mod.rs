@@ -2,6 +2,7 @@
 //! below it up to `models`; it must not know generation, the engine or the API. To add a family:
 //! its file with a [`Family`], and its name in the list of its modality.
 
+pub mod codec;
 pub(crate) mod entry;
 pub(crate) mod family;
 pub mod prelude;
@@ -17,12 +18,15 @@ use crate::{
     error::{Error, Result},
 };
 
+/// The families of each modality.
+const LISTS: &[&[Entry]] = &[text::FAMILIES, codec::FAMILIES];
+
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
     #[cfg(test)]
-    return text::FAMILIES.iter().chain(tests::FAMILIES);
+    return LISTS.iter().copied().flatten().chain(tests::FAMILIES);
     #[cfg(not(test))]
-    text::FAMILIES.iter()
+    LISTS.iter().copied().flatten()
 }
 
 /// The modalities that are not supported yet, each with the known values of `model_type`.
@@ -54,7 +58,7 @@ const OTHER_MODALITIES: &[(&str, &str)] = &[
         "diar_sortformer firered-vad firered_vad fireredvad silero silero-vad silero_vad \
          smart-turn smart_turn smart_turn_v3 sortformer ten-vad ten_vad tenvad",
     ),
-    ("audio codec", "bigvgan dac dacvae descript encodec mimi snac vocos"),
+    ("audio codec", "bigvgan dacvae encodec mimi vocos"),
     ("diffusion", "diffusion_gemma diffusion_gemma_text nemotron_labs_diffusion"),
     ("draft", "gemma4_assistant gemma4_unified_assistant"),
 ];

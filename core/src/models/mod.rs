@@ -3,6 +3,7 @@
 
 pub mod cache;
 mod cache_file;
+pub mod codec;
 pub mod decode_step;
 pub mod decoder;
 pub mod embedder;

@@ -1,9 +1,10 @@
 //! A model of any kind, as the engine holds it.
 
 use crate::models::{
+    codec::Codec,
     embedder::Embedder,
     language::LanguageModel,
-    speech::{Codec, Detector, Speaker, Transcriber},
+    speech::{Detector, Speaker, Transcriber},
 };
 use std::rc::Rc;
 

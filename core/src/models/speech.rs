@@ -72,13 +72,3 @@ pub trait Detector {
     /// end of a turn, or one class a speaker.
     fn detect(&self, samples: &Array, cache: &mut Cache) -> Result<Array>;
 }
-
-/// Audio to codes and back.
-pub trait Codec {
-    /// Samples a second.
-    fn sample_rate(&self) -> u32;
-    /// Samples `[batch, samples]` to codes `[batch, codebooks, frames]`.
-    fn encode(&self, samples: &Array) -> Result<Array>;
-    /// Codes `[batch, codebooks, frames]` to samples `[batch, samples]`.
-    fn decode(&self, codes: &Array) -> Result<Array>;
-}
