@@ -68,6 +68,7 @@ mod families;
 mod generate;
 pub mod hub;
 mod layers;
+mod media;
 mod mlx;
 mod models;
 mod text;
@@ -86,6 +87,7 @@ pub use hub::Source;
 /// Dates and times of no time zone, for [`TemplateOptions::local_time`].
 pub use jiff::civil;
 pub use layers::cache_plan::{Bound, CachePlan, CacheQuantization};
+pub use media::audio::{Audio, AudioFile, MonoReader, Resampler, WavWriter};
 pub use mlx::memory::{MemoryUse, memory_use, set_memory_limit};
 pub use text::{ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer};
 

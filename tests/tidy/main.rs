@@ -14,6 +14,7 @@ const ROOMS: &[&str] = &[
     "error",
     "mlx",
     "checkpoint",
+    "media",
     "text",
     "answer",
     "hub",
