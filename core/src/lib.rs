@@ -75,9 +75,10 @@ mod text;
 
 pub use answer::{Effort, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice};
 pub use api::{
-    DEMO, Inspection, Load, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model,
-    ModelInfo, ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, download,
-    download_adapter, download_text, inspect, inspect_with_adapter, shrink_caches,
+    AudioCodec, DEMO, Detection, Inspection, Load, LoadEvent, LoadOptions, Location, Memory,
+    MemoryPolicy, Model, ModelInfo, ModelMemory, Overflow, Packing, Prompt, Session,
+    SessionOptions, SpeechModel, VadModel, download, download_adapter, download_text, inspect,
+    inspect_with_adapter, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
@@ -89,6 +90,11 @@ pub use jiff::civil;
 pub use layers::cache_plan::{Bound, CachePlan, CacheQuantization};
 pub use media::audio::{Audio, AudioFile, MonoReader, Resampler, WavWriter};
 pub use mlx::memory::{MemoryUse, memory_use, set_memory_limit};
+pub use models::{
+    codec::{Codes, EncodedAudio},
+    segments::{Segment, SegmentRules},
+    speaker::{Script, SpeakOptions, Speech},
+};
 pub use text::{ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer};
 
 /// The code of the README compiles.
@@ -114,11 +120,11 @@ pub mod internals {
         },
         generate::{Allowed, Constraint, TokenMask},
         layers::{
-            audio::noise::Noise,
             attention::{
                 bidirectional::{BidirectionalAttention, Heads},
                 cross::{CrossAttention, Encoded},
             },
+            audio::noise::Noise,
             embedded::{Embedded, Key, MediaRange, PromptPositions},
             position::{
                 rope::Rope,
@@ -134,19 +140,31 @@ pub mod internals {
         },
         models::{
             cache::{Cache, CacheCheckpoint},
-            codec::{Codec, Codes, EncodedAudio, Streaming, Windows},
+            codec::{Codec, Streaming, Windows},
+            codec_stream::CodecStream,
             decode_step::{DecodeStep, prefill, prefill_embedded},
+            detector::{Detector, DetectorStream, Task},
             embedder::Embedder,
             language::{Input, LanguageModel, Media, Wrapper},
             network::{Kind, Network},
-            speech::{Detector, Speaker, Transcriber, Voice},
+            speaker::Speaker,
+            speech::Transcriber,
         },
     };
 
     /// The list of families.
     pub mod families {
         pub use crate::checkpoint::file_rules::{Contents, FileRules};
-        pub use crate::families::{Build, Checkpoint, Entry, Family, all, find, recognize};
+        pub use crate::families::{Build, Checkpoint, Entry, Family, all, family, find, recognize};
+        use crate::{
+            checkpoint::{config::Json, files::Files, scope::Scope},
+            error::Result,
+        };
+
+        /// Opens the weights of a checkpoint as its family has them.
+        pub fn open(files: &Files, family: &Entry, config: &Json) -> Result<Scope> {
+            Scope::open_with(files, &family.files, None, config)
+        }
     }
 
     /// Operations on arrays.

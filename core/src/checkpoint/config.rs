@@ -194,6 +194,14 @@ pub fn product(field: &str, factors: [i32; 2]) -> Result<i32> {
     }
 }
 
+/// The product of sizes.
+///
+/// # Errors
+/// As [`product`].
+pub fn product_of(field: &str, sizes: &[Size]) -> Result<i32> {
+    sizes.iter().try_fold(1, |so_far, size| product(field, [so_far, **size]))
+}
+
 /// Something that is on or off; null is off.
 fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(false))

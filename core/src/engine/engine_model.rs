@@ -12,9 +12,12 @@ use crate::{
     mlx,
     models::{
         cache::Cache,
+        codec::Codec,
         decode_step::DecodeStep,
+        detector::Detector,
         language::LanguageModel,
         network::{Kind, Network},
+        speaker::Speaker,
     },
 };
 use mlx_rs::{Array, linalg, memory, ops, transforms::async_eval};
@@ -94,11 +97,48 @@ impl EngineModel {
     pub(crate) fn language(&self) -> Result<&Rc<dyn LanguageModel>> {
         match &self.network {
             Network::Language(model) => Ok(model),
-            other => Err(Error::ModelKind {
-                model_type: self.model_type.clone(),
-                found: other.kind().description(),
-                expected: Kind::Language.description(),
-            }),
+            _ => Err(self.is_no(Kind::Language)),
+        }
+    }
+
+    /// The audio codec that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn codec(&self) -> Result<&Rc<dyn Codec>> {
+        match &self.network {
+            Network::Codec(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Codec)),
+        }
+    }
+
+    /// The detector that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn detector(&self) -> Result<&Rc<dyn Detector>> {
+        match &self.network {
+            Network::Detector(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Detector)),
+        }
+    }
+
+    /// The speaker that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn speaker(&self) -> Result<&Rc<dyn Speaker>> {
+        match &self.network {
+            Network::Speaker(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Speaker)),
+        }
+    }
+
+    fn is_no(&self, expected: Kind) -> Error {
+        Error::ModelKind {
+            model_type: self.model_type.clone(),
+            found: self.network.kind().description(),
+            expected: expected.description(),
         }
     }
 

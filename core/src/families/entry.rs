@@ -7,10 +7,12 @@ use crate::{
     families::family::{Family, Recommended, model_type},
     models::{
         codec::Codec,
+        detector::Detector,
         embedder::Embedder,
         language::LanguageModel,
         network::{Kind, Network},
-        speech::{Detector, Speaker, Transcriber},
+        speaker::Speaker,
+        speech::Transcriber,
     },
 };
 use std::rc::Rc;

@@ -3,9 +3,11 @@
 //! its file with a [`Family`], and its name in the list of its modality.
 
 pub mod codec;
+pub mod detection;
 pub(crate) mod entry;
 pub(crate) mod family;
 pub mod prelude;
+pub mod synthesis;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod text;
@@ -19,7 +21,8 @@ use crate::{
 };
 
 /// The families of each modality.
-const LISTS: &[&[Entry]] = &[text::FAMILIES, codec::FAMILIES];
+const LISTS: &[&[Entry]] =
+    &[text::FAMILIES, codec::FAMILIES, detection::FAMILIES, synthesis::FAMILIES];
 
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
@@ -50,15 +53,13 @@ const OTHER_MODALITIES: &[(&str, &str)] = &[
     ),
     (
         "speech synthesis",
-        "csm kokoro llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \
-         sesame soprano style_tts2 voxtral_tts",
+        "csm llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \
+         sesame soprano voxtral_tts",
     ),
     (
         "voice activity detection",
-        "diar_sortformer firered-vad firered_vad fireredvad silero silero-vad silero_vad \
-         smart-turn smart_turn smart_turn_v3 sortformer ten-vad ten_vad tenvad",
+        "diar_sortformer firered-vad firered_vad fireredvad sortformer ten-vad ten_vad tenvad",
     ),
-    ("audio codec", "bigvgan dacvae encodec mimi vocos"),
     ("diffusion", "diffusion_gemma diffusion_gemma_text nemotron_labs_diffusion"),
     ("draft", "gemma4_assistant gemma4_unified_assistant"),
 ];

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    layers::audio::noise::Noise,
+    layers::{algebra::Block, audio::noise::Noise, cache_plan::CachePlan, step::Step},
     models::cache::Cache,
 };
 use mlx_rs::{Array, Dtype};
@@ -15,6 +15,11 @@ pub trait Codec {
     /// Channels of its audio.
     fn channels(&self) -> usize {
         1
+    }
+
+    /// Whether it codes stretches of a fixed length, of which each has codes of its own.
+    fn is_chunked(&self) -> bool {
+        false
     }
 
     /// Samples `[1, samples, channels]` between -1 and 1 to codes or features.
@@ -168,6 +173,41 @@ impl Codes {
         let array = |codes: &Vec<u32>| Array::from_slice(codes, &[1, codes.len() as i32]);
         Ok(self.codebooks.iter().map(array).collect())
     }
+}
+
+/// Runs the next part `x` `[1, length, channels]` of a stream through stages of layers, whose states
+/// the cache has one after the other. Its positions are the steps of the stage of that number.
+///
+/// # Errors
+/// [`Error::MemoryLimit`], [`Error::Mlx`].
+pub fn run_next(
+    stages: &[&[Block]],
+    positions: usize,
+    x: &Array,
+    cache: &mut Cache,
+) -> Result<Array> {
+    let (mut x, mut first) = (x.clone(), 0);
+    for (i, blocks) in stages.iter().enumerate() {
+        let length = x.dim(1);
+        if i == positions {
+            cache.reserve(cache.offset + length)?;
+        }
+        let step = Step::prefill(cache.offset, length);
+        for (block, state) in blocks.iter().zip(&mut cache.states[first..]) {
+            x = block.forward(&x, &mut **state, &step)?;
+        }
+        if i == positions {
+            cache.offset += length;
+        }
+        first += blocks.len();
+    }
+    Ok(x)
+}
+
+/// An empty cache of such a stream.
+pub fn stream_cache(stages: &[&[Block]]) -> Cache {
+    let plan = CachePlan::default();
+    Cache::new(stages.iter().copied().flatten().map(|block| block.state(&plan)).collect(), &plan)
 }
 
 /// The greatest common divisor.

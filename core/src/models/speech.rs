@@ -5,7 +5,7 @@ use crate::{
     models::{cache::Cache, decode_step::prefill_embedded, language::LanguageModel},
 };
 use mlx_rs::Array;
-use std::{ops::ControlFlow, rc::Rc};
+use std::rc::Rc;
 
 /// Speech to text: an encoder, and a decoder that reads its output by cross attention.
 pub trait Transcriber {
@@ -30,45 +30,4 @@ pub trait Transcriber {
         x.encoded = encoded.cloned();
         decoder.logits(&prefill_embedded(decoder, &x, cache)?)
     }
-}
-
-/// Text to speech.
-pub trait Speaker {
-    /// Samples a second.
-    fn sample_rate(&self) -> u32;
-    /// Speaks a text; `out` takes the samples as they come, and breaks to stop.
-    fn speak(
-        &self,
-        text: &str,
-        voice: &Voice,
-        out: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
-    ) -> Result<()>;
-}
-
-/// Who speaks.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Voice {
-    /// The voice of the model.
-    #[default]
-    Default,
-    /// One of the voices of the checkpoint, by its name.
-    Named(String),
-    /// The voice of a recording.
-    Reference {
-        /// The recording, at the sample rate of the model.
-        samples: Vec<f32>,
-        /// What it says, where that is known.
-        text: Option<String>,
-    },
-}
-
-/// Voice activity detection, turn detection, diarization.
-pub trait Detector {
-    /// Samples a second.
-    fn sample_rate(&self) -> u32;
-    /// An empty cache of one stream.
-    fn cache(&self) -> Cache;
-    /// The next samples `[1, samples]` of a stream to probabilities `[frames, classes]`: speech, the
-    /// end of a turn, or one class a speaker.
-    fn detect(&self, samples: &Array, cache: &mut Cache) -> Result<Array>;
 }

@@ -4,6 +4,7 @@
 
 mod answer;
 mod chat;
+mod codec;
 mod generate;
 mod hub;
 mod input;
@@ -12,7 +13,9 @@ mod interrupts;
 mod model;
 mod progress;
 mod score;
+mod speak;
 mod terminal;
+mod vad;
 
 use clap::{ArgAction, Parser, Subcommand, error::ErrorKind};
 use mynah::Error;
@@ -41,6 +44,13 @@ enum Command {
     Chat(chat::Arguments),
     /// Print the log-probability of each token of a text
     Score(score::Arguments),
+    /// Speak a text
+    Speak(speak::Arguments),
+    /// Find speech, the end of a turn, or speakers in audio
+    Vad(vad::Arguments),
+    /// Encode audio to codes, and decode it
+    #[command(subcommand)]
+    Codec(codec::Action),
     /// Show what a checkpoint is and what it needs, without reading its weights
     Inspect(inspect::Arguments),
     /// Download a model from a hub, or resume its download
@@ -87,6 +97,9 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => block_on(generate::run(arguments)),
         Command::Chat(arguments) => block_on(chat::run(arguments)),
         Command::Score(arguments) => block_on(score::run(arguments)),
+        Command::Speak(arguments) => block_on(speak::run(arguments)),
+        Command::Vad(arguments) => block_on(vad::run(arguments)),
+        Command::Codec(action) => block_on(codec::run(action)),
         Command::Inspect(arguments) => block_on(inspect::run(arguments)),
         Command::Download(arguments) => block_on(hub::download(arguments)),
         Command::Models(arguments) => hub::models(arguments),

@@ -1,14 +1,14 @@
 //! The [Descript Audio Codec](https://arxiv.org/abs/2306.06546), with the config and names of its authors
 //! or of transformers.
 //!
-//! Follows the package `descript-audio-codec` 1.0.0 and `DacModel` of transformers. The configs of the
-//! authors have no `model_type`.
+//! Follows `descript-audio-codec` 1.0.0 and `DacModel` of transformers. The configs of the
+//! authors have no `model_type`, and those of the variational codec look the same.
 
 use crate::{
     checkpoint::file_rules::FileRules,
-    families::{Build, Checkpoint, Entry, prelude::*},
+    families::{Build, Checkpoint, Entry, codec::dacvae, prelude::*},
     layers::audio::{
-        conv::{Kernel, Layout},
+        convolution::{Kernel, Layout},
         noise::Noise,
         quantizer::{FactorizedQuantizer, FactorizedSizes, ResidualQuantizer},
         sequence::Sequence,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub const ENTRY: Entry = Entry {
-    model_types: &["dac", "descript"],
+    model_types: &["dac", "descript", "dacvae"],
     build: Build::Codec(build),
     recommended: Recommended::NOTHING,
     files: FileRules {
@@ -68,15 +68,19 @@ const REACH: usize = 24;
 
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
     let w = checkpoint.weights;
+    if w.has_below("quantizer_in_proj") {
+        return dacvae::build(checkpoint);
+    }
     let c: Config = config::read_renamed(checkpoint.config, NAMES, |config| {
-        let reversed = config.get("encoder_rates").and_then(Json::as_array).map(|rates| {
-            rates.iter().rev().cloned().collect::<Vec<_>>()
-        });
+        let reversed = config
+            .get("encoder_rates")
+            .and_then(Json::as_array)
+            .map(|rates| rates.iter().rev().cloned().collect::<Vec<_>>());
         config::read(&config::with_defaults(config, json!({ "decoder_rates": reversed })))
     })?;
-    let hop = c.encoder_rates.iter();
-    let hop = hop.try_fold(1, |hop, rate| config::product("encoder_rates", [hop, **rate]))?;
-    let widest = config::product("encoder_dim", [*c.encoder_dim, 1 << c.encoder_rates.len().min(16)])?;
+    let hop = config::product_of("encoder_rates", &c.encoder_rates)?;
+    let widest =
+        config::product("encoder_dim", [*c.encoder_dim, 1 << c.encoder_rates.len().min(16)])?;
     let width = c.latent_dim.map_or(widest, Into::into);
     let quantizer = |i: i32| {
         let (code_width, entries) = (*c.codebook_dim.of("codebook_dim", i)?, *c.codebook_size);
@@ -106,7 +110,7 @@ fn encoder(w: &Scope, c: &Config, width: i32, layout: Layout) -> Result<Sequence
     let (w, last) = (&w.at("encoder"), c.encoder_rates.len() + 1);
     let places: Vec<Scope> = (0..c.encoder_rates.len()).map(|i| block(w, i)).collect();
     let first = Kernel::new(1, *c.encoder_dim, TAPS).layout(layout);
-    let mut blocks = vec![Block::new(w.part(0, "conv1").conv1d(first, 3)?)];
+    let mut blocks = vec![Block::new(w.part(0, "conv1").convolution(first, 3)?)];
     let mut channels = *c.encoder_dim;
     for (place, stride) in places.iter().zip(&c.encoder_rates) {
         let (input, output, stride) = (channels, 2 * channels, **stride);
@@ -116,7 +120,7 @@ fn encoder(w: &Scope, c: &Config, width: i32, layout: Layout) -> Result<Sequence
     }
     blocks.push(Block::new(w.part(last, "snake1").snake(channels, false)?));
     let kernel = Kernel::new(channels, width, 3).layout(layout);
-    blocks.push(Block::new(w.part(last + 1, "conv2").conv1d(kernel, 1)?));
+    blocks.push(Block::new(w.part(last + 1, "conv2").convolution(kernel, 1)?));
     Ok(Sequence(blocks))
 }
 
@@ -124,7 +128,7 @@ fn decoder(w: &Scope, c: &Config, width: i32, layout: Layout) -> Result<Sequence
     let (w, last) = (&w.at("decoder"), c.decoder_rates.len() + 1);
     let places: Vec<Scope> = (0..c.decoder_rates.len()).map(|i| block(w, i)).collect();
     let first = Kernel::new(width, *c.decoder_dim, TAPS).layout(layout);
-    let mut blocks = vec![Block::new(w.part(0, "conv1").conv1d(first, 3)?)];
+    let mut blocks = vec![Block::new(w.part(0, "conv1").convolution(first, 3)?)];
     let mut channels = *c.decoder_dim;
     for (place, stride) in places.iter().zip(&c.decoder_rates) {
         let (input, output, stride) = (channels, channels / 2, **stride);
@@ -134,7 +138,7 @@ fn decoder(w: &Scope, c: &Config, width: i32, layout: Layout) -> Result<Sequence
     }
     blocks.push(Block::new(w.part(last, "snake1").snake(channels, false)?));
     let kernel = Kernel::new(channels, 1, TAPS).layout(layout);
-    blocks.push(Block::new(w.part(last + 1, "conv2").conv1d(kernel, 3)?));
+    blocks.push(Block::new(w.part(last + 1, "conv2").convolution(kernel, 3)?));
     blocks.push(Block::new(Map(|x: &Array| Ok(ops::tanh(x)?))));
     Ok(Sequence(blocks))
 }

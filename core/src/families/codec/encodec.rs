@@ -7,14 +7,12 @@ use crate::{
     checkpoint::file_rules::FileRules,
     families::{Build, Checkpoint, Entry, prelude::*},
     layers::audio::{
-        conv::{Kernel, Layout},
-        lstm::Lstm,
         noise::Noise,
         quantizer::{Codebook, ResidualQuantizer},
-        seanet::{Edge, ResidualUnit, Style, elu_block},
+        seanet_stack::SeanetConfig,
         sequence::Sequence,
     },
-    models::codec::{CausalDecoder, Codec, Codes, EncodedAudio, Streaming},
+    models::codec::{CausalDecoder, Codec, Codes, EncodedAudio, Streaming, run_next, stream_cache},
 };
 
 pub const ENTRY: Entry = Entry {
@@ -26,33 +24,17 @@ pub const ENTRY: Entry = Entry {
 
 #[derive(Deserialize)]
 struct Config {
-    sampling_rate: Size,
-    audio_channels: Size,
     #[serde(default)]
     normalize: bool,
     chunk_length_s: Option<Positive>,
     overlap: Option<f32>,
-    hidden_size: Size,
-    num_filters: Size,
-    num_residual_layers: Size,
-    upsampling_ratios: Vec<Size>,
-    norm_type: String,
-    kernel_size: Size,
-    last_kernel_size: Size,
-    residual_kernel_size: Size,
-    dilation_growth_rate: Size,
-    use_causal_conv: bool,
-    pad_mode: Edge,
-    compress: Size,
-    num_lstm_layers: Count,
-    trim_right_ratio: f32,
     codebook_size: Size,
-    use_conv_shortcut: Option<bool>,
     target_bandwidths: Vec<Positive>,
 }
 
 struct Encodec {
     c: Config,
+    seanet: SeanetConfig,
     encoder: Sequence,
     quantizer: ResidualQuantizer<Codebook>,
     decoder: Sequence,
@@ -61,120 +43,37 @@ struct Encodec {
 }
 
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
-    let (c, w): (Config, _) = (config::read(checkpoint.config)?, checkpoint.weights);
-    let hop = c.upsampling_ratios.iter();
-    let hop = hop.try_fold(1, |hop, ratio| config::product("upsampling_ratios", [hop, **ratio]))?;
-    let frame_rate = (*c.sampling_rate as f32 / hop as f32).ceil();
+    let (json, w) = (checkpoint.config, checkpoint.weights);
+    let (c, seanet): (Config, _) = (config::read(json)?, SeanetConfig::read(json)?);
+    let frame_rate = (*seanet.rates.sampling_rate as f32 / seanet.hop()? as f32).ceil();
+    let codebooks = |bandwidth: Option<&Positive>, bits: f32| {
+        let bandwidth = bandwidth.ok_or_else(|| Error::config("target_bandwidths", "is empty"))?;
+        Ok::<i32, Error>(((1000.0 * **bandwidth / (frame_rate * bits)) as i32).max(1))
+    };
+    let least = codebooks(c.target_bandwidths.first(), (*c.codebook_size as f32).log2().max(1.0))?;
     // The largest bandwidth is meant for codebooks of 1024 entries.
-    let count = |bandwidth: f32, bits: f32| (1000.0 * bandwidth / (frame_rate * bits)) as i32;
-    let [first, last] = [c.target_bandwidths.first(), c.target_bandwidths.last()]
-        .map(|bandwidth| bandwidth.ok_or_else(|| Error::config("target_bandwidths", "is empty")));
-    let least = count(*first?.clone(), (*c.codebook_size as f32).log2().max(1.0)).max(1) as usize;
+    let count = codebooks(c.target_bandwidths.last(), 10.0)?;
     let table = |i: i32| {
         let w = w.at("quantizer.layers").at(i).at("codebook");
         w.ignore_named(&["cluster_size", "embed_avg", "inited"]);
-        Codebook::new(w.tensor("embed", &[*c.codebook_size, *c.hidden_size])?)
+        Codebook::new(w.tensor("embed", &[*c.codebook_size, *seanet.rates.hidden_size])?)
     };
-    let tables: Result<Vec<_>> = (0..count(*last?.clone(), 10.0).max(1)).map(table).collect();
-    let first = Kernel::new(*c.audio_channels, *c.num_filters, *c.kernel_size);
-    let layout = first.layout_of(&w.at("encoder.layers.0.conv"));
-    let encoder = encoder(&w.at("encoder"), &c, layout)?;
-    let decoder = decoder(&w.at("decoder"), &c, layout)?;
-    Ok(Box::new(Encodec { encoder, decoder, quantizer: ResidualQuantizer(tables?), least, c }))
-}
-
-impl Config {
-    fn style(&self) -> Result<Style> {
-        let has_norm = match self.norm_type.as_str() {
-            "weight_norm" => false,
-            "time_group_norm" => true,
-            other => return Err(Error::unsupported("norm_type", format!("`{other}`"))),
-        };
-        Ok(Style {
-            is_causal: self.use_causal_conv,
-            edge: self.pad_mode,
-            has_norm,
-            trim_right: self.trim_right_ratio,
-        })
-    }
-
-    /// The residual units at one rate, from layer `next` on.
-    fn units(&self, w: &Scope, next: &mut usize, channels: i32, layout: Layout) -> Result<Vec<Block>> {
-        let hidden = channels / *self.compress;
-        let unit = |j: i32| {
-            let dilation = self.dilation_growth_rate.pow(j as u32);
-            let first = Kernel::new(channels, hidden, *self.residual_kernel_size).dilation(dilation);
-            let kernels = [first, Kernel::new(hidden, channels, 1)].map(|kernel| kernel.layout(layout));
-            let place = w.at("layers").at(*next + j as usize);
-            let has_shortcut = self.use_conv_shortcut.unwrap_or(true);
-            ResidualUnit::read(&place, kernels, has_shortcut, self.style()?).map(Block::new)
-        };
-        let units = (0..*self.num_residual_layers).map(unit).collect();
-        *next += *self.num_residual_layers as usize;
-        units
-    }
-
-    fn widest(&self) -> Result<i32> {
-        let scale = 1 << self.upsampling_ratios.len().min(16);
-        config::product("num_filters", [*self.num_filters, scale])
-    }
-}
-
-fn encoder(w: &Scope, c: &Config, layout: Layout) -> Result<Sequence> {
-    let style = c.style()?;
-    let conv = |i: usize, kernel: Kernel| {
-        w.at("layers").seanet_conv(&i.to_string(), kernel.layout(layout), style).map(Block::new)
-    };
-    let mut channels = *c.num_filters;
-    let mut blocks = vec![conv(0, Kernel::new(*c.audio_channels, channels, *c.kernel_size))?];
-    let mut next = 1;
-    c.widest()?;
-    for ratio in c.upsampling_ratios.iter().rev() {
-        blocks.extend(c.units(w, &mut next, channels, layout)?);
-        let down = Kernel::new(channels, 2 * channels, 2 * **ratio).stride(**ratio);
-        blocks.extend([elu_block(), conv(next + 1, down)?]);
-        (channels, next) = (2 * channels, next + 2);
-    }
-    blocks.extend([lstm(&w.at("layers").at(next), c, channels)?, elu_block()]);
-    blocks.push(conv(next + 2, Kernel::new(channels, *c.hidden_size, *c.last_kernel_size))?);
-    Ok(Sequence(blocks))
-}
-
-fn decoder(w: &Scope, c: &Config, layout: Layout) -> Result<Sequence> {
-    let style = c.style()?;
-    let conv = |i: usize, kernel: Kernel| {
-        w.at("layers").seanet_conv(&i.to_string(), kernel.layout(layout), style).map(Block::new)
-    };
-    let mut channels = c.widest()?;
-    let mut blocks = vec![conv(0, Kernel::new(*c.hidden_size, channels, *c.kernel_size))?];
-    blocks.push(lstm(&w.at("layers").at(1), c, channels)?);
-    let mut next = 2;
-    for ratio in &c.upsampling_ratios {
-        let up = Kernel::new(channels, channels / 2, 2 * **ratio).stride(**ratio).layout(layout);
-        let up = w.at("layers").seanet_up(&(next + 1).to_string(), up, style)?;
-        blocks.extend([elu_block(), Block::new(up)]);
-        (channels, next) = (channels / 2, next + 2);
-        blocks.extend(c.units(w, &mut next, channels, layout)?);
-    }
-    let last = Kernel::new(channels, *c.audio_channels, *c.last_kernel_size);
-    blocks.extend([elu_block(), conv(next + 1, last)?]);
-    Ok(Sequence(blocks))
-}
-
-/// LSTMs one after the other, added to their input.
-fn lstm(w: &Scope, c: &Config, width: i32) -> Result<Block> {
-    let w = w.at("lstm");
-    let layer = |i: i32| -> Result<Lstm> {
-        if w.at(i).has("Wx") { w.at(i).mlx_lstm(width, width) } else { w.lstm(i, "", width, width) }
-    };
-    let layers: Result<Vec<_>> = (0..*c.num_lstm_layers).map(|i| layer(i).map(Block::new)).collect();
-    Ok(Block::new(Residual::plain(Sequence(layers?))))
+    let tables: Result<Vec<_>> = (0..count).map(table).collect();
+    let layout = seanet.layout(&w.at("encoder"));
+    Ok(Box::new(Encodec {
+        encoder: seanet.encoder(&w.at("encoder"), layout)?,
+        decoder: seanet.decoder(&w.at("decoder"), layout)?,
+        quantizer: ResidualQuantizer(tables?),
+        least: least as usize,
+        seanet,
+        c,
+    }))
 }
 
 impl Encodec {
     /// Samples of a chunk, and from the beginning of one to that of the next.
     fn chunk(&self) -> Option<(i32, i32)> {
-        let length = (*self.c.chunk_length_s? * *self.c.sampling_rate as f32) as i32;
+        let length = (*self.c.chunk_length_s? * *self.seanet.rates.sampling_rate as f32) as i32;
         let stride = ((1.0 - self.c.overlap.unwrap_or(0.0)) * length as f32) as i32;
         Some((length, stride.max(1)))
     }
@@ -188,8 +87,8 @@ impl Encodec {
             x = x.divide(&loudness)?;
             scale = Some(mlx::to_vec::<f32>(&loudness)?[0]);
         }
-        let quantizer = self.quantizer.encode_first(&self.encoder.run(&x)?, self.least)?;
-        Ok(Codes { scale, ..Codes::of_arrays(&quantizer)? })
+        let codes = self.quantizer.encode_first(&self.encoder.run(&x)?, self.least)?;
+        Ok(Codes { scale, ..Codes::of_arrays(&codes)? })
     }
 
     fn decode_chunk(&self, codes: &Codes) -> Result<Array> {
@@ -230,11 +129,11 @@ fn overlap_add(chunks: &[Array], stride: i32) -> Result<Array> {
 
 impl Codec for Encodec {
     fn sample_rate(&self) -> u32 {
-        *self.c.sampling_rate as u32
+        *self.seanet.rates.sampling_rate as u32
     }
 
     fn channels(&self) -> usize {
-        *self.c.audio_channels as usize
+        *self.seanet.rates.audio_channels as usize
     }
 
     fn is_chunked(&self) -> bool {
@@ -246,12 +145,11 @@ impl Codec for Encodec {
             return Ok(EncodedAudio::Codes(vec![self.encode_chunk(samples)?]));
         };
         // The last chunk is whole.
-        let count = (samples.dim(1) - length).max(0).div_ceil(stride) + 1;
+        let count = ((samples.dim(1) + stride - 1) / stride).max(1);
         let missing = (count - 1) * stride + length - samples.dim(1);
         let padded = ops::pad(samples, &[(0, 0), (0, missing), (0, 0)][..], None, None)?;
-        let chunk = |i: i32| {
-            self.encode_chunk(&mlx::slice(&padded, 1, i * stride, i * stride + length)?)
-        };
+        let chunk =
+            |i: i32| self.encode_chunk(&mlx::slice(&padded, 1, i * stride, i * stride + length)?);
         Ok(EncodedAudio::Codes((0..count).map(chunk).collect::<Result<_>>()?))
     }
 
@@ -264,28 +162,23 @@ impl Codec for Encodec {
     }
 
     fn streaming(&self) -> Streaming<'_> {
-        let is_causal = self.c.use_causal_conv && self.c.norm_type == "weight_norm";
-        if is_causal && self.chunk().is_none() && self.c.trim_right_ratio == 1.0 {
-            Streaming::Causal(self)
-        } else {
-            Streaming::Whole
-        }
+        let style = &self.seanet.style;
+        let is_causal = style.is_causal && !style.has_norm && style.trim_right == 1.0;
+        if is_causal && !self.is_chunked() { Streaming::Causal(self) } else { Streaming::Whole }
     }
 }
 
 impl CausalDecoder for Encodec {
     /// The first convolution mirrors the frames after the first.
     fn first_frames(&self) -> usize {
-        *self.c.kernel_size as usize
+        self.seanet.first_taps as usize
     }
 
     fn cache(&self) -> Cache {
-        let plan = CachePlan::default();
-        Cache::new(vec![Box::new(self.decoder.state(&plan))], &plan)
+        stream_cache(&[&self.decoder.0])
     }
 
     fn decode_next(&self, codes: &Codes, cache: &mut Cache) -> Result<Array> {
-        let x = self.latents(codes)?;
-        self.decoder.run_in(&x, cache, |step| Ok(step))
+        run_next(&[&self.decoder.0], 0, &self.latents(codes)?, cache)
     }
 }

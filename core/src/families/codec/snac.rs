@@ -1,7 +1,7 @@
 //! [SNAC](https://arxiv.org/abs/2410.14411): residual quantizers of different frame rates. Differs from
 //! DAC by depthwise convolutions, noise in the decoder and attention within windows.
 //!
-//! Follows the package `snac` 1.2.1. Its configs have no `model_type`.
+//! Follows `snac` 1.2.1. Its configs have no `model_type`.
 
 use crate::{
     checkpoint::file_rules::FileRules,
@@ -9,7 +9,7 @@ use crate::{
     layers::{
         attention::bidirectional::{BidirectionalAttention, Heads},
         audio::{
-            conv::{Kernel, Layout},
+            convolution::{Kernel, Layout},
             noise::Noise,
             quantizer::{FactorizedQuantizer, FactorizedSizes, ResidualQuantizer},
             sequence::Sequence,
@@ -64,16 +64,20 @@ struct Snac {
 
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
     let (c, w): (Config, _) = (config::read(checkpoint.config)?, checkpoint.weights);
-    let scaled = |rates: &[Size]| rates.iter().try_fold(1, |n, rate| config::product("rates", [n, **rate]));
-    let hop = scaled(&c.encoder_rates)?;
-    if scaled(&c.decoder_rates)? != hop {
+    let hop = config::product_of("encoder_rates", &c.encoder_rates)?;
+    if config::product_of("decoder_rates", &c.decoder_rates)? != hop {
         return Err(Error::config("decoder_rates", format!("do not multiply to {hop}")));
     }
-    let widest = config::product("encoder_dim", [*c.encoder_dim, 1 << c.encoder_rates.len().min(16)])?;
+    let widest =
+        config::product("encoder_dim", [*c.encoder_dim, 1 << c.encoder_rates.len().min(16)])?;
     let width = c.latent_dim.map_or(widest, Into::into);
     let strides: Vec<i32> = c.vq_strides.iter().map(|stride| **stride).collect();
     let window = c.attn_window_size.map(|window| *window);
-    let unit = strides.iter().copied().chain(window).fold(1, |a, b| a / gcd(a as usize, b as usize) as i32 * b);
+    let unit = strides
+        .iter()
+        .copied()
+        .chain(window)
+        .fold(1, |a, b| a / gcd(a as usize, b as usize) as i32 * b);
     let quantizer = |(i, stride): (usize, &i32)| {
         let (code_width, entries) = (*c.codebook_dim, *c.codebook_size);
         let sizes = FactorizedSizes { width, code_width, entries, stride: *stride };
@@ -92,7 +96,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
         windows: Windows {
             codes: frames,
             samples: (unit * hop) as usize,
-            context: REACH.div_ceil(unit) as usize + usize::from(window.is_some()),
+            context: ((REACH + unit - 1) / unit) as usize + usize::from(window.is_some()),
         },
         entries: *c.codebook_size,
     }))
@@ -105,7 +109,7 @@ const REACH: i32 = 24;
 fn encoder(w: &Scope, c: &Config, width: i32, layout: Layout) -> Result<Sequence> {
     let part = |i: usize| w.at("encoder").part(i, "conv1");
     let first = Kernel::new(1, *c.encoder_dim, TAPS);
-    let mut blocks = vec![Block::new(part(0).conv1d(first, 3)?)];
+    let mut blocks = vec![Block::new(part(0).convolution(first, 3)?)];
     let (mut channels, mut next) = (*c.encoder_dim, 1);
     for stride in &c.encoder_rates {
         let (input, output, stride) = (channels, 2 * channels, **stride);
@@ -118,11 +122,14 @@ fn encoder(w: &Scope, c: &Config, width: i32, layout: Layout) -> Result<Sequence
         next += 1;
     }
     if channels != width {
-        return Err(Error::config("latent_dim", format!("{width}, and the encoder ends with {channels}")));
+        return Err(Error::config(
+            "latent_dim",
+            format!("{width}, and the encoder ends with {channels}"),
+        ));
     }
     let groups = if c.depthwise { width } else { 1 };
     let last = Kernel::new(width, width, TAPS).groups(groups).layout(layout);
-    blocks.push(Block::new(part(next).conv1d(last, 3)?));
+    blocks.push(Block::new(part(next).convolution(last, 3)?));
     Ok(Sequence(blocks))
 }
 
@@ -133,10 +140,10 @@ fn decoder(w: &Scope, c: &Config, width: i32, layout: Layout) -> Result<Sequence
     let mut next = 0;
     if c.depthwise {
         let each = Kernel::new(width, width, TAPS).groups(width);
-        blocks.push(Block::new(part(0).conv1d(each, 3)?));
+        blocks.push(Block::new(part(0).convolution(each, 3)?));
         next = 1;
     }
-    blocks.push(Block::new(part(next).conv1d(first.layout(layout), first.same())?));
+    blocks.push(Block::new(part(next).convolution(first.layout(layout), first.same())?));
     next += 1;
     let mut channels = *c.decoder_dim;
     if let Some(window) = c.attn_window_size {
@@ -151,7 +158,7 @@ fn decoder(w: &Scope, c: &Config, width: i32, layout: Layout) -> Result<Sequence
     }
     blocks.push(Block::new(part(next).snake(channels, false)?));
     let last = Kernel::new(channels, 1, TAPS).layout(layout);
-    blocks.push(Block::new(part(next + 1).conv1d(last, 3)?));
+    blocks.push(Block::new(part(next + 1).convolution(last, 3)?));
     blocks.push(Block::new(Map(|x: &Array| Ok(ops::tanh(x)?))));
     Ok(Sequence(blocks))
 }

@@ -21,13 +21,13 @@ pub struct Lstm {
 }
 
 impl Scope {
-    /// Reads layer `layer` of an LSTM in the names of torch, `weight_ih_l{layer}`; `suffix` is
-    /// `_reverse` for the second direction.
+    /// Reads an LSTM in the names of torch, `weight_ih{suffix}`; the suffix is `_l0` for the first layer,
+    /// and `_l0_reverse` for its second direction.
     ///
     /// # Errors
     /// As [`Scope::tensor`].
-    pub fn lstm(&self, layer: i32, suffix: &str, input: i32, width: i32) -> Result<Lstm> {
-        let name = |part: &str| format!("{part}_l{layer}{suffix}");
+    pub fn lstm(&self, suffix: &str, input: i32, width: i32) -> Result<Lstm> {
+        let name = |part: &str| format!("{part}{suffix}");
         let gates = 4 * width;
         let bias = self.take(&name("bias_ih"), &[gates])?;
         let bias = bias.add(self.take(&name("bias_hh"), &[gates])?)?;
@@ -54,13 +54,40 @@ impl Scope {
     }
 }
 
+/// One layer in both directions.
+pub struct BiLstm {
+    forward: Lstm,
+    backward: Lstm,
+}
+
+impl Scope {
+    /// Reads the first layer of an LSTM in both directions, in the names of torch.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn bi_lstm(&self, input: i32, width: i32) -> Result<BiLstm> {
+        Ok(BiLstm {
+            forward: self.lstm("_l0", input, width)?,
+            backward: self.lstm("_l0_reverse", input, width)?,
+        })
+    }
+}
+
+impl BiLstm {
+    /// A whole sequence `[batch, length, input]` to `[batch, length, 2 * width]`.
+    pub(crate) fn run(&self, x: &Array) -> Result<Array> {
+        let forward = self.forward.run(x, &mut Recurrent::default())?;
+        Ok(ops::concatenate(&[forward, self.backward.run_backwards(x)?], -1)?)
+    }
+}
+
 impl Lstm {
     /// `[batch, length, input]` to hidden states `[batch, length, width]`, after the state
     /// `[batch, 2 * width]` of hidden and cell.
     pub(crate) fn run(&self, x: &Array, state: &mut Recurrent) -> Result<Array> {
         let (batch, width) = (x.dim(0), self.width);
         let mut past = match state.take() {
-            Some(past) => past.split(2, -1)?,
+            Some(past) => past.split_equal(2, -1)?,
             None => vec![ops::zeros_dtype(&[batch, width], x.dtype())?; 2],
         };
         let inputs = ops::addmm(&self.bias, x, &self.input, None, None)?;
@@ -83,7 +110,7 @@ impl Lstm {
 
     /// One step, from the products of the input `[batch, 4 * width]` to hidden and cell.
     fn advance(&self, input: &Array, hidden: &Array, cell: &Array) -> Result<Vec<Array>> {
-        let gates = ops::addmm(input, hidden, &self.recurrent, None, None)?.split(4, -1)?;
+        let gates = ops::addmm(input, hidden, &self.recurrent, None, None)?.split_equal(4, -1)?;
         let kept = ops::sigmoid(&gates[1])?.multiply(cell)?;
         let cell = kept.add(ops::sigmoid(&gates[0])?.multiply(ops::tanh(&gates[2])?)?)?;
         let hidden = ops::sigmoid(&gates[3])?.multiply(ops::tanh(&cell)?)?;

@@ -1,11 +1,20 @@
-//! Mechanisms of audio models: convolutions over time with weight norm, Snake, SEANet, LSTM, vector
-//! quantization, and the inverse short-time Fourier transform. Sequences are `[batch, length, channels]`.
+//! Mechanisms of audio models: front ends, which make spectra and log-mel features of samples;
+//! convolutions over time with weight norm, Snake, SEANet, LSTM and vector quantization. Sequences are
+//! `[batch, length, channels]`.
 
-pub mod conv;
+pub mod anti_aliased;
+pub mod convolution;
+pub mod filter_bank;
+pub mod istft_head;
+pub mod kaldi;
+pub mod layer_scale;
+pub mod log_mel;
 pub mod lstm;
 pub mod noise;
 pub mod quantizer;
 pub mod seanet;
+pub mod seanet_stack;
 pub mod sequence;
 pub mod snake;
 pub mod snake_net;
+pub mod stft;

@@ -36,7 +36,8 @@ impl Noise {
             Noise::Zero => Ok(ops::zeros_dtype(shape, Dtype::Float32)?),
             Noise::Seed(seed) => {
                 let key = random::key(seed.wrapping_add(place as u64))?;
-                let (low, high) = (mlx::scalar(0.0, Dtype::Float32)?, mlx::scalar(1.0, Dtype::Float32)?);
+                let (low, high) =
+                    (mlx::scalar(0.0, Dtype::Float32)?, mlx::scalar(1.0, Dtype::Float32)?);
                 Ok(random::uniform::<_, f32>(low, high, shape, &key)?)
             }
         }

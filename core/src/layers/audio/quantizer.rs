@@ -4,7 +4,7 @@
 use crate::{
     checkpoint::scope::Scope,
     error::Result,
-    layers::audio::conv::{Conv1d, Kernel},
+    layers::audio::convolution::{Convolution, Kernel},
     mlx,
 };
 use mlx_rs::{Array, ops};
@@ -23,13 +23,18 @@ pub struct ResidualQuantizer<Q>(pub Vec<Q>);
 impl<Q: Quantizer> ResidualQuantizer<Q> {
     /// `[batch, length, width]` to the codes of each stage, `[batch, frames]`.
     pub fn encode(&self, x: &Array) -> Result<Vec<Array>> {
+        self.encode_first(x, self.0.len())
+    }
+
+    /// As [`ResidualQuantizer::encode`], with the first `count` stages.
+    pub fn encode_first(&self, x: &Array, count: usize) -> Result<Vec<Array>> {
         let mut rest = x.clone();
         let encode = |stage: &Q| {
             let codes = stage.encode(&rest)?;
             rest = rest.subtract(stage.decode(&codes)?)?;
             Ok(codes)
         };
-        self.0.iter().map(encode).collect()
+        self.0.iter().take(count).map(encode).collect()
     }
 
     /// The codes of the first stages to `[batch, length, width]`.
@@ -86,9 +91,9 @@ impl Quantizer for Codebook {
 /// The entry at the smallest angle, in a space of few dimensions, once for `stride` steps
 /// ([Kumar et al. 2023](https://arxiv.org/abs/2306.06546)).
 pub struct FactorizedQuantizer {
-    input: Conv1d,
+    input: Convolution,
     codebook: Codebook,
-    output: Conv1d,
+    output: Convolution,
     stride: i32,
 }
 
@@ -115,9 +120,9 @@ impl Scope {
         let table = self.at("codebook").tensor("weight", &[entries, code_width])?;
         let targets = unit(&table)?;
         Ok(FactorizedQuantizer {
-            input: self.at("in_proj").conv1d(Kernel::new(width, code_width, 1), 0)?,
+            input: self.at("in_proj").convolution(Kernel::new(width, code_width, 1), 0)?,
             codebook: Codebook::with_targets(table, self.keep(targets))?,
-            output: self.at("out_proj").conv1d(Kernel::new(code_width, width, 1), 0)?,
+            output: self.at("out_proj").convolution(Kernel::new(code_width, width, 1), 0)?,
             stride,
         })
     }

@@ -8,7 +8,7 @@ use crate::{
     layers::{
         algebra::{Block, Layer, Map},
         audio::{
-            conv::{Conv1d, ConvTranspose1d, Kernel},
+            convolution::{Convolution, Kernel, TransposedConvolution},
             sequence::Sequence,
         },
         cache_plan::CachePlan,
@@ -49,7 +49,7 @@ pub struct Style {
 
 /// A convolution that pads by itself. A causal one of stride 1 continues a stream.
 pub struct SeanetConv {
-    conv: Conv1d,
+    conv: Convolution,
     norm: Option<TimeNorm>,
     style: Style,
 }
@@ -59,20 +59,18 @@ impl Scope {
     ///
     /// # Errors
     /// As [`Scope::tensor`].
-    pub fn seanet_conv(&self, name: &str, kernel: Kernel, style: Style) -> Result<SeanetConv> {
-        let w = self.at(name);
-        let norm = style.has_norm.then(|| TimeNorm::read(&w, kernel.output)).transpose()?;
-        Ok(SeanetConv { conv: w.at("conv").conv1d(kernel, 0)?, norm, style })
+    pub fn seanet_conv(&self, kernel: Kernel, style: Style) -> Result<SeanetConv> {
+        let norm = style.has_norm.then(|| TimeNorm::read(self, kernel.output)).transpose()?;
+        Ok(SeanetConv { conv: self.at("conv").convolution(kernel, 0)?, norm, style })
     }
 
     /// Reads the transposed `conv`, and `norm` where the style has one.
     ///
     /// # Errors
     /// As [`Scope::tensor`].
-    pub fn seanet_up(&self, name: &str, kernel: Kernel, style: Style) -> Result<SeanetUp> {
-        let w = self.at(name);
-        let norm = style.has_norm.then(|| TimeNorm::read(&w, kernel.output)).transpose()?;
-        Ok(SeanetUp { conv: w.at("conv").conv_transpose1d(kernel, 0, 0)?, norm, style })
+    pub fn seanet_up(&self, kernel: Kernel, style: Style) -> Result<SeanetUp> {
+        let norm = style.has_norm.then(|| TimeNorm::read(self, kernel.output)).transpose()?;
+        Ok(SeanetUp { conv: self.at("conv").transposed_convolution(kernel, 0, 0)?, norm, style })
     }
 }
 
@@ -122,7 +120,15 @@ pub fn pad(x: &Array, left: i32, right: i32, edge: Edge) -> Result<Array> {
             let x = pad(x, 0, missing, Edge::Constant)?;
             let length = x.dim(1);
             let mirrored: Vec<i32> = (-left..length + right)
-                .map(|i| if i < 0 { -i } else if i >= length { 2 * (length - 1) - i } else { i })
+                .map(|i| {
+                    if i < 0 {
+                        -i
+                    } else if i >= length {
+                        2 * (length - 1) - i
+                    } else {
+                        i
+                    }
+                })
                 .collect();
             let kept = mirrored.len() as i32 - missing;
             let mirrored = Array::from_slice(&mirrored[..kept as usize], &[kept]);
@@ -133,7 +139,7 @@ pub fn pad(x: &Array, left: i32, right: i32, edge: Edge) -> Result<Array> {
 
 /// A transposed convolution that cuts off what it has too much. A causal one continues a stream.
 pub struct SeanetUp {
-    conv: ConvTranspose1d,
+    conv: TransposedConvolution,
     norm: Option<TimeNorm>,
     style: Style,
 }
@@ -215,16 +221,25 @@ impl ResidualUnit {
     ///
     /// # Errors
     /// As [`Scope::tensor`].
-    pub fn read(w: &Scope, kernels: [Kernel; 2], has_shortcut: bool, style: Style) -> Result<Self> {
-        let [first, second] = kernels;
+    pub fn read(
+        w: &Scope,
+        first: Kernel,
+        second: Kernel,
+        has_shortcut: bool,
+        style: Style,
+    ) -> Result<Self> {
         if first.output < 1 {
             return Err(Error::config("compress", "leaves no channel"));
         }
-        let conv = |name, kernel| w.seanet_conv(name, kernel, style).map(Block::new);
-        let branch = vec![elu_block(), conv("block.1", first)?, elu_block(), conv("block.3", second)?];
+        let conv = |name: &str, kernel| w.at(name).seanet_conv(kernel, style).map(Block::new);
+        let branch =
+            vec![elu_block(), conv("block.1", first)?, elu_block(), conv("block.3", second)?];
         let same = Kernel { size: 1, dilation: 1, output: first.input, ..first };
         let shortcut = has_shortcut.then(|| conv("shortcut", same)).transpose()?;
-        Ok(ResidualUnit { branch: Sequence(branch), shortcut: Sequence(shortcut.into_iter().collect()) })
+        Ok(ResidualUnit {
+            branch: Sequence(branch),
+            shortcut: Sequence(shortcut.into_iter().collect()),
+        })
     }
 }
 

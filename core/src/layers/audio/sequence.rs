@@ -55,8 +55,9 @@ impl Layer for Sequence {
     }
 
     fn forward(&self, x: &Array, states: &mut States, step: &Step) -> Result<Array> {
-        self.0.iter().zip(&mut states.0).try_fold(x.clone(), |x, (block, state)| {
-            block.forward(&x, &mut **state, step)
-        })
+        self.0
+            .iter()
+            .zip(&mut states.0)
+            .try_fold(x.clone(), |x, (block, state)| block.forward(&x, &mut **state, step))
     }
 }

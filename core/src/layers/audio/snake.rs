@@ -45,6 +45,20 @@ impl Scope {
         };
         let alpha = read("alpha")?;
         let beta = if self.has("beta") { read("beta")? } else { alpha.clone() };
+        self.compose(alpha, &beta)
+    }
+
+    /// Reads the activation whose frequencies are the tensor `name`.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn snake_of(&self, name: &str, channels: i32) -> Result<Snake> {
+        let alpha = self.take(name, &[1, channels, 1])?.reshape(&[channels])?;
+        let beta = alpha.clone();
+        self.compose(alpha, &beta)
+    }
+
+    fn compose(&self, alpha: Array, beta: &Array) -> Result<Snake> {
         let reciprocal = beta.add(mlx::scalar(1e-9, beta.dtype())?)?.reciprocal()?;
         Ok(Snake { alpha: self.keep(alpha), reciprocal: self.keep(reciprocal) })
     }

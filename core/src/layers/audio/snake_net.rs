@@ -10,7 +10,7 @@ use crate::{
     layers::{
         algebra::{Block, Layer},
         audio::{
-            conv::{Conv1d, Kernel, Layout},
+            convolution::{Convolution, Kernel, Layout},
             noise::Noise,
             sequence::Sequence,
         },
@@ -22,7 +22,7 @@ use crate::{
 use mlx_rs::Array;
 
 /// The dilations of the residual units of a block.
-const DILATIONS: [i32; 3] = [1, 3, 9];
+pub const DILATIONS: [i32; 3] = [1, 3, 9];
 /// The taps of dilated convolutions and of the convolutions at the ends.
 pub const TAPS: i32 = 7;
 
@@ -72,21 +72,43 @@ impl BlockSizes {
         let unit = |(i, dilation): (usize, i32)| {
             let kernel = Kernel::new(channels, channels, TAPS).dilation(dilation);
             let unit = w.part(first + i, &format!("res_unit{}", i + 1));
-            residual_unit(&unit, kernel.groups(groups).layout(self.layout))
+            let places = UnitPlaces {
+                snake1: unit.part(0, "snake1"),
+                conv1: unit.part(1, "conv1"),
+                snake2: unit.part(2, "snake2"),
+                conv2: unit.part(3, "conv2"),
+            };
+            residual_unit(places, kernel.groups(groups).layout(self.layout))
         };
         DILATIONS.into_iter().enumerate().map(unit).collect()
     }
 }
 
-/// Snake, a dilated convolution, Snake, a convolution of one tap, added to the input.
-fn residual_unit(w: &Scope, kernel: Kernel) -> Result<Block> {
+/// The places of the parts of a residual unit.
+pub struct UnitPlaces {
+    /// The first Snake.
+    pub snake1: Scope,
+    /// The dilated convolution.
+    pub conv1: Scope,
+    /// The second Snake.
+    pub snake2: Scope,
+    /// The convolution of one tap.
+    pub conv2: Scope,
+}
+
+/// Reads Snake, a dilated convolution, Snake and a convolution of one tap from these places; their output
+/// is added to the input.
+///
+/// # Errors
+/// As [`Scope::tensor`].
+pub fn residual_unit(places: UnitPlaces, kernel: Kernel) -> Result<Block> {
+    let UnitPlaces { snake1, conv1, snake2, conv2 } = places;
     let channels = kernel.input;
-    let snake = |i, name| w.part(i, name).snake(channels, false).map(Block::new);
     let branch = vec![
-        snake(0, "snake1")?,
-        Block::new(w.part(1, "conv1").conv1d(kernel, kernel.same())?),
-        snake(2, "snake2")?,
-        Block::new(w.part(3, "conv2").conv1d(Kernel::new(channels, channels, 1), 0)?),
+        Block::new(snake1.snake(channels, false)?),
+        Block::new(conv1.convolution(kernel, kernel.same())?),
+        Block::new(snake2.snake(channels, false)?),
+        Block::new(conv2.convolution(Kernel::new(channels, channels, 1), 0)?),
     ];
     Ok(Block::new(Residual::plain(Sequence(branch))))
 }
@@ -98,7 +120,7 @@ fn residual_unit(w: &Scope, kernel: Kernel) -> Result<Block> {
 pub fn encoder_block(w: &Scope, sizes: BlockSizes) -> Result<Vec<Block>> {
     let mut blocks = sizes.units(w, 0, sizes.input)?;
     blocks.push(Block::new(w.part(3, "snake1").snake(sizes.input, false)?));
-    blocks.push(Block::new(w.part(4, "conv1").conv1d(sizes.kernel(), sizes.padding())?));
+    blocks.push(Block::new(w.part(4, "conv1").convolution(sizes.kernel(), sizes.padding())?));
     Ok(blocks)
 }
 
@@ -117,11 +139,11 @@ pub fn decoder_block(
     let up = w.part(1, "conv_t1");
     let mut blocks = vec![
         Block::new(w.part(0, "snake1").snake(sizes.input, false)?),
-        Block::new(up.conv_transpose1d(sizes.kernel(), sizes.padding(), extra)?),
+        Block::new(up.transposed_convolution(sizes.kernel(), sizes.padding(), extra)?),
     ];
     if let Some(place) = noise {
         let kernel = Kernel::new(sizes.output, sizes.output, 1);
-        let linear = w.part(2, "noise").at("linear").conv1d(kernel, 0)?;
+        let linear = w.part(2, "noise").at("linear").convolution(kernel, 0)?;
         blocks.push(Block::new(NoiseBlock { linear, place }));
     }
     blocks.extend(sizes.units(w, blocks.len(), sizes.output)?);
@@ -130,7 +152,7 @@ pub fn decoder_block(
 
 /// `x + noise · linear(x)`, with one random number for each step.
 struct NoiseBlock {
-    linear: Conv1d,
+    linear: Convolution,
     place: i32,
 }
 

@@ -112,7 +112,8 @@ impl Kernel {
         if !is_transposed {
             return Ok(kernel.swap_axes(1, 2)?);
         }
-        let by_group = [self.groups, self.input / self.groups, self.output / self.groups, self.size];
+        let by_group =
+            [self.groups, self.input / self.groups, self.output / self.groups, self.size];
         let swapped = kernel.reshape(&by_group)?.transpose_axes(&[0, 2, 3, 1])?;
         Ok(swapped.reshape(&self.mlx())?)
     }
@@ -160,9 +161,9 @@ impl Scope {
     ///
     /// # Errors
     /// As [`Scope::tensor`].
-    pub fn conv1d(&self, kernel: Kernel, padding: i32) -> Result<Conv1d> {
+    pub fn convolution(&self, kernel: Kernel, padding: i32) -> Result<Convolution> {
         let weight = self.kernel(kernel, false)?;
-        Ok(Conv1d { weight, bias: self.optional("bias", &[kernel.output])?, kernel, padding })
+        Ok(Convolution { weight, bias: self.optional("bias", &[kernel.output])?, kernel, padding })
     }
 
     /// Reads the transposed convolution here with its bias, if it has one, whose output loses `padding` steps
@@ -170,20 +171,20 @@ impl Scope {
     ///
     /// # Errors
     /// As [`Scope::tensor`].
-    pub fn conv_transpose1d(
+    pub fn transposed_convolution(
         &self,
         kernel: Kernel,
         padding: i32,
         output_padding: i32,
-    ) -> Result<ConvTranspose1d> {
+    ) -> Result<TransposedConvolution> {
         let weight = self.kernel(kernel, true)?;
         let bias = self.optional("bias", &[kernel.output])?;
-        Ok(ConvTranspose1d { weight, bias, kernel, padding, output_padding })
+        Ok(TransposedConvolution { weight, bias, kernel, padding, output_padding })
     }
 }
 
 /// A convolution of `[batch, length, channels]`.
-pub struct Conv1d {
+pub struct Convolution {
     weight: Array,
     bias: Option<Array>,
     /// Its sizes.
@@ -191,7 +192,7 @@ pub struct Conv1d {
     padding: i32,
 }
 
-impl Conv1d {
+impl Convolution {
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         let Kernel { stride, dilation, groups, .. } = self.kernel;
         let y = ops::conv1d(x, &self.weight, stride, self.padding, dilation, groups)?;
@@ -200,7 +201,7 @@ impl Conv1d {
 }
 
 /// A transposed convolution of `[batch, length, channels]`.
-pub struct ConvTranspose1d {
+pub struct TransposedConvolution {
     weight: Array,
     bias: Option<Array>,
     /// Its sizes.
@@ -209,7 +210,7 @@ pub struct ConvTranspose1d {
     output_padding: i32,
 }
 
-impl ConvTranspose1d {
+impl TransposedConvolution {
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         add(self.without_bias(x)?, self.bias.as_ref())
     }
@@ -233,7 +234,7 @@ fn add(y: Array, bias: Option<&Array>) -> Result<Array> {
     })
 }
 
-impl Layer for Conv1d {
+impl Layer for Convolution {
     type State = ();
     fn state(&self, _: &CachePlan) {}
     fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
@@ -241,7 +242,7 @@ impl Layer for Conv1d {
     }
 }
 
-impl Layer for ConvTranspose1d {
+impl Layer for TransposedConvolution {
     type State = ();
     fn state(&self, _: &CachePlan) {}
     fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
