@@ -3,7 +3,7 @@
 use mlx_rs::{Array, ops};
 use mynah::{
     Codes, EncodedAudio, Files, Result, Script, SpeakOptions,
-    internals::{Codec, CodecStream, Network, Noise, families, mlx},
+    internals::{Codec, CodecStream, Kind, Network, Noise, families, mlx},
 };
 use mynah_tests::{Tensor, on_engine};
 use serde::Deserialize;
@@ -240,6 +240,18 @@ impl Case {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[test]
+fn every_audio_family_has_a_fixture() {
+    let audio = |family: &&families::Entry| {
+        matches!(family.build.kind(), Kind::Codec | Kind::Detector | Kind::Speaker)
+    };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/audio_models");
+    for family in families::all().filter(audio) {
+        let name = family.model_types[0];
+        assert!(folder.join(format!("{name}.json")).exists(), "{name}");
     }
 }
 

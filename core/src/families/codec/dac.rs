@@ -12,7 +12,7 @@ use crate::{
         noise::Noise,
         quantizer::{FactorizedQuantizer, FactorizedSizes, ResidualQuantizer},
         sequence::Sequence,
-        snake_net::{BlockSizes, TAPS, decoder_block, encoder_block},
+        snake_net::{BlockSizes, TAPS, decoder_block, decoder_reach, encoder_block},
     },
     models::codec::{Codec, Codes, EncodedAudio, Streaming, Windows},
 };
@@ -60,11 +60,9 @@ struct Dac {
     decoder: Sequence,
     entries: i32,
     has_odd_stride: bool,
+    /// Frames to each side that samples depend on.
+    reach: usize,
 }
-
-/// How many frames the convolutions of the decoder reach to each side: 3 of the first, and less than
-/// 40 steps in the first block and 5 frames in all later ones, which run at twice the rate or more.
-const REACH: usize = 24;
 
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
     let w = checkpoint.weights;
@@ -98,6 +96,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
         decoder: decoder(w, &c, width, layout)?,
         entries: *c.codebook_size,
         has_odd_stride: c.decoder_rates.iter().any(|rate| **rate % 2 == 1),
+        reach: decoder_reach(&c.decoder_rates),
     }))
 }
 
@@ -167,6 +166,6 @@ impl Codec for Dac {
             return Streaming::Whole;
         }
         let codes = vec![1; self.quantizer.0.len()];
-        Streaming::Windowed(Windows { codes, samples: self.hop as usize, context: REACH })
+        Streaming::Windowed(Windows { codes, samples: self.hop as usize, context: self.reach })
     }
 }

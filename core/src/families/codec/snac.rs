@@ -13,7 +13,7 @@ use crate::{
             noise::Noise,
             quantizer::{FactorizedQuantizer, FactorizedSizes, ResidualQuantizer},
             sequence::Sequence,
-            snake_net::{BlockSizes, TAPS, decoder_block, encoder_block},
+            snake_net::{BlockSizes, TAPS, decoder_block, decoder_reach, encoder_block},
         },
     },
     models::codec::{Codec, Codes, EncodedAudio, Streaming, Windows, gcd},
@@ -87,24 +87,21 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
     let frames = strides.iter().map(|stride| (unit / stride) as usize).collect();
     // No other kernel has a shape that fits one layout whatever the config says.
     let layout = Kernel::new(1, *c.encoder_dim, TAPS).layout_of(&w.at("encoder").part(0, "conv1"));
+    let reach = decoder_reach(&c.decoder_rates);
     Ok(Box::new(Snac {
         sample_rate: *c.sampling_rate as u32,
         encoder: encoder(w, &c, width, layout)?,
         quantizer: ResidualQuantizer(quantizers?),
         decoder: decoder(w, &c, width, layout)?,
-        // Further than the convolutions of the decoder reach; attention stays within its window.
+        // Attention stays within its window.
         windows: Windows {
             codes: frames,
             samples: (unit * hop) as usize,
-            context: ((REACH + unit - 1) / unit) as usize + usize::from(window.is_some()),
+            context: reach.div_ceil(unit as usize) + usize::from(window.is_some()),
         },
         entries: *c.codebook_size,
     }))
 }
-
-/// How many latent steps the convolutions of a decoder reach to each side: 3 of the first, and less
-/// than 40 in the first block and 5 in all later ones, which run at twice the rate or more.
-const REACH: i32 = 24;
 
 fn encoder(w: &Scope, c: &Config, width: i32, layout: Layout) -> Result<Sequence> {
     let part = |i: usize| w.at("encoder").part(i, "conv1");

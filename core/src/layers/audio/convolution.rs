@@ -95,7 +95,9 @@ impl Kernel {
     fn to_torch(self, stored: Array, is_transposed: bool) -> Result<Array> {
         let (torch, mlx) = (self.torch(is_transposed), self.mlx());
         let fits_mlx = stored.shape() == mlx;
-        if stored.shape() == torch && !(fits_mlx && self.layout == Layout::Mlx) {
+        // In MLX's layout, a transposed kernel of torch's shape is `[input, size, output]`.
+        let is_mlx = self.layout == Layout::Mlx && (fits_mlx || is_transposed);
+        if stored.shape() == torch && !is_mlx {
             return Ok(stored);
         }
         if !is_transposed || !fits_mlx {

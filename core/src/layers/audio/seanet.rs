@@ -93,8 +93,10 @@ impl Layer for SeanetConv {
             };
             let padded = pad(&whole, left, extra, self.style.edge)?;
             let end = padded.dim(1) - extra;
-            // A slice keeps all of a long pass in memory.
-            last.set(mlx::slice(&padded, 1, end - total, end)?.contiguous()?);
+            if total > 0 {
+                // A slice keeps all of a long pass in memory.
+                last.set(mlx::slice(&padded, 1, end - total, end)?.contiguous()?);
+            }
             padded
         } else {
             let right = total / 2;

@@ -5,7 +5,7 @@
 //! the name that is there is read.
 
 use crate::{
-    checkpoint::scope::Scope,
+    checkpoint::{config::Size, scope::Scope},
     error::Result,
     layers::{
         algebra::{Block, Layer},
@@ -111,6 +111,20 @@ pub fn residual_unit(places: UnitPlaces, kernel: Kernel) -> Result<Block> {
         Block::new(conv2.convolution(Kernel::new(channels, channels, 1), 0)?),
     ];
     Ok(Block::new(Residual::plain(Sequence(branch))))
+}
+
+/// How many latents before and after one the samples of a decoder with these rates depend on.
+pub fn decoder_reach(rates: &[Size]) -> usize {
+    let ends = f64::from(TAPS / 2);
+    let units = f64::from(DILATIONS.iter().sum::<i32>()) * ends;
+    let (mut scale, mut reach) = (1.0, ends);
+    for rate in rates {
+        // A transposed convolution has two taps for each of its inputs.
+        reach += 1.0 / scale;
+        scale *= f64::from(**rate);
+        reach += units / scale;
+    }
+    (reach + ends / scale).ceil() as usize
 }
 
 /// Reads residual units and a convolution that makes the sequence shorter.

@@ -21,6 +21,8 @@ pub(super) struct StyleNorm {
 
 impl StyleNorm {
     pub(super) fn read(w: &Scope, style: i32, width: i32, is_over_time: bool) -> Result<Self> {
+        // Some files hold factors of 1 beside those that the style gives.
+        w.ignore("norm");
         Ok(StyleNorm { factors: w.linear_with_bias("fc", style, 2 * width)?, is_over_time })
     }
 
