@@ -5,7 +5,7 @@ use mynah::{
     Codes, EncodedAudio, Files, Result, Script, SpeakOptions,
     internals::{Codec, CodecStream, Kind, Network, Noise, families, mlx},
 };
-use mynah_tests::{Tensor, on_engine};
+use mynah_tests::{Tensor, on_engine, write_tensors};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use std::{
@@ -121,10 +121,7 @@ impl Case {
         for (name, content) in &self.files {
             fs::write(folder.join(name), content).unwrap();
         }
-        let array = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.array(name)?));
-        let tensors: HashMap<String, Array> =
-            self.tensors.iter().map(array).collect::<Result<_>>()?;
-        Array::save_safetensors(&tensors, None, folder.join("model.safetensors")).unwrap();
+        write_tensors(&self.tensors, &folder.join("model.safetensors"))?;
         for (name, tensor) in &self.voices {
             fs::create_dir_all(folder.join("voices")).unwrap();
             let voice = HashMap::from([("voice".to_string(), tensor.array(name)?)]);

@@ -301,6 +301,14 @@ impl Case {
     }
 }
 
+/// Writes tensors by their formula to a file. On the engine's thread.
+pub fn write_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path) -> Result<()> {
+    let array = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.array(name)?));
+    let tensors: HashMap<String, Array> = tensors.iter().map(array).collect::<Result<_>>()?;
+    Array::save_safetensors(&tensors, None, file).unwrap();
+    Ok(())
+}
+
 /// Runs something on the engine's thread and waits.
 pub fn on_engine<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     block_on(Engine::get()?.run(job))

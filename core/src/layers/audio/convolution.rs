@@ -251,3 +251,77 @@ impl Layer for TransposedConvolution {
         self.forward(x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mlx;
+    use serde_json::json;
+
+    fn numbers(shape: &[i32]) -> Array {
+        let count = shape.iter().product::<i32>();
+        let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
+        Array::from_slice(&values, shape)
+    }
+
+    fn scope(tensors: &[(&str, Array)]) -> Scope {
+        let tensors = tensors.iter().map(|(name, array)| (name.to_string(), array.clone()));
+        Scope::new(tensors.collect(), &json!({})).unwrap()
+    }
+
+    fn values(x: &Array) -> Vec<f32> {
+        mlx::to_vec(x).unwrap()
+    }
+
+    /// The values of a kernel in both layouts, where each of its shapes fits both.
+    #[test]
+    fn a_square_kernel_is_read_in_the_layout_of_its_checkpoint() {
+        let (kernel, x) = (Kernel::new(3, 2, 3), numbers(&[1, 8, 3]));
+        let torch = numbers(&[2, 3, 3]);
+        let mlx = torch.swap_axes(1, 2).unwrap().contiguous().unwrap();
+        let read = |weight: &Array, layout| {
+            let w = scope(&[("weight", weight.clone())]);
+            values(&w.convolution(kernel.layout(layout), 1).unwrap().forward(&x).unwrap())
+        };
+        assert_eq!(read(&torch, Layout::Torch), read(&mlx, Layout::Mlx));
+        assert_ne!(read(&torch, Layout::Torch), read(&mlx, Layout::Torch));
+    }
+
+    #[test]
+    fn a_transposed_kernel_is_the_same_in_every_layout() {
+        for groups in [1, 2] {
+            let kernel = Kernel::new(4, 6, 3).stride(2).groups(groups);
+            let (x, torch) = (numbers(&[1, 5, 4]), numbers(&[4, 6 / groups, 3]));
+            let read = |weight: &Array| {
+                let w = scope(&[("weight", weight.clone())]);
+                values(&w.transposed_convolution(kernel, 1, 0).unwrap().forward(&x).unwrap())
+            };
+            let expected = read(&torch);
+            assert_eq!(expected.len(), (2 * 4 + 3 - 2) * 6);
+            let mlx = kernel.to_mlx(&torch, true).unwrap().contiguous().unwrap();
+            assert_eq!(read(&mlx), expected);
+            let other = torch.swap_axes(1, 2).unwrap().contiguous().unwrap();
+            assert_eq!(read(&other), expected);
+        }
+    }
+
+    /// The rows of weight norm are those of the first axis in torch, also of a transposed kernel.
+    #[test]
+    fn weight_norm_gives_rows_their_lengths() {
+        for (names, is_transposed) in [
+            (["weight_g", "weight_v"], false),
+            (["parametrizations.weight.original0", "parametrizations.weight.original1"], true),
+        ] {
+            let kernel = Kernel::new(4, 4, 3);
+            let lengths = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], &[4, 1, 1]);
+            let w = scope(&[(names[0], lengths), (names[1], numbers(&[4, 4, 3]))]);
+            let read = w.kernel(kernel, is_transposed).unwrap();
+            let torch = if is_transposed { [2, 0, 1] } else { [0, 2, 1] };
+            let rows = read.transpose_axes(&torch).unwrap().square().unwrap();
+            let lengths = values(&rows.sum_axes(&[1, 2], false).unwrap().sqrt().unwrap());
+            for (length, expected) in lengths.iter().zip([1.0, 2.0, 3.0, 4.0]) {
+                assert!((length - expected).abs() < 1e-5, "{lengths:?}");
+            }
+        }
+    }
+}
