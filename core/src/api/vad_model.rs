@@ -54,6 +54,16 @@ pub enum Detection {
     },
 }
 
+/// The probabilities of a recording.
+struct Heard {
+    rows: Vec<Vec<f32>>,
+    frame_stride: usize,
+    /// Samples before the first frame.
+    offset: usize,
+    sample_rate: u32,
+    seconds: f64,
+}
+
 impl VadModel {
     /// Loads a detector from a hub or a directory.
     ///
@@ -109,21 +119,18 @@ impl VadModel {
                 rows.extend(found);
                 let is_last = done == end;
                 done = end;
-                Ok(is_last.then(|| (std::mem::take(&mut rows), frame_stride)))
+                let offset = stream.offset();
+                let rows = is_last.then(|| std::mem::take(&mut rows));
+                Ok(rows.map(|rows| Heard { rows, frame_stride, offset, sample_rate, seconds }))
             })
         };
-        let (rows, frame_stride) = self.place.engine.run_in_turns(Turn::Ready, begin).await?;
-        Ok(self.detection(rows, frame_stride, sample_rate, seconds))
+        Ok(self.detection(self.place.engine.run_in_turns(Turn::Ready, begin).await?))
     }
 
-    fn detection(
-        &self,
-        rows: Vec<Vec<f32>>,
-        frame_stride: usize,
-        sample_rate: u32,
-        seconds: f64,
-    ) -> Detection {
+    fn detection(&self, heard: Heard) -> Detection {
+        let Heard { rows, frame_stride, offset, sample_rate, seconds } = heard;
         let frame = frame_stride as f64 / f64::from(sample_rate);
+        let offset = offset as f64 / f64::from(sample_rate);
         let class = |class: usize| -> Vec<f32> {
             rows.iter().filter_map(|row| row.get(class).copied()).collect()
         };
@@ -139,8 +146,15 @@ impl VadModel {
             }
             Task::Speakers(rules) => {
                 let speakers = rows.first().map_or(0, Vec::len);
-                let segments =
-                    (0..speakers).map(|i| rules.segments(&class(i), frame, seconds)).collect();
+                let later = |segment: Segment| Segment {
+                    start: segment.start + offset,
+                    end: segment.end + offset,
+                };
+                let of_speaker = |i: usize| {
+                    let segments = rules.segments(&class(i), frame, seconds);
+                    segments.into_iter().map(later).collect()
+                };
+                let segments = (0..speakers).map(of_speaker).collect();
                 Detection::Speakers { probabilities: rows, frame_stride, sample_rate, segments }
             }
         }

@@ -56,10 +56,7 @@ const OTHER_MODALITIES: &[(&str, &str)] = &[
         "csm llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \
          sesame soprano voxtral_tts",
     ),
-    (
-        "voice activity detection",
-        "diar_sortformer firered-vad firered_vad fireredvad sortformer ten-vad ten_vad tenvad",
-    ),
+    ("voice activity detection", "firered-vad firered_vad fireredvad ten-vad ten_vad tenvad"),
     ("diffusion", "diffusion_gemma diffusion_gemma_text nemotron_labs_diffusion"),
     ("draft", "gemma4_assistant gemma4_unified_assistant"),
 ];

@@ -43,6 +43,11 @@ pub trait DetectorStream {
     /// [`Error::Mlx`](crate::Error::Mlx).
     fn push(&mut self, samples: &[f32]) -> Result<Vec<Vec<f32>>>;
 
+    /// How many samples come before the first frame, once the recording has ended.
+    fn offset(&self) -> usize {
+        0
+    }
+
     /// Ends the recording. Returns the probabilities of the frames that are left.
     ///
     /// # Errors

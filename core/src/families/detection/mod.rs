@@ -2,8 +2,9 @@
 
 mod silero_vad;
 mod smart_turn;
+mod sortformer;
 
 use crate::families::entry::Entry;
 
 /// The families of detectors.
-pub const FAMILIES: &[Entry] = &[silero_vad::ENTRY, smart_turn::ENTRY];
+pub const FAMILIES: &[Entry] = &[silero_vad::ENTRY, smart_turn::ENTRY, sortformer::ENTRY];

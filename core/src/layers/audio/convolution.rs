@@ -290,14 +290,14 @@ mod tests {
     #[test]
     fn a_transposed_kernel_is_the_same_in_every_layout() {
         for groups in [1, 2] {
-            let kernel = Kernel::new(4, 6, 3).stride(2).groups(groups);
-            let (x, torch) = (numbers(&[1, 5, 4]), numbers(&[4, 6 / groups, 3]));
+            let kernel = Kernel::new(4, 6, 5).stride(2).groups(groups);
+            let (x, torch) = (numbers(&[1, 5, 4]), numbers(&[4, 6 / groups, 5]));
             let read = |weight: &Array| {
                 let w = scope(&[("weight", weight.clone())]);
                 values(&w.transposed_convolution(kernel, 1, 0).unwrap().forward(&x).unwrap())
             };
             let expected = read(&torch);
-            assert_eq!(expected.len(), (2 * 4 + 3 - 2) * 6);
+            assert_eq!(expected.len(), (2 * 4 + 5 - 2) * 6);
             let mlx = kernel.to_mlx(&torch, true).unwrap().contiguous().unwrap();
             assert_eq!(read(&mlx), expected);
             let other = torch.swap_axes(1, 2).unwrap().contiguous().unwrap();

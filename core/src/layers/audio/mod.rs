@@ -3,6 +3,8 @@
 //! `[batch, length, channels]`.
 
 pub mod anti_aliased;
+pub mod conformer;
+pub mod conv;
 pub mod convolution;
 pub mod filter_bank;
 pub mod istft_head;
@@ -11,6 +13,7 @@ pub mod layer_scale;
 pub mod log_mel;
 pub mod lstm;
 pub mod noise;
+pub mod normalized_log_mel;
 pub mod quantizer;
 pub mod seanet;
 pub mod seanet_stack;
