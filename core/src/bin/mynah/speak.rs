@@ -7,7 +7,7 @@ use crate::{
     terminal::{print_json, say},
 };
 use clap::Args;
-use mynah::{Script, SpeakOptions, SpeechModel, WavWriter};
+use mynah::{Script, SpeakOptions, Speech, SpeechModel, WavWriter};
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode, sync::mpsc};
 
@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Speak faster (more than 1) or slower
     #[arg(long, value_name = "S", default_value_t = 1.0, allow_negative_numbers = true)]
     speed: f32,
+    /// Temperature of models that sample tokens; no supported model does yet
+    #[arg(long, value_name = "T", default_value_t = 0.0, hide = true)]
+    temperature: f32,
     #[command(flatten)]
     noise: NoiseOptions,
     /// The WAV file to write, of 32-bit floats
@@ -38,7 +41,8 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Outcome {
-    let Arguments { model, text, phonemes, voice, speed, noise, output, json } = arguments;
+    let Arguments { model, text, phonemes, voice, speed, noise, output, json, temperature: _ } =
+        arguments;
     let script = match (text, phonemes) {
         (_, Some(phonemes)) => Script::Phonemes(model::text(phonemes)?),
         (text, None) => Script::Text(model::text(text.unwrap_or_default())?),
@@ -46,7 +50,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let model = SpeechModel::load(&*model).await?;
     let options = SpeakOptions { voices: voice, speed, seed: noise.seed() };
     let (send, pieces) = mpsc::channel();
-    let hear = move |piece| {
+    let hear = move |piece: Speech| {
         send.send(piece).ok();
     };
     model.speak(script, options, hear).await?;

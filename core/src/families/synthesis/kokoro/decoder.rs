@@ -172,7 +172,7 @@ impl SnakeBlock {
         let half = |j: usize, number: i32, dilation: i32| {
             let kernel = kernel.dilation(dilation);
             let norm = w.at(format!("adain{number}")).at(j);
-            Ok((
+            Ok::<_, Error>((
                 StyleNorm::read(&norm, style, channels, true)?,
                 w.snake_of(&format!("alpha{number}.{j}"), channels)?,
                 w.at(format!("convs{number}")).at(j).convolution(kernel, kernel.same())?,

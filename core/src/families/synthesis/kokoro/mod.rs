@@ -204,7 +204,7 @@ impl Speaker for Kokoro {
         let half = *self.c.style_dim;
         let (acoustic, prosodic) =
             (mlx::slice(&style, 1, 0, half)?, mlx::slice(&style, 1, half, 2 * half)?);
-        let tokens: Vec<u32> = [&[0], piece, &[0]].concat();
+        let tokens: Vec<u32> = [&[0][..], piece, &[0]].concat();
         let ids = Array::from_slice(&tokens, &[1, tokens.len() as i32]);
         let x = self.to_prosody.forward(&self.albert.forward(&ids)?)?;
         let encoded = self.prosody.encode(&x, &prosodic)?;
