@@ -26,8 +26,8 @@ pub const ENTRY: Entry = Entry {
 struct Config {
     #[serde(default)]
     normalize: bool,
-    chunk_length_s: Option<Positive>,
-    overlap: Option<f32>,
+    chunk_length_s: Option<Positive<f64>>,
+    overlap: Option<f64>,
     codebook_size: Size,
     target_bandwidths: Vec<Positive>,
 }
@@ -73,8 +73,8 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
 impl Encodec {
     /// Samples of a chunk, and from the beginning of one to that of the next.
     fn chunk(&self) -> Option<(i32, i32)> {
-        let length = (*self.c.chunk_length_s? * *self.seanet.rates.sampling_rate as f32) as i32;
-        let stride = ((1.0 - self.c.overlap.unwrap_or(0.0)) * length as f32) as i32;
+        let length = (*self.c.chunk_length_s? * f64::from(*self.seanet.rates.sampling_rate)) as i32;
+        let stride = ((1.0 - self.c.overlap.unwrap_or(0.0)) * f64::from(length)) as i32;
         Some((length, stride.max(1)))
     }
 
