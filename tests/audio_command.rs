@@ -29,7 +29,7 @@ fn checkpoint(family: &str) -> (TempDir, Json) {
 /// A file of a tone.
 fn tone(folder: &TempDir, seconds: f32, sample_rate: u32) -> PathBuf {
     let count = (seconds * sample_rate as f32) as usize;
-    let sample = |i: usize| 0.4 * (i as f32 * 440.0 * 6.28 / sample_rate as f32).sin();
+    let sample = |i: usize| 0.4 * (i as f32 * 440.0 * std::f32::consts::TAU / sample_rate as f32).sin();
     let path = folder.path().join("tone.wav");
     Audio::mono((0..count).map(sample).collect(), sample_rate).write_wav(&path).unwrap();
     path

@@ -25,8 +25,8 @@ pub const ENTRY: Entry = Entry {
         weights: &["*.safetensors"],
         matches: Some(|contents| {
             let is_weights =
-                |name: &&String| name.starts_with("silero_vad") && name.ends_with(".safetensors");
-            contents.config.is_none() && contents.names.iter().find(is_weights).is_some()
+                |name: &String| name.starts_with("silero_vad") && name.ends_with(".safetensors");
+            contents.config.is_none() && contents.names.iter().any(is_weights)
         }),
         ..FileRules::USUAL
     },
