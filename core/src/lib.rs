@@ -75,13 +75,16 @@ mod text;
 
 pub use answer::{Effort, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice};
 pub use api::{
-    DEMO, Inspection, Load, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model,
-    ModelInfo, ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, download,
-    download_adapter, download_text, inspect, inspect_with_adapter, shrink_caches,
+    AudioFeatures, AudioInput, AudioModel, DEMO, Inspection, Load, LoadAudio, LoadEvent,
+    LoadOptions, Location, Memory, MemoryPolicy, Model, ModelInfo, ModelMemory, Overflow, Packing,
+    Prompt, Session, SessionOptions, Stage, download, download_adapter, download_text, inspect,
+    inspect_with_adapter, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
+pub use engine::{LiveAudio, Transcription, TranscriptionEvent};
 pub use error::{Error, ErrorKind, Result};
+pub use generate::transcription::{Segment, Task, Timestamps, TranscribeOptions, Transcript, Word};
 pub use generate::{Dry, GenerateOptions, Score, Xtc};
 pub use hub::Source;
 /// Dates and times of no time zone, for [`TemplateOptions::local_time`].
@@ -137,7 +140,10 @@ pub mod internals {
             embedder::Embedder,
             language::{Input, LanguageModel, Media, Wrapper},
             network::{Kind, Network},
-            speech::{Codec, Detector, Speaker, Transcriber, Voice},
+            speech::{
+                AlignmentHead, Codec, Detector, Output, Speaker, Transcriber, Voice,
+                WindowedDecoder,
+            },
         },
     };
 
@@ -145,6 +151,17 @@ pub mod internals {
     pub mod families {
         pub use crate::checkpoint::file_rules::{Contents, FileRules};
         pub use crate::families::{Build, Checkpoint, Entry, Family, all, find, recognize};
+    }
+
+    /// Front ends of speech.
+    pub mod audio {
+        pub use crate::layers::audio::{
+            filter_bank::{FilterBank, MelScale},
+            kaldi::{Fbank, stack_frames},
+            log_mel::LogMel,
+            normalized_log_mel::{NormalizedLogMel, NormalizedLogMelSizes},
+            stft::{Stft, Window, reflect},
+        };
     }
 
     /// Operations on arrays.

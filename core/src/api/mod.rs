@@ -2,6 +2,7 @@
 //! joins all others and is used by none of them.
 
 mod answering;
+mod audio_model;
 mod defaults;
 mod demo;
 mod download;
@@ -14,6 +15,7 @@ mod session;
 mod session_options;
 
 pub use crate::engine::engine_model::ModelMemory;
+pub use audio_model::{AudioFeatures, AudioInput, AudioModel, LoadAudio, Stage};
 pub use demo::DEMO;
 pub use download::{download, download_adapter, download_text};
 pub use inspect::{Inspection, Memory, Packing, inspect, inspect_with_adapter};

@@ -5,6 +5,7 @@
 pub(crate) mod entry;
 pub(crate) mod family;
 pub mod prelude;
+pub mod recognition;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod text;
@@ -20,9 +21,9 @@ use crate::{
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
     #[cfg(test)]
-    return text::FAMILIES.iter().chain(tests::FAMILIES);
+    return text::FAMILIES.iter().chain(recognition::FAMILIES).chain(tests::FAMILIES);
     #[cfg(not(test))]
-    text::FAMILIES.iter()
+    text::FAMILIES.iter().chain(recognition::FAMILIES)
 }
 
 /// The modalities that are not supported yet, each with the known values of `model_type`.
@@ -39,11 +40,7 @@ const OTHER_MODALITIES: &[(&str, &str)] = &[
         "minicpmo nemotron_h_nano_omni nemotron_h_omni nemotronh_nano_omni_reasoning_v3 \
          phi4mm qwen2_5_omni qwen2_5_omni_thinker qwen3_omni qwen3_omni_moe",
     ),
-    (
-        "speech recognition",
-        "qwen3_asr qwen3_forced_aligner sense_voice sensevoice voxtral voxtral_realtime \
-         whisper",
-    ),
+    ("speech recognition", "qwen3_forced_aligner voxtral_realtime"),
     (
         "speech synthesis",
         "csm kokoro llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \

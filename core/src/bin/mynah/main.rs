@@ -4,6 +4,7 @@
 
 mod answer;
 mod chat;
+mod features;
 mod generate;
 mod hub;
 mod input;
@@ -13,6 +14,7 @@ mod model;
 mod progress;
 mod score;
 mod terminal;
+mod transcribe;
 
 use clap::{ArgAction, Parser, Subcommand, error::ErrorKind};
 use mynah::Error;
@@ -39,8 +41,12 @@ enum Command {
     Generate(generate::Arguments),
     /// Chat with a model
     Chat(chat::Arguments),
+    /// Write down what is said in an audio file
+    Transcribe(transcribe::Arguments),
     /// Print the log-probability of each token of a text
     Score(score::Arguments),
+    /// Print what a speech model computes of an audio file before it writes text
+    Features(features::Arguments),
     /// Show what a checkpoint is and what it needs, without reading its weights
     Inspect(inspect::Arguments),
     /// Download a model from a hub, or resume its download
@@ -86,7 +92,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Generate(arguments) => block_on(generate::run(arguments)),
         Command::Chat(arguments) => block_on(chat::run(arguments)),
+        Command::Transcribe(arguments) => block_on(transcribe::run(arguments)),
         Command::Score(arguments) => block_on(score::run(arguments)),
+        Command::Features(arguments) => block_on(features::run(arguments)),
         Command::Inspect(arguments) => block_on(inspect::run(arguments)),
         Command::Download(arguments) => block_on(hub::download(arguments)),
         Command::Models(arguments) => hub::models(arguments),
