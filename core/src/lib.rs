@@ -75,14 +75,16 @@ mod text;
 
 pub use answer::{Effort, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice};
 pub use api::{
-    AudioCodec, DEMO, Detection, Inspection, Load, LoadEvent, LoadOptions, Location, Memory,
-    MemoryPolicy, Model, ModelInfo, ModelMemory, Overflow, Packing, Prompt, Session,
-    SessionOptions, SpeechModel, VadModel, download, download_adapter, download_text, inspect,
-    inspect_with_adapter, shrink_caches,
+    AudioCodec, AudioFeatures, AudioInput, AudioModel, DEMO, Detection, Inspection, Load,
+    LoadAudio, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model, ModelInfo,
+    ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, SpeechModel, Stage, VadModel,
+    download, download_adapter, download_text, inspect, inspect_with_adapter, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
+pub use engine::{LiveAudio, Transcription, TranscriptionEvent};
 pub use error::{Error, ErrorKind, Result};
+pub use generate::transcription::{Segment, Task, Timestamps, TranscribeOptions, Transcript, Word};
 pub use generate::{Dry, GenerateOptions, Score, Xtc};
 pub use hub::Source;
 /// Dates and times of no time zone, for [`TemplateOptions::local_time`].
@@ -148,7 +150,7 @@ pub mod internals {
             language::{Input, LanguageModel, Media, Wrapper},
             network::{Kind, Network},
             speaker::Speaker,
-            speech::Transcriber,
+            speech::{AlignmentHead, Output, Transcriber, WindowedDecoder},
         },
     };
 
@@ -165,6 +167,17 @@ pub mod internals {
         pub fn open(files: &Files, family: &Entry, config: &Json) -> Result<Scope> {
             Scope::open_with(files, &family.files, None, config)
         }
+    }
+
+    /// Front ends of speech.
+    pub mod audio {
+        pub use crate::layers::audio::{
+            filter_bank::{FilterBank, MelScale},
+            kaldi::{Fbank, stack_frames},
+            log_mel::LogMel,
+            normalized_log_mel::{NormalizedLogMel, NormalizedLogMelSizes},
+            stft::{Stft, Window, reflect},
+        };
     }
 
     /// Operations on arrays.

@@ -3,6 +3,7 @@
 
 mod answering;
 mod audio_codec;
+mod audio_model;
 mod defaults;
 mod demo;
 mod download;
@@ -19,6 +20,7 @@ mod vad_model;
 
 pub use crate::engine::engine_model::ModelMemory;
 pub use audio_codec::AudioCodec;
+pub use audio_model::{AudioFeatures, AudioInput, AudioModel, LoadAudio, Stage};
 pub use demo::DEMO;
 pub use download::{download, download_adapter, download_text};
 pub use inspect::{Inspection, Memory, Packing, inspect, inspect_with_adapter};

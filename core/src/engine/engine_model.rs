@@ -18,12 +18,13 @@ use crate::{
         language::LanguageModel,
         network::{Kind, Network},
         speaker::Speaker,
+        speech::Transcriber,
     },
 };
 use mlx_rs::{Array, linalg, memory, ops, transforms::async_eval};
 use serde_json::Map;
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     collections::HashMap,
     mem,
     rc::Rc,
@@ -134,12 +135,28 @@ impl EngineModel {
         }
     }
 
+    /// The transcriber that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn transcriber(&self) -> Result<&Rc<dyn Transcriber>> {
+        match &self.network {
+            Network::Transcriber(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Transcriber)),
+        }
+    }
+
     fn is_no(&self, expected: Kind) -> Error {
         Error::ModelKind {
             model_type: self.model_type.clone(),
             found: self.network.kind().description(),
             expected: expected.description(),
         }
+    }
+
+    /// Its compiled decode steps.
+    pub(crate) fn decode_step(&self) -> RefMut<'_, DecodeStep> {
+        self.decode.borrow_mut()
     }
 
     /// One token `[1, 1]` to logits `[1, 1, vocabulary]`.

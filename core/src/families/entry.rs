@@ -104,6 +104,20 @@ impl Entry {
         }
     }
 
+    /// The entry of a family of speech to text.
+    pub const fn transcriber(
+        model_types: &'static [&'static str],
+        build: Builder<dyn Transcriber>,
+        files: FileRules,
+    ) -> Self {
+        Entry {
+            model_types,
+            build: Build::Transcriber(build),
+            recommended: Recommended::NOTHING,
+            files,
+        }
+    }
+
     /// What errors call a checkpoint of this family: its `model_type`, or the family's first one.
     pub fn name<'a>(&'a self, config: &'a Json) -> &'a str {
         model_type(config).unwrap_or(self.model_types[0])

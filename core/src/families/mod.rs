@@ -7,6 +7,7 @@ pub mod detection;
 pub(crate) mod entry;
 pub(crate) mod family;
 pub mod prelude;
+pub mod recognition;
 pub mod synthesis;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -21,8 +22,13 @@ use crate::{
 };
 
 /// The families of each modality.
-const LISTS: &[&[Entry]] =
-    &[text::FAMILIES, codec::FAMILIES, detection::FAMILIES, synthesis::FAMILIES];
+const LISTS: &[&[Entry]] = &[
+    text::FAMILIES,
+    codec::FAMILIES,
+    detection::FAMILIES,
+    recognition::FAMILIES,
+    synthesis::FAMILIES,
+];
 
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
@@ -46,11 +52,7 @@ const OTHER_MODALITIES: &[(&str, &str)] = &[
         "minicpmo nemotron_h_nano_omni nemotron_h_omni nemotronh_nano_omni_reasoning_v3 \
          phi4mm qwen2_5_omni qwen2_5_omni_thinker qwen3_omni qwen3_omni_moe",
     ),
-    (
-        "speech recognition",
-        "qwen3_asr qwen3_forced_aligner sense_voice sensevoice voxtral voxtral_realtime \
-         whisper",
-    ),
+    ("speech recognition", "qwen3_forced_aligner voxtral_realtime"),
     (
         "speech synthesis",
         "csm llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \

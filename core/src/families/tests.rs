@@ -10,6 +10,7 @@ use crate::{
             bidirectional::{BidirectionalAttention, Heads},
             cross::CrossAttention,
         },
+        audio::log_mel::LogMel,
         cache_plan::CachePlan,
         embedded::{Embedded, MediaRange, PromptPositions},
         linear::Embedding,
@@ -23,6 +24,7 @@ use crate::{
         decode_step::{DecodeStep, prefill, prefill_embedded},
         decoder::Decoder,
         language::{Input, Wrapper},
+        speech::{Output, WindowedDecoder},
     },
     models::{embedder::Embedder, language::LanguageModel, network::Network, speech::Transcriber},
 };
@@ -118,7 +120,7 @@ pub fn picture(hash: u64, width: i32) -> crate::models::language::Media {
 /// and no config.
 struct Whispering {
     encoder: Block,
-    decoder: Rc<dyn LanguageModel>,
+    output: WindowedDecoder,
 }
 
 const TRANSCRIBER_FILES: FileRules = FileRules {
@@ -151,7 +153,14 @@ fn transcriber(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         Ok(Block::new((Residual::plain(own), Residual::plain(cross))))
     })?;
     let encoder = Block::new(Residual::plain(encoder));
-    Ok(Box::new(Whispering { encoder, decoder: Rc::new(decoder) }))
+    let output = WindowedDecoder {
+        decoder: Rc::new(decoder),
+        front_end: LogMel::new(WIDTH),
+        frames: 9,
+        context: 64,
+        alignment_heads: Vec::new(),
+    };
+    Ok(Box::new(Whispering { encoder, output }))
 }
 
 /// The tensors of a transcriber.
@@ -177,13 +186,16 @@ pub fn speech_weights() -> Result<HashMap<String, Array>> {
 }
 
 impl Transcriber for Whispering {
+    fn features(&self, samples: &[f32]) -> Result<Array> {
+        Ok(self.output.front_end.forward(samples)?.expand_dims(0)?)
+    }
     fn encode(&self, features: &Array) -> Result<Array> {
         let mut state = self.encoder.state(&CachePlan::default());
         let step = Step::prefill(0, features.dim(1));
         self.encoder.forward(features, &mut *state, &step)
     }
-    fn decoder(&self) -> &Rc<dyn LanguageModel> {
-        &self.decoder
+    fn output(&self) -> Output<'_> {
+        Output::Windows(&self.output)
     }
 }
 
@@ -263,7 +275,8 @@ fn cross_attention_keeps_its_keys_through_rewinding_forking_and_files() {
     };
     let (one, other) = (features(1, 9), features(2, 5));
     let (one, other) = (model.encode(&one).unwrap(), model.encode(&other).unwrap());
-    let decoder = model.decoder();
+    let Output::Windows(model) = model.output() else { unreachable!() };
+    let decoder = &model.decoder;
     let fresh = || decoder.cache(&CachePlan::default());
     let ids = |ids: &[u32]| Array::from_slice(ids, &[1, ids.len() as i32]);
     let whole =

@@ -1,5 +1,12 @@
 //! Families of text models: one file or folder for each, and their list.
 
+use crate::{
+    checkpoint::{config::Json, scope::Scope},
+    error::{Error, Result},
+    models::language::LanguageModel,
+};
+use std::rc::Rc;
+
 crate::families::entry::families! {
     afm7,
     afmoe,
@@ -117,4 +124,15 @@ crate::families::entry::families! {
     talkie,
     telechat3,
     youtu_llm,
+}
+
+/// The language model of a family, for models that have one inside.
+///
+/// # Errors
+/// [`Error::UnknownModelType`], and those of the family.
+pub fn language(model_type: &str, config: &Json, w: &Scope) -> Result<Rc<dyn LanguageModel>> {
+    let mut known = FAMILIES.iter();
+    let family = known.find(|family| family.model_types.contains(&model_type));
+    let unknown = || Error::UnknownModelType { model_type: model_type.into(), nearest: Vec::new() };
+    family.ok_or_else(unknown)?.language(config, w)
 }

@@ -10,7 +10,7 @@ use crate::{
     },
     mlx,
 };
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, fft::rfft, ops};
 
 const SAMPLE_RATE: f64 = 16_000.0;
 const WINDOW: usize = 400;
@@ -49,7 +49,7 @@ impl Fbank {
         let (first, last) = (mlx::slice(&x, 1, 0, 1)?, WINDOW as i32 - 1);
         let before = ops::concatenate(&[&first, &mlx::slice(&x, 1, 0, last)?], 1)?;
         let x = x.subtract(before.multiply(Array::from_f32(PRE_EMPHASIS))?)?;
-        let spectra = mlx_rs::fft::rfft(x.multiply(&self.window)?, N_FFT as i32, None)?;
+        let spectra = rfft(x.multiply(&self.window)?, N_FFT as i32, None)?;
         let energies = spectra.abs()?.square()?.matmul(&self.filters)?;
         Ok(ops::maximum(energies, Array::from_f32(f32::EPSILON))?.log()?)
     }

@@ -6,6 +6,7 @@ pub mod anti_aliased;
 pub mod conformer;
 pub mod conv;
 pub mod convolution;
+pub mod encoder;
 pub mod filter_bank;
 pub mod istft_head;
 pub mod kaldi;

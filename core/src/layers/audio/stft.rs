@@ -1,7 +1,11 @@
 //! The short-time Fourier transform and its inverse.
 
 use crate::error::{Error, Result};
-use mlx_rs::{Array, ops};
+use mlx_rs::{
+    Array,
+    fft::{irfft, rfft},
+    ops,
+};
 use std::f64::consts::TAU;
 
 /// A window, and the number of samples from one frame to the next.
@@ -57,7 +61,7 @@ impl Stft {
     /// [`Error::Internal`] for less than one frame; [`Error::Mlx`].
     pub fn forward(&self, samples: &[f32]) -> Result<Array> {
         let frames = frames(samples, self.n_fft, self.hop)?;
-        Ok(mlx_rs::fft::rfft(frames.multiply(&self.window)?, None, None)?)
+        Ok(rfft(frames.multiply(&self.window)?, None, None)?)
     }
 
     /// The squares of the magnitudes, likewise.
@@ -84,7 +88,7 @@ impl Stft {
     /// [`Error::Mlx`].
     pub fn inverse_without(&self, spectra: &Array, ends: i32) -> Result<Array> {
         let (batch, frames) = (spectra.dim(0), spectra.dim(1));
-        let frame = mlx_rs::fft::irfft(spectra, self.n_fft, None)?.multiply(&self.window)?;
+        let frame = irfft(spectra, self.n_fft, None)?.multiply(&self.window)?;
         let squares = self.window.square()?;
         let weights = ops::broadcast_to(&squares, &[1, frames, self.n_fft])?;
         let length = self.n_fft + (frames - 1) * self.hop;

@@ -2,11 +2,13 @@
 //! single-precision floats between -1 and 1.
 
 mod file;
+mod recording;
 mod resampler;
 mod samples;
 mod wav;
 
 pub use file::{AudioFile, MonoReader};
+pub(crate) use recording::{ReadSamples, Recording};
 pub use resampler::Resampler;
 pub use samples::Audio;
 pub use wav::WavWriter;

@@ -46,9 +46,17 @@ impl Audio {
     pub fn to_mono(&self, sample_rate: u32) -> Result<Vec<f32>> {
         let mut resampler = Resampler::new(self.sample_rate, sample_rate)?;
         let mut mono = Vec::new();
-        resampler.push(&mean_of_channels("the audio", &self.samples, self.channels)?, &mut mono);
+        resampler.push(&self.mean_of_channels()?, &mut mono);
         resampler.finish(&mut mono);
         Ok(mono)
+    }
+
+    /// One channel, the mean of all, at the same rate.
+    ///
+    /// # Errors
+    /// [`Error::Audio`](crate::Error::Audio) for a sample that is not a number.
+    pub(crate) fn mean_of_channels(&self) -> Result<Vec<f32>> {
+        mean_of_channels("the audio", &self.samples, self.channels)
     }
 
     /// Writes a WAV file of 32-bit floats.
