@@ -94,7 +94,7 @@ pub use media::audio::{Audio, AudioFile, MonoReader, Resampler, WavWriter};
 pub use mlx::memory::{MemoryUse, memory_use, set_memory_limit};
 pub use models::{
     codec::{Codes, EncodedAudio},
-    segments::{Segment, SegmentRules},
+    segments::{SegmentRules, SpeechSegment},
     speaker::{Script, SpeakOptions, Speech},
 };
 pub use text::{ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer};

@@ -8,7 +8,7 @@ use crate::{
     },
     error::{Error, Result},
     media::audio::Audio,
-    models::{detector::Task, network::Kind, segments::Segment},
+    models::{detector::Task, network::Kind, segments::SpeechSegment},
 };
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub enum Detection {
         /// Samples a second, in Hz.
         sample_rate: u32,
         /// The stretches of speech.
-        segments: Vec<Segment>,
+        segments: Vec<SpeechSegment>,
     },
     /// Whether the speaker has finished.
     Turn {
@@ -50,7 +50,7 @@ pub enum Detection {
         /// Samples a second, in Hz.
         sample_rate: u32,
         /// The stretches of speech of each speaker.
-        segments: Vec<Vec<Segment>>,
+        segments: Vec<Vec<SpeechSegment>>,
     },
 }
 
@@ -146,7 +146,7 @@ impl VadModel {
             }
             Task::Speakers(rules) => {
                 let speakers = rows.first().map_or(0, Vec::len);
-                let later = |segment: Segment| Segment {
+                let later = |segment: SpeechSegment| SpeechSegment {
                     start: segment.start + offset,
                     end: segment.end + offset,
                 };

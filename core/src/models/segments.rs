@@ -2,7 +2,7 @@
 
 /// A stretch of speech.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Segment {
+pub struct SpeechSegment {
     /// Its beginning in seconds.
     pub start: f64,
     /// Its end in seconds.
@@ -27,8 +27,8 @@ pub struct SegmentRules {
 impl SegmentRules {
     /// Speech in a recording of `seconds`, of which frames of `frame` seconds have these
     /// probabilities.
-    pub fn segments(&self, probabilities: &[f32], frame: f64, seconds: f64) -> Vec<Segment> {
-        let (mut found, mut start, mut silence): (Vec<Segment>, _, Option<f64>) =
+    pub fn segments(&self, probabilities: &[f32], frame: f64, seconds: f64) -> Vec<SpeechSegment> {
+        let (mut found, mut start, mut silence): (Vec<SpeechSegment>, _, Option<f64>) =
             (Vec::new(), None, None);
         for (i, &probability) in probabilities.iter().enumerate() {
             let now = i as f64 * frame;
@@ -41,24 +41,24 @@ impl SegmentRules {
                 let end = *silence.get_or_insert(now);
                 // A multiple of a frame is not exact.
                 if now - end >= self.min_silence - 1e-9 {
-                    found.push(Segment { start: begun, end });
+                    found.push(SpeechSegment { start: begun, end });
                     (start, silence) = (None, None);
                 }
             }
         }
         let end = seconds.min(probabilities.len() as f64 * frame);
-        found.extend(start.map(|start| Segment { start, end }));
+        found.extend(start.map(|start| SpeechSegment { start, end }));
         found.retain(|segment| segment.end - segment.start >= self.min_speech - 1e-9);
         self.padded(found, seconds)
     }
 
-    fn padded(&self, segments: Vec<Segment>, seconds: f64) -> Vec<Segment> {
-        let mut padded: Vec<Segment> = Vec::new();
-        for Segment { start, end } in segments {
+    fn padded(&self, segments: Vec<SpeechSegment>, seconds: f64) -> Vec<SpeechSegment> {
+        let mut padded: Vec<SpeechSegment> = Vec::new();
+        for SpeechSegment { start, end } in segments {
             let (start, end) = ((start - self.padding).max(0.0), (end + self.padding).min(seconds));
             match padded.last_mut() {
                 Some(last) if start <= last.end => last.end = last.end.max(end),
-                _ => padded.push(Segment { start, end }),
+                _ => padded.push(SpeechSegment { start, end }),
             }
         }
         padded

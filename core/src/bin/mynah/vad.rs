@@ -5,7 +5,7 @@ use crate::{
     terminal::{print, print_json},
 };
 use clap::Args;
-use mynah::{Audio, Detection, Segment, VadModel};
+use mynah::{Audio, Detection, SpeechSegment, VadModel};
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode};
 
@@ -51,7 +51,8 @@ pub async fn run(arguments: Arguments) -> Outcome {
 fn to_json(detection: &Detection) -> serde_json::Value {
     match detection {
         Detection::Speech { probabilities, frame_stride, sample_rate, segments } => {
-            let times = |segment: &Segment| json!({"start": segment.start, "end": segment.end});
+            let times =
+                |segment: &SpeechSegment| json!({"start": segment.start, "end": segment.end});
             json!({
                 "probabilities": probabilities, "frame_stride_samples": frame_stride,
                 "sample_rate": sample_rate,
@@ -74,8 +75,8 @@ fn to_json(detection: &Detection) -> serde_json::Value {
 }
 
 /// The stretches of all speakers in the order of time.
-fn in_order(segments: &[Vec<Segment>]) -> Vec<(usize, Segment)> {
-    let of_speaker = |(speaker, segments): (usize, &Vec<Segment>)| {
+fn in_order(segments: &[Vec<SpeechSegment>]) -> Vec<(usize, SpeechSegment)> {
+    let of_speaker = |(speaker, segments): (usize, &Vec<SpeechSegment>)| {
         segments.iter().map(|segment| (speaker, *segment)).collect::<Vec<_>>()
     };
     let mut all: Vec<_> = segments.iter().enumerate().flat_map(of_speaker).collect();
@@ -84,7 +85,8 @@ fn in_order(segments: &[Vec<Segment>]) -> Vec<(usize, Segment)> {
 }
 
 fn describe(detection: &Detection) -> String {
-    let line = |segment: &Segment| format!("{:8.2} s to {:8.2} s", segment.start, segment.end);
+    let line =
+        |segment: &SpeechSegment| format!("{:8.2} s to {:8.2} s", segment.start, segment.end);
     match detection {
         Detection::Speech { segments, .. } if segments.is_empty() => "no speech\n".into(),
         Detection::Speech { segments, .. } => {

@@ -33,7 +33,7 @@ pub struct Kernel {
     /// Groups of channels that are convolved apart.
     pub groups: i32,
     /// The layout of kernels whose shape fits both.
-    layout: Layout,
+    pub layout: Layout,
 }
 
 impl Kernel {
