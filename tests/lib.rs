@@ -180,16 +180,29 @@ fn one() -> usize {
     1
 }
 
+/// A tensor by the formula of its name: floats of this shape, or of a type and in a range.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
-enum Tensor {
+pub enum Tensor {
+    /// Floats.
     Float(Vec<i32>),
+    /// Of another type or range.
     Typed(Typed),
+}
+
+impl Tensor {
+    /// Its values. On the engine's thread.
+    pub fn array(&self, name: &str) -> Result<Array> {
+        match self {
+            Tensor::Typed(typed) => typed.array(name),
+            Tensor::Float(shape) => Ok(floats(name, shape)),
+        }
+    }
 }
 
 /// A tensor with a type, and values in a range, of any size, or of groups.
 #[derive(Clone, Deserialize)]
-struct Typed {
+pub struct Typed {
     shape: Vec<i32>,
     dtype: String,
     from: Option<f64>,
@@ -359,6 +372,14 @@ impl Case {
         Array::save_safetensors(&tensors, None, folder.join("model.safetensors")).unwrap();
         Ok(())
     }
+}
+
+/// Writes tensors by their formula to a file. On the engine's thread.
+pub fn write_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path) -> Result<()> {
+    let array = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.array(name)?));
+    let tensors: HashMap<String, Array> = tensors.iter().map(array).collect::<Result<_>>()?;
+    Array::save_safetensors(&tensors, None, file).unwrap();
+    Ok(())
 }
 
 /// Runs something on the engine's thread and waits.

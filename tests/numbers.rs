@@ -1,6 +1,7 @@
 //! The numbers: models compute what their references compute.
 
 mod adapters;
+mod audio_models;
 mod caches;
 mod config;
 mod families;

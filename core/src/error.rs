@@ -185,6 +185,14 @@ pub enum Error {
         /// What was asked for, such as "a language model".
         expected: &'static str,
     },
+    /// An audio file or samples of audio cannot be read or written.
+    #[error("{name}: {reason}")]
+    Audio {
+        /// The file, or what the audio is.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The prompt has no tokens.
     #[error("the prompt is empty; a model needs at least one token to continue")]
     EmptyPrompt,
@@ -498,6 +506,7 @@ impl Error {
             | Error::Adapter { .. }
             | Error::Tokenizer { .. }
             | Error::SavedCache { .. }
+            | Error::Audio { .. }
             | Error::HashMismatch { .. }
             | Error::NotANumber { .. } => ErrorKind::Damaged,
             Error::Unsupported { .. }

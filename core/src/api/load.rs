@@ -100,7 +100,7 @@ pub enum LoadEvent {
     Weights(f32),
 }
 
-type Progress = Box<dyn FnMut(LoadEvent) + Send>;
+pub(super) type Progress = Box<dyn FnMut(LoadEvent) + Send>;
 
 /// A model to be loaded, made by [`Model::load`]. Awaiting it loads the model; dropping the future
 /// cancels the load.
@@ -206,23 +206,23 @@ impl fmt::Debug for Load {
 
 /// The handler of progress events, shared by the threads that report them.
 #[derive(Clone)]
-struct Tell(Arc<Mutex<Progress>>);
+pub(super) struct Tell(pub(super) Arc<Mutex<Progress>>);
 
 impl Tell {
-    fn event(&self, event: LoadEvent) {
+    pub(super) fn event(&self, event: LoadEvent) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)(event);
     }
 }
 
 /// The memory limit of a load. Dropping it restores the limit before, unless the load keeps it.
-struct Limit {
+pub(super) struct Limit {
     before: Option<usize>,
     /// The limit that this load has set.
     set: Option<Option<usize>>,
 }
 
 impl Limit {
-    fn set(policy: MemoryPolicy) -> Result<Self> {
+    pub(super) fn set(policy: MemoryPolicy) -> Result<Self> {
         let before = memory_use()?.limit;
         let set = match policy {
             MemoryPolicy::Unchanged => None,
@@ -233,7 +233,7 @@ impl Limit {
         Ok(Limit { before, set })
     }
 
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.set = None;
     }
 }
@@ -477,7 +477,7 @@ impl LoadOptions {
         self
     }
 
-    fn source(&self, source: Source) -> Source {
+    pub(super) fn source(&self, source: Source) -> Source {
         let source = if self.offline { source.offline() } else { source };
         match &self.downloader {
             Some(downloader) => source.with_downloader(downloader.clone()),

@@ -2,6 +2,8 @@
 //! joins all others and is used by none of them.
 
 mod answering;
+mod audio_codec;
+mod audio_model;
 mod defaults;
 mod demo;
 mod download;
@@ -10,12 +12,17 @@ mod load;
 mod location;
 mod media;
 mod model;
+mod network;
 mod preparation;
 mod prompt;
 mod session;
 mod session_options;
+mod speech_model;
+mod vad_model;
 
 pub use crate::engine::engine_model::ModelMemory;
+pub use audio_codec::AudioCodec;
+pub use audio_model::{AudioFeatures, AudioInput, AudioModel, LoadAudio, Stage};
 pub use demo::DEMO;
 pub use download::{download, download_adapter, download_text};
 pub use inspect::{Inspection, Memory, Packing, inspect, inspect_with_adapter};
@@ -26,3 +33,5 @@ pub use model::{Model, ModelInfo, shrink_caches};
 pub use prompt::Prompt;
 pub use session::Session;
 pub use session_options::{Overflow, SessionOptions};
+pub use speech_model::SpeechModel;
+pub use vad_model::{Detection, VadModel};

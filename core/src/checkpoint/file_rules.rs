@@ -8,7 +8,7 @@ use serde_json::Value;
 pub struct FileRules {
     /// Further files: `am.mvn`, `voices/*.safetensors`.
     pub beside: &'static [&'static str],
-    /// The weights, where they have other names: `kokoro-v1_0.safetensors`. Empty for the usual ones.
+    /// The weights, where they have other names: `model-v1_0.safetensors`. Empty for the usual ones.
     pub weights: &'static [&'static str],
     /// Recognises a checkpoint that no `model_type` tells; it is asked before `model_type` is read.
     pub matches: Option<fn(&Contents) -> bool>,

@@ -267,6 +267,17 @@ impl Scope {
         self.store.unread.borrow_mut().retain(|tensor, _| !ignored(tensor));
     }
 
+    /// Gives tensors here that are unread other names, for a family whose checkpoints name the parts of a
+    /// shared layer in another way. The first pattern that a name contains is replaced.
+    pub fn rename(&self, names: &[(&str, &str)]) {
+        let mut unread = self.store.unread.borrow_mut();
+        let renamed = |name: String| match names.iter().find(|(from, _)| name.contains(from)) {
+            Some((from, to)) if name.starts_with(&self.path) => name.replacen(from, to, 1),
+            _ => name,
+        };
+        *unread = unread.drain().map(|(name, tensor)| (renamed(name), tensor)).collect();
+    }
+
     /// Takes a tensor of any shape and type.
     pub(super) fn take_any(&self, name: &str) -> Result<Array> {
         let name = self.name(name);

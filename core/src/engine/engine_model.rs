@@ -14,16 +14,20 @@ use crate::{
     mlx,
     models::{
         cache::Cache,
+        codec::Codec,
         decode_step::DecodeStep,
+        detector::Detector,
         language::LanguageModel,
         network::{Kind, Network},
+        speaker::Speaker,
+        speech::Transcriber,
     },
     processors::PreparedMedia,
 };
 use mlx_rs::{Array, linalg, memory, ops, transforms::async_eval};
 use serde_json::{Map, Value};
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     collections::HashMap,
     mem,
     rc::Rc,
@@ -103,12 +107,65 @@ impl EngineModel {
     pub(crate) fn language(&self) -> Result<&Rc<dyn LanguageModel>> {
         match &self.network {
             Network::Language(model) => Ok(model),
-            other => Err(Error::ModelKind {
-                model_type: self.model_type.clone(),
-                found: other.kind().description(),
-                expected: Kind::Language.description(),
-            }),
+            _ => Err(self.is_no(Kind::Language)),
         }
+    }
+
+    /// The audio codec that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn codec(&self) -> Result<&Rc<dyn Codec>> {
+        match &self.network {
+            Network::Codec(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Codec)),
+        }
+    }
+
+    /// The detector that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn detector(&self) -> Result<&Rc<dyn Detector>> {
+        match &self.network {
+            Network::Detector(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Detector)),
+        }
+    }
+
+    /// The speaker that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn speaker(&self) -> Result<&Rc<dyn Speaker>> {
+        match &self.network {
+            Network::Speaker(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Speaker)),
+        }
+    }
+
+    /// The transcriber that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn transcriber(&self) -> Result<&Rc<dyn Transcriber>> {
+        match &self.network {
+            Network::Transcriber(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Transcriber)),
+        }
+    }
+
+    fn is_no(&self, expected: Kind) -> Error {
+        Error::ModelKind {
+            model_type: self.model_type.clone(),
+            found: self.network.kind().description(),
+            expected: expected.description(),
+        }
+    }
+
+    /// Its compiled decode steps.
+    pub(crate) fn decode_step(&self) -> RefMut<'_, DecodeStep> {
+        self.decode.borrow_mut()
     }
 
     /// One token `[1, 1]` to logits `[1, 1, vocabulary]`.

@@ -11,10 +11,13 @@ use crate::{
     error::{Error, Result},
     families::family::{Family, Recommended, model_type},
     models::{
+        codec::Codec,
+        detector::Detector,
         embedder::Embedder,
         language::LanguageModel,
         network::{Kind, Network},
-        speech::{Codec, Detector, Speaker, Transcriber},
+        speaker::Speaker,
+        speech::Transcriber,
     },
     processors,
 };
@@ -114,6 +117,21 @@ impl Entry {
     /// The entry of a family of models that read pictures and text, with the usual files.
     pub const fn vision(family: Family, processor: processors::Read) -> Self {
         Entry { processor: Some(processor), ..Entry::text(family) }
+    }
+
+    /// The entry of a family of speech to text.
+    pub const fn transcriber(
+        model_types: &'static [&'static str],
+        build: Builder<dyn Transcriber>,
+        files: FileRules,
+    ) -> Self {
+        Entry {
+            model_types,
+            build: Build::Transcriber(build),
+            recommended: Recommended::NOTHING,
+            files,
+            processor: None,
+        }
     }
 
     /// What errors call a checkpoint of this family: its `model_type`, or the family's first one.

@@ -2,10 +2,14 @@
 //! below it up to `models`; it must not know generation, the engine or the API. To add a family:
 //! its file with a [`Family`], and its name in the list of its modality.
 
+pub mod codec;
+pub mod detection;
 pub(crate) mod entry;
 pub(crate) mod family;
 pub(crate) mod multimodal;
 pub mod prelude;
+pub mod recognition;
+pub mod synthesis;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod text;
@@ -22,13 +26,22 @@ use crate::{
 use serde_json::Value;
 use std::rc::Rc;
 
+/// The families of each modality.
+const LISTS: &[&[Entry]] = &[
+    text::FAMILIES,
+    vision::FAMILIES,
+    recognition::FAMILIES,
+    synthesis::FAMILIES,
+    detection::FAMILIES,
+    codec::FAMILIES,
+];
+
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
-    let families = text::FAMILIES.iter().chain(vision::FAMILIES);
     #[cfg(test)]
-    return families.chain(tests::FAMILIES);
+    return LISTS.iter().copied().flatten().chain(tests::FAMILIES);
     #[cfg(not(test))]
-    families
+    LISTS.iter().copied().flatten()
 }
 
 /// The modalities that are not supported yet, each with the known values of `model_type`.
@@ -43,22 +56,13 @@ const OTHER_MODALITIES: &[(&str, &str)] = &[
         "minicpmo nemotron_h_nano_omni nemotron_h_omni nemotronh_nano_omni_reasoning_v3 \
          phi4mm qwen2_5_omni qwen2_5_omni_thinker qwen3_omni qwen3_omni_moe",
     ),
-    (
-        "speech recognition",
-        "qwen3_asr qwen3_forced_aligner sense_voice sensevoice voxtral voxtral_realtime \
-         whisper",
-    ),
+    ("speech recognition", "qwen3_forced_aligner voxtral_realtime"),
     (
         "speech synthesis",
-        "csm kokoro llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \
-         sesame soprano style_tts2 voxtral_tts",
+        "csm llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \
+         sesame soprano voxtral_tts",
     ),
-    (
-        "voice activity detection",
-        "diar_sortformer firered-vad firered_vad fireredvad silero silero-vad silero_vad \
-         smart-turn smart_turn smart_turn_v3 sortformer ten-vad ten_vad tenvad",
-    ),
-    ("audio codec", "bigvgan dac dacvae descript encodec mimi snac vocos"),
+    ("voice activity detection", "firered-vad firered_vad fireredvad ten-vad ten_vad tenvad"),
     ("diffusion", "diffusion_gemma diffusion_gemma_text nemotron_labs_diffusion"),
     ("draft", "gemma4_assistant gemma4_unified_assistant"),
 ];

@@ -7,7 +7,7 @@ use crate::{
         scope::Scope,
     },
     error::{Error, Result},
-    families::{entry::Build, text},
+    families::text,
     models::{decoder::body, language::LanguageModel},
 };
 
@@ -85,14 +85,13 @@ pub fn text_model(config: &Json, w: &Scope, default: &str) -> Result<Box<dyn Lan
     let nested = text_config(config, w)?;
     let kind = config::field::<Option<String>>(&nested, "model_type")?;
     let kind = kind.as_deref().unwrap_or(default);
-    let family = text::FAMILIES.iter().find(|family| family.model_types.contains(&kind));
-    match family.map(|family| family.build) {
-        Some(Build::Text(build)) => build(&nested, w),
-        _ => {
+    text::language(kind, &nested, w).map_err(|error| match error {
+        Error::UnknownModelType { .. } => {
             let reason = format!("`{kind}` is not supported");
-            Err(Error::unsupported("text_config.model_type", reason))
+            Error::unsupported("text_config.model_type", reason)
         }
-    }
+        error => error,
+    })
 }
 
 /// Width of the stream of the language model.

@@ -10,12 +10,12 @@ use crate::{
             bidirectional::{BidirectionalAttention, Heads},
             cross::CrossAttention,
         },
+        audio::log_mel::LogMel,
         cache_plan::CachePlan,
         embedded::{Embedded, MediaRange, PromptPositions},
         linear::Embedding,
         position::sections::interleaved,
         residual::Residual,
-        state::Recurrent,
         step::Step,
     },
     mlx,
@@ -24,21 +24,15 @@ use crate::{
         decode_step::{DecodeStep, prefill, prefill_embedded},
         decoder::Decoder,
         language::{Input, Wrapper},
-        speech::Voice,
+        speech::{Output, WindowedDecoder},
     },
-    models::{
-        embedder::Embedder,
-        language::LanguageModel,
-        network::Network,
-        speech::{Codec, Detector, Speaker, Transcriber},
-    },
+    models::{embedder::Embedder, language::LanguageModel, network::Network, speech::Transcriber},
     processors::{NamedTensor, Prepared, PreparedMedia},
 };
-use mlx_rs::{Array, Dtype, ops, random, transforms::eval};
+use mlx_rs::{Array, ops, random, transforms::eval};
 use serde_json::json;
 use std::{
     collections::HashMap,
-    ops::ControlFlow,
     rc::Rc,
     sync::{Arc, Mutex},
 };
@@ -46,9 +40,6 @@ use std::{
 pub const FAMILIES: &[Entry] = &[
     entry(&["test_pictures"], Build::Language(pictures), FileRules::USUAL),
     entry(&["test_transcriber"], Build::Transcriber(transcriber), TRANSCRIBER_FILES),
-    entry(&["test_speaker"], Build::Speaker(|c| Ok(Box::new(gain(c)?))), FileRules::USUAL),
-    entry(&["test_detector"], Build::Detector(|c| Ok(Box::new(gain(c)?))), FileRules::USUAL),
-    entry(&["test_codec"], Build::Codec(|c| Ok(Box::new(gain(c)?))), FileRules::USUAL),
     entry(&["test_embedder"], Build::Embedder(embedder), FileRules::USUAL),
 ];
 
@@ -153,7 +144,7 @@ pub fn picture(hash: u64, width: i32) -> crate::models::language::Media {
 /// and no config.
 struct Whispering {
     encoder: Block,
-    decoder: Rc<dyn LanguageModel>,
+    output: WindowedDecoder,
 }
 
 const TRANSCRIBER_FILES: FileRules = FileRules {
@@ -187,7 +178,14 @@ fn transcriber(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         Ok(Block::new((Residual::plain(own), Residual::plain(cross))))
     })?;
     let encoder = Block::new(Residual::plain(encoder));
-    Ok(Box::new(Whispering { encoder, decoder: Rc::new(decoder) }))
+    let output = WindowedDecoder {
+        decoder: Rc::new(decoder),
+        front_end: LogMel::new(WIDTH),
+        frames: 9,
+        context: 64,
+        alignment_heads: Vec::new(),
+    };
+    Ok(Box::new(Whispering { encoder, output }))
 }
 
 /// The tensors of a transcriber.
@@ -213,73 +211,16 @@ pub fn speech_weights() -> Result<HashMap<String, Array>> {
 }
 
 impl Transcriber for Whispering {
+    fn features(&self, samples: &[f32]) -> Result<Array> {
+        Ok(self.output.front_end.forward(samples)?.expand_dims(0)?)
+    }
     fn encode(&self, features: &Array) -> Result<Array> {
         let mut state = self.encoder.state(&CachePlan::default());
         let step = Step::prefill(0, features.dim(1));
         self.encoder.forward(features, &mut *state, &step)
     }
-    fn decoder(&self) -> &Rc<dyn LanguageModel> {
-        &self.decoder
-    }
-}
-
-/// A speaker, a detector and a codec with one weight.
-struct Gain(f32);
-
-fn gain(checkpoint: &Checkpoint) -> Result<Gain> {
-    Ok(Gain(checkpoint.weights.tensor("gain", &[1])?.try_item_cast()?))
-}
-
-impl Speaker for Gain {
-    fn sample_rate(&self) -> u32 {
-        16_000
-    }
-    fn speak(
-        &self,
-        text: &str,
-        voice: &Voice,
-        out: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let factor = if *voice == Voice::Default { self.0 } else { 0.0 };
-        for word in text.split(' ') {
-            let samples: Vec<f32> = word.bytes().map(|c| factor * f32::from(c)).collect();
-            if out(&samples).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Detector for Gain {
-    fn sample_rate(&self) -> u32 {
-        8_000
-    }
-    fn cache(&self) -> Cache {
-        Cache::new(vec![Box::new(Recurrent::default())], &CachePlan::default())
-    }
-    fn detect(&self, samples: &Array, cache: &mut Cache) -> Result<Array> {
-        let energy = samples.abs()?.max(None)?.multiply(Array::from_f32(self.0))?;
-        let past = cache.arrays().first().map(|past| (**past).clone());
-        let loudest = past.map_or(Ok(energy.clone()), |past| ops::maximum(&past, &energy))?;
-        let state = cache.states[0].parts().remove(0);
-        if let crate::layers::state::StatePart::Recurrent(recurrent) = state {
-            recurrent.set(loudest.clone());
-        }
-        Ok(energy.divide(loudest)?.reshape(&[1, 1])?)
-    }
-}
-
-impl Codec for Gain {
-    fn sample_rate(&self) -> u32 {
-        24_000
-    }
-    fn encode(&self, samples: &Array) -> Result<Array> {
-        let codes = samples.divide(Array::from_f32(self.0))?.as_dtype(Dtype::Int32)?;
-        Ok(codes.expand_dims(1)?)
-    }
-    fn decode(&self, codes: &Array) -> Result<Array> {
-        Ok(codes.squeeze_axes(&[1])?.multiply(Array::from_f32(self.0))?)
+    fn output(&self) -> Output<'_> {
+        Output::Windows(&self.output)
     }
 }
 
@@ -313,31 +254,6 @@ fn built(model_type: &str, tensors: &[(&str, Array)]) -> Network {
 
 #[test]
 fn families_build_models_of_every_kind() {
-    let gain = [("gain", Array::from_slice(&[0.5_f32], &[1]))];
-    let Network::Speaker(speaker) = built("test_speaker", &gain) else { unreachable!() };
-    let mut spoken = Vec::new();
-    speaker
-        .speak("ab c d", &Voice::Default, &mut |samples| {
-            spoken.extend_from_slice(samples);
-            if spoken.len() > 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-        .unwrap();
-    assert_eq!(spoken, [48.5, 49.0, 49.5]);
-
-    let Network::Detector(detector) = built("test_detector", &gain) else { unreachable!() };
-    let mut cache = detector.cache();
-    let mut probability = |sample: f32| -> f32 {
-        let samples = Array::from_slice(&[sample], &[1, 1]);
-        detector.detect(&samples, &mut cache).unwrap().try_item_cast().unwrap()
-    };
-    assert_eq!([probability(0.5), probability(0.25), probability(1.0)], [1.0, 0.5, 1.0]);
-
-    let Network::Codec(codec) = built("test_codec", &gain) else { unreachable!() };
-    let samples = Array::from_slice(&[1.0_f32, -0.5], &[1, 2]);
-    let codes = codec.encode(&samples).unwrap();
-    assert_eq!((codes.shape(), mlx::to_vec::<i32>(&codes).unwrap()), (&[1, 1, 2][..], vec![2, -1]));
-    assert_eq!(mlx::to_vec::<f32>(&codec.decode(&codes).unwrap()).unwrap(), [1.0, -0.5]);
-
     let table = Array::from_slice(&[0.0_f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], &[4, 2]);
     let network = built("test_embedder", &[("embed.weight", table)]);
     let Network::Embedder(embedder) = network else { unreachable!() };
@@ -384,7 +300,8 @@ fn cross_attention_keeps_its_keys_through_rewinding_forking_and_files() {
     };
     let (one, other) = (features(1, 9), features(2, 5));
     let (one, other) = (model.encode(&one).unwrap(), model.encode(&other).unwrap());
-    let decoder = model.decoder();
+    let Output::Windows(model) = model.output() else { unreachable!() };
+    let decoder = &model.decoder;
     let fresh = || decoder.cache(&CachePlan::default());
     let ids = |ids: &[u32]| Array::from_slice(ids, &[1, ids.len() as i32]);
     let whole =

@@ -8,6 +8,7 @@ mod options;
 mod penalties;
 mod sampler;
 mod score;
+pub mod transcription;
 
 pub use constraint::{Allowed, Constraint, TokenMask};
 pub use options::{Dry, GenerateOptions, Xtc};

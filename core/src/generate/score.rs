@@ -66,6 +66,14 @@ pub(crate) fn next_logits(
     mlx::to_vec(&model.logits(&last)?.as_dtype(Dtype::Float32)?)
 }
 
+/// Scores each of `tokens` by the logits before it, `[1, tokens, vocabulary]`.
+pub(crate) fn score_given(logits: &Array, tokens: &[u32], count: usize) -> Result<Score> {
+    let mut score = Score { logprobs: Vec::new(), top: Vec::new() };
+    let shifted: Vec<u32> = [0].iter().chain(tokens).copied().collect();
+    score.extend(logits, &shifted, count)?;
+    Ok(score)
+}
+
 impl Score {
     /// Adds the positions of logits `[1, rows, vocabulary]`.
     fn extend(&mut self, logits: &Array, tokens: &[u32], count: usize) -> Result<()> {

@@ -4,6 +4,7 @@
 
 pub mod algebra;
 pub mod attention;
+pub mod audio;
 pub mod cache_plan;
 pub mod embedded;
 pub mod feed_forward;

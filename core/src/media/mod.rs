@@ -1,6 +1,7 @@
 //! Bytes to pixels and samples, and back. This room may use `error` alone; it knows no model and no
 //! array.
 
+pub mod audio;
 pub mod image;
 pub mod interpolate;
 pub mod resize;

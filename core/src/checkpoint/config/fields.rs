@@ -90,6 +90,12 @@ pub fn with_defaults(config: &Json, defaults: impl Into<Json>) -> Json {
     Json::object(fields)
 }
 
+/// An object in a config, with these fields where it does not have them; it may be absent.
+pub fn part(config: &Json, name: &str, defaults: Value) -> Json {
+    let given = config.get(name).filter(|given| !given.is_null());
+    with_defaults(&given.cloned().unwrap_or_else(|| Json::object(Default::default())), defaults)
+}
+
 /// Fields of which null says that there is none, or that others decide, whatever the default is.
 const NULL_IS_NONE: &[&str] = &[
     "attn_logit_softcapping",

@@ -8,11 +8,13 @@ mod known_fields;
 mod numbers;
 mod text;
 
-pub use fields::{field, only, only_one_of, read, read_renamed, text, with_defaults, without};
+pub use fields::{
+    field, only, only_one_of, part, read, read_renamed, text, with_defaults, without,
+};
 pub use json::Json;
 pub use known_fields::ignored_fields;
 pub use numbers::{
     ByLayer, Count, Epsilon, Float, PerLayer, Positive, Size, check_entries, entry, optional_size,
-    positive, product, size,
+    positive, product, product_of, size,
 };
 pub use text::{RopeScaling, Text};

@@ -89,6 +89,14 @@ pub fn product(field: &str, factors: [i32; 2]) -> Result<i32> {
     }
 }
 
+/// The product of sizes.
+///
+/// # Errors
+/// As [`product`].
+pub fn product_of(field: &str, sizes: &[Size]) -> Result<i32> {
+    sizes.iter().try_fold(1, |so_far, size| product(field, [so_far, **size]))
+}
+
 /// As [`Positive`].
 pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
     Ok(Positive::deserialize(deserializer)?.0)
