@@ -5,4 +5,5 @@ mod caches;
 mod families;
 mod prompts;
 mod rows;
+mod speech;
 mod weights;
