@@ -435,7 +435,14 @@ fn dense_experts_in_half_precision() {
 #[test]
 fn every_family_has_a_fixture() {
     let fixtures: HashMap<_, _> = Fixture::all().into_iter().collect();
-    for family in families::all().filter(|family| family.build.kind() == Kind::Language) {
+    let speech = crate::speech::names();
+    let is_language = |family: &&families::Entry| family.build.kind() == Kind::Language;
+    let is_transcriber = |family: &&families::Entry| family.build.kind() == Kind::Transcriber;
+    for family in families::all().filter(is_transcriber) {
+        let name = family.model_types[0];
+        assert!(speech.iter().any(|case| case.starts_with(name)), "{name}");
+    }
+    for family in families::all().filter(is_language) {
         assert!(fixtures.contains_key(family.model_types[0]), "{}", family.model_types[0]);
     }
 }

@@ -9,5 +9,6 @@ mod pictures;
 mod processors;
 mod prompts;
 mod rows;
+mod speech;
 mod transformers;
 mod weights;

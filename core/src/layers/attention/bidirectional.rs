@@ -1,5 +1,5 @@
 //! Attention without a causal mask: every token sees all tokens of the pass, or of its span where
-//! spans divide the pass, so there is no state. The mixer of encoders (ViT, Whisper, BERT).
+//! spans divide the pass, so there is no state. The mixer of encoders (ViT, BERT, those of speech).
 
 use crate::{
     error::Result,
