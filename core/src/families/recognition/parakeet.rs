@@ -268,8 +268,7 @@ impl Lstm {
             gates = gates.add(hidden.matmul(self.hidden.t())?)?;
         }
         let parts = gates.split_equal(4, -1)?;
-        let [input, forget, output] =
-            [&parts[0], &parts[1], &parts[3]].map(|gate| ops::sigmoid(gate));
+        let [input, forget, output] = [&parts[0], &parts[1], &parts[3]].map(ops::sigmoid);
         let mut cell = input?.multiply(ops::tanh(&parts[2])?)?;
         if let Some([_, before]) = memory {
             cell = cell.add(forget?.multiply(before)?)?;
