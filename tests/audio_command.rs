@@ -39,7 +39,9 @@ fn tone(folder: &TempDir, seconds: f32, sample_rate: u32) -> PathBuf {
 fn run(arguments: &[&str], folder: &TempDir, files: &[(&str, &PathBuf)]) -> Output {
     let mut command = mynah();
     command.args(arguments).arg(folder.path());
-    files.iter().for_each(|(option, path)| drop(command.arg(option).arg(path)));
+    for (option, path) in files {
+        command.arg(option).arg(path);
+    }
     command.output().unwrap()
 }
 
