@@ -4,7 +4,7 @@ use crate::{families::prelude::*, models::speech::Label};
 use mlx_rs::ops::indexing::argmax_axis;
 
 /// Positions that one token skips at most.
-const LONGEST: u64 = 1 << 16;
+const LONGEST: i64 = 1 << 16;
 
 /// A recurrent network over the tokens so far, and what joins it with the encoder.
 pub struct Transducer {
@@ -44,7 +44,7 @@ impl Transducer {
         let durations = config.pointer("/model_defaults/tdt_durations").and_then(Json::as_array);
         let durations: Vec<usize> = durations
             .map(|list| {
-                list.iter().filter_map(|n| Some(n.as_u64()?.min(LONGEST) as usize)).collect()
+                list.iter().filter_map(|n| Some(n.as_i64()?.clamp(0, LONGEST) as usize)).collect()
             })
             .unwrap_or_default();
         let name = config.pointer("/joint/jointnet/activation").and_then(Json::as_str);
