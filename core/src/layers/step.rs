@@ -177,21 +177,13 @@ impl Step {
             let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
             let distance = queries.subtract(&keys)?;
             let seen = distance.ge(Array::from_int(0))?;
-            let Some(ring) = ring else {
-                return match self.span_reach {
-                    SpanReach::WindowedLayers => Ok(seen),
-                    _ => self.with_spans(seen, past),
-                };
-            };
-            let near = distance.lt(Array::from_int(ring.turning()))?;
-            let near = match ring.keep {
-                0 => near,
-                keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
-            };
-            if self.span_reach != SpanReach::Whole {
-                return Ok(self.with_spans(seen, past)?.logical_and(near)?);
+            let near = ring.map(|ring| is_near(ring, &distance, &keys)).transpose()?;
+            match (near, self.span_reach) {
+                (None, SpanReach::WindowedLayers) => Ok(seen),
+                (None, _) => self.with_spans(seen, past),
+                (Some(near), SpanReach::Whole) => self.with_spans(seen.logical_and(near)?, past),
+                (Some(near), _) => Ok(self.with_spans(seen, past)?.logical_and(near)?),
             }
-            self.with_spans(seen.logical_and(near)?, past)
         })
     }
 
@@ -225,11 +217,7 @@ impl Step {
                 return Ok(ops::arange::<_, i32>(0, count, None)?.le(queries)?);
             };
             let keys = over_queries(self.ring_positions(ring, count)?)?;
-            let near = queries.subtract(&keys)?.lt(Array::from_int(ring.turning()))?;
-            let near = match ring.keep {
-                0 => near,
-                keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
-            };
+            let near = is_near(ring, &queries.subtract(&keys)?, &keys)?;
             Ok(keys.le(&queries)?.logical_and(near)?)
         })
     }
@@ -268,6 +256,15 @@ impl Step {
             Ok(ops::select(&self.position.lt(keep)?, &self.position, turned)?)
         })
     }
+}
+
+/// Which keys a ring buffer shows to a query that stands this far behind them.
+fn is_near(ring: Ring, distance: &Array, keys: &Array) -> Result<Array> {
+    let near = distance.lt(Array::from_int(ring.turning()))?;
+    Ok(match ring.keep {
+        0 => near,
+        keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
+    })
 }
 
 /// Facts of keys, `[keys]` or `[batch, keys]`, in a shape that broadcasts over heads and queries.
