@@ -70,11 +70,10 @@ pub fn has_tower(config: &Json, w: &Scope) -> Result<bool> {
 /// [`Error::Config`] when it is no object.
 pub fn text_config(config: &Json, w: &Scope) -> Result<Json> {
     let text = config::text(config)?;
-    let outer = config.get("tie_word_embeddings").filter(|tied| !tied.is_null());
-    let tied = match outer.or(text.get("tie_word_embeddings")) {
-        Some(tied) => tied.clone(),
-        None => json!(!body(w).1.at("lm_head").has("weight")),
-    };
+    let outer: Option<bool> = config::field(config, "tie_word_embeddings")?;
+    let own: Option<bool> = config::field(text, "tie_word_embeddings")?;
+    let has_head = || body(w).1.at("lm_head").has("weight");
+    let tied = outer.or(own).unwrap_or_else(|| !has_head());
     let text = config::without(text, &["tie_word_embeddings"]);
     Ok(config::with_defaults(&text, json!({"tie_word_embeddings": tied})))
 }

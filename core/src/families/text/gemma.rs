@@ -16,10 +16,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     ))?;
     let rope = Rope::of(&c)?;
+    // Published configs of the text models have none, or null.
+    let activation: Option<String> = config::field(config, "hidden_activation")?;
+    let activation = match &activation {
+        Some(name) => activation::named("hidden_activation", name)?,
+        None => gelu,
+    };
     let decoder = Decoder::stack(w, &c, |_, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu)?;
+        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, gated(activation))?;
         pre_norm_under(norm, TWO_NORMS, attention, mlp)
     })?;
     Ok(Box::new(scaled(decoder, &c)?))

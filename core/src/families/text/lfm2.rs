@@ -67,9 +67,10 @@ pub fn decoder(
     };
     let nested = c.rope_parameters.as_ref().and_then(|nested| nested.rope_theta);
     let rope = Rope::base(c.head_dim(), nested.unwrap_or(c.rope_theta()))?;
-    let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
+    let (body, head) = body(w);
+    let head = Head::read(&head, Some(true), c.hidden_size, c.vocab_size)?;
     let names = Names { norm: "embedding_norm", ..Names::default() };
-    Decoder::named(&w.at("model"), names, c, head, |i, w| {
+    Decoder::named(&body, names, c, head, |i, w| {
         let norms = TwoNorms { before_mixer: "operator_norm", before_ffn: "ffn_norm" };
         let ffn = ffn(i, &w.at("feed_forward"))?;
         if !attends(i) {
