@@ -69,12 +69,10 @@ pub fn has_tower(config: &Json, w: &Scope) -> Result<bool> {
 /// [`Error::Config`] when it is no object.
 pub fn text_config(config: &Json, w: &Scope) -> Result<Json> {
     let text = config::text(config)?;
-    let outer = config.get("tie_word_embeddings").filter(|tied| !tied.is_null());
-    let tied = match outer.or(text.get("tie_word_embeddings")) {
-        Some(tied) => tied.clone(),
-        None => (!body(w).1.at("lm_head").has("weight")).into(),
-    };
-    Ok(text.with("tie_word_embeddings", tied))
+    let outer: Option<bool> = config::field(config, "tie_word_embeddings")?;
+    let own: Option<bool> = config::field(&text, "tie_word_embeddings")?;
+    let has_head = || body(w).1.at("lm_head").has("weight");
+    Ok(text.with("tie_word_embeddings", outer.or(own).unwrap_or_else(|| !has_head())))
 }
 
 /// The language model, by the family of its `model_type`, or of `default` where it has none.

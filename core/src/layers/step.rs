@@ -2,7 +2,10 @@
 
 use crate::{
     error::{Error, Result},
-    layers::{attention::ring_buffer::Ring, embedded::span_mask},
+    layers::{
+        attention::ring_buffer::Ring,
+        embedded::{SpanReach, span_mask},
+    },
 };
 use mlx_rs::{Array, ops};
 use std::{
@@ -33,8 +36,8 @@ pub struct Step {
     pub rotary: Option<Rotary>,
     /// Tokens of this pass that see each other both ways.
     pub spans: Vec<Range<usize>>,
-    /// Whether they do in layers with a sliding window only, and no further than the window.
-    pub spans_in_windows: bool,
+    /// How far back they do.
+    pub span_reach: SpanReach,
     memo: RefCell<Vec<(Memo, Array)>>,
     /// Values that layers leave for later ones, by their type and the layer.
     extensions: RefCell<HashMap<(TypeId, i32), Box<dyn Any>>>,
@@ -78,7 +81,7 @@ impl Step {
             is_verify: false,
             rotary: None,
             spans: Vec::new(),
-            spans_in_windows: false,
+            span_reach: SpanReach::Whole,
             memo: RefCell::default(),
             extensions: RefCell::default(),
         }
@@ -170,8 +173,7 @@ impl Step {
     }
 
     /// The attention mask of a prefill over `past` keys before it and its own: a query sees itself,
-    /// all keys before it that are in the ring, and the span that it is in: the whole, or in layers with
-    /// a sliding window only, and no further back than the window.
+    /// all keys before it that are in the ring, and the span that it is in, as far as it reaches.
     /// `[length, past + length]`, true for visible keys.
     pub(crate) fn causal_mask(&self, past: i32, ring: Option<Ring>) -> Result<Array> {
         self.memoized(Memo::CausalMask(ring), || {
@@ -179,18 +181,13 @@ impl Step {
             let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
             let distance = queries.subtract(&keys)?;
             let seen = distance.ge(Array::from_int(0))?;
-            let Some(ring) = ring else {
-                return if self.spans_in_windows { Ok(seen) } else { self.with_spans(seen, past) };
-            };
-            let near = distance.lt(Array::from_int(ring.turning()))?;
-            let near = match ring.keep {
-                0 => near,
-                keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
-            };
-            if self.spans_in_windows {
-                return Ok(self.with_spans(seen, past)?.logical_and(near)?);
+            let near = ring.map(|ring| is_near(ring, &distance, &keys)).transpose()?;
+            match (near, self.span_reach) {
+                (None, SpanReach::WindowedLayers) => Ok(seen),
+                (None, _) => self.with_spans(seen, past),
+                (Some(near), SpanReach::Whole) => self.with_spans(seen.logical_and(near)?, past),
+                (Some(near), _) => Ok(self.with_spans(seen, past)?.logical_and(near)?),
             }
-            self.with_spans(seen.logical_and(near)?, past)
         })
     }
 
@@ -224,11 +221,7 @@ impl Step {
                 return Ok(ops::arange::<_, i32>(0, count, None)?.le(queries)?);
             };
             let keys = over_queries(self.ring_positions(ring, count)?)?;
-            let near = queries.subtract(&keys)?.lt(Array::from_int(ring.turning()))?;
-            let near = match ring.keep {
-                0 => near,
-                keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
-            };
+            let near = is_near(ring, &queries.subtract(&keys)?, &keys)?;
             Ok(keys.le(&queries)?.logical_and(near)?)
         })
     }
@@ -267,6 +260,15 @@ impl Step {
             Ok(ops::select(&self.position.lt(keep)?, &self.position, turned)?)
         })
     }
+}
+
+/// Which keys a ring buffer shows to a query that stands this far behind them.
+fn is_near(ring: Ring, distance: &Array, keys: &Array) -> Result<Array> {
+    let near = distance.lt(Array::from_int(ring.turning()))?;
+    Ok(match ring.keep {
+        0 => near,
+        keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
+    })
 }
 
 /// Facts of keys, `[keys]` or `[batch, keys]`, in a shape that broadcasts over heads and queries.

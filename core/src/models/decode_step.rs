@@ -127,7 +127,7 @@ fn pass(model: &dyn LanguageModel, x: &Embedded, cache: &mut Cache) -> Result<Ar
     let mut step = Step::prefill(cache.offset, x.length() as i32);
     step.sequence_length = Some(cache.length_with(step.length));
     step.spans.clone_from(&x.spans);
-    step.spans_in_windows = x.spans_in_windows;
+    step.span_reach = x.span_reach;
     step.rotary = match &x.rotary {
         Some(rotary) => Some(Rotary::Each(rotary.positions.clone())),
         None => rotary_from(&step.position, cache)?,

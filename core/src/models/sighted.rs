@@ -4,7 +4,7 @@
 use crate::{
     error::{Error, Result},
     layers::{
-        embedded::{Embedded, MediaRange, PromptPositions},
+        embedded::{Embedded, MediaRange, PromptPositions, SpanReach},
         vision::grid::Grid,
     },
     models::language::{Input, LanguageModel, Media, Wrapper},
@@ -45,9 +45,9 @@ pub trait Tower {
 pub enum Visibility {
     /// None: all is causal.
     Causal,
-    /// Those of each run of placeholders.
+    /// Those of each run of placeholders, no further than a layer's sliding window.
     WithinPictures,
-    /// The same, in layers with a sliding window only, and no further than the window.
+    /// The same, in layers with a sliding window only.
     WithinPicturesAndWindows,
     /// All of a prompt with pictures.
     WholePrompt,
@@ -140,7 +140,11 @@ impl Wrapper for Sighted {
                 Visibility::WithinPictures | Visibility::WithinPicturesAndWindows => runs(&places),
                 Visibility::WholePrompt => vec![0..tokens.len()],
             },
-            spans_in_windows: self.visibility == Visibility::WithinPicturesAndWindows,
+            span_reach: match self.visibility {
+                Visibility::WithinPicturesAndWindows => SpanReach::WindowedLayers,
+                Visibility::WithinPictures => SpanReach::Window,
+                Visibility::Causal | Visibility::WholePrompt => SpanReach::Whole,
+            },
             deepstack: deepstack.collect::<Result<_>>()?,
             media,
             ..text

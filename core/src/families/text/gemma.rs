@@ -10,12 +10,13 @@ const RECOMMENDED: Recommended =
     Recommended { end_tokens: &["<end_of_turn>"], ..Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let c = Text::read(&config::with_defaults(
+    let config = config::with_defaults(
         config,
         json!({
             "head_dim": 256, "tie_word_embeddings": true, "hidden_act": "gelu_pytorch_tanh",
         }),
-    ))?;
+    );
+    let c = Text::read_renamed(&config, &[("hidden_activation", "hidden_act")])?;
     let rope = Rope::of(&c)?;
     let decoder = Decoder::stack(w, &c, |_, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();

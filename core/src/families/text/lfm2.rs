@@ -67,9 +67,11 @@ pub fn decoder(
         (None, None) => false,
     };
     let rope = Rope::of(&c)?;
-    let head = Head::read(w, c.tie_word_embeddings.or(Some(true)), c.hidden_size, c.vocab_size)?;
+    let (body, head) = body(w);
+    let tied = c.tie_word_embeddings.or(Some(true));
+    let head = Head::read(&head, tied, c.hidden_size, c.vocab_size)?;
     let names = Names { norm: "embedding_norm", ..Names::default() };
-    Decoder::named(&w.at("model"), names, c, head, |i, w| {
+    Decoder::named(&body, names, c, head, |i, w| {
         let norms = TwoNorms { before_mixer: "operator_norm", before_ffn: "ffn_norm" };
         let ffn = ffn(i, &w.at("feed_forward"))?;
         if !attends(i) {

@@ -76,6 +76,9 @@ impl Llava {
             usize::try_from(place).ok().filter(|_| place < states).ok_or_else(missing)
         };
         let entries = e.vision_feature_layer.entries();
+        if entries.is_empty() {
+            return Err(Error::config("vision_feature_layer", "is empty"));
+        }
         let layers = entries.iter().map(layer).collect::<Result<Vec<_>>>()?;
         let inputs = config::product("vision_feature_layer", [
             layers.len() as i32,

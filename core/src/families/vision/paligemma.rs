@@ -7,6 +7,12 @@ pub const FAMILY: Family =
     Family { model_types: &["paligemma"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    // The authors' Gemma has the tanh approximation.
+    let nested = config::with_defaults_for_null(
+        config::text(config)?,
+        json!({"hidden_activation": "gelu_pytorch_tanh"}),
+    );
+    let config = &config::with_defaults(&json!({"text_config": nested}), config.clone());
     let text = multimodal::text_model(config, w, "gemma")?;
     if !multimodal::has_tower(config, w)? {
         return Ok(text);
