@@ -8,5 +8,6 @@ mod readme;
 mod sampling;
 mod session;
 mod store;
+mod structured;
 mod templates;
 mod terminal;

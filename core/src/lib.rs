@@ -72,11 +72,15 @@ mod mlx;
 mod models;
 mod text;
 
-pub use answer::{Effort, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice};
+pub use answer::{
+    Effort, OutputFormat, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice,
+    partial_json,
+};
 pub use api::{
-    DEMO, Inspection, Load, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model,
-    ModelInfo, ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, download,
-    download_adapter, download_text, inspect, inspect_with_adapter, shrink_caches,
+    BoxFuture, CallTool, DEMO, Inspection, Load, LoadEvent, LoadOptions, Location, Memory,
+    MemoryPolicy, Model, ModelInfo, ModelMemory, Overflow, Packing, Prompt, RespondEvent, Response,
+    Session, SessionOptions, ToolError, ToolResult, Tools, download, download_adapter,
+    download_text, inspect, inspect_with_adapter, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};

@@ -10,6 +10,7 @@ mod load;
 mod location;
 mod model;
 mod prompt;
+mod respond;
 mod session;
 mod session_options;
 
@@ -21,5 +22,6 @@ pub use load::{Load, LoadEvent, LoadOptions, MemoryPolicy};
 pub use location::Location;
 pub use model::{Model, ModelInfo, shrink_caches};
 pub use prompt::Prompt;
+pub use respond::{BoxFuture, CallTool, RespondEvent, Response, ToolError, ToolResult, Tools};
 pub use session::Session;
 pub use session_options::{Overflow, SessionOptions};

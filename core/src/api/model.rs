@@ -1,7 +1,7 @@
 //! The handle that applications hold.
 
 use crate::{
-    answer::Dialect,
+    answer::{Compiler, Dialect},
     api::{
         defaults::{end_tokens, tool_parser_type},
         prompt::Prompt,
@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub template: Option<ChatTemplate>,
     /// How the model writes its answers.
     pub dialect: Arc<Dialect>,
+    /// Compiles the grammars of answers over the tokenizer's vocabulary.
+    pub compiler: Option<Compiler>,
     pub end_tokens: Vec<u32>,
     /// The end tokens of the config and the generation config, whatever the tokenizer.
     pub configured_ends: Vec<u32>,
@@ -117,6 +119,7 @@ impl Model {
             info: self.0.info.clone(),
             template,
             dialect: Arc::new(dialect),
+            compiler: Some(Compiler::new(tokenizer.clone())),
             tokenizer: Some(tokenizer),
             end_tokens,
             configured_ends: self.0.configured_ends.clone(),
@@ -205,7 +208,8 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`Model::tokens`] and [`GenerateOptions::check`]; [`Error::NoTokenizer`] for stop
-    /// texts without a tokenizer; [`Error::Tool`] and [`Error::NoTools`].
+    /// texts and grammars without a tokenizer; [`Error::Grammar`]; [`Error::Tool`] and
+    /// [`Error::NoTools`].
     pub fn generate(
         &self,
         prompt: impl Into<Prompt>,

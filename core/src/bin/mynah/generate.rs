@@ -8,8 +8,8 @@ use crate::{
 };
 use clap::Args;
 use mynah::{
-    Answer, Error, Event, FinishReason, GenerateOptions, Generation, Message, Model, Prompt,
-    Reasoning, RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
+    Answer, Error, Event, FinishReason, GenerateOptions, Generation, Message, Model, OutputFormat,
+    Prompt, Reasoning, RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -71,6 +71,15 @@ pub struct Arguments {
     /// Whether the model calls tools: auto, none, required, or the name of the tool
     #[arg(long, value_name = "CHOICE", requires = "tools", value_parser = tool_choice)]
     tool_choice: Option<ToolChoice>,
+    /// Write JSON that is valid under the JSON schema of this file
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// Write text that matches this regular expression
+    #[arg(long, value_name = "REGEX", conflicts_with = "schema")]
+    regex: Option<String>,
+    /// Write text of the Lark grammar of this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["schema", "regex"])]
+    grammar: Option<PathBuf>,
     /// How much the model thinks: off, minimal, low, medium, high, xhigh, max, or budget:N
     #[arg(long, value_name = "EFFORT", value_parser = str::parse::<Reasoning>)]
     reasoning: Option<Reasoning>,
@@ -115,6 +124,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let mut options = arguments.sampling.options(&model).ignore_end(arguments.ignore_eos);
     options.reasoning = arguments.reasoning.unwrap_or(options.reasoning);
     options.tool_choice = arguments.tool_choice.clone().unwrap_or_default();
+    options.output = arguments.output()?;
     let generation = arguments.start(&model, &options)?;
     let summary = if arguments.json {
         let (answer, summary) = follow(generation, |_| Ok(())).await?;
@@ -164,11 +174,16 @@ fn tool_choice(text: &str) -> Result<ToolChoice, String> {
     })
 }
 
+/// The text of a file.
+fn read_text(path: &Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(path);
+    let named = |error: io::Error| format!("{}: {error}", path.display());
+    Ok(text.map_err(|error| io::Error::new(error.kind(), named(error)))?)
+}
+
 /// The value of a file of JSON.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    let bytes = fs::read(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    serde_json::from_str(&read_text(path)?).map_err(|error| {
         let file = path.display().to_string();
         Error::Config { file, field: String::new(), reason: error.to_string() }.into()
     })
@@ -183,6 +198,15 @@ impl Arguments {
             self.prompt = self.model.take_if(|argument| !is_model(argument));
         }
         self
+    }
+
+    fn output(&self) -> Result<OutputFormat, Failure> {
+        Ok(match (&self.schema, &self.regex, &self.grammar) {
+            (Some(file), ..) => OutputFormat::Schema(read(file)?),
+            (_, Some(regex), _) => OutputFormat::Regex(regex.clone()),
+            (.., Some(file)) => OutputFormat::Lark(read_text(file)?),
+            _ => OutputFormat::Text,
+        })
     }
 
     fn start(&self, model: &Model, options: &GenerateOptions) -> Result<Generation, Failure> {
