@@ -2,7 +2,11 @@
 
 mod adapters;
 mod caches;
+mod config;
 mod families;
+mod pictures;
+mod processors;
 mod prompts;
 mod rows;
+mod transformers;
 mod weights;

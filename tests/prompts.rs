@@ -345,7 +345,7 @@ impl Wrapper for Pictured {
 }
 
 fn pictures(hashes: &[u64]) -> Vec<Media> {
-    hashes.iter().map(|hash| Media { hash: *hash, tensors: HashMap::new() }).collect()
+    hashes.iter().map(|hash| Media::new(*hash, HashMap::new())).collect()
 }
 
 #[test]

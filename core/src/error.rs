@@ -163,6 +163,16 @@ pub enum Error {
         /// How many of them.
         media: usize,
     },
+    /// A prompt has more or fewer placeholders than its pictures need.
+    #[error(
+        "the prompt has {found} image tokens, and its pictures need {needed}; write one image marker for each picture, in their order"
+    )]
+    Placeholders {
+        /// How many the prompt has.
+        found: usize,
+        /// How many the features of its pictures are.
+        needed: usize,
+    },
     /// The model is of another kind than the one that was asked for.
     #[error(
         "`{model_type}` is {found}, not {expected}; load it as what it is, or choose another model"
@@ -392,6 +402,25 @@ pub enum Error {
         /// The free bytes.
         free: u64,
     },
+    /// A picture or a clip cannot be read.
+    #[error("{reason}")]
+    Image {
+        /// Which one, what is wrong with it, and what to do.
+        reason: String,
+    },
+    /// A prompt has more or fewer pictures and clips than places for them.
+    #[error(
+        "the prompt has {} for {}; write `{marker}` once for each of them, or pass as many as it has",
+        Count(*markers, "place"), Count(*media, "picture or clip")
+    )]
+    MediaCount {
+        /// The places in the prompt.
+        markers: usize,
+        /// The pictures and clips that the prompt came with.
+        media: usize,
+        /// What marks a place.
+        marker: String,
+    },
     /// The application cancelled the operation.
     #[error("cancelled")]
     Cancelled,
@@ -493,6 +522,9 @@ impl Error {
             | Error::UnknownRole(_)
             | Error::UnsupportedPart { .. }
             | Error::TextOnly { .. }
+            | Error::Image { .. }
+            | Error::MediaCount { .. }
+            | Error::Placeholders { .. }
             | Error::NothingAllowed { .. }
             | Error::EmptyPrompt
             | Error::TokenOutOfVocabulary { .. }

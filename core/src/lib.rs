@@ -68,8 +68,10 @@ mod families;
 mod generate;
 pub mod hub;
 mod layers;
+mod media;
 mod mlx;
 mod models;
+mod processors;
 mod text;
 
 pub use answer::{
@@ -80,7 +82,7 @@ pub use api::{
     BoxFuture, CallTool, DEMO, Inspection, Load, LoadEvent, LoadOptions, Location, Memory,
     MemoryPolicy, Model, ModelInfo, ModelMemory, Overflow, Packing, Prompt, RespondEvent, Response,
     Session, SessionOptions, ToolError, ToolResult, Tools, download, download_adapter,
-    download_text, inspect, inspect_with_adapter, shrink_caches,
+    download_text, inspect, inspect_with_adapter, preprocess, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
@@ -90,7 +92,9 @@ pub use hub::Source;
 /// Dates and times of no time zone, for [`TemplateOptions::local_time`].
 pub use jiff::civil;
 pub use layers::cache_plan::{Bound, CachePlan, CacheQuantization};
+pub use media::{Attachment, image::Image, video::Video};
 pub use mlx::memory::{MemoryUse, memory_use, set_memory_limit};
+pub use processors::{NamedTensor, Piece, Prepared, Values};
 pub use text::{ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer};
 
 /// The code of the README compiles.
@@ -143,10 +147,29 @@ pub mod internals {
         },
     };
 
+    /// What prepares pictures.
+    pub mod processors {
+        pub use crate::media::{
+            image::{Extent, Pixels},
+            resize::Filter,
+        };
+        pub use crate::processors::{
+            Processor, Read, Settings, blocks, by_class, canvas, fixed, grids, overlapping,
+            padded_tiles, patches, rows, smart_resize, tiles,
+        };
+
+        /// The pixels of a picture.
+        pub fn decode(image: &crate::Image) -> crate::Result<Pixels> {
+            image.pixels()
+        }
+    }
+
     /// The list of families.
     pub mod families {
         pub use crate::checkpoint::file_rules::{Contents, FileRules};
-        pub use crate::families::{Build, Checkpoint, Entry, Family, all, find, recognize};
+        pub use crate::families::{
+            Build, Checkpoint, Entry, Family, all, build, find, ignored_fields, recognize,
+        };
     }
 
     /// Operations on arrays.

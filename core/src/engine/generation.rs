@@ -80,8 +80,7 @@ impl Run {
         let constraint = request.answering.constraint.take();
         let reader = std::mem::take(&mut request.answering.reader);
         let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
-        let prompt =
-            EnginePrompt::new(&**loaded.language()?, request.prompt.clone(), &request.media)?;
+        let prompt = loaded.prompt(request.prompt.clone(), &request.media)?;
         let detokenizer = |tokenizer: &Tokenizer| {
             let skips = !options.special_tokens;
             let detokenizer = tokenizer.detokenizer(skips).keep(reader.special_tokens());
@@ -144,8 +143,8 @@ impl Run {
     pub fn restart(&mut self, request: &Request) -> Result<()> {
         self.forget();
         (self.queued, self.prefilled) = (None, 0);
-        let network = &**self.loaded.language()?;
-        self.prompt = EnginePrompt::new(network, request.prompt.clone(), &request.media)?;
+        self.loaded.forget_media();
+        self.prompt = self.loaded.prompt(request.prompt.clone(), &request.media)?;
         self.sampler = sampler(request, &self.prompt)?;
         self.prompt.append(&self.given);
         self.given.iter().try_for_each(|id| self.sampler.replay(*id))
@@ -197,8 +196,11 @@ impl Run {
         };
         let network = &**self.loaded.language()?;
         let chunk = self.prompt.chunk(network, self.prefilled, end)?;
-        let hidden =
-            prefill_embedded(network, &chunk, &mut self.slot.prefix_cache.borrow_mut().cache)?;
+        let hidden = {
+            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
+            cache.expect_length(total);
+            prefill_embedded(network, &chunk, cache)?
+        };
         if end == total && self.given.len() < request.options.max_tokens {
             let last = mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
             let logits = network.logits(&last)?;

@@ -6,6 +6,7 @@ mod device;
 pub(crate) mod engine_model;
 mod generation;
 mod generation_task;
+mod media_cache;
 pub(crate) mod prefix_cache;
 pub(crate) mod prompt;
 mod request;

@@ -4,7 +4,7 @@ use crate::{
     answer::Reader,
     engine::thread::Engine,
     generate::{Constraint, GenerateOptions},
-    models::language::Media,
+    processors::PreparedMedia,
     text::Tokenizer,
 };
 
@@ -23,7 +23,7 @@ pub(crate) struct Request {
     pub engine: &'static Engine,
     pub prompt: Vec<u32>,
     /// What the placeholders of the prompt stand for.
-    pub media: Vec<Media>,
+    pub media: Vec<PreparedMedia>,
     /// Positions of the prompt at which the session keeps a checkpoint of the state.
     pub marks: Vec<usize>,
     pub dropped_messages: usize,

@@ -4,35 +4,39 @@
 
 pub(crate) mod entry;
 pub(crate) mod family;
+pub(crate) mod multimodal;
 pub mod prelude;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod text;
+pub mod vision;
 
 pub use entry::{Build, Checkpoint, Entry};
 pub use family::{Family, Recommended, Sampling, model_type};
 
 use crate::{
-    checkpoint::{config::Json, file_rules::Contents, files::Files},
+    checkpoint::{config, file_rules::Contents, files::Files, scope::Scope},
     error::{Error, Result},
+    models::language::LanguageModel,
 };
+use serde_json::Value;
+use std::rc::Rc;
 
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
+    let families = text::FAMILIES.iter().chain(vision::FAMILIES);
     #[cfg(test)]
-    return text::FAMILIES.iter().chain(tests::FAMILIES);
+    return families.chain(tests::FAMILIES);
     #[cfg(not(test))]
-    text::FAMILIES.iter()
+    families
 }
 
 /// The modalities that are not supported yet, each with the known values of `model_type`.
 const OTHER_MODALITIES: &[(&str, &str)] = &[
     (
         "vision",
-        "aya_vision bunny-llama cohere2_vision fastvlm idefics3 kimi_vl lfm2-vl lfm2_vl llava \
-         llava-qwen2 llava_bunny llava_next llava_qwen2 minicpmv4_6 molmo2 molmo_point \
-         moondream3 nemotron_labs_diffusion_vlm paligemma phi3_v phi4-siglip phi4_siglip \
-         pixtral qwen2_5_vl qwen2_vl qwen3_vl qwen3_vl_moe smolvlm smolvlm2 youtu_vl",
+        "fastvlm kimi_vl llava_qwen2 minicpmv4_6 molmo2 molmo_point moondream3 \
+         nemotron_labs_diffusion_vlm phi3_v phi4-siglip phi4_siglip youtu_vl",
     ),
     (
         "multimodal",
@@ -86,7 +90,7 @@ pub fn find(model_type: &str) -> Result<&'static Entry> {
 ///
 /// # Errors
 /// Those of [`recognize`]; [`Error::Io`].
-pub fn family(files: &Files, config: Option<&Json>) -> Result<&'static Entry> {
+pub fn family(files: &Files, config: Option<&Value>) -> Result<&'static Entry> {
     recognize(&Contents { names: &files.list()?, config })
 }
 
@@ -104,6 +108,23 @@ pub fn recognize(contents: &Contents) -> Result<&'static Entry> {
     }
     let config = contents.config.ok_or_else(|| Error::config("", "there is no such file"))?;
     find(model_type(config)?)
+}
+
+/// Builds the language model of a checkpoint without other files, of the family that its `model_type`
+/// names.
+///
+/// # Errors
+/// Those of [`find`] and of [`Entry::language`].
+pub fn build(weights: &Scope) -> Result<Rc<dyn LanguageModel>> {
+    find(model_type(&weights.config().to_value())?)?.language(weights)
+}
+
+/// The fields of a config that a built model does not use and that are not known to be harmless.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a field that changes the numbers.
+pub fn ignored_fields(weights: &Scope) -> Result<Vec<String>> {
+    config::ignored_fields(weights.config())
 }
 
 /// Levenshtein's distance in characters.

@@ -32,10 +32,16 @@ use crate::{
         network::Network,
         speech::{Codec, Detector, Speaker, Transcriber},
     },
+    processors::{NamedTensor, Prepared, PreparedMedia},
 };
 use mlx_rs::{Array, Dtype, ops, random, transforms::eval};
 use serde_json::json;
-use std::{collections::HashMap, ops::ControlFlow, rc::Rc};
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    rc::Rc,
+    sync::{Arc, Mutex},
+};
 
 pub const FAMILIES: &[Entry] = &[
     entry(&["test_pictures"], Build::Language(pictures), FileRules::USUAL),
@@ -47,7 +53,7 @@ pub const FAMILIES: &[Entry] = &[
 ];
 
 const fn entry(model_types: &'static [&'static str], build: Build, files: FileRules) -> Entry {
-    Entry { model_types, build, recommended: Recommended::NOTHING, files }
+    Entry { model_types, build, recommended: Recommended::NOTHING, files, processor: None }
 }
 
 /// A Llama that reads pictures: each placeholder becomes the rows of a grid, which see each other
@@ -88,8 +94,11 @@ impl Wrapper for Pictures {
                 continue;
             }
             let picture = pictures.next().ok_or(Error::EmptyPrompt)?;
-            let pixels = &picture.tensors["pixel_values"];
-            let features = pixels.as_dtype(own.dtype())?.expand_dims(0)?;
+            let encoded = picture.features(|tensors| {
+                ENCODED.lock().unwrap().push(picture.hash);
+                Ok(vec![tensors["pixel_values"].clone()])
+            })?;
+            let features = encoded[0].as_dtype(own.dtype())?.expand_dims(0)?;
             added.push(features.multiply(mlx::scalar(0.5, own.dtype())?)?);
             hidden.push(features);
             let range = ids.len()..ids.len() + CELLS;
@@ -116,12 +125,28 @@ impl Wrapper for Pictures {
     }
 }
 
+/// The pictures that the tower has read, by their hashes.
+pub static ENCODED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// The values of a picture.
+fn values(hash: u64, width: i32) -> Vec<f32> {
+    let value = |i: i32| ((i as f32 + 1.0) * (hash as f32 + 0.7)).sin();
+    (0..CELLS as i32 * width).map(value).collect()
+}
+
+/// A picture as its processor leaves it.
+pub fn prepared(hash: u64, width: i32) -> PreparedMedia {
+    let shape = [CELLS, width as usize];
+    let tensors = vec![NamedTensor::floats("pixel_values", &shape, values(hash, width))];
+    let prepared =
+        Prepared { tensors, placeholders: Vec::new(), soft_tokens: CELLS, channel_run: 1 };
+    PreparedMedia { hash, kind: "image", prepared: Arc::new(prepared) }
+}
+
 /// A picture with values of its own.
 pub fn picture(hash: u64, width: i32) -> crate::models::language::Media {
-    let value = |i: i32| ((i as f32 + 1.0) * (hash as f32 + 0.7)).sin();
-    let values: Vec<f32> = (0..CELLS as i32 * width).map(value).collect();
-    let pixels = Array::from_slice(&values, &[CELLS as i32, width]);
-    crate::models::language::Media { hash, tensors: [("pixel_values".into(), pixels)].into() }
+    let pixels = Array::from_slice(&values(hash, width), &[CELLS as i32, width]);
+    crate::models::language::Media::new(hash, [("pixel_values".into(), pixels)].into())
 }
 
 /// An encoder of one layer, and a decoder with cross attention. Its files have names of their own
@@ -143,11 +168,12 @@ fn transcriber(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
     if checkpoint.files.read("am.mvn")?.is_none() {
         return Err(Error::config("am.mvn", "missing"));
     }
-    let c = Text::read(&json!({
+    let config = json!({
         "hidden_size": WIDTH, "num_hidden_layers": 2, "intermediate_size": 32,
         "num_attention_heads": 2, "vocab_size": 32, "rms_norm_eps": 1e-5,
         "tie_word_embeddings": true,
-    }))?;
+    });
+    let c = Text::read(&config.into())?;
     let projections = |w: &Scope| {
         let [q, k, v, o] = QKVO.map(|name| w.linear(name, WIDTH, WIDTH));
         Ok::<_, Error>([q?, k?, v?, o?])
@@ -280,7 +306,7 @@ fn built(model_type: &str, tensors: &[(&str, Array)]) -> Network {
     let files = &Files::Embedded(&[("am.mvn", b"1")]);
     let contents = Contents { names: &[], config: Some(&config) };
     let family = recognize(&contents).unwrap();
-    let network = family.build.network(&Checkpoint { config: &config, weights, files }).unwrap();
+    let network = family.network(weights, files).unwrap();
     assert_eq!(network.kind(), family.build.kind());
     network
 }
@@ -330,7 +356,7 @@ fn a_family_is_recognized_by_its_files_first() {
     assert_eq!(found(&names[..1], Some(&config)).unwrap(), "llama");
     assert!(matches!(found(&names[..1], None), Err(Error::Config { .. })));
     let family = find("test_transcriber").unwrap();
-    let refused = family.language(&config, &Scope::new(HashMap::new(), &config).unwrap());
+    let refused = family.language(&Scope::new(HashMap::new(), &config).unwrap());
     let message = refused.err().unwrap().to_string();
     assert!(message.contains("`llama` is a transcriber (speech to text), not a language model"));
 }
@@ -411,7 +437,7 @@ fn rotary_positions_and_deepstack_go_on_while_decoding() {
     let files = crate::DEMO;
     let config = files.json("config.json").unwrap().unwrap();
     let weights = &Scope::open(&files, &config).unwrap();
-    let checkpoint = Checkpoint { config: &config, weights, files: &files };
+    let checkpoint = Checkpoint { config: weights.config(), weights, files: &files };
     let model: Rc<dyn LanguageModel> = pictures(&checkpoint).unwrap().into();
     let tokens = vec![5, 6, PLACEHOLDER, 7, 8, PLACEHOLDER, 9];
     let media = vec![picture(1, 128), picture(2, 128)];

@@ -2,9 +2,9 @@
 
 use crate::{
     error::{Error, Result},
-    layers::{cache_plan::CachePlan, feed_forward::router::top_k},
+    layers::{cache_plan::CachePlan, embedded::Embedded, feed_forward::router::top_k},
     mlx,
-    models::{decode_step::prefill, language::LanguageModel},
+    models::{decode_step::prefill_embedded, language::LanguageModel},
 };
 use mlx_rs::{Array, Dtype, ops::indexing::take_along_axis};
 
@@ -22,13 +22,22 @@ pub struct Score {
     pub top: Vec<Vec<(u32, f32)>>,
 }
 
-/// Scores `tokens`, with the `count` most probable tokens after each.
-pub(crate) fn score(model: &dyn LanguageModel, tokens: &[u32], count: usize) -> Result<Score> {
+/// Scores `tokens`, with the `count` most probable tokens after each. `chunk` embeds those from a
+/// position on, as many as it is asked for where that cuts no span.
+pub(crate) fn score(
+    model: &dyn LanguageModel,
+    tokens: &[u32],
+    count: usize,
+    chunk: impl Fn(usize, usize) -> Result<Embedded>,
+) -> Result<Score> {
     let mut cache = model.cache(&CachePlan::new(tokens.len()));
+    cache.expect_length(tokens.len());
     let mut score = Score { logprobs: vec![None], top: Vec::new() };
-    for chunk in tokens.chunks(CHUNK) {
-        let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
-        let hidden = prefill(model, &ids, &mut cache)?;
+    let mut done = 0;
+    while done < tokens.len() {
+        let embedded = chunk(done, CHUNK)?;
+        let hidden = prefill_embedded(model, &embedded, &mut cache)?;
+        done += embedded.length();
         for start in (0..hidden.dim(1)).step_by(ROWS as usize) {
             let rows = mlx::slice(&hidden, 1, start, hidden.dim(1).min(start + ROWS))?;
             score.extend(&model.logits(&rows)?, tokens, count)?;
@@ -38,13 +47,19 @@ pub(crate) fn score(model: &dyn LanguageModel, tokens: &[u32], count: usize) -> 
     Ok(score)
 }
 
-/// The logits after the last of `tokens`.
-pub(crate) fn next_logits(model: &dyn LanguageModel, tokens: &[u32]) -> Result<Vec<f32>> {
-    let mut cache = model.cache(&CachePlan::new(tokens.len()));
-    let mut last = None;
-    for chunk in tokens.chunks(CHUNK) {
-        let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
-        let hidden = prefill(model, &ids, &mut cache)?;
+/// The logits after the last of `length` tokens, which `chunk` embeds as in [`score`].
+pub(crate) fn next_logits(
+    model: &dyn LanguageModel,
+    length: usize,
+    chunk: impl Fn(usize, usize) -> Result<Embedded>,
+) -> Result<Vec<f32>> {
+    let mut cache = model.cache(&CachePlan::new(length));
+    cache.expect_length(length);
+    let (mut done, mut last) = (0, None);
+    while done < length {
+        let embedded = chunk(done, CHUNK)?;
+        let hidden = prefill_embedded(model, &embedded, &mut cache)?;
+        done += embedded.length();
         last = Some(mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?);
     }
     let last = last.ok_or(Error::EmptyPrompt)?;

@@ -20,6 +20,8 @@ pub struct Embedded {
     pub rotary: Option<PromptPositions>,
     /// Positions that see each other both ways, in order and apart from each other.
     pub spans: Vec<Range<usize>>,
+    /// Whether they do in layers with a sliding window only, and no further than the window.
+    pub spans_in_windows: bool,
     /// Hidden states `[batch, length, width]` that join the stream after the first layers, one a
     /// layer (DeepStack, [Meng et al. 2024](https://arxiv.org/abs/2406.04334)).
     pub deepstack: Vec<Array>,
@@ -76,6 +78,7 @@ impl Embedded {
             hidden,
             rotary: None,
             spans: Vec::new(),
+            spans_in_windows: false,
             deepstack: Vec::new(),
             encoded: None,
             media: Vec::new(),
@@ -159,6 +162,7 @@ impl Embedded {
             hidden: cut(&self.hidden, 1)?,
             rotary: rotary.transpose()?,
             spans: self.spans.iter().filter_map(part).collect(),
+            spans_in_windows: self.spans_in_windows,
             deepstack: self.deepstack.iter().map(|x| cut(x, 1)).collect::<Result<_>>()?,
             encoded: self.encoded.clone(),
             // A slice has no keys of its own: those of the whole prompt are compared.

@@ -16,3 +16,4 @@ pub mod recurrent;
 pub mod residual;
 pub mod state;
 pub mod step;
+pub mod vision;

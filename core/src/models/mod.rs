@@ -7,6 +7,8 @@ pub mod decode_step;
 pub mod decoder;
 pub mod embedder;
 mod estimate;
+mod history;
 pub mod language;
 pub mod network;
+pub mod sighted;
 pub mod speech;

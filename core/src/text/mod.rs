@@ -1,8 +1,11 @@
 //! Text in and out: chat templates, tokenizers, streaming detokenization, stop texts.
 //!
-//! This room may use `error` and `checkpoint` (to read files). It must not know models or arrays.
+//! This room may use `error`, `checkpoint` (to read files) and `media` (what messages carry). It must not
+//! know models or arrays.
 
+mod content_form;
 mod jinja;
+mod parts;
 mod stop;
 mod stream;
 mod template;

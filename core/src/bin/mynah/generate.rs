@@ -3,15 +3,16 @@
 use crate::{
     Failure, INTERRUPTED, Outcome,
     answer::{End, follow, shown},
+    media::{Media, messages, read, token_id},
     model::{self, Adapter, Sampling},
     terminal::{print, print_json, say_summary},
 };
 use clap::Args;
 use mynah::{
-    Answer, Error, Event, FinishReason, GenerateOptions, Generation, Message, Model, OutputFormat,
-    Prompt, Reasoning, RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
+    Answer, Event, FinishReason, GenerateOptions, Generation, Message, Model, OutputFormat, Prompt,
+    Reasoning, RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
     fs, io,
@@ -46,7 +47,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TEXT", conflicts_with = "words")]
     prompt: Option<String>,
     /// Continue these token ids
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id)]
     #[arg(conflicts_with_all = ["words", "prompt", "system", "raw"])]
     tokens: Option<Vec<u32>>,
     /// The system prompt
@@ -89,6 +90,8 @@ pub struct Arguments {
     /// Print one line of JSON for each event of the answer
     #[arg(long, conflicts_with = "json")]
     events: bool,
+    #[command(flatten)]
+    media: Media,
     #[command(flatten)]
     adapter: Adapter,
     #[command(flatten)]
@@ -181,14 +184,6 @@ fn read_text(path: &Path) -> Result<String, Failure> {
     Ok(text.map_err(|error| io::Error::new(error.kind(), named(error)))?)
 }
 
-/// The value of a file of JSON.
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    serde_json::from_str(&read_text(path)?).map_err(|error| {
-        let file = path.display().to_string();
-        Error::Config { file, field: String::new(), reason: error.to_string() }.into()
-    })
-}
-
 impl Arguments {
     /// Tells the model and the prompt among the positional arguments.
     fn settle(mut self) -> Self {
@@ -210,22 +205,27 @@ impl Arguments {
     }
 
     fn start(&self, model: &Model, options: &GenerateOptions) -> Result<Generation, Failure> {
+        let prompt = self.prompt()?.with_media(self.media.attachments()?);
+        Ok(model.generate(prompt, options)?)
+    }
+
+    /// The prompt without the pictures of other arguments.
+    fn prompt(&self) -> Result<Prompt, Failure> {
         if let Some(tokens) = &self.tokens {
-            return Ok(model.generate(Prompt::Tokens(tokens.clone()), options)?);
+            return Ok(Prompt::Tokens(tokens.clone()));
         }
         if let Some(file) = &self.messages {
-            return Ok(model.generate(self.chat(read(file)?)?, options)?);
+            return self.chat(messages(file)?);
         }
         let text = model::text(self.prompt.clone().unwrap_or_default())?;
-        let prompt = match &self.system {
+        Ok(match &self.system {
             Some(system) => self.chat(vec![Message::system(system), Message::user(&text)])?,
             None if self.control_tokens || self.tools.is_some() => {
                 self.chat(vec![Message::user(&text)])?
             }
             None if self.raw => Prompt::Raw(text),
             None => Prompt::Text(text),
-        };
-        Ok(model.generate(prompt, options)?)
+        })
     }
 
     fn chat(&self, messages: Vec<Message>) -> Result<Prompt, Failure> {

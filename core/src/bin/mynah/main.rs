@@ -9,7 +9,9 @@ mod hub;
 mod input;
 mod inspect;
 mod interrupts;
+mod media;
 mod model;
+mod preprocess;
 mod progress;
 mod score;
 mod terminal;
@@ -41,6 +43,8 @@ enum Command {
     Chat(chat::Arguments),
     /// Print the log-probability of each token of a text
     Score(score::Arguments),
+    /// Show what a model reads of pictures
+    Preprocess(preprocess::Arguments),
     /// Show what a checkpoint is and what it needs, without reading its weights
     Inspect(inspect::Arguments),
     /// Download a model from a hub, or resume its download
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => block_on(generate::run(arguments)),
         Command::Chat(arguments) => block_on(chat::run(arguments)),
         Command::Score(arguments) => block_on(score::run(arguments)),
+        Command::Preprocess(arguments) => block_on(preprocess::run(arguments)),
         Command::Inspect(arguments) => block_on(inspect::run(arguments)),
         Command::Download(arguments) => block_on(hub::download(arguments)),
         Command::Models(arguments) => hub::models(arguments),

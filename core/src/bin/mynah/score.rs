@@ -2,17 +2,18 @@
 
 use crate::{
     Outcome,
+    media::{Media, messages, token_id},
     model::{self, Adapter},
     terminal::{print, print_json},
 };
 use clap::Args;
-use mynah::{Model, Prompt, Score};
+use mynah::{Model, Prompt, Score, TemplateOptions};
 use serde::Serialize;
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 const MEANING: &str = "\
 Log-probabilities are natural logarithms, conditioned on all tokens before. The last column of a
-line shows the most probable tokens after it. The text is scored as it is, without the chat template.";
+line shows the most probable tokens after it. A text is scored as it is, without the chat template.";
 
 #[derive(Args)]
 #[command(after_help = MEANING)]
@@ -20,18 +21,24 @@ pub struct Arguments {
     /// A directory or a hub repository, org/name[@revision]; default: the embedded demo model
     model: Option<String>,
     /// Score these token ids
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
-    #[arg(required_unless_present = "text", conflicts_with = "text")]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id)]
+    #[arg(required_unless_present_any = ["text", "messages"])]
+    #[arg(conflicts_with_all = ["text", "messages"])]
     tokens: Option<Vec<u32>>,
     /// Score this text; `-` reads it from standard input
-    #[arg(long)]
+    #[arg(long, conflicts_with = "messages")]
     text: Option<String>,
+    /// Score a conversation: a file with a JSON list of messages
+    #[arg(long, value_name = "FILE")]
+    messages: Option<PathBuf>,
     /// The number of most probable next tokens to show
     #[arg(long, value_name = "K", default_value_t = 8)]
     top: usize,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    media: Media,
     #[command(flatten)]
     adapter: Adapter,
 }
@@ -42,18 +49,23 @@ struct Report<'a> {
     tokens: &'a [u32],
     logprobs: &'a [Option<f32>],
     top: &'a [Vec<(u32, f32)>],
+    prompt_tokens: usize,
 }
 
 pub async fn run(arguments: Arguments) -> Outcome {
     let location = model::location(arguments.model.as_deref());
-    let prompt = match (arguments.tokens, arguments.text) {
+    let prompt = match (arguments.tokens, arguments.messages) {
         (Some(tokens), _) => Prompt::Tokens(tokens),
-        (None, text) => Prompt::Raw(model::text(text.unwrap_or_default())?),
+        (None, Some(file)) => Prompt::Chat(messages(&file)?, TemplateOptions::default()),
+        (None, None) => Prompt::Raw(model::text(arguments.text.unwrap_or_default())?),
     };
+    let prompt = prompt.with_media(arguments.media.attachments()?);
     let model = model::load(location, &arguments.adapter).await?;
     let (tokens, score) = model.score(prompt, arguments.top).await?;
     if arguments.json {
-        print_json(&Report { tokens: &tokens, logprobs: &score.logprobs, top: &score.top })?;
+        let Score { logprobs, top } = &score;
+        let report = Report { tokens: &tokens, logprobs, top, prompt_tokens: tokens.len() };
+        print_json(&report)?;
     } else {
         print(&table(&model, &tokens, &score))?;
     }
