@@ -9,5 +9,6 @@ mod readme;
 mod sampling;
 mod session;
 mod store;
+mod structured;
 mod templates;
 mod terminal;

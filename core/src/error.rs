@@ -251,6 +251,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The grammar of an answer or of a call cannot be enforced.
+    #[error("the {grammar} is refused: {reason}")]
+    Grammar {
+        /// What it is, such as a JSON schema.
+        grammar: &'static str,
+        /// What is wrong with it, and where.
+        reason: String,
+    },
     /// A tool cannot be offered to a model.
     #[error("tool `{name}` {reason}")]
     Tool {
@@ -529,6 +537,7 @@ impl Error {
             | Error::NothingAllowed { .. }
             | Error::EmptyPrompt
             | Error::TokenOutOfVocabulary { .. }
+            | Error::Grammar { .. }
             | Error::Tool { .. }
             | Error::NoTools
             | Error::Option { .. } => ErrorKind::InvalidRequest,

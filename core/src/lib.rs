@@ -74,13 +74,16 @@ mod models;
 mod processors;
 mod text;
 
-pub use answer::{Effort, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice};
+pub use answer::{
+    Effort, OutputFormat, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice,
+    partial_json,
+};
 pub use api::{
-    AudioCodec, AudioFeatures, AudioInput, AudioModel, DEMO, Detection, Inspection, Load,
-    LoadAudio, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model, ModelInfo,
-    ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, SpeechModel, Stage, VadModel,
-    download, download_adapter, download_text, inspect, inspect_with_adapter, preprocess,
-    shrink_caches,
+    AudioCodec, AudioFeatures, AudioInput, AudioModel, BoxFuture, CallTool, DEMO, Detection,
+    Inspection, Load, LoadAudio, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model,
+    ModelInfo, ModelMemory, Overflow, Packing, Prompt, RespondEvent, Response, Session,
+    SessionOptions, SpeechModel, Stage, ToolError, ToolResult, Tools, VadModel, download,
+    download_adapter, download_text, inspect, inspect_with_adapter, preprocess, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};

@@ -1,7 +1,7 @@
 //! Loading: from a location to a model in memory.
 
 use crate::{
-    answer::Dialect,
+    answer::{Compiler, Dialect},
     api::{
         defaults::{configured_ends, context, defaults, end_tokens, tool_parser_type},
         download::{CONFIG, LANGUAGE, download_adapter, download_as, download_text},
@@ -391,6 +391,7 @@ impl Resolved {
             configured_ends,
             defaults: defaults(generation, self.recommended.sampling),
             session,
+            compiler: text.tokenizer.clone().map(Compiler::new),
             tokenizer: text.tokenizer,
             template,
             preparation,

@@ -1,7 +1,7 @@
 //! The handle that applications hold.
 
 use crate::{
-    answer::Dialect,
+    answer::{Compiler, Dialect},
     api::{
         defaults::{end_tokens, tool_parser_type},
         preparation::{EncodedPrompt, Preparation},
@@ -36,6 +36,8 @@ pub(crate) struct Inner {
     pub preparation: Option<Arc<Preparation>>,
     /// How the model writes its answers.
     pub dialect: Arc<Dialect>,
+    /// Compiles the grammars of answers over the tokenizer's vocabulary.
+    pub compiler: Option<Compiler>,
     pub end_tokens: Vec<u32>,
     /// The end tokens of the config and the generation config, whatever the tokenizer.
     pub configured_ends: Vec<u32>,
@@ -127,6 +129,7 @@ impl Model {
             template,
             preparation,
             dialect: Arc::new(dialect),
+            compiler: Some(Compiler::new(tokenizer.clone())),
             tokenizer: Some(tokenizer),
             end_tokens,
             configured_ends: self.0.configured_ends.clone(),
@@ -201,7 +204,8 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`Model::tokens`] and [`GenerateOptions::check`]; [`Error::NoTokenizer`] for stop
-    /// texts without a tokenizer; [`Error::Tool`] and [`Error::NoTools`].
+    /// texts and grammars without a tokenizer; [`Error::Grammar`]; [`Error::Tool`] and
+    /// [`Error::NoTools`].
     pub fn generate(
         &self,
         prompt: impl Into<Prompt>,

@@ -14,7 +14,7 @@ use crate::{
     layers::embedded::Key,
     mlx,
     models::decode_step::prefill_embedded,
-    text::{Detokenizer, StopFilter},
+    text::{Detokenizer, StopFilter, Tokenizer},
 };
 use mlx_rs::{
     Array, memory,
@@ -81,6 +81,14 @@ impl Run {
         let reader = std::mem::take(&mut request.answering.reader);
         let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
         let prompt = loaded.prompt(request.prompt.clone(), &request.media)?;
+        let detokenizer = |tokenizer: &Tokenizer| {
+            let skips = !options.special_tokens;
+            let detokenizer = tokenizer.detokenizer(skips).keep(reader.special_tokens());
+            match request.prompt.last() {
+                Some(last) if request.answering.continues => detokenizer.after(*last),
+                _ => Ok(detokenizer),
+            }
+        };
         Ok(Run {
             loaded,
             slot,
@@ -91,9 +99,7 @@ impl Run {
             prompt_tokens: prompt.tokens.len(),
             prompt,
             ends: request.ends(),
-            detokenizer: tokenizer.map(|tokenizer| {
-                tokenizer.detokenizer(!options.special_tokens).keep(reader.special_tokens())
-            }),
+            detokenizer: tokenizer.map(detokenizer).transpose()?,
             reader,
             stops: StopFilter::new(&options.stop),
             cached: None,
@@ -368,7 +374,7 @@ impl Run {
         let Some(constraint) = &mut self.constraint else { return Ok(()) };
         self.given[self.accepted..].iter().try_for_each(|id| {
             self.accepted += 1;
-            constraint.accept(*id, self.reader.phase())
+            constraint.accept(*id, self.reader.phase(), self.reader.begun())
         })
     }
 

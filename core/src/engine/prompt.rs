@@ -166,7 +166,7 @@ mod tests {
             options,
             end_tokens: Vec::new(),
             tokenizer: None,
-            answering: Answering { reader: Reader::default(), constraint: None },
+            answering: Answering { reader: Reader::default(), constraint: None, continues: false },
         };
         let mut generation = request.start(move || {
             let loaded = find(model)?;

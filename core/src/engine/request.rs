@@ -13,6 +13,9 @@ pub(crate) struct Answering {
     /// Splits the text into the parts of the answer.
     pub reader: Reader,
     pub constraint: Option<Box<dyn Constraint>>,
+    /// Whether the text continues the last token of the prompt, with the space between them. A
+    /// grammar needs it: its text begins with the first character of the answer.
+    pub continues: bool,
 }
 
 /// The arguments of a generation.

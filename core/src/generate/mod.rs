@@ -15,6 +15,6 @@ pub use options::{Dry, GenerateOptions, Xtc};
 pub use score::Score;
 
 pub(crate) use choice::{QueuedChoice, Sampled};
-pub(crate) use guide::Guide;
+pub(crate) use guide::{Guide, Guided, Wishes};
 pub(crate) use sampler::{Sampler, random_seed};
 pub(crate) use score::{next_logits, score};

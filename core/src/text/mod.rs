@@ -18,5 +18,8 @@ pub use stream::Detokenizer;
 pub(crate) use template::DEEPSEEK_V32;
 pub(crate) use template::Layout;
 pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions, text_only};
+pub(crate) use tokenizer::SpecialToken;
 pub use tokenizer::Tokenizer;
+#[cfg(test)]
+pub(crate) use tokenizer::tests::with_added;
 pub(crate) use turn_end::turn_ends;

@@ -39,6 +39,16 @@ impl Detokenizer {
         self
     }
 
+    /// Continues a text that ends with an id.
+    pub(crate) fn after(mut self, id: u32) -> Result<Self> {
+        if self.tokenizer.token(id).is_some() {
+            self.window.push(id);
+            self.context = 1;
+            self.emitted = self.decode()?;
+        }
+        Ok(self)
+    }
+
     /// Adds an id and returns the text that it completes, which is often empty.
     ///
     /// # Errors

@@ -9,13 +9,13 @@ use crate::{
 };
 use clap::Args;
 use mynah::{
-    Answer, Event, FinishReason, GenerateOptions, Generation, Message, Model, Prompt, Reasoning,
-    RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
+    Answer, Event, FinishReason, GenerateOptions, Generation, Message, Model, OutputFormat, Prompt,
+    Reasoning, RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -72,6 +72,15 @@ pub struct Arguments {
     /// Whether the model calls tools: auto, none, required, or the name of the tool
     #[arg(long, value_name = "CHOICE", requires = "tools", value_parser = tool_choice)]
     tool_choice: Option<ToolChoice>,
+    /// Write JSON that is valid under the JSON schema of this file
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// Write text that matches this regular expression
+    #[arg(long, value_name = "REGEX", conflicts_with = "schema")]
+    regex: Option<String>,
+    /// Write text of the Lark grammar of this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["schema", "regex"])]
+    grammar: Option<PathBuf>,
     /// How much the model thinks: off, minimal, low, medium, high, xhigh, max, or budget:N
     #[arg(long, value_name = "EFFORT", value_parser = str::parse::<Reasoning>)]
     reasoning: Option<Reasoning>,
@@ -118,6 +127,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let mut options = arguments.sampling.options(&model).ignore_end(arguments.ignore_eos);
     options.reasoning = arguments.reasoning.unwrap_or(options.reasoning);
     options.tool_choice = arguments.tool_choice.clone().unwrap_or_default();
+    options.output = arguments.output()?;
     let generation = arguments.start(&model, &options)?;
     let summary = if arguments.json {
         let (answer, summary) = follow(generation, |_| Ok(())).await?;
@@ -167,6 +177,13 @@ fn tool_choice(text: &str) -> Result<ToolChoice, String> {
     })
 }
 
+/// The text of a file.
+fn read_text(path: &Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(path);
+    let named = |error: io::Error| format!("{}: {error}", path.display());
+    Ok(text.map_err(|error| io::Error::new(error.kind(), named(error)))?)
+}
+
 impl Arguments {
     /// Tells the model and the prompt among the positional arguments.
     fn settle(mut self) -> Self {
@@ -176,6 +193,15 @@ impl Arguments {
             self.prompt = self.model.take_if(|argument| !is_model(argument));
         }
         self
+    }
+
+    fn output(&self) -> Result<OutputFormat, Failure> {
+        Ok(match (&self.schema, &self.regex, &self.grammar) {
+            (Some(file), ..) => OutputFormat::Schema(read(file)?),
+            (_, Some(regex), _) => OutputFormat::Regex(regex.clone()),
+            (.., Some(file)) => OutputFormat::Lark(read_text(file)?),
+            _ => OutputFormat::Text,
+        })
     }
 
     fn start(&self, model: &Model, options: &GenerateOptions) -> Result<Generation, Failure> {

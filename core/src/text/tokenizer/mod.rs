@@ -7,6 +7,7 @@
 mod backend;
 mod config;
 mod control;
+mod token_bytes;
 mod vocabularies;
 
 use crate::checkpoint::files::Files;
@@ -32,6 +33,13 @@ const TOKENIZER: &str = "tokenizer.json";
 /// Turns text into token ids and back. Clones share one vocabulary.
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
+
+/// A token that decoding can skip.
+#[derive(Clone, Debug)]
+pub(crate) struct SpecialToken {
+    pub id: u32,
+    pub text: String,
+}
 
 struct Inner {
     file: &'static str,
@@ -178,6 +186,12 @@ impl Tokenizer {
             .collect();
         tokens.sort_unstable();
         tokens
+    }
+
+    /// All special tokens, whatever their role.
+    pub(crate) fn all_special_tokens(&self) -> Vec<SpecialToken> {
+        let tokens = self.added_tokens().into_iter().filter(|(.., is_special)| *is_special);
+        tokens.map(|(id, text, _)| SpecialToken { id, text }).collect()
     }
 
     /// Whether the id is a special token, which decoding can skip.
