@@ -8,11 +8,9 @@ pub const FAMILY: Family =
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // The authors' Gemma has the tanh approximation.
-    let nested = config::with_defaults_for_null(
-        config::text(config)?,
-        json!({"hidden_activation": "gelu_pytorch_tanh"}),
-    );
-    let config = &config::with_defaults(&json!({"text_config": nested}), config.clone());
+    let activation = json!({"hidden_activation": "gelu_pytorch_tanh"});
+    let nested = config::with_defaults(&config::text(config)?, activation);
+    let config = &config.with("text_config", nested);
     let text = multimodal::text_model(config, w, "gemma")?;
     if !multimodal::has_tower(config, w)? {
         return Ok(text);
