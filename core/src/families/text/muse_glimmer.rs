@@ -21,6 +21,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let tied: Option<bool> = config::field(config, "tie_word_embeddings")?;
     let config = match config.get("text_config").filter(|text| !text.is_null()) {
         Some(text) => config::with_defaults(text, config.clone()),
         None => config.clone(),
@@ -38,7 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     // What `text_config` says of tied embeddings does not count in the whole model.
-    c.tie_word_embeddings = None;
+    c.tie_word_embeddings = Some(tied.unwrap_or(false));
     config::only(config, json!({"hidden_activation": "silu"}))?;
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), c.num_hidden_layers)?;
     let towers = ["vision_tower", "vision_adapter", "vision_projection", "perception_emb_norm"];

@@ -27,6 +27,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let tied: Option<bool> = config::field(config, "tie_word_embeddings")?;
     let config = &config::with_defaults(
         &config::text(config)?,
         json!({
@@ -43,7 +44,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     // What `text_config` says of tied embeddings does not count in the whole model.
-    c.tie_word_embeddings = None;
+    c.tie_word_embeddings = Some(tied.unwrap_or(false));
     let routing = LossFreeRouting::read(config, &[("num_local_experts", "n_routed_experts")])?;
     let layers = c.num_hidden_layers;
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), layers)?;
