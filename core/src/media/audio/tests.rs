@@ -30,7 +30,7 @@ fn resampling_gives_the_references_samples_in_blocks_of_any_length() {
         }
     }
     assert_eq!(resampled(&samples, 16_000, 16_000, 9), samples);
-    assert_eq!(resampled(&[], 44_100, 16_000, 1), []);
+    assert!(resampled(&[], 44_100, 16_000, 1).is_empty());
     assert_eq!(resampled(&[0.5], 44_100, 16_000, 1).len(), 1);
 }
 
