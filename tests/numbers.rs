@@ -6,4 +6,5 @@ mod caches;
 mod families;
 mod prompts;
 mod rows;
+mod speech;
 mod weights;

@@ -1,6 +1,6 @@
 //! Moonshine ([Jeffries et al. 2024](https://arxiv.org/abs/2410.15608)): three convolutions over the
 //! waveform itself, an encoder and a decoder with rotary positions on nine tenths of each head, and a
-//! SwiGLU in the decoder. Follows mlx-audio's `moonshine`.
+//! SwiGLU in the decoder. Follows `moonshine` of mlx-audio.
 
 use crate::{
     checkpoint::file_rules::FileRules,

@@ -1,6 +1,6 @@
 //! Qwen3-ASR ([Shi et al. 2026](https://arxiv.org/abs/2601.21337)): log-mel features in chunks through three
 //! convolutions of stride 2, attention within windows of several chunks, and Qwen 3, which writes the
-//! language and the text. Follows mlx-audio's `qwen3_asr`.
+//! language and the text. Follows `qwen3_asr` of mlx-audio.
 
 use crate::{
     checkpoint::file_rules::FileRules,

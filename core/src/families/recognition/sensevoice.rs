@@ -1,6 +1,6 @@
 //! SenseVoice ([An et al. 2024](https://arxiv.org/abs/2407.04051)): stacked filter bank features after
 //! four queries (language, event, emotion, text normalisation), an encoder whose attention adds a
-//! depthwise convolution of the values (SAN-M), and CTC. Follows mlx-audio's `sensevoice`.
+//! depthwise convolution of the values (SAN-M), and CTC. Follows `sensevoice` of mlx-audio.
 
 use crate::{
     checkpoint::{file_rules::FileRules, files::Files},

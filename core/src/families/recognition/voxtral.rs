@@ -1,6 +1,6 @@
 //! Voxtral ([Liu et al. 2025](https://arxiv.org/abs/2507.13264)): the encoder of Whisper over windows of 30
 //! seconds, four of its positions joined into one, and Llama, which writes the text after a request.
-//! Follows mlx-audio's `voxtral`.
+//! Follows `voxtral` of mlx-audio.
 
 use crate::{
     checkpoint::file_rules::FileRules,

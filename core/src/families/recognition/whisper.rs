@@ -1,7 +1,7 @@
 //! Whisper ([Radford et al. 2022](https://arxiv.org/abs/2212.04356)): an encoder of 30-second windows
 //! behind two convolutions, with sinusoidal positions, and a decoder with learned positions. Projections
 //! of keys have no bias. Reads the layouts of transformers and of OpenAI, which mlx-examples and
-//! mlx-audio keep. Follows mlx-audio's `whisper`, in the precision of the file.
+//! mlx-audio keep. Follows `whisper` of mlx-audio, in the precision of the file.
 
 use crate::{
     checkpoint::{file_rules::FileRules, files::Files},

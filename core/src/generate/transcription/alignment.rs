@@ -1,5 +1,5 @@
-//! Times of words: the path of dynamic time warping through the cross attention of some heads, as OpenAI's
-//! `whisper` finds it.
+//! Times of words: the path of dynamic time warping through the cross attention of some heads, as the
+//! code of OpenAI finds it.
 
 use crate::{
     error::Result,

@@ -1,5 +1,5 @@
 //! Text that a model invents in silence: segments of improbable, very short or very long words with silence
-//! around them, as OpenAI's `whisper` finds them.
+//! around them, as the code of OpenAI finds them.
 
 use crate::generate::transcription::transcript::{Segment, Word};
 use std::ops::Range;

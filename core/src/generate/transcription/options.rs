@@ -5,7 +5,7 @@ use crate::{
     models::speech::SpeechRequest,
 };
 
-/// Options of a transcription. The defaults are those of OpenAI's `whisper`; a model that has no use for
+/// Options of a transcription. The defaults are those of the code of OpenAI; a model that has no use for
 /// an option ignores it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -1,5 +1,5 @@
 //! Which tokens may follow: no annotations, and times in pairs that never go back. The rules are those of
-//! OpenAI's `whisper`; ports of it have lost the order of times.
+//! the code of OpenAI; ports of it have lost the order of times.
 
 use crate::{error::Result, generate::transcription::vocabulary::Vocabulary};
 use mlx_rs::{

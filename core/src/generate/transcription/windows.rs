@@ -1,5 +1,5 @@
 //! Recordings of any length, window by window: where a window ends, what the next one is told of it, and
-//! when an attempt is made again. Follows OpenAI's `whisper`; the loudness that features are clamped by is
+//! when an attempt is made again. Follows the code of OpenAI; the loudness that features are clamped by is
 //! that of the whole recording, which is therefore read twice and never held in memory.
 
 use crate::{
@@ -30,6 +30,8 @@ use std::{mem, rc::Rc, sync::Arc};
 
 /// Log-mel frames a second.
 const FRAMES: f64 = 100.0;
+/// The logarithm of the energy of a frame without sound.
+const SILENCE: f32 = -10.0;
 /// Log-mel frames of one step of time tokens.
 const FRAMES_OF_TIME: usize = 2;
 /// Above this temperature, a text is not told to the next window.
@@ -103,7 +105,7 @@ impl WindowedTranscription {
         Ok(WindowedTranscription {
             transcript: Transcript { language: language.clone(), ..Transcript::default() },
             stage: Stage::Measure(frames),
-            loudest: Array::from_f32(-10.0),
+            loudest: Array::from_f32(SILENCE),
             total: 0,
             seek: 0,
             language,
@@ -132,6 +134,10 @@ impl WindowedTranscription {
                     eval([&self.loudest])?;
                     self.stage = Stage::Measure(frames);
                 } else {
+                    if self.is_silent()? {
+                        // What a model writes of it would be invented.
+                        self.total = 0;
+                    }
                     let again = Frames::new(self.recording.open(self.model.sample_rate())?);
                     self.stage = Stage::Window(FrameWindow::new(again));
                 }
@@ -173,6 +179,12 @@ impl WindowedTranscription {
             }
             Stage::Done => Err(Error::Internal("the transcription is over".into())),
         }
+    }
+
+    /// Whether no frame has any energy.
+    fn is_silent(&self) -> Result<bool> {
+        let loudest: f32 = self.loudest.try_item_cast()?;
+        Ok(loudest <= SILENCE)
     }
 
     /// Encodes the window at `seek` and begins its text.

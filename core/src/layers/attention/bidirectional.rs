@@ -1,5 +1,5 @@
 //! Attention without a mask: every token sees all tokens of the pass, so there is no state. The mixer
-//! of encoders (ViT, Whisper, BERT).
+//! of encoders (ViT, BERT, those of speech).
 
 use crate::{
     error::Result,

@@ -17,6 +17,8 @@ const WINDOW: usize = 400;
 const HOP: usize = 160;
 const N_FFT: usize = 512;
 const PRE_EMPHASIS: f32 = 0.97;
+/// The least energy before the logarithm, as in mlx-audio.
+const FLOOR: f32 = 1e-8;
 /// Samples are 16-bit integers to Kaldi.
 const FULL_SCALE: f32 = 32_768.0;
 
@@ -46,12 +48,14 @@ impl Fbank {
         samples.resize(samples.len().max(WINDOW), 0.0);
         let x = frames(&samples, WINDOW as i32, HOP as i32)?;
         let x = x.subtract(x.mean_axes(&[1], true)?)?;
+        // As in mlx-audio, the first sample of a frame keeps its value; Kaldi leaves 0.03 of it.
         let (first, last) = (mlx::slice(&x, 1, 0, 1)?, WINDOW as i32 - 1);
-        let before = ops::concatenate(&[&first, &mlx::slice(&x, 1, 0, last)?], 1)?;
-        let x = x.subtract(before.multiply(Array::from_f32(PRE_EMPHASIS))?)?;
+        let before = mlx::slice(&x, 1, 0, last)?.multiply(Array::from_f32(PRE_EMPHASIS))?;
+        let rest = mlx::slice(&x, 1, 1, WINDOW as i32)?.subtract(before)?;
+        let x = ops::concatenate(&[first, rest], 1)?;
         let spectra = rfft(x.multiply(&self.window)?, N_FFT as i32, None)?;
         let energies = spectra.abs()?.square()?.matmul(&self.filters)?;
-        Ok(ops::maximum(energies, Array::from_f32(f32::EPSILON))?.log()?)
+        Ok(ops::maximum(energies, Array::from_f32(FLOOR))?.log()?)
     }
 }
 

@@ -47,7 +47,7 @@ impl Tokenizer {
     /// Without a `tokenizer.json` the first of these files is read: `tekken.json`; `qwen.tiktoken`, `hy.tiktoken`,
     /// `cl100k_base.tiktoken`, `tiktoken.model`, `tokenizer.tiktoken`; the `tokenizer.jsonl` of
     /// Preferred Networks; RWKV's World vocabulary; models of sentencepiece (`tokenizer.model`,
-    /// `spiece.model`, `sentencepiece.bpe.model`, that of SenseVoice); `vocab.json` with `merges.txt`; `vocab.txt`.
+    /// `spiece.model`, `sentencepiece.bpe.model`, `chn_jpn_yue_eng_ko_spectok.bpe.model`); `vocab.json` with `merges.txt`; `vocab.txt`.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when there is no vocabulary or it is damaged, [`Error::Config`] when a
