@@ -1,7 +1,9 @@
-"""The reference is transformers. Its names are those of published checkpoints."""
+"""The reference is transformers, with the names of published checkpoints and those that it has now."""
+
+from typing import Callable
 
 import torch
-from common import codes, digest, load_torch, samples, torch_entries
+from common import codes, digest, samples, torch_entries, values
 from transformers import MimiConfig, MimiModel
 
 MIMI = dict(
@@ -45,17 +47,15 @@ def published(name: str) -> str:
     for side in ("encoder", "decoder"):
         for part in ("encoder_transformer", "decoder_transformer", "downsample", "upsample"):
             name = name.replace(f"{side}.{part}.", f"{part}.")
-        name = name.replace(f"{side}.{side}.", f"{side}.")
+        name = name.replace(f"{side}.{side}_seanet.", f"{side}.")
     return name
 
 
-def cases() -> list[dict]:
+def case(title: str, renamed: Callable[[str], str]) -> dict:
     model = MimiModel(MimiConfig(**MIMI))
-    names = {name: published(name) for name in model.state_dict()}
+    names = {name: renamed(name) for name in model.state_dict()}
     found = torch_entries(model)
     tensors = {names[name]: entry for name, entry in found.items() if not name.endswith("initialized")}
-    from common import values
-
     weights = values(tensors)
     state = model.state_dict()
     state |= {name: torch.tensor(weights[names[name]]) for name in found if names[name] in weights}
@@ -65,9 +65,11 @@ def cases() -> list[dict]:
     with torch.no_grad():
         encoded = model.encode(torch.tensor(samples(1111)).T[None]).audio_codes
         decoded = model.decode(torch.tensor(given).long()[None]).audio_values
-    return [
-        dict(
-            name="default", config=MIMI, tensors=tensors, samples=1111, codes=[dict(codebooks=encoded[0].tolist())],
-            given=[dict(codebooks=given.tolist())], audio=digest(decoded[0].T),
-        )
-    ]
+    return dict(
+        name=title, config=MIMI, tensors=tensors, samples=1111, codes=[dict(codebooks=encoded[0].tolist())],
+        given=[dict(codebooks=given.tolist())], audio=digest(decoded[0].T),
+    )
+
+
+def cases() -> list[dict]:
+    return [case("published", published), case("nested", str)]

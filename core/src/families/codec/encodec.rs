@@ -47,15 +47,15 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
     let (json, w) = (checkpoint.config, checkpoint.weights);
     let (c, seanet): (Config, _) = (config::read(json)?, SeanetConfig::read(json)?);
     let frame_rate = (*seanet.rates.sampling_rate as f32 / seanet.hop()? as f32).ceil();
-    let codebooks = |bandwidth: Option<&Positive>, bits: f32| {
-        let bandwidth = bandwidth.ok_or_else(|| Error::config("target_bandwidths", "is empty"))?;
-        Ok::<i32, Error>(((1000.0 * **bandwidth / (frame_rate * bits)) as i32).max(1))
-    };
-    let least = codebooks(c.target_bandwidths.first(), (*c.codebook_size as f32).log2().max(1.0))?;
-    // The largest bandwidth is meant for codebooks of 1024 entries.
-    let count = codebooks(c.target_bandwidths.last(), 10.0)?;
-    let table = |i: i32| {
-        let w = w.at("quantizer.layers").at(i).at("codebook");
+    let bits = (*c.codebook_size as f32).log2().max(1.0);
+    let bandwidth = c.target_bandwidths.first();
+    let bandwidth = bandwidth.ok_or_else(|| Error::config("target_bandwidths", "is empty"))?;
+    let least = ((1000.0 * **bandwidth / (frame_rate * bits)) as usize).max(1);
+    // References compute their number in different ways where they do not have 1024 entries.
+    let list = w.at("quantizer.layers");
+    let count = (0..).take_while(|i| list.has_below(&i.to_string())).count().max(1);
+    let table = |i: usize| {
+        let w = list.at(i).at("codebook");
         w.ignore_named(&["cluster_size", "embed_avg", "inited"]);
         Codebook::new(w.tensor("embed", &[*c.codebook_size, *seanet.rates.hidden_size])?)
     };
@@ -65,7 +65,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
         encoder: seanet.encoder(&w.at("encoder"), layout)?,
         decoder: seanet.decoder(&w.at("decoder"), layout)?,
         quantizer: ResidualQuantizer(tables?),
-        least: least as usize,
+        least,
         seanet,
         c,
     }))

@@ -78,7 +78,10 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
         let nested = w.at(side).has_below(part);
         if nested { w.at(side).at(part) } else { w.at(part) }
     };
-    let [encode, decode] = ["encoder", "decoder"].map(|side| half(side, side));
+    let [encode, decode] = ["encoder", "decoder"].map(|side| {
+        let nested = format!("{side}_seanet");
+        if w.at(side).has_below(&nested) { w.at(side).at(nested) } else { w.at(side) }
+    });
     let layout = seanet.layout(&encode);
     let style = Style { edge: Edge::Replicate, ..seanet.style };
     let width = *seanet.rates.hidden_size;
