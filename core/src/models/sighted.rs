@@ -138,7 +138,7 @@ impl Wrapper for Sighted {
             spans: match self.visibility {
                 Visibility::Causal => Vec::new(),
                 Visibility::WithinPictures | Visibility::WithinPicturesAndWindows => runs(&places),
-                Visibility::WholePrompt => vec![0..tokens.len()],
+                Visibility::WholePrompt => std::iter::once(0..tokens.len()).collect(),
             },
             span_reach: match self.visibility {
                 Visibility::WithinPicturesAndWindows => SpanReach::WindowedLayers,
