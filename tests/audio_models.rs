@@ -141,7 +141,8 @@ impl Case {
         let family = families::family(&files, config.as_ref())?;
         let config = config.unwrap_or_else(|| serde_json::json!({}));
         let weights = families::open(&files, family, &config)?;
-        let checkpoint = families::Checkpoint { config: weights.config(), weights: &weights, files: &files };
+        let checkpoint =
+            families::Checkpoint { config: weights.config(), weights: &weights, files: &files };
         let network = family.build.network(&checkpoint)?;
         weights.finish(|_| {})?;
         Ok(network)

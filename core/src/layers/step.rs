@@ -181,7 +181,7 @@ impl Step {
             let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
             let distance = queries.subtract(&keys)?;
             let seen = distance.ge(Array::from_int(0))?;
-            let near = ring.map(|ring| is_near(ring, &distance, &keys)).transpose()?;
+            let near = ring.map(|ring| ring.shows(&distance, &keys)).transpose()?;
             match (near, self.span_reach) {
                 (None, SpanReach::WindowedLayers) => Ok(seen),
                 (None, _) => self.with_spans(seen, past),
@@ -221,7 +221,7 @@ impl Step {
                 return Ok(ops::arange::<_, i32>(0, count, None)?.le(queries)?);
             };
             let keys = over_queries(self.ring_positions(ring, count)?)?;
-            let near = is_near(ring, &queries.subtract(&keys)?, &keys)?;
+            let near = ring.shows(&queries.subtract(&keys)?, &keys)?;
             Ok(keys.le(&queries)?.logical_and(near)?)
         })
     }
@@ -260,15 +260,6 @@ impl Step {
             Ok(ops::select(&self.position.lt(keep)?, &self.position, turned)?)
         })
     }
-}
-
-/// Which keys a ring buffer shows to a query that stands this far behind them.
-fn is_near(ring: Ring, distance: &Array, keys: &Array) -> Result<Array> {
-    let near = distance.lt(Array::from_int(ring.turning()))?;
-    Ok(match ring.keep {
-        0 => near,
-        keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
-    })
 }
 
 /// Facts of keys, `[keys]` or `[batch, keys]`, in a shape that broadcasts over heads and queries.

@@ -149,6 +149,17 @@ impl Text {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
+    /// How many elements this share of a head is; `field` says it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] about the field when it is more than the whole.
+    pub fn share_of_head(&self, share: f64, field: &str) -> Result<i32> {
+        if (0.0..=1.0).contains(&share) {
+            return Ok((f64::from(self.head_dim()) * share) as i32);
+        }
+        Err(Error::config(field, format!("{share} is no share of a head")))
+    }
+
     /// Number of key and value heads.
     pub fn kv_heads(&self) -> i32 {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)

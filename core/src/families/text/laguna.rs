@@ -5,7 +5,7 @@
 use crate::families::text::qwen3;
 use crate::{
     families::prelude::*,
-    layers::{attention::gated::single_softplus, position::rope::share_of_head},
+    layers::attention::gated::single_softplus,
 };
 
 pub const FAMILY: Family =
@@ -84,7 +84,7 @@ fn rope(c: &Text, window: Option<i32>) -> Result<Rope> {
     let own = c.rope_of(window).ok();
     let base = own.and_then(|own| own.rope_theta).unwrap_or(10_000.0);
     let share = own.and_then(|own| *own.partial_rotary_factor).or(c.partial_rotary_factor());
-    let dims = share_of_head(c, share.unwrap_or(1.0), "partial_rotary_factor")?;
+    let dims = c.share_of_head(share.unwrap_or(1.0), "partial_rotary_factor")?;
     Rope::scaled(dims, base, false, own, c.max_position_embeddings)
 }
 

@@ -4,7 +4,7 @@
 
 use crate::{
     families::prelude::*,
-    layers::{attention::gated::sigmoid, position::rope::share_of_head},
+    layers::attention::gated::sigmoid,
 };
 
 pub const FAMILY: Family =
@@ -110,7 +110,7 @@ impl Config {
         }
         let shares = self.partial_rotary_factors.as_ref();
         let share = shares.and_then(|shares| shares.get(i as usize)).copied().unwrap_or(1.0);
-        let dims = share_of_head(&c, share, &format!("partial_rotary_factors[{i}]"))?;
+        let dims = c.share_of_head(share, &format!("partial_rotary_factors[{i}]"))?;
         let kind = kind.map_or("full_attention", String::as_str);
         let stretched = self.yarn_only_types.as_deref().unwrap_or_default();
         let is_stretched = stretched.is_empty() || stretched.iter().any(|other| other == kind);

@@ -112,7 +112,7 @@ impl Rope {
     /// As [`Rope::of`], and for more than the whole.
     pub fn share(c: &Text, default: f64) -> Result<Self> {
         let share = c.partial_rotary_factor().unwrap_or(default);
-        Self::partial(c, share_of_head(c, share, "partial_rotary_factor")?)
+        Self::partial(c, c.share_of_head(share, "partial_rotary_factor")?)
     }
 
     /// Frequencies from a base alone.
@@ -296,17 +296,6 @@ impl Rope {
         let base = growth.power(constant(exponent))?.multiply(constant(*base))?;
         Ok(base.power(exponents(*dims)?)?)
     }
-}
-
-/// How many elements this share of a head is; `field` says it.
-///
-/// # Errors
-/// [`Error::Config`] about the field when it is more than the whole.
-pub fn share_of_head(c: &Text, share: f64, field: &str) -> Result<i32> {
-    if (0.0..=1.0).contains(&share) {
-        return Ok((f64::from(c.head_dim()) * share) as i32);
-    }
-    Err(Error::config(field, format!("{share} is no share of a head")))
 }
 
 #[cfg(test)]

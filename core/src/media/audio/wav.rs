@@ -24,9 +24,11 @@ impl WavWriter {
     /// [`Error::Io`]; [`Error::Option`] for no channels or too many.
     pub fn create(path: impl AsRef<Path>, sample_rate: u32, channels: usize) -> Result<Self> {
         let path = path.as_ref();
-        let channels = u16::try_from(channels).ok().filter(|channels| *channels > 0);
+        // The size of a frame in bytes has 16 bits too.
+        let channels =
+            u16::try_from(channels).ok().filter(|channels| (1..1 << 14).contains(channels));
         let channels = channels
-            .ok_or_else(|| Error::option("channels", "a WAV file has 1 to 65535 channels"))?;
+            .ok_or_else(|| Error::option("channels", "a WAV file has 1 to 16383 channels"))?;
         let file = BufWriter::new(File::create(path).map_err(Error::io(path))?);
         let mut writer = WavWriter { path: path.into(), file, sample_rate, channels, written: 0 };
         writer.write_header()?;
@@ -68,7 +70,7 @@ impl WavWriter {
         header.extend(FLOATS.to_le_bytes());
         header.extend(self.channels.to_le_bytes());
         header.extend(self.sample_rate.to_le_bytes());
-        header.extend((self.sample_rate * u32::from(frame)).to_le_bytes());
+        header.extend(self.sample_rate.saturating_mul(frame.into()).to_le_bytes());
         header.extend(frame.to_le_bytes());
         header.extend(32_u16.to_le_bytes());
         header.extend(0_u16.to_le_bytes());
