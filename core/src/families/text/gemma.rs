@@ -16,7 +16,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "head_dim": 256, "tie_word_embeddings": true, "hidden_act": "gelu_pytorch_tanh",
         }),
     );
-    let c = Text::read_renamed(&config, &[("hidden_activation", "hidden_act")])?;
+    let c = read_renamed(&config)?;
     let rope = Rope::of(&c)?;
     let decoder = Decoder::stack(w, &c, |_, w| {
         let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
@@ -30,7 +30,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// The config fields of Gemma 2 and later, which call the activation `hidden_activation`.
 pub fn read(config: &Json) -> Result<Text> {
     let config = config::with_defaults(config, json!({"hidden_activation": "gelu_pytorch_tanh"}));
-    Text::read_renamed(&config, &[("hidden_activation", "hidden_act")])
+    read_renamed(&config)
+}
+
+/// Where a config has both names of the activation, that of the authors' later code counts.
+fn read_renamed(config: &Json) -> Result<Text> {
+    config.get("hidden_act");
+    Text::read_renamed(config, &[("hidden_activation", "hidden_act")])
 }
 
 /// A decoder with the embeddings and the final norm of all Gemma models.

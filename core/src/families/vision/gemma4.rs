@@ -26,9 +26,11 @@ const BOUNDS: [&str; 4] = ["input_min", "input_max", "output_min", "output_max"]
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let text = gemma4_text::language_model(config, w)?;
     ignore_parts(w, &["audio_tower", "embed_audio"]);
-    // Conversions to text alone may have left the bounds of the tower's linear layers.
+    // Conversions to text alone may have left parts of the tower, such as the bounds of its linear layers.
     if !multimodal::tower(w).has_below("patch_embedder") {
         w.ignore_named(&BOUNDS);
+        ignore_parts(w, &["vision_tower", "embed_vision"]);
+        return Ok(text);
     }
     if !multimodal::has_tower(config, w)? {
         return Ok(text);

@@ -7,10 +7,6 @@ pub const FAMILY: Family =
     Family { model_types: &["paligemma"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    // The authors' Gemma has the tanh approximation.
-    let activation = json!({"hidden_activation": "gelu_pytorch_tanh"});
-    let nested = config::with_defaults(&config::text(config)?, activation);
-    let config = &config.with("text_config", nested);
     let text = multimodal::text_model(config, w, "gemma")?;
     if !multimodal::has_tower(config, w)? {
         return Ok(text);
