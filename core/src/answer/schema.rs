@@ -291,7 +291,7 @@ fn check_value(value: &Json, schema: &Json, root: &Json, place: &Place) -> Resul
         Json::String(text) => {
             check_bounds(text.chars().count() as f64, keywords, LENGTH, place)?;
             let rules = string_rules::check(text, keywords);
-            rules.or_else(|reason| Err(format!("{} {reason}", place.name())))
+            rules.map_err(|reason| format!("{} {reason}", place.name()))
         }
         Json::Number(number) => check_number(number.as_f64().unwrap_or(0.0), keywords, place),
         Json::Null | Json::Bool(_) => Ok(()),

@@ -63,7 +63,7 @@ enum Stage {
     /// To continue the answer.
     Answer,
     /// To continue a block of calls.
-    Calls(Grammar),
+    Calls(Box<Grammar>),
     /// To end the answer, or to open further calls.
     Over,
 }
@@ -113,7 +113,7 @@ impl Guide {
                 self.has_calls = true;
                 let mut calls = self.wishes.calls.as_ref().map(Grammar::fresh);
                 match calls.take_if(|calls| calls.accept_text(begun)) {
-                    Some(calls) => Stage::Calls(calls),
+                    Some(calls) => Stage::Calls(Box::new(calls)),
                     None => Stage::Free,
                 }
             }
@@ -161,7 +161,7 @@ impl Guide {
             Stage::Opening(paths) => (None, firsts(paths)),
             Stage::Start => (self.wishes.answer.as_mut(), firsts(&all)),
             Stage::Answer => (self.wishes.answer.as_mut(), Vec::new()),
-            Stage::Calls(calls) => (Some(calls), Vec::new()),
+            Stage::Calls(calls) => (Some(&mut **calls), Vec::new()),
             Stage::Over if self.wishes.ends.is_empty() => return Ok(Allowed::End),
             Stage::Over => {
                 let mut mask = TokenMask::default();

@@ -66,7 +66,7 @@ pub fn decoder(
         (None, Some(kinds)) => kinds[i as usize] == "full_attention",
         (None, None) => false,
     };
-    let rope = Rope::of(&c)?;
+    let rope = Rope::of(c)?;
     let (body, head) = body(w);
     let tied = c.tie_word_embeddings.or(Some(true));
     let head = Head::read(&head, tied, c.hidden_size, c.vocab_size)?;
