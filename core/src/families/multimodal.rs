@@ -83,11 +83,13 @@ pub fn text_model(config: &Json, w: &Scope, default: &str) -> Result<Box<dyn Lan
     let nested = text_config(config, w)?;
     let kind = config::field::<Option<String>>(&nested, "model_type")?;
     let kind = kind.as_deref().unwrap_or(default);
+    let is_nested = config.get("text_config").is_some_and(|text| !text.is_null());
     text::language(kind, &nested, w).map_err(|error| match error {
         Error::UnknownModelType { .. } => {
             let reason = format!("`{kind}` is not supported");
             Error::unsupported("text_config.model_type", reason)
         }
+        error if is_nested => error.with_field(|field| format!("text_config.{field}")),
         error => error,
     })
 }
