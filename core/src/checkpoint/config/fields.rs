@@ -65,7 +65,9 @@ pub fn only_one_of(config: &Json, field: &str, supported: &[Value]) -> Result<()
         _ => given == only,
     };
     let is_supported = |given: &Value| supported.iter().any(|only| is_same(given, only));
-    if is_supported(&given) || given.as_array().is_some_and(|list| list.iter().all(is_supported)) {
+    if is_supported(&given)
+        || given.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(is_supported))
+    {
         return Ok(());
     }
     let supported: Vec<String> = supported.iter().map(Value::to_string).collect();
@@ -152,6 +154,8 @@ pub fn text(config: &Json) -> Result<Json> {
     if !text.is_object() {
         return Err(Error::config("text_config", "not an object"));
     }
+    let own: Result<Option<bool>> = field(text, TIED);
+    own.map_err(|error| error.with_field(|name| format!("text_config.{name}")))?;
     Ok(match config.get(TIED).filter(|tied| !tied.is_null()) {
         Some(tied) => text.with(TIED, tied),
         None => text.clone(),

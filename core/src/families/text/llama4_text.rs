@@ -72,6 +72,11 @@ enum Switch {
 /// The decoder of a config that [`read`] completed; `eps` is the epsilon of the norms of queries and keys.
 pub fn decoder(config: &Json, w: &Scope, c: &Text, eps: f32) -> Result<Decoder> {
     let e: Config = config::read(config)?;
+    if *e.num_local_experts > 0 {
+        for name in ["num_experts_per_tok", "interleave_moe_layer_step"] {
+            config::field::<Size>(config, name)?;
+        }
+    }
     // Without dense layers, their width is of no account.
     config.get("intermediate_size_mlp");
     let positions = Positions::read(config, c.num_hidden_layers)?;

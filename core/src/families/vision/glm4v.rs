@@ -89,11 +89,16 @@ impl GlmTower {
         };
         let m = w.at("merger");
         Ok(GlmTower {
-            patches: e.patches(&w, &c)?,
+            patches: PatchEmbedding::with_bias(
+                &w.at("patch_embed"),
+                "proj",
+                e.kernel(&c),
+                *c.hidden_size,
+            )?,
             start: (!is_ocr).then(start).transpose()?,
             encoder: Encoder::read(&w.at("blocks"), *c.num_hidden_layers, block)?,
             norm: w.rms_norm("post_layernorm", hidden, eps)?,
-            downsample: PatchEmbedding::read(&w, "downsample", Kernel::square(hidden, side), width)?,
+            downsample: PatchEmbedding::with_bias(&w, "downsample", Kernel::square(hidden, side), width)?,
             merger: Merger {
                 projection: m.linear("proj", width, width)?,
                 norm: m.layer_norm_with_bias("post_projection_norm", width, 1e-5)?,

@@ -88,7 +88,7 @@ impl InternTower {
         let last = || w.layer_norm_with_bias("layernorm", width, *c.layer_norm_eps);
         let positions = &[1, c.side() * c.side() + 1, width];
         let tower = InternTower {
-            patches: PatchEmbedding::read(&patches, "projection", kernel, width)?,
+            patches: PatchEmbedding::with_bias(&patches, "projection", kernel, width)?,
             class: embeddings.tensor("cls_token", &[1, 1, width])?,
             positions: match e.use_absolute_position_embeddings {
                 true => embeddings.tensor("position_embeddings", positions)?,
@@ -125,9 +125,8 @@ fn block(w: &Scope, c: &VisionConfig, e: &Intern) -> Result<Ffn> {
         }
     };
     let a = w.at("attention");
-    if e.attention_bias {
-        a.at("q_proj").require("bias")?;
-    }
+    let biased: &[&str] = if e.attention_bias { &["q_proj", "k_proj", "v_proj"] } else { &[] };
+    biased.iter().chain(&["projection_layer"]).try_for_each(|name| a.at(name).require("bias"))?;
     let names = AttentionNames::with_output("projection_layer");
     let mut attention = encoder::attention(&a, names, c, Rope::None)?;
     if e.use_qk_norm {

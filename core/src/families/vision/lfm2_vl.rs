@@ -68,7 +68,7 @@ impl Siglip2 {
         let side = (positions as f32).sqrt() as i32;
         let embeddings = w.at("embeddings");
         Ok(Siglip2 {
-            patches: PatchEmbedding::read(&embeddings, "patch_embedding", kernel, width)?,
+            patches: PatchEmbedding::with_bias(&embeddings, "patch_embedding", kernel, width)?,
             table: PositionTable::read(&embeddings, "position_embedding", side, width)?,
             encoder: Encoder::read(&w.at("encoder.layers"), *c.num_hidden_layers, |_, w| {
                 siglip::block(w, c, Rope::None)

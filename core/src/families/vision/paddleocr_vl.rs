@@ -49,7 +49,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let inner = place.at("projector");
     let projector = if inner.exists() { inner } else { w.at("mlp_AR") };
     let tower = PaddleTower {
-        patches: PatchEmbedding::read(&embeddings, "patch_embedding", kernel, width)?,
+        patches: PatchEmbedding::with_bias(&embeddings, "patch_embedding", kernel, width)?,
         table: PositionTable::read(&embeddings, "position_embedding", c.side(), width)?,
         encoder: Encoder::read(&layers, *c.num_hidden_layers, |_, w| {
             siglip::block(w, &c, rope.clone())

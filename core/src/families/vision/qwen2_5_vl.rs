@@ -42,11 +42,18 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let rope = rope_2d(c.head_dim(), 10_000.0, Wavelengths::Same)?;
     let side = *shared.spatial_merge_size;
     let tower = WindowTower {
-        patches: shared.patches(&w, &c)?,
+        patches: PatchEmbedding::read(
+            &w.at("patch_embed"),
+            "proj",
+            shared.kernel(&c),
+            *c.hidden_size,
+        )?,
         encoder: Encoder::read(&w.at("blocks"), *c.num_hidden_layers, |_, w| {
             let norm = |name| w.rms_norm(name, *c.hidden_size, *c.layer_norm_eps);
-            let attention = encoder::fused_attention(&w.at("attn"), "proj", &c, rope.clone())?;
-            let mlp = encoder::gated_mlp(&w.at("mlp"), &c)?;
+            let attention = encoder::biased_fused_attention(&w.at("attn"), "proj", &c, rope.clone())?;
+            let mlp = w.at("mlp");
+            ["gate_proj", "up_proj", "down_proj"].iter().try_for_each(|name| mlp.at(name).require("bias"))?;
+            let mlp = encoder::gated_mlp(&mlp, &c)?;
             Ok(encoder::block(
                 Residual::pre(norm("norm1")?, attention),
                 Residual::pre(norm("norm2")?, mlp),

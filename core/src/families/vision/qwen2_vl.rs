@@ -48,10 +48,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let w = multimodal::tower(w);
     let rope = rope_2d(c.head_dim(), 10_000.0, Wavelengths::Same)?;
     let tower = Qwen2Tower {
-        patches: e.patches(&w, &c)?,
+        patches: PatchEmbedding::read(&w.at("patch_embed"), "proj", e.kernel(&c), *c.hidden_size)?,
         encoder: Encoder::read(&w.at("blocks"), *c.num_hidden_layers, |_, w| {
             let norm = |name| w.layer_norm_with_bias(name, *c.hidden_size, *c.layer_norm_eps);
-            let attention = encoder::fused_attention(&w.at("attn"), "proj", &c, rope.clone())?;
+            let attention = encoder::biased_fused_attention(&w.at("attn"), "proj", &c, rope.clone())?;
             let mlp = encoder::plain_mlp(&w.at("mlp"), FC1_FC2, &c)?;
             Ok(encoder::block(
                 Residual::pre(norm("norm1")?, attention),
@@ -84,10 +84,10 @@ impl Config {
         config::read(nested).map_err(in_vision_config)
     }
 
-    pub fn patches(&self, w: &Scope, c: &VisionConfig) -> Result<PatchEmbedding> {
+    /// The kernel of the embedding of patches.
+    pub fn kernel(&self, c: &VisionConfig) -> Kernel {
         let (channels, side) = (*c.num_channels, *c.patch_size);
-        let kernel = Kernel { channels, frames: *self.temporal_patch_size, side };
-        PatchEmbedding::read(&w.at("patch_embed"), "proj", kernel, *c.hidden_size)
+        Kernel { channels, frames: *self.temporal_patch_size, side }
     }
 
     /// Width of a square of patches.

@@ -76,14 +76,19 @@ impl Qwen3Tower {
             Ok((*block, Merger::read(&w, MLP, norm, merged, width)?.norming_squares()))
         };
         Ok(Qwen3Tower {
-            patches: shared.patches(&w, &c)?,
+            patches: PatchEmbedding::with_bias(
+                &w.at("patch_embed"),
+                "proj",
+                shared.kernel(&c),
+                *c.hidden_size,
+            )?,
             table: {
                 let side = (*e.num_position_embeddings as f32).sqrt() as i32;
                 PositionTable::read(&w, "pos_embed", side, hidden)?
             },
             encoder: Encoder::read(&w.at("blocks"), *c.num_hidden_layers, |_, w| {
                 let norm = |name| w.layer_norm_with_bias(name, hidden, eps);
-                let attention = encoder::fused_attention(&w.at("attn"), "proj", &c, rope.clone())?;
+                let attention = encoder::biased_fused_attention(&w.at("attn"), "proj", &c, rope.clone())?;
                 let mlp = encoder::plain_mlp(&w.at("mlp"), MLP, &c)?;
                 Ok(encoder::block(
                     Residual::pre(norm("norm1")?, attention),

@@ -108,6 +108,21 @@ impl<'n> AttentionNames<'n> {
     }
 }
 
+/// As [`attention`], with biases.
+///
+/// # Errors
+/// As [`Scope::linear`].
+pub fn biased_attention(
+    w: &Scope,
+    names: AttentionNames,
+    c: &VisionConfig,
+    rope: Rope,
+) -> Result<BidirectionalAttention> {
+    let AttentionNames { queries, keys, values, output } = names;
+    [queries, keys, values, output].iter().try_for_each(|name| w.at(name).require("bias"))?;
+    attention(w, names, c, rope)
+}
+
 /// Attention with projections of these names. Biases as stored.
 ///
 /// # Errors
@@ -124,7 +139,22 @@ pub fn attention(
     Ok(BidirectionalAttention::new(projections, c.heads(), rope))
 }
 
-/// Attention whose queries, keys and values are one matrix `qkv`; `output` names the other.
+/// As [`fused_attention`], with biases.
+///
+/// # Errors
+/// As [`Scope::linear`].
+pub fn biased_fused_attention(
+    w: &Scope,
+    output: &str,
+    c: &VisionConfig,
+    rope: Rope,
+) -> Result<BidirectionalAttention> {
+    ["qkv", output].iter().try_for_each(|name| w.at(name).require("bias"))?;
+    fused_attention(w, output, c, rope)
+}
+
+/// Attention whose queries, keys and values are one matrix `qkv`; `output` names the other. Biases as
+/// stored.
 ///
 /// # Errors
 /// As [`Scope::linear`].

@@ -36,8 +36,17 @@ pub struct PatchEmbedding {
 }
 
 impl PatchEmbedding {
+    /// As [`PatchEmbedding::read`], with a bias.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn with_bias(w: &Scope, name: &str, kernel: Kernel, width: i32) -> Result<Self> {
+        let bias = Some(w.at(name).tensor("bias", &[width])?);
+        Ok(PatchEmbedding { bias, ..Self::read(w, name, kernel, width)? })
+    }
+
     /// Reads a convolution, with its channels before or after its sides, or a projection of
-    /// flattened patches; the bias if there is one.
+    /// flattened patches.
     ///
     /// # Errors
     /// As [`Scope::tensor`].
@@ -59,8 +68,7 @@ impl PatchEmbedding {
             w.take("weight", &original)?
         };
         let weight = weight.reshape(&[width, kernel.inputs()])?;
-        let bias = w.optional("bias", &[width])?;
-        Ok(PatchEmbedding { weight: w.keep(weight.contiguous()?).t(), bias, kernel })
+        Ok(PatchEmbedding { weight: w.keep(weight.contiguous()?).t(), bias: None, kernel })
     }
 
     /// Flattened patches `[…, channels · frames · side · side]` to `[…, width]`.

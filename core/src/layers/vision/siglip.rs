@@ -69,7 +69,11 @@ impl VisionTransformer {
     fn read(w: &Scope, c: &VisionConfig, positions: Positions, norm: Option<Norm>) -> Result<Self> {
         let kernel = Kernel::square(*c.num_channels, *c.patch_size);
         let embeddings = w.at("embeddings");
-        let patches = PatchEmbedding::read(&embeddings, "patch_embedding", kernel, *c.hidden_size)?;
+        let read = match &positions {
+            Positions::Siglip { .. } => PatchEmbedding::with_bias,
+            Positions::Clip { .. } => PatchEmbedding::read,
+        };
+        let patches = read(&embeddings, "patch_embedding", kernel, *c.hidden_size)?;
         let layers = w.at("encoder.layers");
         let encoder = Encoder::read(&layers, *c.num_hidden_layers, |_, w| block(w, c, Rope::None))?;
         Ok(VisionTransformer { patches, positions, encoder, norm })
@@ -122,9 +126,9 @@ pub fn block(w: &Scope, c: &VisionConfig, rope: Rope) -> Result<Ffn> {
     let norm = |name| w.layer_norm_with_bias(name, *c.hidden_size, *c.layer_norm_eps);
     let a = w.at("self_attn");
     let attention = if a.has_below("qkv") {
-        encoder::fused_attention(&a, "out_proj", c, rope)?
+        encoder::biased_fused_attention(&a, "out_proj", c, rope)?
     } else {
-        encoder::attention(&a, AttentionNames::with_output("out_proj"), c, rope)?
+        encoder::biased_attention(&a, AttentionNames::with_output("out_proj"), c, rope)?
     };
     let mlp = encoder::plain_mlp(&w.at("mlp"), FC1_FC2, c)?;
     Ok(encoder::block(

@@ -75,7 +75,7 @@ impl Llama4Tower {
         let kernel = Kernel::square(*c.num_channels, *c.patch_size);
         let block = |_, w: &Scope| {
             let names = AttentionNames::with_output("o_proj");
-            let attention = encoder::attention(&w.at("self_attn"), names, c, rope.clone())?;
+            let attention = encoder::biased_attention(&w.at("self_attn"), names, c, rope.clone())?;
             let mlp = encoder::plain_mlp(&w.at("mlp"), FC1_FC2, c)?;
             Ok(encoder::block(
                 Residual::pre(norm(w, "input_layernorm")?, attention),
