@@ -48,8 +48,8 @@ fn fixture(name: &str) -> PathBuf {
 
 /// The tones of the files: 440 Hz at 0.5 on the left, 880 Hz at 0.25 on the right.
 fn tone(frame: usize) -> [f32; 2] {
-    let angle = std::f32::consts::TAU * 440.0 * frame as f32 / 16_000.0;
-    [0.5 * angle.sin(), 0.25 * (2.0 * angle).sin()]
+    let angle = std::f64::consts::TAU * 440.0 * frame as f64 / 16_000.0;
+    [(0.5 * angle.sin()) as f32, (0.25 * (2.0 * angle).sin()) as f32]
 }
 
 #[test]
