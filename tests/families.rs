@@ -439,7 +439,9 @@ fn dense_experts_in_half_precision() {
 fn every_family_has_a_fixture() {
     let fixtures = Fixture::all();
     let cases = fixtures.iter().flat_map(|(_, fixture)| &fixture.cases);
-    let types: HashSet<_> = cases.filter_map(|case| case.config["model_type"].as_str()).collect();
+    let types = cases.filter_map(|case| case.config["model_type"].as_str());
+    let names = fixtures.iter().map(|(name, _)| &**name);
+    let types: HashSet<_> = types.chain(names).collect();
     let speech = crate::speech::names();
     for family in families::all() {
         let name = family.model_types[0];
