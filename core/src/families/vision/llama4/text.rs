@@ -5,6 +5,7 @@ use crate::families::prelude::*;
 use crate::families::text::llama4_text::{decoder, read};
 
 pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    config::field::<Option<bool>>(config, "tie_word_embeddings")?;
     // Unlike in other models of this kind, the text model says whether embeddings are tied.
     let tied = config.pointer("/text_config/tie_word_embeddings").cloned();
     let text = config::text(config)?.with("tie_word_embeddings", tied.unwrap_or(false.into()));
