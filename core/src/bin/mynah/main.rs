@@ -43,7 +43,7 @@ Exit codes: 0 success, 1 error, 2 wrong usage, 130 interrupted by Ctrl-C.";
 #[derive(Subcommand)]
 enum Command {
     /// Generate an answer to a prompt
-    Generate(generate::Arguments),
+    Generate(Box<generate::Arguments>),
     /// Chat with a model
     Chat(chat::Arguments),
     /// Write down what is said in an audio file
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
     };
     trace(cli.verbose);
     let outcome = match cli.command {
-        Command::Generate(arguments) => block_on(generate::run(arguments)),
+        Command::Generate(arguments) => block_on(generate::run(*arguments)),
         Command::Chat(arguments) => block_on(chat::run(arguments)),
         Command::Transcribe(arguments) => block_on(transcribe::run(arguments)),
         Command::Score(arguments) => block_on(score::run(arguments)),
