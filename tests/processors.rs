@@ -7,6 +7,7 @@ use mynah::{
         patches, rows, smart_resize, tiles,
     },
 };
+use mynah_tests::PictureFile;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, fs};
@@ -177,21 +178,6 @@ fn processors_make_what_the_reference_makes() {
             }
             assert_eq!(runs(&prepared, &tokenizer), expected.placeholders, "{what}");
         }
-    }
-}
-
-#[derive(Deserialize)]
-struct PictureFile(String, String, [u32; 2], Vec<u8>, i32);
-
-impl PictureFile {
-    /// The files that the script wrote, with what Pillow reads of each.
-    fn all() -> Vec<PictureFile> {
-        serde_json::from_str(&fs::read_to_string("fixtures/pictures.json").unwrap()).unwrap()
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let digits = |i: usize| u8::from_str_radix(&self.1[2 * i..2 * i + 2], 16).unwrap();
-        (0..self.1.len() / 2).map(digits).collect()
     }
 }
 

@@ -234,7 +234,7 @@ fn chat(tools: &[Tool]) -> Prompt {
 fn a_required_call_is_made_with_arguments_of_its_schema() {
     let other = Tool::new("clock", "", json!({}));
     for Fixed { kind, model, .. } in models() {
-        for seed in 0..4 {
+        for seed in 0..2 {
             for choice in [ToolChoice::Required, ToolChoice::Named("lookup".into())] {
                 let options = options(seed).tool_choice(choice.clone()).reasoning(Reasoning::OFF);
                 let prompt = chat(&[tool(), other.clone()]);
