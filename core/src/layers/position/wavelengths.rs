@@ -82,7 +82,7 @@ pub(super) fn yarn(
             let given = |strength: Option<f64>| strength.filter(|strength| *strength != 0.0);
             given(s.mscale).zip(given(s.mscale_all_dim)).unwrap_or((1.0, 0.0))
         }
-        // DeepSeek's own code, which TeleChat 3 follows too.
+        // The kinds of other authors divide the two, whichever is absent.
         _ => (s.mscale.unwrap_or(1.0), s.mscale_all_dim.unwrap_or(0.0)),
     };
     let magnitude =
