@@ -1,6 +1,6 @@
 //! Pictures: files of JPEG, PNG, WebP and GIF to RGB pixels, as Pillow opens them. The EXIF
-//! orientation is applied, alpha is dropped, 16 bits become their high byte, and of an animation the
-//! first frame is taken.
+//! orientation is applied, alpha is dropped, 16 bits become their high byte (those of grey are cut at
+//! white), and of an animation the first frame is taken.
 
 use crate::error::{Error, Result};
 use image::{
@@ -150,7 +150,10 @@ impl Pixels {
     fn of(picture: DynamicImage) -> Self {
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let is_deep = picture.color().bytes_per_pixel() > picture.color().channel_count();
-        let rgb = if is_deep {
+        let rgb = if let DynamicImage::ImageLuma16(grey) = &picture {
+            // Pillow cuts these at white, where it takes the high byte of all others.
+            grey.as_raw().iter().flat_map(|value| [(*value).min(255) as u8; 3]).collect()
+        } else if is_deep {
             picture.into_rgb16().into_raw().into_iter().map(|value| (value >> 8) as u8).collect()
         } else {
             picture.into_rgb8().into_raw()
