@@ -6,6 +6,7 @@
 mod content_form;
 mod jinja;
 mod parts;
+mod pieces;
 mod stop;
 mod stream;
 mod template;
@@ -13,6 +14,7 @@ mod tokenizer;
 mod turn_end;
 
 pub(crate) use jinja::Text as RenderedText;
+pub(crate) use pieces::Pieces;
 pub(crate) use stop::StopFilter;
 pub use stream::Detokenizer;
 pub(crate) use template::DEEPSEEK_V32;
