@@ -71,7 +71,7 @@ struct HeadCounts {
 
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
     let Checkpoint { config, weights, files } = *checkpoint;
-    config::only(config, json!({"decoder_hidden_act": "silu"}))?;
+    config::only(config, json!({"decoder_hidden_act": "silu", "is_encoder_decoder": true}))?;
     let defaults = json!({
         "partial_rotary_factor": 0.9, "rope_theta": 10000.0, "decoder_start_token_id": 1,
         "eos_token_id": 2, "tie_word_embeddings": true, "encoder_hidden_act": "gelu",

@@ -130,8 +130,11 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         }),
     );
     let is_of_transformers = weights.has_below("model.audio_tower");
+    let mut language = language;
     if is_of_transformers {
         weights.rename(OF_TRANSFORMERS);
+        let tied = config.get("tie_word_embeddings").cloned();
+        language = language.with("tie_word_embeddings", tied.unwrap_or_else(|| Json::from(true)));
     }
     let w = if weights.has_below("thinker") { weights.at("thinker") } else { weights.clone() };
     let (tower, width, hidden) = (w.at("audio_tower"), c.d_model.0, c.downsample_hidden_size.0);

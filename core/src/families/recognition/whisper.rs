@@ -112,7 +112,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         false if encoder.at("blocks.0").has_below("mlp1") => MLX,
         false => OPENAI,
     };
-    config::only(config, json!({"scale_embedding": false}))?;
+    config::only(config, json!({"scale_embedding": false, "is_encoder_decoder": true}))?;
     let activation = c.activation_function.as_deref().unwrap_or("gelu");
     let activation = activation::named("activation_function", activation)?;
     let sizes = EncoderSizes {

@@ -152,6 +152,7 @@ impl Config {
         let e: TransformersEncoder = config::read(&config::with_defaults(encoder, defaults))?;
         let kind = config.get("model_type").and_then(Json::as_str);
         let is_ctc = kind == Some("parakeet_ctc");
+        config::only(config, json!({"is_encoder_decoder": !is_ctc}))?;
         let size = if is_ctc { 1025 } else { 8193 };
         let config = config::with_defaults(
             config,
