@@ -12,3 +12,7 @@ mod rows;
 mod speech;
 mod transformers;
 mod weights;
+
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

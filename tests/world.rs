@@ -12,3 +12,7 @@ mod store;
 mod structured;
 mod templates;
 mod terminal;
+
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -7,6 +7,7 @@ use crate::{
     layers::lora::{LoraDelta, TableDeltas},
     mlx::{
         matrix::{Matrix, MatrixSizes, StackSizes, cut},
+        product::{matmul, matmul_add},
         quantized::Quantized,
     },
 };
@@ -46,12 +47,12 @@ impl Linear {
     }
 
     fn multiply(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
-        Ok(match (&self.weight, bias) {
-            (Matrix::Dense(weight), None) => ops::matmul(x, weight)?,
-            (Matrix::Dense(weight), Some(bias)) => ops::addmm(bias, x, weight, None, None)?,
-            (Matrix::Quantized(weight), None) => weight.matmul(x)?,
-            (Matrix::Quantized(weight), Some(bias)) => weight.matmul(x)?.add(bias)?,
-        })
+        match (&self.weight, bias) {
+            (Matrix::Dense(weight), None) => matmul(x, weight),
+            (Matrix::Dense(weight), Some(bias)) => matmul_add(x, weight, bias),
+            (Matrix::Quantized(weight), None) => weight.matmul(x),
+            (Matrix::Quantized(weight), Some(bias)) => Ok(weight.matmul(x)?.add(bias)?),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! may use mlx-rs, mlx-c and `error`; it must not know checkpoints or models.
 
 pub(crate) mod compiled;
+pub(crate) mod convolution;
 mod cuda;
 mod device;
 mod failure;
@@ -10,6 +11,7 @@ mod ffi;
 pub(crate) mod matrix;
 pub(crate) mod memory;
 pub(crate) mod parameter;
+pub(crate) mod product;
 pub(crate) mod quantized;
 pub(crate) mod queued;
 

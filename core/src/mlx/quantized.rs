@@ -1,8 +1,12 @@
 //! Quantized matrices in the formats of MLX.
 
-use super::ffi::{self, Packing, Parts};
+use super::{
+    ffi::{self, Packing, Parts, slice},
+    is_floating,
+    product::pays_as_float32,
+};
 use crate::error::{Error, Result};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, ops};
 use std::ffi::CStr;
 
 /// A quantization format: scheme, bits and group size.
@@ -113,7 +117,46 @@ impl Quantized {
     }
 
     fn multiply(&self, x: &Array, transposed: bool) -> Result<Array> {
-        ffi::quantized_matmul(x, self.parts(), transposed, self.format.packing())
+        if !ffi::is_cpu()? {
+            return ffi::quantized_matmul(x, self.parts(), transposed, self.format.packing());
+        }
+        let (wide, matrix) = (x.as_dtype(Dtype::Float32)?, self.single()?);
+        let y = match pays_as_float32(x, &self.weight)? {
+            true if transposed => matrix.blocks_times(&wide)?,
+            true => wide.matmul(matrix.unpack(Some(Dtype::Float32))?)?,
+            false => {
+                ffi::quantized_matmul(&wide, matrix.parts(), transposed, self.format.packing())?
+            }
+        };
+        Ok(y.as_dtype(x.dtype())?)
+    }
+
+    /// The same matrix with the scales and biases in float32, for the CPU, where MLX computes in
+    /// their type, one element at a time in half precision.
+    fn single(&self) -> Result<Self> {
+        let single = |x: &Array| -> Result<Array> {
+            Ok(if is_floating(x) { x.as_dtype(Dtype::Float32)? } else { x.clone() })
+        };
+        self.map(single)
+    }
+
+    /// `x · selfᵀ` of blocks of the matrix, each of which is dequantized and freed again.
+    fn blocks_times(&self, x: &Array) -> Result<Array> {
+        const BLOCK: i32 = 1 << 24;
+        let block = |matrix: &Self| -> Result<Array> {
+            Ok(x.matmul(matrix.unpack(Some(Dtype::Float32))?.swap_axes(-1, -2)?)?)
+        };
+        let output = self.weight.dim(-2);
+        let rows = (BLOCK / x.dim(-1).max(1)).max(1);
+        if rows >= output || self.weight.ndim() > 2 {
+            return block(self);
+        }
+        let starts = (0..output).step_by(rows as usize);
+        let parts = starts.map(|start| {
+            let stop = (start + rows).min(output);
+            block(&self.map(|part| slice(part, 0, start, stop))?)
+        });
+        Ok(ops::concatenate(&parts.collect::<Result<Vec<_>>>()?, -1)?)
     }
 
     /// Multiplies by the matrices with these `ids`: `[…, 1, input]` to `[…, 1, output]`.
@@ -124,7 +167,12 @@ impl Quantized {
     }
 
     fn gather(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
-        ffi::gather_qmm(x, self.parts(), ids, sorted, self.format.packing())
+        if !ffi::is_cpu()? {
+            return ffi::gather_qmm(x, self.parts(), ids, sorted, self.format.packing());
+        }
+        let (wide, matrix) = (x.as_dtype(Dtype::Float32)?, self.single()?);
+        let y = ffi::gather_qmm(&wide, matrix.parts(), ids, sorted, self.format.packing())?;
+        Ok(y.as_dtype(x.dtype())?)
     }
 
     /// Dequantizes the matrix, as `dtype` if given.

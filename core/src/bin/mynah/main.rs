@@ -26,6 +26,10 @@ use mynah::Error;
 use std::{future::Future, io, process::ExitCode};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs language models on this machine.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]

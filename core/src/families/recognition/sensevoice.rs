@@ -11,10 +11,14 @@ use crate::{
         kaldi::{Fbank, stack_frames},
         stft::Window,
     },
+    mlx::{
+        convolution::{Moves, convolve},
+        product::{Weighting, attend},
+    },
     models::speech::{Label, Labeller, Labels, Output, SpeechRequest, Transcriber},
     text::{Pieces, Tokenizer},
 };
-use mlx_rs::{fast::scaled_dot_product_attention, ops::indexing::argmax_axis};
+use mlx_rs::ops::indexing::argmax_axis;
 
 pub const ENTRY: Entry = Entry::transcriber(
     &["sensevoice", "sense_voice"],
@@ -197,10 +201,10 @@ impl Layer for Sanm {
         let (width, taps) = (self.kernel.dim(0), self.kernel.dim(1));
         let around = (self.left, taps - 1 - self.left);
         let padded = ops::pad(&v, &[(0, 0), around, (0, 0)], None, None)?;
-        let memory = ops::conv1d(&padded, &self.kernel, 1, 0, 1, width)?.add(&v)?;
+        let memory = convolve(&padded, &self.kernel, Moves::by_channel(width))?.add(&v)?;
         let scale = ((width / self.heads) as f32).powf(-0.5);
         let [q, k, v] = [q, k, v].map(|x| split_heads(&x, self.heads));
-        let y = scaled_dot_product_attention(&q?, &k?, &v?, scale, None, None)?;
+        let y = attend(&q?, &k?, &v?, Weighting::plain(scale))?;
         Ok(self.output.forward(&join_heads(&y)?)?.add(memory)?)
     }
 }

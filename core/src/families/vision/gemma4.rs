@@ -3,8 +3,7 @@
 //! see each other both ways in the layers with a sliding window. Sound is not read. Follows
 //! `modeling_gemma4` of transformers.
 
-use crate::families::{multimodal, prelude::*, text::gemma4_text};
-use mlx_rs::fast::scaled_dot_product_attention;
+use crate::{families::{multimodal, prelude::*, text::gemma4_text}, mlx::product::{Weighting, attend}};
 
 pub const FAMILY: Family =
     Family { model_types: &["gemma4"], build, recommended: gemma4_text::FAMILY.recommended };
@@ -236,6 +235,6 @@ impl Layer for VisionAttention {
         let q = self.place(&split(q, self.heads, &self.norms[0])?, step)?;
         let k = self.place(&split(k, self.kv_heads, &self.norms[1])?, step)?;
         let v = split(v, self.kv_heads, &self.norms[2])?;
-        output.forward(&join_heads(&scaled_dot_product_attention(q, k, v, 1.0, None, None)?)?)
+        output.forward(&join_heads(&attend(&q, &k, &v, Weighting::plain(1.0))?)?)
     }
 }

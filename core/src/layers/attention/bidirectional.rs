@@ -12,9 +12,12 @@ use crate::{
         position::rope::Rope,
         step::Step,
     },
-    mlx,
+    mlx::{
+        self,
+        product::{Weighting, attend},
+    },
 };
-use mlx_rs::{Array, fast::scaled_dot_product_attention, ops};
+use mlx_rs::{Array, ops};
 use std::ops::Range;
 
 /// How projections are split into heads, and how scores are scaled.
@@ -96,7 +99,7 @@ fn within_spans(
     scale: f32,
 ) -> Result<Array> {
     if spans.is_empty() {
-        return Ok(scaled_dot_product_attention(q, k, v, scale, None, None)?);
+        return attend(q, k, v, Weighting::plain(scale));
     }
     // Neighbours of one length are computed together, as rows of a batch.
     let alike = spans.chunk_by(|a, b| a.len() == b.len()).map(|alike| {
@@ -109,7 +112,7 @@ fn within_spans(
             Ok(part.reshape(&[batch * count, heads, length, dims])?)
         };
         let (batch, heads, dims) = (q.dim(0), q.dim(1), v.dim(3));
-        let y = scaled_dot_product_attention(rows(q)?, rows(k)?, rows(v)?, scale, None, None)?;
+        let y = attend(&rows(q)?, &rows(k)?, &rows(v)?, Weighting::plain(scale))?;
         let y = y.reshape(&[batch, count, heads, length, dims])?.swap_axes(1, 2)?;
         Ok(y.reshape(&[batch, heads, count * length, dims])?)
     });

@@ -14,9 +14,12 @@ use crate::{
         state::Fixed,
         step::Step,
     },
-    mlx,
+    mlx::{
+        self,
+        product::{Weighting, attend},
+    },
 };
-use mlx_rs::{Array, fast::scaled_dot_product_attention, ops};
+use mlx_rs::{Array, ops};
 use std::{cell::RefCell, rc::Rc};
 
 /// The output of an encoder `[batch, positions, width]`, which a pass leaves for its layers.
@@ -80,7 +83,7 @@ impl Layer for CrossAttention {
             let scale = mlx::scalar(self.heads.scale, products.dtype())?;
             scores.borrow_mut().push(products.multiply(scale)?);
         }
-        let y = scaled_dot_product_attention(&q, keys, values, self.heads.scale, None, None)?;
+        let y = attend(&q, keys, values, Weighting::plain(self.heads.scale))?;
         output.forward(&join_heads(&y)?)
     }
 }

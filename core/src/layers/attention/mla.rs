@@ -6,7 +6,11 @@ use crate::{
     checkpoint::{config::Text, scope::Scope},
     error::{Error, Result},
     layers::{algebra::Layer, cache_plan::CachePlan, step::Step},
-    mlx::{self, quantized::Quantized},
+    mlx::{
+        self,
+        product::{Weighting, attend, matmul},
+        quantized::Quantized,
+    },
 };
 use crate::{
     layers::{
@@ -21,11 +25,7 @@ use crate::{
     },
     mlx::matrix::Matrix,
 };
-use mlx_rs::{
-    Array,
-    fast::{ScaledDotProductAttentionMask as Mask, scaled_dot_product_attention},
-    ops,
-};
+use mlx_rs::{Array, fast::ScaledDotProductAttentionMask as Mask, ops};
 
 /// Latent attention whose KV cache holds the keys and values of every head.
 pub struct ExpandedMla {
@@ -147,12 +147,12 @@ impl Mla {
         let Rotated { q_nope, q_rope, .. } = rotated;
         let dtype = q_rope.dtype();
         let scores = q_rope.multiply(mlx::scalar(self.scale, dtype)?)?;
-        let scores = scores.matmul(shared.swap_axes(-1, -2)?)?;
+        let scores = matmul(&scores, &shared.swap_axes(-1, -2)?)?;
         let lowest = mlx::scalar(dtype.finfo_min().unwrap_or(f64::MIN) as f32, dtype)?;
         let scores = ops::select(mask, scores, lowest)?;
         let gather = |q: &Array, k: &Array, v: &Array| -> Result<Array> {
             let mask = Some(Mask::Array(&scores));
-            Ok(scaled_dot_product_attention(q, k, v, self.scale, mask, None)?)
+            attend(q, k, v, Weighting { scale: self.scale, mask, sinks: None })
         };
         let gathered = if q_nope.dim(2) == 1 {
             let seen = gather(&self.keys.forward(q_nope)?, latents, latents)?;
@@ -224,7 +224,7 @@ impl PerHead {
     /// `[batch, heads or 1, length, input]` to `[batch, heads, length, output]`.
     fn forward(&self, x: &Array) -> Result<Array> {
         match self {
-            PerHead::Dense { turned, .. } => Ok(x.matmul(turned)?),
+            PerHead::Dense { turned, .. } => matmul(x, turned),
             PerHead::Quantized(weight) => weight.matmul(x),
         }
     }
@@ -232,7 +232,7 @@ impl PerHead {
     /// `[batch, heads or 1, length, output]` to `[batch, heads, length, input]`.
     fn backward(&self, x: &Array) -> Result<Array> {
         match self {
-            PerHead::Dense { weight, .. } => Ok(x.matmul(weight)?),
+            PerHead::Dense { weight, .. } => matmul(x, weight),
             PerHead::Quantized(weight) => weight.sum_rows(x),
         }
     }

@@ -4,13 +4,12 @@ use crate::layers::attention::{quantized::quantized_attention, ring_buffer::Ring
 use crate::{
     error::Result,
     layers::step::{Step, over_queries},
-    mlx::quantized::{Format, Quantized},
+    mlx::{
+        product::{Weighting, attend},
+        quantized::{Format, Quantized},
+    },
 };
-use mlx_rs::{
-    Array,
-    fast::{ScaledDotProductAttentionMask as Mask, scaled_dot_product_attention},
-    ops,
-};
+use mlx_rs::{Array, fast::ScaledDotProductAttentionMask as Mask, ops};
 
 /// Keys and values that the queries of one step may see.
 #[derive(Clone)]
@@ -110,7 +109,7 @@ impl AttentionView {
         }
         let Scores { scale, sinks } = scores;
         let (keys, values) = (&self.entries[0], &self.entries[1]);
-        Ok(scaled_dot_product_attention(q, keys, values, *scale, mask, sinks.as_ref())?)
+        attend(q, keys, values, Weighting { scale: *scale, mask, sinks: sinks.as_ref() })
     }
 
     /// The places, among the keys, of those that each query of a prefill or decode step sees, and

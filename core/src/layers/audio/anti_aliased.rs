@@ -12,7 +12,10 @@ use crate::{
         cache_plan::CachePlan,
         step::Step,
     },
-    mlx,
+    mlx::{
+        self,
+        convolution::{Moves, convolve, convolve_transposed},
+    },
 };
 use mlx_rs::{Array, ops};
 use std::f64::consts::PI;
@@ -41,12 +44,12 @@ impl Layer for AntiAliased {
     fn state(&self, _: &CachePlan) {}
 
     fn forward(&self, x: &Array, (): &mut (), _: &Step) -> Result<Array> {
-        let channels = self.filter.dim(0);
+        let moves = Moves { stride: 2, ..Moves::by_channel(self.filter.dim(0)) };
         let padded = pad(x, 5, 5, Edge::Replicate)?;
-        let up = ops::conv_transpose1d(&padded, &self.filter, 2, 0, 1, 0, channels)?;
+        let up = convolve_transposed(&padded, &self.filter, moves, 0)?;
         let up = mlx::slice(&up, 1, 15, up.dim(1) - 15)?.multiply(mlx::scalar(2.0, x.dtype())?)?;
         let y = pad(&self.snake.forward(&up)?, 5, 6, Edge::Replicate)?;
-        Ok(ops::conv1d(&y, &self.filter, 2, 0, 1, channels)?)
+        convolve(&y, &self.filter, moves)
     }
 }
 

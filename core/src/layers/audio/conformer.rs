@@ -16,9 +16,12 @@ use crate::{
         norm::Norm,
         position::relative::{relative_positions, shifted},
     },
-    mlx,
+    mlx::{
+        self,
+        product::{Weighting, attend},
+    },
 };
-use mlx_rs::{Array, fast::scaled_dot_product_attention, ops};
+use mlx_rs::{Array, fast::ScaledDotProductAttentionMask as Mask, ops};
 
 /// The names of tensors in transformers, and those of NeMo.
 pub const OF_TRANSFORMERS: &[(&str, &str)] = &[
@@ -225,7 +228,8 @@ impl ConformerBlock {
         let scale = (q.dim(-1) as f32).powf(-0.5);
         let by_place = q.add(place)?.matmul(places.swap_axes(-1, -2)?)?;
         let mask = shifted(&by_place)?.multiply(mlx::scalar(scale, q.dtype())?)?;
-        let y = scaled_dot_product_attention(&q.add(content)?, &k, &v, scale, &mask, None)?;
+        let mask = Some(Mask::Array(&mask));
+        let y = attend(&q.add(content)?, &k, &v, Weighting { scale, mask, sinks: None })?;
         output.forward(&join_heads(&y)?)
     }
 

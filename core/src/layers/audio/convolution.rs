@@ -5,8 +5,9 @@ use crate::{
     checkpoint::scope::Scope,
     error::Result,
     layers::{algebra::Layer, cache_plan::CachePlan, step::Step},
+    mlx::convolution::{Moves, convolve, convolve_transposed},
 };
-use mlx_rs::{Array, Dtype, ops};
+use mlx_rs::{Array, Dtype};
 
 /// The order of the axes of a stored kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,10 @@ impl Kernel {
         Ok(stored.reshape(&by_group)?.transpose_axes(&[0, 3, 1, 2])?.reshape(&torch)?)
     }
 
+    fn moves(self, padding: i32) -> Moves {
+        Moves { stride: self.stride, padding, dilation: self.dilation, groups: self.groups }
+    }
+
     /// A kernel in the layout of torch as MLX convolves with it.
     fn to_mlx(self, kernel: &Array, is_transposed: bool) -> Result<Array> {
         if !is_transposed {
@@ -201,8 +206,7 @@ impl Convolution {
     }
 
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
-        let Kernel { stride, dilation, groups, .. } = self.kernel;
-        let y = ops::conv1d(x, &self.weight, stride, self.padding, dilation, groups)?;
+        let y = convolve(x, &self.weight, self.kernel.moves(self.padding))?;
         add(y, self.bias.as_ref())
     }
 }
@@ -224,9 +228,8 @@ impl TransposedConvolution {
 
     /// The sum that streams add up where their parts overlap.
     pub(crate) fn without_bias(&self, x: &Array) -> Result<Array> {
-        let Kernel { stride, dilation, groups, .. } = self.kernel;
-        let (padding, extra) = (self.padding, self.output_padding);
-        Ok(ops::conv_transpose1d(x, &self.weight, stride, padding, dilation, extra, groups)?)
+        let moves = self.kernel.moves(self.padding);
+        convolve_transposed(x, &self.weight, moves, self.output_padding)
     }
 
     pub(crate) fn add_bias(&self, y: Array) -> Result<Array> {

@@ -4,8 +4,9 @@ use crate::{
     checkpoint::scope::Scope,
     error::Result,
     layers::{state::Recurrent, step::Step},
+    mlx::convolution::{Moves, convolve},
 };
-use mlx_rs::{Array, ops};
+use mlx_rs::Array;
 
 /// One kernel of `taps` steps a channel.
 pub struct CausalConv {
@@ -36,7 +37,7 @@ impl CausalConv {
     /// which are the conv state `[batch, taps - 1, channels]`.
     pub(crate) fn forward(&self, x: &Array, last: &mut Recurrent, step: &Step) -> Result<Array> {
         let padded = last.after_last(x, self.taps - 1, step)?;
-        let y = ops::conv1d(&padded, &self.kernel, 1, 0, 1, self.channels)?;
+        let y = convolve(&padded, &self.kernel, Moves::by_channel(self.channels))?;
         Ok(match &self.bias {
             Some(bias) => y.add(bias)?,
             None => y,

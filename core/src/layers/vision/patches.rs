@@ -1,7 +1,12 @@
 //! The embedding of patches: a convolution whose stride is its kernel, computed as a matrix product.
 
-use crate::{checkpoint::scope::Scope, error::Result, layers::vision::grid::Grid};
-use mlx_rs::{Array, ops};
+use crate::{
+    checkpoint::scope::Scope,
+    error::Result,
+    layers::vision::grid::Grid,
+    mlx::product::{matmul, matmul_add},
+};
+use mlx_rs::Array;
 
 /// The size of a kernel that reads a patch.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +79,10 @@ impl PatchEmbedding {
     /// Flattened patches `[…, channels · frames · side · side]` to `[…, width]`.
     pub fn flattened(&self, patches: &Array) -> Result<Array> {
         let patches = patches.as_dtype(self.weight.dtype())?;
-        Ok(match &self.bias {
-            Some(bias) => ops::addmm(bias, patches, &self.weight, None, None)?,
-            None => ops::matmul(patches, &self.weight)?,
-        })
+        match &self.bias {
+            Some(bias) => matmul_add(&patches, &self.weight, bias),
+            None => matmul(&patches, &self.weight),
+        }
     }
 
     /// Pictures `[batch, channels, height, width]` to `[batch, rows · columns, width]`; pixels beyond
