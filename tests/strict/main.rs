@@ -15,8 +15,17 @@ use mynah::{
 };
 use mynah_tests::{Case, Fixture, block_on, on_engine};
 use serde_json::{Map, Value as Json, json};
-use std::{collections::BTreeMap, fs, path::Path, sync::OnceLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::OnceLock,
+};
 use tempfile::TempDir;
+
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
