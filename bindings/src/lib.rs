@@ -15,6 +15,7 @@ mod loading;
 mod logging;
 mod model;
 mod parameters;
+mod partial;
 mod prompt;
 mod session;
 mod source;

@@ -132,6 +132,11 @@ public final class ChatSession: Observable, Sendable {
 
     /// Answers a prompt with a stream. An empty list of messages asks for an answer to the transcript.
     public func streamResponse(to input: Prompt, options: GenerationParameters? = nil) -> GenerationStream {
+        stream(input, options, tools: self.options.template.tools)
+    }
+
+    /// Answers a prompt with a stream; the model may call these tools.
+    func stream(_ input: Prompt, _ options: GenerationParameters?, tools: [ToolDefinition]?) -> GenerationStream {
         let before = Locked<Int?>(nil)
         return GenerationStream {
             try await self.turns.enter()
@@ -144,7 +149,9 @@ public final class ChatSession: Observable, Sendable {
                     throw MynahError(.invalidRequest, "a conversation takes messages, not raw text or tokens")
                 }
                 let history = self.state { $0.transcript }
-                let prompt = Prompt(history + messages, options: self.options.template)
+                var template = self.options.template
+                template.tools = tools
+                let prompt = Prompt(history + messages, options: template)
                 let stream = try calling {
                     try self.core.get().generate(prompt: prompt.core, parameters: (options ?? .init()).core())
                 }

@@ -1,6 +1,7 @@
 package dev.mynah
 
 import dev.mynah.core.Session as CoreSession
+import dev.mynah.core.partialJson
 import java.io.IOException
 import java.nio.file.NoSuchFileException
 import java.nio.file.Path
@@ -20,6 +21,10 @@ import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
 import kotlinx.coroutines.withContext
+import kotlinx.serialization.DeserializationStrategy
+import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.JsonElement
+import kotlinx.serialization.json.JsonObject
 
 /**
  * A conversation. Its KV cache stays between turns, so that a turn computes only its own tokens.
@@ -103,7 +108,76 @@ class ChatSession private constructor(
      *
      * The flow throws [MynahException].
      */
-    fun streamResponse(input: Prompt, parameters: GenerationParameters? = null): Flow<GenerationEvent> = flow {
+    fun streamResponse(input: Prompt, parameters: GenerationParameters? = null): Flow<GenerationEvent> =
+        stream(input, parameters, options.template.tools)
+
+    /**
+     * Answers a prompt, and calls the tools for which the model asks. Calls of one answer run at the same
+     * time, and the model reads their results, also what a tool throws. Cancelling the coroutine stops the
+     * generation and the calls.
+     *
+     * [GenerationParameters.toolChoice] holds for the first answer; later ones may call tools or not.
+     *
+     * @throws MynahException
+     */
+    suspend fun respond(
+        input: Prompt,
+        tools: List<Tool>,
+        parameters: GenerationParameters? = null,
+        toolOptions: ToolOptions = ToolOptions(),
+    ): Response<String> {
+        val definitions = tools.map { it.definition }
+        var result = stream(input, parameters, definitions).result()
+        val later = (parameters ?: GenerationParameters()).with { toolChoice = ToolChoice.Auto }
+        var rounds = 0
+        while (result.toolCalls.isNotEmpty() && rounds++ < toolOptions.maxRounds) {
+            val results = Prompt.Chat(tools.results(result.toolCalls, toolOptions))
+            result = stream(results, later, definitions).result()
+        }
+        return Response(result.text, result)
+    }
+
+    /**
+     * Answers a prompt with a value. The answer is held to the JSON schema, which by default follows from
+     * the type.
+     *
+     * @throws MynahException
+     */
+    suspend fun <T> respond(
+        input: Prompt,
+        deserializer: DeserializationStrategy<T>,
+        schema: JsonObject = jsonSchema(deserializer.descriptor),
+        parameters: GenerationParameters? = null,
+    ): Response<T> {
+        val typed = (parameters ?: GenerationParameters()).with { output = OutputFormat.Schema(schema) }
+        val result = streamResponse(input, typed).result()
+        return Response(value(deserializer, result), result)
+    }
+
+    /**
+     * The JSON of an answer while the model writes it: strings and lists as far as they go. The flow throws
+     * [MynahException].
+     */
+    fun streamJson(
+        input: Prompt,
+        schema: JsonObject,
+        parameters: GenerationParameters? = null,
+    ): Flow<JsonElement> = flow {
+        val typed = (parameters ?: GenerationParameters()).with { output = OutputFormat.Schema(schema) }
+        val text = StringBuilder()
+        streamResponse(input, typed).collect { event ->
+            if (event is GenerationEvent.Text) {
+                text.append(event.text)
+                partialJson(text.toString())?.let { emit(Json.parseToJsonElement(it)) }
+            }
+        }
+    }
+
+    private fun stream(
+        input: Prompt,
+        parameters: GenerationParameters?,
+        tools: List<ToolDefinition>,
+    ): Flow<GenerationEvent> = flow {
         turns.withLock {
             val before = messages.value
             val asked = before + input.messages()
@@ -116,7 +190,7 @@ class ChatSession private constructor(
                 messages.value = asked + ChatMessage(Role.Assistant, content, thoughts, toolCalls = calls)
             }
             var isOver = false
-            val prompt = Prompt.Chat(asked, options.template)
+            val prompt = Prompt.Chat(asked, options.template.with { this.tools = tools })
             val start = {
                 core.generate(prompt.toCore(), parameters.toCore()).also {
                     messages.value = asked
