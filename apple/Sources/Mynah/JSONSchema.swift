@@ -1,21 +1,19 @@
+import Foundation
+
 /// JSON schemas of Swift types.
 public enum JSONSchema {
     /// The schema of the JSON that a type decodes from, found by decoding the type from a decoder that notes what it is
     /// asked for. Properties of an optional type may be absent. Enumerations with raw values list them where they are
-    /// `CaseIterable`.
+    /// `CaseIterable`. A `Date` is a time in UTC, such as `2026-01-31T09:30:00Z`.
     ///
     /// Throws an error with the code ``MynahError/Code/invalidRequest`` for types that look at values while they decode,
     /// and for types that contain themselves: write the schema of those by hand.
     public static func of<Value: Decodable>(_ type: Value.Type) throws -> JSONValue {
-        try schema(type, depth: 0)
+        try described(type, depth: 0).schema
     }
 
     /// The deepest nesting of types.
     private static let deepest = 32
-
-    fileprivate static func schema<Value: Decodable>(_ type: Value.Type, depth: Int) throws -> JSONValue {
-        try described(type, depth: depth).schema
-    }
 
     /// A type's schema and one of its values, with which decoding goes on.
     fileprivate static func described<Value: Decodable>(
@@ -45,23 +43,30 @@ public enum JSONSchema {
         MynahError(.invalidRequest, "the type \(type) has no JSON schema that follows from it; write one by hand: \(reason)")
     }
 
+    /// The schema and a value of a type that is one JSON value.
     private static func scalar<Value>(_ type: Value.Type) -> (schema: JSONValue, value: Value)? {
-        func scalar(_ schema: JSONValue, _ value: Any) -> (JSONValue, Value)? {
-            (value as? Value).map { (schema, $0) }
+        let (schema, value): (JSONValue, Any)
+        switch type {
+        case is String.Type: (schema, value) = (["type": "string"], "")
+        case is Bool.Type: (schema, value) = (["type": "boolean"], false)
+        case is Double.Type: (schema, value) = (["type": "number"], 0.0)
+        case is Float.Type: (schema, value) = (["type": "number"], Float(0))
+        case is Decimal.Type: (schema, value) = (["type": "number"], Decimal(0))
+        case is URL.Type: (schema, value) = (["type": "string", "format": "uri"], URL(fileURLWithPath: "/"))
+        case is UUID.Type: (schema, value) = (["type": "string", "format": "uuid"], UUID())
+        case is Date.Type: (schema, value) = (["type": "string", "pattern": .string(time)], Date())
+        case is JSONValue.Type: (schema, value) = ([:], JSONValue.null)
+        case let integer as any FixedWidthInteger.Type: (schema, value) = bounds(integer)
+        default: return nil
         }
-        return scalar(["type": "string"], "") ?? scalar(["type": "boolean"], false)
-            ?? scalar(["type": "number"], 0.0) ?? scalar(["type": "number"], Float(0))
-            ?? integer(type) ?? scalar([:], JSONValue.null)
+        return (value as? Value).map { (schema, $0) }
     }
 
-    private static func integer<Value>(_ type: Value.Type) -> (schema: JSONValue, value: Value)? {
-        guard let integer = type as? any FixedWidthInteger.Type else { return nil }
-        return bounds(integer, as: type)
-    }
+    /// A time that the `iso8601` strategy of `JSONDecoder` reads.
+    private static let time =
+        "^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"
 
-    private static func bounds<Number: FixedWidthInteger, Value>(
-        _ number: Number.Type, as type: Value.Type
-    ) -> (schema: JSONValue, value: Value)? {
+    private static func bounds<Number: FixedWidthInteger>(_ number: Number.Type) -> (JSONValue, Any) {
         var schema: [String: JSONValue] = ["type": "integer"]
         // Larger integers have no exact form in JSON, and the core bounds those of 64 bits.
         if Number.bitWidth < 64 {
@@ -70,7 +75,7 @@ public enum JSONSchema {
         } else if !Number.isSigned {
             schema["minimum"] = 0
         }
-        return (Number.zero as? Value).map { (.object(schema), $0) }
+        return (.object(schema), Number.zero)
     }
 
     /// The cases of an enumeration with raw values.
@@ -92,6 +97,8 @@ private final class Noted {
     var optional: Set<String> = []
     /// Whether all keys were asked for, as a dictionary does.
     var isDictionary = false
+    /// Whether the value was compared with null.
+    var mayBeNull = false
     private var properties: [String: JSONValue] = [:]
     private var required: [JSONValue] = []
 
@@ -205,11 +212,15 @@ private struct Single: SingleValueDecodingContainer {
     let depth: Int
     var codingPath: [any CodingKey] { [] }
 
-    func decodeNil() -> Bool { false }
+    /// An optional value that is no property asks this.
+    func decodeNil() -> Bool {
+        noted.mayBeNull = true
+        return false
+    }
 
     func decode<Value: Decodable>(_ type: Value.Type) throws -> Value {
         let (schema, value) = try JSONSchema.described(type, depth: depth + 1)
-        noted.schema = schema
+        noted.schema = noted.mayBeNull && schema != [:] ? ["anyOf": [schema, ["type": "null"]]] : schema
         return value
     }
 }

@@ -10,6 +10,8 @@ import Foundation
 ///
 ///     func call(arguments: Arguments) async throws -> [Double] { [21, 23] }
 /// }
+///
+/// let session = ChatSession(model, tools: [Weather()])
 /// ```
 public protocol Tool<Arguments, Output>: Sendable {
     associatedtype Arguments: Decodable & Sendable
@@ -31,16 +33,16 @@ extension Tool {
         get throws { try JSONSchema.of(Arguments.self) }
     }
 
-    fileprivate var definition: ToolDefinition {
+    var definition: ToolDefinition {
         get throws { ToolDefinition(name: name, description: description, parameters: try parameters) }
     }
 
     /// What the model reads of a call.
     fileprivate func run(_ call: ToolCall) async throws -> String {
-        let arguments = try JSONDecoder().decode(Arguments.self, from: Data(try call.arguments.text().utf8))
+        let arguments = try JSONDecoder.ofModels.decode(Arguments.self, from: Data(try call.arguments.text().utf8))
         let output = try await self.call(arguments: arguments)
         if let text = output as? String { return text }
-        return String(decoding: try JSONEncoder().encode(output), as: UTF8.self)
+        return String(decoding: try JSONEncoder.ofModels.encode(output), as: UTF8.self)
     }
 }
 
@@ -71,55 +73,70 @@ public struct ToolOptions: Sendable {
     public init() {}
 }
 
-extension ChatSession {
-    /// Answers a prompt, and calls the tools for which the model asks. Calls of one answer run at the same time, and the
-    /// model reads their results, also what a tool throws. Cancelling the task stops the generation and the calls.
-    ///
-    /// ``GenerationParameters/toolChoice`` holds for the first answer; later ones may call tools or not.
-    public func respond(
-        to input: Prompt, tools: [any Tool], options: GenerationParameters? = nil, toolOptions: ToolOptions = .init()
-    ) async throws -> Response<String> {
-        let definitions = try tools.map { try $0.definition }
-        var result = try await stream(input, options, tools: definitions).result
-        var later = options ?? .init()
-        later.toolChoice = .auto
-        var rounds = 0
-        while !result.toolCalls.isEmpty && result.finishReason != .cancelled && rounds < toolOptions.maxRounds {
-            let results = try await Self.results(of: result.toolCalls, tools, toolOptions)
-            result = try await stream(Prompt(results), later, tools: definitions).result
-            rounds += 1
-        }
-        return Response(content: result.text, result: result)
-    }
+/// The result of a call.
+public struct ToolResult: Sendable, Hashable {
+    public let call: ToolCall
+    /// What the model reads.
+    public let text: String
+    /// Whether the tool failed, or the call was refused.
+    public let isError: Bool
+}
 
-    /// The results of calls, in the order of the calls.
-    private static func results(
-        of calls: [ToolCall], _ tools: [any Tool], _ options: ToolOptions
-    ) async throws -> [ChatMessage] {
-        try await withThrowingTaskGroup(of: (Int, ChatMessage).self) { group in
+/// The tools of a conversation.
+struct Toolbox: Sendable {
+    let tools: [any Tool]
+    let options: ToolOptions
+
+    /// The results of the calls of an answer in their order, and of the calls whose arguments do not fit. Calls run at
+    /// the same time. Only a cancellation is thrown.
+    func results(of answer: GenerationStream.Answer) async throws -> [ToolResult] {
+        let calls = answer.toolCalls
+        let results = try await withThrowingTaskGroup(of: (Int, ToolResult).self) { group in
             for (index, call) in calls.enumerated() {
-                group.addTask { (index, .tool(call, result: try await result(of: call, tools, options))) }
+                group.addTask { (index, try await result(of: call)) }
             }
-            var messages: [Int: ChatMessage] = [:]
-            for try await (index, message) in group { messages[index] = message }
-            return calls.indices.compactMap { messages[$0] }
+            var results: [Int: ToolResult] = [:]
+            for try await (index, result) in group { results[index] = result }
+            return calls.indices.compactMap { results[$0] }
         }
+        let refused = answer.rejectedToolCalls.filter { $0.name != nil }.enumerated().map { index, call in
+            ToolResult(
+                call: ToolCall(id: "rejected\(index)", name: call.name ?? "", arguments: [:]),
+                text: "Error: \(call.reason).", isError: true)
+        }
+        return results + refused
     }
 
-    /// What the model reads of a call. Only a cancellation is thrown.
-    private static func result(
-        of call: ToolCall, _ tools: [any Tool], _ options: ToolOptions
-    ) async throws -> String {
-        guard await options.approve(call) else { return "Error: the user did not allow this call." }
+    private func result(of call: ToolCall) async throws -> ToolResult {
+        func failed(_ reason: String) -> ToolResult { ToolResult(call: call, text: "Error: \(reason)", isError: true) }
+        guard await options.approve(call) else { return failed("the user did not allow this call.") }
         guard let tool = tools.first(where: { $0.name == call.name }) else {
-            return "Error: there is no tool `\(call.name)`."
+            return failed("there is no tool `\(call.name)`.")
         }
         do {
-            return try await tool.run(call)
-        } catch let error as CancellationError {
-            throw error
+            return ToolResult(call: call, text: try await tool.run(call), isError: false)
         } catch {
-            return "Error: \(error)"
+            // A tool may throw this of its own accord; then the model reads it.
+            try Task.checkCancellation()
+            return failed("\(error)")
         }
+    }
+}
+
+extension JSONDecoder {
+    /// Reads what a model writes under a schema of ``JSONSchema``.
+    static var ofModels: JSONDecoder {
+        let decoder = JSONDecoder()
+        decoder.dateDecodingStrategy = .iso8601
+        return decoder
+    }
+}
+
+extension JSONEncoder {
+    /// Writes what a model reads.
+    static var ofModels: JSONEncoder {
+        let encoder = JSONEncoder()
+        encoder.dateEncodingStrategy = .iso8601
+        return encoder
     }
 }

@@ -23,29 +23,32 @@ extension ChatSession {
     public func streamResponse<Value: Decodable & Sendable>(
         to input: Prompt, as type: Value.Type, schema: JSONValue? = nil, options: GenerationParameters? = nil
     ) -> AsyncThrowingStream<Partial<Value>, any Error> {
-        AsyncThrowingStream { continuation in
-            let task = Task {
-                do {
-                    let options = try Self.typed(options, type, schema)
-                    var text = ""
-                    for try await event in streamResponse(to: input, options: options) {
-                        switch event {
-                        case .text(let more):
-                            text += more
-                            guard let json = partialJson(text: text) else { continue }
-                            let value = try? JSONDecoder().decode(Value.self, from: Data(json.utf8))
-                            continuation.yield(Partial(json: try JSONValue(text: json), value: value))
-                        case .finished(let result):
-                            _ = try Self.value(type, result)
-                        default: continue
-                        }
-                    }
-                    continuation.finish()
-                } catch {
-                    continuation.finish(throwing: error)
+        let typed: GenerationParameters
+        do {
+            typed = try Self.typed(options, type, schema)
+        } catch {
+            return AsyncThrowingStream { throw error }
+        }
+        let text = Locked("")
+        return pulled(streamResponse(to: input, options: typed)) { event in
+            switch event {
+            case .text(let more):
+                let text = text { text in
+                    text += more
+                    return text
                 }
+                guard let json = partialJson(text: text) else { return nil }
+                let value = try? JSONDecoder.ofModels.decode(Value.self, from: Data(json.utf8))
+                return Partial(json: try JSONValue(text: json), value: value)
+            case .toolResult:
+                // The next answer begins.
+                text { $0 = "" }
+                return nil
+            case .finished(let result):
+                _ = try Self.value(type, result)
+                return nil
+            default: return nil
             }
-            continuation.onTermination = { _ in task.cancel() }
         }
     }
 
@@ -58,7 +61,7 @@ extension ChatSession {
 
     private static func value<Value: Decodable>(_ type: Value.Type, _ result: GenerationResult) throws -> Value {
         do {
-            return try JSONDecoder().decode(type, from: Data(result.text.utf8))
+            return try JSONDecoder.ofModels.decode(type, from: Data(result.text.utf8))
         } catch {
             let reason =
                 result.finishReason == .stop

@@ -22,13 +22,15 @@ private const val DEEPEST = 32
 /**
  * The JSON schema of a serializable type. Properties with a default may be absent.
  *
- * @throws MynahException for polymorphic types and for types that contain themselves, whose schemas are
+ * @throws MynahException for open polymorphic types and for types that contain themselves, whose schemas are
  * written by hand
  */
 fun jsonSchema(descriptor: SerialDescriptor): JsonObject = schema(descriptor, 0)
 
 private fun schema(type: SerialDescriptor, depth: Int): JsonObject {
     if (depth > DEEPEST) throw refused(type, "it contains itself")
+    if (type.serialName.removeSuffix("?") == "kotlinx.serialization.json.JsonElement") return JsonObject(emptyMap())
+    unsigned(type)?.let { return nullable(type, it) }
     if (type.isInline) return nullable(type, schema(type.getElementDescriptor(0), depth + 1))
     val schema = when (type.kind) {
         PrimitiveKind.BOOLEAN -> typed("boolean")
@@ -49,28 +51,46 @@ private fun schema(type: SerialDescriptor, depth: Int): JsonObject {
             put("items", schema(type.getElementDescriptor(0), depth + 1))
         }
         StructureKind.MAP -> buildJsonObject {
+            if (type.getElementDescriptor(0).kind != PrimitiveKind.STRING) throw refused(type, "its keys are no texts")
             put("type", "object")
             put("additionalProperties", schema(type.getElementDescriptor(1), depth + 1))
         }
         StructureKind.CLASS, StructureKind.OBJECT -> fields(type, depth)
-        SerialKind.CONTEXTUAL, is PolymorphicKind -> when (type.serialName) {
-            "kotlinx.serialization.json.JsonElement" -> JsonObject(emptyMap())
-            else -> throw refused(type, "it is polymorphic")
+        PolymorphicKind.SEALED -> buildJsonObject {
+            // The second element has the subclasses.
+            val classes = type.getElementDescriptor(1).elementDescriptors
+            putJsonArray("anyOf") { classes.forEach { add(fields(it, depth + 1, discriminator = it.serialName)) } }
         }
+        SerialKind.CONTEXTUAL, is PolymorphicKind -> throw refused(type, "it is polymorphic")
     }
     return nullable(type, schema)
 }
 
-private fun fields(type: SerialDescriptor, depth: Int) = buildJsonObject {
+/** The schema of an object; a subclass of a sealed type has its name in the field `type`. */
+private fun fields(type: SerialDescriptor, depth: Int, discriminator: String? = null) = buildJsonObject {
     val names = type.elementNames.toList()
     put("type", "object")
     putJsonObject("properties") {
+        discriminator?.let { putJsonObject("type") { put("const", it) } }
         names.zip(type.elementDescriptors).forEach { (name, field) -> put(name, schema(field, depth + 1)) }
     }
     putJsonArray("required") {
+        discriminator?.let { add("type") }
         names.forEachIndexed { index, name -> if (!type.isElementOptional(index)) add(name) }
     }
     put("additionalProperties", false)
+}
+
+/** The schema of an unsigned integer. */
+private fun unsigned(type: SerialDescriptor): JsonObject? = when (type.serialName.removeSuffix("?")) {
+    "kotlin.UByte" -> integer(0, UByte.MAX_VALUE.toLong())
+    "kotlin.UShort" -> integer(0, UShort.MAX_VALUE.toLong())
+    "kotlin.UInt" -> integer(0, UInt.MAX_VALUE.toLong())
+    "kotlin.ULong" -> buildJsonObject {
+        put("type", "integer")
+        put("minimum", 0)
+    }
+    else -> null
 }
 
 private fun nullable(type: SerialDescriptor, schema: JsonObject): JsonObject = when {

@@ -1,35 +1,54 @@
 package dev.mynah
 
-import kotlinx.coroutines.CancellationException
+import kotlin.coroutines.coroutineContext
 import kotlinx.coroutines.async
 import kotlinx.coroutines.awaitAll
 import kotlinx.coroutines.coroutineScope
-import kotlinx.serialization.DeserializationStrategy
+import kotlinx.coroutines.ensureActive
 import kotlinx.serialization.KSerializer
 import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonElement
+import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.serializer
 
 /**
  * A function that a model may call.
  *
- * @property definition its name, its description and the schema of its arguments
+ * ```kotlin
+ * @Serializable
+ * class Place(val city: String, val days: Int? = null)
+ *
+ * val weather = Tool.of<Place>("weather", "The weather of the next days.") { place -> JsonPrimitive(21) }
+ * val session = ChatSession(model, tools = listOf(weather))
+ * ```
  */
-abstract class Tool(val definition: ToolDefinition) {
+interface Tool<A> {
+    /** Letters, digits, `_`, `-` and `.`. */
+    val name: String
+
+    /** What the tool does and when to call it, for the model. */
+    val description: String
+
+    /** Reads the arguments. */
+    val serializer: KSerializer<A>
+
+    /** The JSON schema of the arguments. By default it follows from [serializer]. */
+    val parameters: JsonObject get() = jsonSchema(serializer.descriptor)
+
     /**
      * Calls the function. The model reads the result: a string as it is, any other value as JSON. What it
      * throws is a result too.
      */
-    abstract suspend fun call(call: ToolCall): JsonElement
+    suspend fun call(arguments: A): JsonElement
 
     companion object {
-        /** A tool whose arguments are a serializable type, from which the schema follows. */
+        /** A tool whose arguments are a serializable type. */
         inline fun <reified A> of(
             name: String,
             description: String = "",
             noinline body: suspend (A) -> JsonElement,
-        ): Tool = of(name, description, serializer<A>(), body)
+        ): Tool<A> = of(name, description, serializer<A>(), body)
 
         /** A tool with a serializer of its arguments. */
         fun <A> of(
@@ -37,9 +56,12 @@ abstract class Tool(val definition: ToolDefinition) {
             description: String,
             serializer: KSerializer<A>,
             body: suspend (A) -> JsonElement,
-        ): Tool = object : Tool(ToolDefinition(name, description, jsonSchema(serializer.descriptor))) {
-            override suspend fun call(call: ToolCall) =
-                body(Json.decodeFromJsonElement(serializer, call.arguments))
+        ): Tool<A> = object : Tool<A> {
+            override val name = name
+            override val description = description
+            override val serializer = serializer
+
+            override suspend fun call(arguments: A) = body(arguments)
         }
     }
 }
@@ -53,35 +75,51 @@ abstract class Tool(val definition: ToolDefinition) {
  */
 class ToolOptions(val maxRounds: Int = 8, val approve: suspend (ToolCall) -> Boolean = { true })
 
-/** What the model reads of a call. Only a cancellation is thrown. */
-internal suspend fun List<Tool>.result(call: ToolCall, options: ToolOptions): String {
-    if (!options.approve(call)) return "Error: the user did not allow this call."
-    val tool = find { it.definition.name == call.name } ?: return "Error: there is no tool `${call.name}`."
-    return try {
-        val result = tool.call(call)
-        if (result is JsonPrimitive && result.isString) result.content else result.toString()
-    } catch (error: CancellationException) {
-        throw error
-    } catch (error: Exception) {
-        "Error: ${error.message ?: error}"
-    }
-}
+/**
+ * The result of a call.
+ *
+ * @property call the call
+ * @property text what the model reads
+ * @property isError whether the tool failed, or the call was refused
+ */
+data class ToolResult(val call: ToolCall, val text: String, val isError: Boolean)
 
-/** The results of calls that run at the same time, in the order of the calls. */
-internal suspend fun List<Tool>.results(calls: List<ToolCall>, options: ToolOptions): List<ChatMessage> =
-    coroutineScope {
-        calls.map { call -> async { ChatMessage.tool(call, result(call, options)) } }.awaitAll()
+/** The tools of a conversation. */
+internal class Toolbox(val tools: List<Tool<*>>, val options: ToolOptions) {
+    /** What the model learns of them. */
+    val definitions get() = tools.map { ToolDefinition(it.name, it.description, it.parameters) }
+
+    /** How often results may go back to the model. */
+    val rounds get() = if (tools.isEmpty()) 0 else options.maxRounds
+
+    /**
+     * The results of the calls of an answer in their order, and of the calls whose arguments do not fit.
+     * Calls run at the same time. Only a cancellation is thrown.
+     */
+    suspend fun results(answer: GenerationResult): List<ToolResult> = coroutineScope {
+        val results = answer.toolCalls.map { call -> async { result(call) } }.awaitAll()
+        val refused = answer.rejectedToolCalls.filter { it.name != null }.mapIndexed { index, rejected ->
+            val call = ToolCall("rejected$index", rejected.name.orEmpty(), JsonObject(emptyMap()))
+            ToolResult(call, "Error: ${rejected.reason}.", isError = true)
+        }
+        results + refused
     }
 
-/** The value of an answer. */
-internal fun <T> value(deserializer: DeserializationStrategy<T>, result: GenerationResult): T = try {
-    Json.decodeFromString(deserializer, result.text)
-} catch (error: IllegalArgumentException) {
-    throw MynahException(
-        MynahException.Code.InvalidRequest,
-        when (result.finishReason) {
-            FinishReason.Stop -> "the answer is no ${deserializer.descriptor.serialName}: ${error.message}"
-            else -> "the answer ended before the value did; `maxTokens` allows a longer one"
-        },
-    )
+    private suspend fun result(call: ToolCall): ToolResult {
+        fun failed(reason: String) = ToolResult(call, "Error: $reason", isError = true)
+        if (!options.approve(call)) return failed("the user did not allow this call.")
+        val tool = tools.find { it.name == call.name } ?: return failed("there is no tool `${call.name}`.")
+        return try {
+            ToolResult(call, tool.run(call.arguments), isError = false)
+        } catch (error: Exception) {
+            // A tool may throw a cancellation of its own accord; then the model reads it.
+            coroutineContext.ensureActive()
+            failed(error.message ?: error.toString())
+        }
+    }
+
+    private suspend fun <A> Tool<A>.run(arguments: JsonObject): String {
+        val result = call(Json.decodeFromJsonElement(serializer, arguments))
+        return if (result is JsonPrimitive && result.isString) result.content else result.toString()
+    }
 }

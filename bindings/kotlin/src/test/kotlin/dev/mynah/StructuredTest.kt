@@ -1,13 +1,21 @@
 package dev.mynah
 
+import kotlinx.coroutines.CompletableDeferred
+import kotlinx.coroutines.awaitCancellation
+import kotlinx.coroutines.cancelAndJoin
 import kotlinx.coroutines.flow.toList
+import kotlinx.coroutines.launch
+import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
 import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.buildJsonObject
-import kotlinx.serialization.json.jsonObject
+import kotlinx.serialization.json.decodeFromJsonElement
 import kotlinx.serialization.json.putJsonObject
 import kotlinx.serialization.serializer
 import org.junit.jupiter.api.Assertions.assertEquals
+import org.junit.jupiter.api.Assertions.assertFalse
+import org.junit.jupiter.api.Assertions.assertNull
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Test
 
@@ -42,10 +50,10 @@ class StructuredTest {
     @Test
     fun `an answer in parts grows to its value`() = test {
         ChatSession(demo).use { session ->
-            val schema = jsonSchema(serializer<Answer>().descriptor)
-            val parts = session.streamJson(Prompt.Text("?"), schema, random).toList()
+            val parts = session.streamResponse(Prompt.Text("?"), serializer<Answer>(), parameters = random).toList()
             assertTrue(parts.size > 2)
-            assertTrue(parts.last().jsonObject.keys.containsAll(setOf("colour", "count", "ready")))
+            assertNull(parts.first().value)
+            assertEquals(parts.last().value, Json.decodeFromJsonElement<Answer>(parts.last().json))
         }
     }
 
@@ -60,27 +68,100 @@ class StructuredTest {
     }
 
     @Serializable
-    data class Place(val colour: Colour)
+    sealed interface Shape {
+        @Serializable
+        @SerialName("circle")
+        data class Circle(val radius: UByte) : Shape
+
+        @Serializable
+        @SerialName("line")
+        data class Line(val names: Map<String, JsonElement>) : Shape
+    }
 
     @Test
-    fun `tools are called and their results go back`() = test {
+    fun `a sealed type is one of its classes`() = test {
+        val expected = """
+            {"anyOf": [
+              {"type": "object", "properties": {"type": {"const": "circle"}, "radius": {"type": "integer", "minimum": 0, "maximum": 255}},
+               "required": ["type", "radius"], "additionalProperties": false},
+              {"type": "object", "properties": {"type": {"const": "line"}, "names": {"type": "object", "additionalProperties": {}}},
+               "required": ["type", "names"], "additionalProperties": false}]}
+        """
+        assertEquals(Json.parseToJsonElement(expected), jsonSchema(serializer<Shape>().descriptor))
+        ChatSession(demo).use { session ->
+            val short = random.with { maxTokens = 400; seed = 5 }
+            val circle = serializer<Shape.Circle>()
+            val schema = jsonSchema(circle.descriptor)
+            assertTrue(session.respond(Prompt.Text("?"), circle, schema, short).content.radius <= 255u)
+        }
+    }
+
+    @Serializable
+    data class Place(val colour: Colour)
+
+    /** A model whose template knows tools, with a tool, named so that the first answer has to call it. */
+    private suspend fun withTool(
+        options: ToolOptions,
+        called: suspend (Place) -> JsonElement,
+        body: suspend (ChatSession, GenerationParameters) -> Unit,
+    ) {
         val template = "{{ tools | tojson }}{% for m in messages %}{{ m.role }} {{ m.content }}{% endfor %}{# <tool_call> #}"
         val overrides = ModelOverrides { chatTemplate = template }
         Model.load(ModelSource.Demo, LoadOptions { this.overrides = overrides }).use { model ->
-            ChatSession(model).use { session ->
-                val called = mutableListOf<Place>()
-                val tool = Tool.of<Place>("lookup") { place ->
-                    called += place
-                    error("no network")
-                }
-                val named = random.with { toolChoice = ToolChoice.Named("lookup"); maxTokens = 60 }
-                session.respond(Prompt.Text("?"), listOf(tool), named, ToolOptions(maxRounds = 1))
-                assertEquals(1, called.size)
-                val result = session.transcript.value[2]
-                assertEquals(Role.Tool, result.role)
-                assertEquals(listOf(Content.Text("Error: no network")), result.content)
-                assertEquals("lookup", session.transcript.value[1].toolCalls.single().name)
+            val tool = Tool.of("lookup", body = called)
+            ChatSession(model, tools = listOf(tool), toolOptions = options).use { session ->
+                body(session, random.with { toolChoice = ToolChoice.Named("lookup"); maxTokens = 60 })
             }
+        }
+    }
+
+    @Test
+    fun `tools are called and their results go back`() = test {
+        val called = mutableListOf<Place>()
+        val lookup: suspend (Place) -> JsonElement = { place ->
+            called += place
+            error("no network")
+        }
+        withTool(ToolOptions(maxRounds = 1), lookup) { session, named ->
+            val events = session.streamResponse(Prompt.Text("?"), named).toList()
+            assertEquals(1, called.size)
+            val results = events.filterIsInstance<GenerationEvent.CallResult>().map { it.result }
+            assertEquals(listOf("Error: no network"), results.map { it.text })
+            assertTrue(results.single().isError)
+            assertEquals(1, events.count { it is GenerationEvent.Finished })
+            assertTrue(events.last() is GenerationEvent.Finished)
+            val transcript = session.transcript.value
+            assertEquals(listOf(Role.User, Role.Assistant, Role.Tool, Role.Assistant), transcript.map { it.role })
+            assertEquals("Error: no network", transcript[2].text)
+            assertEquals("lookup", transcript[1].toolCalls.single().name)
+            assertFalse(session.isResponding.value)
+        }
+    }
+
+    @Test
+    fun `a refused call does not run`() = test {
+        val asked = mutableListOf<String>()
+        val options = ToolOptions(maxRounds = 1) { call -> asked += call.name; false }
+        withTool(options, { error("it runs") }) { session, named ->
+            session.respond(Prompt.Text("?"), named)
+            assertEquals(listOf("lookup"), asked)
+            assertEquals("Error: the user did not allow this call.", session.transcript.value[2].text)
+        }
+    }
+
+    @Test
+    fun `a collector that stops while tools run leaves no open call`() = test {
+        val running = CompletableDeferred<Unit>()
+        val lookup: suspend (Place) -> JsonElement = {
+            running.complete(Unit)
+            awaitCancellation()
+        }
+        withTool(ToolOptions(), lookup) { session, named ->
+            val job = launch { session.respond(Prompt.Text("?"), named) }
+            running.await()
+            job.cancelAndJoin()
+            assertEquals(listOf(Role.User), session.transcript.value.map { it.role })
+            assertFalse(session.isResponding.value)
         }
     }
 }
