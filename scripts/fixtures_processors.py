@@ -450,7 +450,7 @@ def files() -> list:
         ("grey png of 16 bits", file_of(Image.fromarray((np.asarray(image.convert("L")).astype(np.uint16) * 251 + 77)), "PNG"), 0),
         ("png of 16 bits", deep_png(23, 17), 0),
         ("gif", file_of(image.quantize(64), "GIF"), 0),
-        ("gif of three frames", file_of(image.quantize(64), "GIF", save_all=True, append_images=[image.rotate(90).quantize(64)] * 2), 0),
+        ("gif of two frames", file_of(image.quantize(64), "GIF", save_all=True, append_images=[image.rotate(90).quantize(64)]), 0),
         ("webp", file_of(image, "WEBP", lossless=True), 0),
         ("webp with alpha", file_of(alpha, "WEBP", lossless=True, exact=True), 0),
         ("lossy webp", file_of(smooth, "WEBP", quality=90), 3),

@@ -88,6 +88,8 @@ OWN_FIELDS = {
         }
     },
     "mistral4": {"head_dim": 32, "rope_parameters": None},
+    "llama4": {"vision_config": {"intermediate_size": 256}},
+    "qwen3_5": {"vision_config": {"out_hidden_size": 64}},
     "muse_spark": {"audio_config": {"out_hidden_size": 64, "hidden_sizes": [16, 16, 16, 16]}, "vision_config": {"out_hidden_size": 64}},
     "nemotron": {"num_key_value_heads": 2},
 }  # fmt: skip

@@ -409,6 +409,24 @@ impl AudioCheckpoint {
     }
 }
 
+/// A file of a picture: its name, its bytes in hexadecimal, its width and height, levels of its pixels
+/// as Pillow reads them, and how far others may be from these.
+#[derive(Deserialize)]
+pub struct PictureFile(pub String, pub String, pub [u32; 2], pub Vec<u8>, pub i32);
+
+impl PictureFile {
+    /// The files that `scripts/fixtures` wrote.
+    pub fn all() -> Vec<PictureFile> {
+        serde_json::from_str(&fs::read_to_string("fixtures/pictures.json").unwrap()).unwrap()
+    }
+
+    /// What the file holds.
+    pub fn bytes(&self) -> Vec<u8> {
+        let digits = |i: usize| u8::from_str_radix(&self.1[2 * i..2 * i + 2], 16).unwrap();
+        (0..self.1.len() / 2).map(digits).collect()
+    }
+}
+
 /// Writes tensors by their formula to a file. On the engine's thread.
 pub fn write_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path) -> Result<()> {
     let array = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.array(name)?));

@@ -24,6 +24,12 @@ const TEMPLATE: &str = "{% if tools %}{{ tools | tojson }}{% endif %}\
     {{ c.function | tojson }}\n</tool_call>{% endfor %}<end>{% endfor %}\
     {% if add_generation_prompt %}<assistant>{% endif %}{# <think> </think> #}";
 
+/// The messages of GPT-OSS.
+const HARMONY: &str = "{% if tools %}{{ tools | tojson }}{% endif %}\
+    {% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}\
+    {% if add_generation_prompt %}<|start|>assistant{% endif %}\
+    {# <|channel|>analysis <|return|> <|call|> #}";
+
 struct Fixed {
     kind: &'static str,
     model: Model,
@@ -33,13 +39,14 @@ struct Fixed {
 /// Models with random weights: one for each kind of tokenizer.
 fn models() -> &'static [Fixed] {
     static MODELS: LazyLock<Vec<Fixed>> = LazyLock::new(|| {
-        tokenizers().into_iter().map(|(kind, tokenizer)| Fixed::new(kind, &tokenizer)).collect()
+        let fixed = |(kind, tokenizer): (_, Json)| Fixed::new(kind, &tokenizer, TEMPLATE, "<end>");
+        tokenizers().into_iter().map(fixed).collect()
     });
     &MODELS
 }
 
 impl Fixed {
-    fn new(kind: &'static str, tokenizer: &Json) -> Self {
+    fn new(kind: &'static str, tokenizer: &Json, template: &str, end: &str) -> Self {
         let (_, fixture) = Fixture::all().into_iter().find(|(name, _)| name == "llama").unwrap();
         let case = fixture.cases[0].clone();
         let mut case = case
@@ -50,7 +57,7 @@ impl Fixed {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_path_buf();
         on_engine(move || case.write(&path)).unwrap();
-        let config = json!({"chat_template": TEMPLATE, "eos_token": "<end>"});
+        let config = json!({"chat_template": template, "eos_token": end});
         fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
         let model = block_on(Model::load(folder.path())).unwrap();
@@ -110,8 +117,12 @@ fn tokenizers() -> Vec<(&'static str, Json)> {
 
 fn tokenizer(tokens: Vec<String>, decoder: Json) -> Json {
     let special = ["<end>", "<user>", "<assistant>", "<think>", "</think>"];
+    tokenizer_with(&special, tokens, decoder)
+}
+
+fn tokenizer_with(special: &[&str], tokens: Vec<String>, decoder: Json) -> Json {
     let mut vocabulary = Map::new();
-    for token in special.map(String::from).into_iter().chain(tokens) {
+    for token in special.iter().map(|token| token.to_string()).chain(tokens) {
         let id = vocabulary.len();
         vocabulary.entry(token).or_insert(id.into());
     }
@@ -215,6 +226,40 @@ fn a_grammar_begins_behind_the_thoughts() {
     assert!(thoughts > 0 && direct > 0, "{thoughts} with thoughts, {direct} without");
 }
 
+/// A model that writes messages: their channels follow from what is asked of it.
+#[test]
+fn a_grammar_begins_behind_the_header_of_a_message() {
+    let special = [
+        "<|start|>",
+        "<|channel|>",
+        "<|message|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|constrain|>",
+    ];
+    let words = ["assistant", "analysis", "commentary", "final", "functions", "json", "user"];
+    let ascii = (' '..='~').map(String::from);
+    let decoder = json!({"type": "Fuse"});
+    let tokens = ascii.chain(words.map(String::from)).collect();
+    let tokenizer = tokenizer_with(&special, tokens, decoder);
+    let Fixed { model, _folder, .. } = Fixed::new("messages", &tokenizer, HARMONY, "<|return|>");
+    for seed in 0..6 {
+        let schema = json!({"type": "integer", "minimum": 1, "maximum": 99});
+        let asked = options(seed).output(OutputFormat::Schema(schema));
+        let answer = answer(&model, "?", &asked).unwrap();
+        let number: u8 = answer.text.parse().unwrap_or_else(|_| panic!("{answer:?}"));
+        assert!((1..100).contains(&number));
+    }
+    for seed in 0..6 {
+        let asked = options(seed).tool_choice(ToolChoice::Named("lookup".into()));
+        let answer = answer(&model, chat(&[tool()]), &asked).unwrap();
+        assert!(answer.rejected_tool_calls.is_empty() && answer.text.is_empty(), "{answer:?}");
+        assert_eq!(answer.tool_calls.len(), 1, "{answer:?}");
+        assert_eq!(answer.tool_calls[0].name, "lookup");
+    }
+}
+
 fn tool() -> Tool {
     Tool::new(
         "lookup",
@@ -234,7 +279,7 @@ fn chat(tools: &[Tool]) -> Prompt {
 fn a_required_call_is_made_with_arguments_of_its_schema() {
     let other = Tool::new("clock", "", json!({}));
     for Fixed { kind, model, .. } in models() {
-        for seed in 0..4 {
+        for seed in 0..2 {
             for choice in [ToolChoice::Required, ToolChoice::Named("lookup".into())] {
                 let options = options(seed).tool_choice(choice.clone()).reasoning(Reasoning::OFF);
                 let prompt = chat(&[tool(), other.clone()]);

@@ -116,8 +116,9 @@ impl Model {
             (Some(source), false) => Some(self.compiler()?.compile(&source)?),
             _ => None,
         };
-        let continues = text.is_some();
-        let reader = if continues { reader.literal() } else { reader };
+        // The tokens of a grammar have the bytes that they add to a text that has begun.
+        let continues = text.is_some() || calls.answer.is_some();
+        let reader = if text.is_some() { reader.literal() } else { reader };
         let is_free = budget.is_none() && text.is_none();
         if is_free && calls.answer.is_none() && calls.behind_mark.is_none() {
             return Ok(Answering { reader, constraint: None, continues });

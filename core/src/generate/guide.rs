@@ -122,7 +122,10 @@ impl Guide {
                 Stage::Free
             }
             Phase::Header if has_answer && self.wishes.has_header => Stage::Start,
-            Phase::Header if has_answer => Stage::Opening(self.all_openings()),
+            Phase::Header if has_answer => match self.openings_after(begun)? {
+                openings if openings.is_empty() => Stage::Free,
+                openings => Stage::Opening(openings),
+            },
             Phase::Beginning | Phase::Text if has_answer && self.has_calls => Stage::Over,
             Phase::Beginning | Phase::Text if has_answer => match begun.trim_start() {
                 "" => Stage::Start,
@@ -143,6 +146,18 @@ impl Guide {
 
     fn all_openings(&self) -> Vec<VecDeque<u32>> {
         [&self.thoughts[..], &self.openings].concat()
+    }
+
+    /// What is left of the openings that begin with this text.
+    fn openings_after(&self, begun: &str) -> Result<Vec<VecDeque<u32>>> {
+        if begun.is_empty() {
+            return Ok(self.all_openings());
+        }
+        let thoughts = self.wishes.thoughts.iter().filter(|_| !self.thoughts.is_empty());
+        let rests =
+            thoughts.chain(&self.wishes.openings).filter_map(|text| text.strip_prefix(begun));
+        let tokens = |text: &str| self.model.tokenizer.encode(text, false).map(VecDeque::from);
+        rests.filter(|rest| !rest.is_empty()).map(tokens).collect()
     }
 
     /// The tokens with which an answer or an opening continues.

@@ -1,6 +1,6 @@
 //! Pictures: files of JPEG, PNG, WebP and GIF to RGB pixels, as Pillow opens them. The EXIF
-//! orientation is applied, alpha is dropped, 16 bits become their high byte, and of an animation the
-//! first frame is taken.
+//! orientation is applied, alpha is dropped, 16 bits become their high byte (grey ones are cut off at
+//! 255), and of an animation the first frame is taken.
 
 use crate::error::{Error, Result};
 use image::{
@@ -150,10 +150,15 @@ impl Pixels {
     fn of(picture: DynamicImage) -> Self {
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let is_deep = picture.color().bytes_per_pixel() > picture.color().channel_count();
-        let rgb = if is_deep {
-            picture.into_rgb16().into_raw().into_iter().map(|value| (value >> 8) as u8).collect()
-        } else {
-            picture.into_rgb8().into_raw()
+        let rgb = match picture {
+            // Pillow opens this mode alone in full, and cuts it off where it makes RGB of it.
+            DynamicImage::ImageLuma16(grey) => {
+                grey.into_raw().into_iter().flat_map(|level| [level.min(255) as u8; 3]).collect()
+            }
+            deep if is_deep => {
+                deep.into_rgb16().into_raw().into_iter().map(|value| (value >> 8) as u8).collect()
+            }
+            other => other.into_rgb8().into_raw(),
         };
         Pixels { width, height, rgb }
     }

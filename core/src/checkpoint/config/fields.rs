@@ -103,6 +103,8 @@ const NULL_IS_NONE: &[&str] = &[
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "global_head_dim",
+    "mup_embedding_multiplier",
+    "mup_width_multiplier",
     "num_key_value_heads",
     "q_lora_rank",
     "rotary_dim",

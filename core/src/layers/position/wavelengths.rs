@@ -76,12 +76,17 @@ pub(super) fn yarn(
     let magnitude = |strength: f64| {
         if factor <= 1.0 { 1.0 } else { 0.1 * strength * factor.ln() + 1.0 }
     };
-    let given = |strength: Option<f64>| strength.filter(|strength| *strength != 0.0);
+    let strengths = match s.kind() {
+        // One without the other has no effect in transformers.
+        "yarn" => {
+            let given = |strength: Option<f64>| strength.filter(|strength| *strength != 0.0);
+            given(s.mscale).zip(given(s.mscale_all_dim)).unwrap_or((1.0, 0.0))
+        }
+        // The kinds of other authors divide the two, whichever is absent.
+        _ => (s.mscale.unwrap_or(1.0), s.mscale_all_dim.unwrap_or(0.0)),
+    };
     let magnitude =
-        s.attention_factor.unwrap_or_else(|| match given(s.mscale).zip(given(s.mscale_all_dim)) {
-            Some((mscale, all)) => magnitude(mscale) / magnitude(all),
-            None => magnitude(1.0),
-        });
+        s.attention_factor.unwrap_or_else(|| magnitude(strengths.0) / magnitude(strengths.1));
     let own = plain(dims, base)?;
     let stretched = own.multiply(constant(factor))?;
     let pairs = ops::arange::<_, f32>(0, dims / 2, None)?;
