@@ -29,8 +29,12 @@ impl EnginePrompt {
             let keys = tokens.iter().copied().map(Key::token).collect();
             return Ok(EnginePrompt { tokens, keys, embedded: None });
         }
-        let embedded = network.prompt(&Input { tokens, media: media.to_vec() })?;
-        let (tokens, keys) = (embedded.tokens()?, embedded.keys()?);
+        let input = Input { tokens, media: media.to_vec() };
+        let embedded = network.prompt(&input)?;
+        let keys = embedded.keys()?;
+        // A model may hide the ids of placeholders from its layers.
+        let is_expanded = input.tokens.len() == keys.len();
+        let tokens = if is_expanded { input.tokens } else { embedded.tokens()? };
         Ok(EnginePrompt { tokens, keys, embedded: Some(embedded) })
     }
 

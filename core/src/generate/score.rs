@@ -16,7 +16,8 @@ const ROWS: i32 = 64;
 /// Log-probabilities (natural) of a sequence under a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
-    /// The log-probability of each token, given those before it; `None` for the first.
+    /// The log-probability of each token, given those before it; `None` for the first, and
+    /// for tokens that the model reads and never writes.
     pub logprobs: Vec<Option<f32>>,
     /// For each position, the most probable next tokens and their log-probabilities, best first.
     pub top: Vec<Vec<(u32, f32)>>,
@@ -84,12 +85,14 @@ impl Score {
         let next: Vec<u32> = (0..rows as usize)
             .map(|row| tokens.get(done + row + 1).copied().unwrap_or(0))
             .collect();
-        let next = take_along_axis(&logprobs, Array::from_slice(&next, &[rows, 1]), -1)?;
-        for (row, logprob) in mlx::to_vec::<f32>(&next)?.into_iter().enumerate() {
+        let is_known = |id: u32| id < vocabulary as u32;
+        let known: Vec<u32> = next.iter().map(|id| if is_known(*id) { *id } else { 0 }).collect();
+        let found = take_along_axis(&logprobs, Array::from_slice(&known, &[rows, 1]), -1)?;
+        for (row, logprob) in mlx::to_vec::<f32>(&found)?.into_iter().enumerate() {
             if logprob.is_nan() {
                 return Err(Error::NotANumber { position: done + row });
             }
-            self.logprobs.push(Some(logprob));
+            self.logprobs.push(is_known(next[row]).then_some(logprob));
         }
         let count = count.min(vocabulary as usize);
         if count == 0 {
@@ -109,5 +112,23 @@ impl Score {
             self.top.push(row);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_the_model_never_writes_has_no_probability() {
+        let logits = Array::from_slice(&[0.0_f32; 9], &[1, 3, 3]);
+        let score = score_given(&logits, &[2, 3, 1], 0).unwrap();
+        let third = Some(-(3.0_f32.ln()));
+        let near = |a: &Option<f32>, b: &Option<f32>| match (a, b) {
+            (Some(a), Some(b)) => (a - b).abs() < 1e-6,
+            (a, b) => a == b,
+        };
+        assert!(score.logprobs.iter().zip(&[third, None, third]).all(|(a, b)| near(a, b)));
+        assert_eq!(score.logprobs.len(), 3);
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     processors::{Marker, Piece, PreparedMedia, Surroundings},
     text::{RenderedText, Tokenizer},
 };
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 /// The media of a prompt, and how their places are marked.
 pub struct Expansion<'a> {
@@ -39,6 +39,7 @@ impl Expansion<'_> {
         encode: impl Fn(&RenderedText) -> Result<Vec<u32>>,
     ) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer.ok_or(Error::NoTokenizer)?;
+        let prompt = &self.with_first(prompt);
         let text = prompt.as_str();
         let is_written = |range: &Range<usize>| prompt.runs(range.clone()).all(|(_, given)| !given);
         let starts = |at: usize| {
@@ -83,6 +84,23 @@ impl Expansion<'_> {
             ids.extend(encode(&part)?);
         }
         Ok(ids)
+    }
+
+    /// The prompt with the processor's first token in its place.
+    fn with_first<'p>(&self, prompt: &'p RenderedText) -> Cow<'p, RenderedText> {
+        let text = prompt.as_str();
+        let missing = self.surroundings.first.as_ref().filter(|first| !text.contains(*first));
+        let Some(first) = missing else { return Cow::Borrowed(prompt) };
+        let marker = self.markers.first().map_or("", |marker| &marker.text);
+        let mut start = 0;
+        while !marker.is_empty() && text[start..].starts_with(marker) {
+            start += marker.len();
+        }
+        let mut whole = RenderedText::default();
+        whole.push_slice(prompt, 0..start);
+        whole.push_str(first, false);
+        whole.push_slice(prompt, start..text.len());
+        Cow::Owned(whole)
     }
 
     /// Token ids with the placeholders written out.
@@ -190,11 +208,24 @@ mod tests {
     }
 
     #[test]
+    fn a_first_token_is_written_once_after_pictures_at_the_start() {
+        let markers = [Marker { text: "<p>".into(), ids: Vec::new() }];
+        let surroundings = Surroundings { first: Some("<s>".into()), ..Surroundings::default() };
+        let expansion = Expansion { markers: &markers, media: &[], surroundings, tokenizer: None };
+        for (given, whole) in
+            [("a<p>", "<s>a<p>"), ("<p><p>a", "<p><p><s>a"), ("<p>a<s>", "<p>a<s>")]
+        {
+            assert_eq!(expansion.with_first(&RenderedText::written(given)).as_str(), whole);
+        }
+    }
+
+    #[test]
     fn surroundings_stand_around_the_prompt_once() {
         let around = |start: &[u32], after: &[u32]| Surroundings {
             start: start.iter().copied().map(Piece::token).collect(),
             after_media: after.iter().copied().map(Piece::token).collect(),
             end: vec![Piece::token(4)],
+            ..Surroundings::default()
         };
         let one = [media("image", 9, 1)];
         assert_eq!(expand(&[5, 2], &one, around(&[], &[3])).unwrap(), [8, 9, 3, 2, 4]);

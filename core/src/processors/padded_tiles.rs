@@ -9,7 +9,7 @@ use crate::{
     },
     processors::{
         Fields, Marker, NamedTensor, Normalization, Piece, Prepared, Processor, Settings,
-        SizeField, layouts, resized, tiles::cut,
+        SizeField, Surroundings, layouts, resized, tiles::cut,
     },
 };
 use serde_json::json;
@@ -146,11 +146,17 @@ struct Crossed {
     tiles: PaddedTiles,
     marker: Marker,
     image: u32,
+    /// The text of the token at the start.
+    first: Option<String>,
 }
 
 impl Processor for Crossed {
     fn markers(&self) -> &[Marker] {
         std::slice::from_ref(&self.marker)
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings { first: self.first.clone(), ..Surroundings::default() }
     }
 
     fn image(&self, picture: &Pixels) -> Result<Prepared> {
@@ -191,5 +197,6 @@ pub fn crossed(settings: &Settings) -> Result<Box<dyn Processor>> {
         tiles: PaddedTiles::read(&fields, "max_image_tiles")?,
         marker: Marker::token(image, settings.tokenizer),
         image,
+        first: settings.tokenizer.and_then(|tokenizer| tokenizer.bos_token()).map(Into::into),
     }))
 }

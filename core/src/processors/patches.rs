@@ -8,8 +8,8 @@ use crate::{
         resize::Filter,
     },
     processors::{
-        Marker, NamedTensor, Normalization, PLACE, Piece, Prepared, Processor, Settings, layouts,
-        resized,
+        Marker, NamedTensor, Normalization, PLACE, Piece, Prepared, Processor, Settings,
+        Surroundings, layouts, resized,
         smart_resize::{Area, Frames},
         tiles::cut,
     },
@@ -181,6 +181,10 @@ impl Split {
 impl Processor for Split {
     fn markers(&self) -> &[Marker] {
         std::slice::from_ref(&self.marker)
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings { omits_start: true, ..Surroundings::default() }
     }
 
     fn image(&self, picture: &Pixels) -> Result<Prepared> {

@@ -103,11 +103,16 @@ pub struct Surroundings {
     pub after_media: Vec<Piece>,
     /// At the end.
     pub end: Vec<Piece>,
+    /// The text of a token that the processor writes before the text, after pictures at the start, where
+    /// the prompt has it nowhere; the tokenizer adds its own beside it.
+    pub first: Option<String>,
+    /// Whether the tokenizer adds no token at the start.
+    pub omits_start: bool,
 }
 
 impl Surroundings {
-    /// Whether they have a token at the start of the text, which the tokenizer then does not add.
+    /// Whether the tokenizer adds no token at the start of the text, such as where they have it.
     pub fn has_start(&self) -> bool {
-        !self.start.is_empty() || !self.after_media.is_empty()
+        self.omits_start || !self.start.is_empty() || !self.after_media.is_empty()
     }
 }

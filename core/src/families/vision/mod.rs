@@ -17,6 +17,7 @@ crate::families::entry::vision_families! {
     llava_bunny: fixed::marked,
     llava_next: canvas::read,
     mistral3: rows::read,
+    mllama: padded_tiles::crossed,
     paddleocr_vl: blocks::limited,
     paligemma: fixed::with_start_after,
     qwen2_5_vl: smart_resize::read,

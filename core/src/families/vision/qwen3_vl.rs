@@ -26,9 +26,12 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let nested = multimodal::text_config(config, w)?;
-    let has_experts = nested.get("num_experts").is_some_and(|count| !count.is_null());
+    let has_experts = ["num_experts", "num_local_experts"]
+        .iter()
+        .any(|name| nested.get(name).is_some_and(|count| !count.is_null()));
     let text = if has_experts { qwen3_moe::FAMILY.build } else { qwen3::FAMILY.build };
-    let text = text(&nested, w)?;
+    // The router of the authors' code always normalises.
+    let text = text(&config::with_defaults(&nested, json!({"norm_topk_prob": true})), w)?;
     if !multimodal::has_tower(config, w)? {
         return Ok(text);
     }
@@ -75,6 +78,10 @@ impl Qwen3Tower {
             let norm = w.layer_norm_with_bias("norm", merged, eps)?;
             Ok((*block, Merger::read(&w, MLP, norm, merged, width)?.norming_squares()))
         };
+        let deepstack = e.deepstack_visual_indexes.iter().enumerate().map(deep);
+        let mut deepstack = deepstack.collect::<Result<Vec<_>>>()?;
+        // The mergers are in the order of the list, the features in that of the blocks.
+        deepstack.sort_by_key(|(block, _)| *block);
         Ok(Qwen3Tower {
             patches: PatchEmbedding::with_bias(
                 &w.at("patch_embed"),
@@ -100,12 +107,7 @@ impl Qwen3Tower {
                 let norm = w.layer_norm_with_bias("norm", hidden, eps)?;
                 Merger::read(&w, MLP, norm, merged, width)?
             },
-            deepstack: e
-                .deepstack_visual_indexes
-                .iter()
-                .enumerate()
-                .map(deep)
-                .collect::<Result<_>>()?,
+            deepstack,
             side: *shared.spatial_merge_size,
         })
     }
