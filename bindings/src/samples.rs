@@ -44,7 +44,7 @@ impl TryFrom<Audio> for mynah::Audio {
     fn try_from(audio: Audio) -> mynah::Result<Self> {
         let (channels, sample_rate) = (audio.channels as usize, audio.sample_rate);
         let samples = unpacked(&audio.samples);
-        if channels == 0 || samples.len() % channels != 0 {
+        if channels == 0 || !samples.len().is_multiple_of(channels) {
             let reason = format!("{} samples are not whole frames of {channels}", samples.len());
             return Err(Error::option("channels", reason));
         }
