@@ -302,6 +302,11 @@ def whisper(layout: str) -> dict:
         max_target_positions=448,
         decoder_attention_heads=2,
         decoder_layers=2,
+        # Published configs have these, too.
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        activation_function="gelu",
+        scale_embedding=False,
     )
     dims = ModelDimensions.from_dict(config)
     model = Model(dims, mx.float32)

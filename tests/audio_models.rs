@@ -148,12 +148,13 @@ impl Case {
             }
             Network::Speaker(speaker) => {
                 let script = Script::Phonemes(self.phonemes.clone().unwrap());
-                let pieces = speaker.pieces(&script)?;
                 let options = SpeakOptions {
                     voices: self.voice.clone().unwrap(),
                     speed: self.speed.unwrap_or(1.0),
                     seed: None,
+                    ..SpeakOptions::default()
                 };
+                let pieces = speaker.pieces(&script, &options)?;
                 let speech = speaker.speak(&pieces[0], &options)?;
                 assert_eq!(pieces.len(), 1);
                 assert_eq!(Some(speech.tokens), self.tokens);

@@ -108,7 +108,10 @@ pub use models::{
     speaker::{Script, SpeakOptions, Speech},
 };
 pub use processors::{NamedTensor, Piece, Prepared, Values};
-pub use text::{ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer};
+pub use text::{
+    ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer,
+    phonemes::{Lexicon, read_lexicon},
+};
 
 /// The code of the README compiles.
 #[cfg(doctest)]

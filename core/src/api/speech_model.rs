@@ -67,7 +67,7 @@ impl SpeechModel {
         let id = self.place.id;
         let begin = move || {
             let speaker = find(id)?.speaker()?.clone();
-            let mut pieces = speaker.pieces(&script)?.into_iter();
+            let mut pieces = speaker.pieces(&script, &options)?.into_iter();
             Ok(move || {
                 let Some(piece) = pieces.next() else { return Ok(Some(())) };
                 out(speaker.speak(&piece, &options)?);

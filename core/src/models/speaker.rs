@@ -1,6 +1,7 @@
 //! Text to speech.
 
 use crate::{error::Result, layers::audio::noise::Noise};
+use std::collections::HashMap;
 
 /// Text to speech.
 pub trait Speaker {
@@ -18,7 +19,7 @@ pub trait Speaker {
     ///
     /// # Errors
     /// [`Error::Option`](crate::Error::Option) for a script that it cannot read.
-    fn pieces(&self, script: &Script) -> Result<Vec<Vec<u32>>>;
+    fn pieces(&self, script: &Script, options: &SpeakOptions) -> Result<Vec<Vec<u32>>>;
 
     /// Speaks one piece.
     ///
@@ -45,11 +46,18 @@ pub struct SpeakOptions {
     pub speed: f32,
     /// The seed of random numbers; without one, they are zero.
     pub seed: Option<u64>,
+    /// Words of a text with their phonemes, in the alphabet of the model.
+    pub pronunciations: HashMap<String, String>,
 }
 
 impl Default for SpeakOptions {
     fn default() -> Self {
-        SpeakOptions { voices: Vec::new(), speed: 1.0, seed: Some(0) }
+        SpeakOptions {
+            voices: Vec::new(),
+            speed: 1.0,
+            seed: Some(0),
+            pronunciations: HashMap::new(),
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use crate::{
     error::Result,
-    layers::{audio::log_mel::LogMel, embedded::Embedded},
+    layers::{
+        audio::{ctc::CtcToken, log_mel::LogMel},
+        embedded::Embedded,
+    },
     models::{cache::Cache, decode_step::prefill_embedded, language::LanguageModel},
 };
 use mlx_rs::Array;
@@ -104,6 +107,14 @@ pub struct Label {
     pub start: f64,
     /// Where it ends, in seconds.
     pub end: f64,
+}
+
+impl Label {
+    /// A token between positions of `seconds` each.
+    pub fn spanning(token: CtcToken, seconds: f64) -> Self {
+        let CtcToken { id, logprob, start, end } = token;
+        Label { id, logprob, start: start as f64 * seconds, end: end as f64 * seconds }
+    }
 }
 
 /// A decoder that reads the output of the encoder by cross attention, for windows of a fixed length.

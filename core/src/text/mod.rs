@@ -1,4 +1,4 @@
-//! Text in and out: chat templates, tokenizers, streaming detokenization, stop texts.
+//! Text in and out: phonemes of English, chat templates, tokenizers, streaming detokenization, stop texts.
 //!
 //! This room may use `error`, `checkpoint` (to read files) and `media` (what messages carry). It must not
 //! know models or arrays.
@@ -6,6 +6,8 @@
 mod content_form;
 mod jinja;
 mod parts;
+pub(crate) mod phonemes;
+mod pieces;
 mod stop;
 mod stream;
 mod template;
@@ -13,6 +15,7 @@ mod tokenizer;
 mod turn_end;
 
 pub(crate) use jinja::Text as RenderedText;
+pub(crate) use pieces::Pieces;
 pub(crate) use stop::StopFilter;
 pub use stream::Detokenizer;
 pub(crate) use template::DEEPSEEK_V32;

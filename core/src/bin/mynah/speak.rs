@@ -7,7 +7,7 @@ use crate::{
     terminal::{print_json, say},
 };
 use clap::Args;
-use mynah::{Script, SpeakOptions, Speech, SpeechModel, WavWriter};
+use mynah::{Script, SpeakOptions, Speech, SpeechModel, WavWriter, read_lexicon};
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode, sync::mpsc};
 
@@ -21,6 +21,9 @@ pub struct Arguments {
     /// Speak these phonemes, in the alphabet of the model
     #[arg(long)]
     phonemes: Option<String>,
+    /// Pronunciations of words of the text, in the form of eSpeak NG's dictionaries
+    #[arg(long, value_name = "FILE")]
+    lexicon: Option<PathBuf>,
     /// The voice, or several to be averaged; default: the model's first one
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     voice: Vec<String>,
@@ -41,14 +44,25 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Outcome {
-    let Arguments { model, text, phonemes, voice, speed, noise, output, json, temperature: _ } =
-        arguments;
+    let Arguments {
+        model,
+        text,
+        phonemes,
+        lexicon,
+        voice,
+        speed,
+        noise,
+        output,
+        json,
+        temperature: _,
+    } = arguments;
     let script = match (text, phonemes) {
         (_, Some(phonemes)) => Script::Phonemes(model::text(phonemes)?),
         (text, None) => Script::Text(model::text(text.unwrap_or_default())?),
     };
+    let pronunciations = lexicon.map(read_lexicon).transpose()?.unwrap_or_default();
     let model = SpeechModel::load(&*model).await?;
-    let options = SpeakOptions { voices: voice, speed, seed: noise.seed() };
+    let options = SpeakOptions { voices: voice, speed, seed: noise.seed(), pronunciations };
     let (send, pieces) = mpsc::channel();
     let hear = move |piece: Speech| {
         send.send(piece).ok();

@@ -10,7 +10,7 @@ use crate::{
     layers::{
         attention::bidirectional::{BidirectionalAttention, Heads},
         audio::{
-            conformer::{Conformer, ConformerSizes},
+            conformer::{Conformer, ConformerSizes, OF_TRANSFORMERS},
             normalized_log_mel::{NormalizedLogMel, NormalizedLogMelSizes},
         },
     },
@@ -28,20 +28,6 @@ pub const ENTRY: Entry = Entry {
     files: FileRules::USUAL,
     processor: None,
 };
-
-/// The names of transformers and of mlx-audio, and NeMo's.
-const NAMES: &[(&str, &str)] = &[
-    ("subsampling.layers_", "pre_encode.conv."),
-    ("subsampling.layers.", "pre_encode.conv."),
-    ("subsampling.linear.", "pre_encode.out."),
-    ("self_attn.relative_k_proj", "self_attn.linear_pos"),
-    ("self_attn.q_proj", "self_attn.linear_q"),
-    ("self_attn.k_proj", "self_attn.linear_k"),
-    ("self_attn.v_proj", "self_attn.linear_v"),
-    ("self_attn.o_proj", "self_attn.linear_out"),
-    ("self_attn.bias_", "self_attn.pos_bias_"),
-    ("conv.norm.", "conv.batch_norm."),
-];
 
 #[derive(Deserialize)]
 struct EncoderConfig {
@@ -128,7 +114,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Detector>> {
     let speakers = config::part(json, "modules_config", json!({"num_speakers": 4}));
     let speakers = *config::field::<Size>(&speakers, "num_speakers")?;
     let encoder = w.at("fc_encoder");
-    encoder.rename(NAMES);
+    encoder.rename(OF_TRANSFORMERS);
     let (width, modules, tf) = (*t.d_model, w.at("sortformer_modules"), w.at("tf_encoder"));
     // Probabilities of pairs of frames, which only the training uses.
     modules.ignore("hidden_to_spks");
@@ -142,6 +128,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Detector>> {
             hop: *p.hop_length as usize,
             bins: *e.num_mel_bins as usize,
             pre_emphasis: p.preemphasis,
+            is_last_frame_valid: true,
         }),
         conformer: Conformer::read(
             &encoder,
@@ -155,6 +142,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Detector>> {
                 channels: *e.subsampling_conv_channels,
                 taps: *e.conv_kernel_size,
                 is_scaled: e.scale_input,
+                activation: activation::silu,
             },
         )?,
         narrow: modules.linear_with_bias("encoder_proj", *e.hidden_size, width)?,

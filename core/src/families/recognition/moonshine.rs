@@ -11,7 +11,7 @@ use crate::{
             cross::CrossAttention,
         },
         audio::{
-            conv::{Conv1d, ConvSizes},
+            convolution::{Convolution, Kernel},
             encoder::run_blocks,
         },
     },
@@ -43,8 +43,15 @@ struct Config {
     rope_theta: Positive,
 }
 
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(u32),
+    More(Vec<u32>),
+}
+
 struct Moonshine {
-    convs: [Conv1d; 3],
+    convs: [Convolution; 3],
     /// Over all positions and channels.
     group_norm: [Array; 2],
     blocks: Vec<Block>,
@@ -52,7 +59,7 @@ struct Moonshine {
     decoder: Rc<dyn LanguageModel>,
     tokenizer: Tokenizer,
     start: u32,
-    ends: [u32; 1],
+    ends: Vec<u32>,
 }
 
 /// Attention heads, of queries and of keys.
@@ -64,23 +71,26 @@ struct HeadCounts {
 
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
     let Checkpoint { config, weights, files } = *checkpoint;
-    config::only(config, json!({"encoder_hidden_act": "gelu", "decoder_hidden_act": "silu"}))?;
-    let config = &config::with_defaults(
-        config,
-        json!({
-            "partial_rotary_factor": 0.9, "rope_theta": 10000.0, "decoder_start_token_id": 1,
-            "eos_token_id": 2, "tie_word_embeddings": true,
-        }),
-    );
-    let c: Config = config::read(config)?;
+    config::only(config, json!({"decoder_hidden_act": "silu", "is_encoder_decoder": true}))?;
+    let defaults = json!({
+        "partial_rotary_factor": 0.9, "rope_theta": 10000.0, "decoder_start_token_id": 1,
+        "eos_token_id": 2, "tie_word_embeddings": true, "encoder_hidden_act": "gelu",
+    });
+    // Newer configs have the fields of rotary positions in an object of their own.
+    let rope = config::part(config, "rope_parameters", json!({}));
+    config::only(&rope, json!({"rope_type": "default"}))?;
+    let rotary = ["partial_rotary_factor", "rope_theta"];
+    let config = rotary.iter().fold(config::with_defaults(config, defaults), |config, name| {
+        rope.get(name).map_or(config.clone(), |value| config.with(name, value.clone()))
+    });
+    let (config, c) = (&config, config::read::<Config>(&config)?);
     let tied: bool = config::field(config, "tie_word_embeddings")?;
     let w = if weights.has_below("model") { weights.at("model") } else { weights.clone() };
     let (encoder, width) = (w.at("encoder"), c.hidden_size.0);
     let widths = [1, width, 2 * width, width];
     let conv = |i: usize| {
-        let sizes = ConvSizes { input: widths[i], output: widths[i + 1], taps: TAPS[i] };
-        let conv = encoder.conv1d(&format!("conv{}", i + 1), sizes)?;
-        Ok::<_, Error>(Conv1d { stride: STRIDES[i], ..conv })
+        let kernel = Kernel::new(widths[i], widths[i + 1], TAPS[i]).stride(STRIDES[i]);
+        encoder.at(format!("conv{}", i + 1)).convolution(kernel, 0)
     };
     let group_norm = encoder.at("groupnorm");
     let layers = encoder.at("layers");
@@ -94,7 +104,9 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         keys: keys(&c.decoder_num_key_value_heads, c.decoder_num_attention_heads),
     };
     let head = Head::named(weights, "proj_out", Some(tied), width, c.vocab_size.0)?;
-    let block = |i: i32| encoder_block(&layers.at(i), &c, heads);
+    let activation: String = config::field(config, "encoder_hidden_act")?;
+    let activation = activation::named("encoder_hidden_act", &activation)?;
+    let block = |i: i32| encoder_block(&layers.at(i), &c, heads, activation);
     Ok(Box::new(Moonshine {
         convs: [conv(0)?, conv(1)?, conv(2)?],
         group_norm: [group_norm.tensor("weight", &[width])?, group_norm.tensor("bias", &[width])?],
@@ -103,7 +115,10 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         decoder: Rc::new(decoder(&w.at("decoder"), &c, decoder_heads, head)?),
         tokenizer: Tokenizer::load(files)?,
         start: config::field(config, "decoder_start_token_id")?,
-        ends: [config::field(config, "eos_token_id")?],
+        ends: match config::field(config, "eos_token_id")? {
+            OneOrMore::One(id) => vec![id],
+            OneOrMore::More(ids) => ids,
+        },
     }))
 }
 
@@ -128,7 +143,12 @@ fn bidirectional(c: &Config, heads: HeadCounts) -> Heads {
     Heads { heads: heads.queries, kv_heads: heads.keys, scale }
 }
 
-fn encoder_block(w: &Scope, c: &Config, heads: HeadCounts) -> Result<Block> {
+fn encoder_block(
+    w: &Scope,
+    c: &Config,
+    heads: HeadCounts,
+    activation: activation::Activation,
+) -> Result<Block> {
     let (width, inner) = (c.hidden_size.0, c.intermediate_size.0);
     let norm = |name: &str| w.layer_norm(name, width, 1e-5);
     let qkvo = projections(&w.at("self_attn"), width, heads)?;
@@ -138,7 +158,7 @@ fn encoder_block(w: &Scope, c: &Config, heads: HeadCounts) -> Result<Block> {
         (mlp.linear_with_bias("fc1", width, inner)?, mlp.linear_with_bias("fc2", inner, width)?);
     Ok(Block::new((
         Residual::pre(norm("input_layernorm")?, attention),
-        Residual::pre(norm("post_attention_layernorm")?, PlainMlp::new(up, down, gelu)),
+        Residual::pre(norm("post_attention_layernorm")?, PlainMlp::new(up, down, activation)),
     )))
 }
 
@@ -181,7 +201,7 @@ impl Transcriber for Moonshine {
 
     fn encode(&self, features: &Array) -> Result<Array> {
         let [first, second, third] = &self.convs;
-        let x = ops::tanh(&first.forward(features)?)?;
+        let x = ops::tanh(&first.forward(&features.as_dtype(first.dtype())?)?)?;
         let centred = x.subtract(x.mean_axes(&[1, 2], true)?)?;
         let variance = centred.square()?.mean_axes(&[1, 2], true)?;
         let epsilon = mlx::scalar(1e-5, x.dtype())?;

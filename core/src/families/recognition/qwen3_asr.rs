@@ -6,7 +6,8 @@ use crate::{
     checkpoint::file_rules::FileRules,
     families::{Checkpoint, Entry, prelude::*, text},
     layers::audio::{
-        conv::{Conv2d, ConvSizes, halved},
+        convolution::Kernel,
+        convolution_2d::{Convolution2d, halved},
         encoder::{
             BlockNames, EncoderSizes, TRANSFORMERS, encoder_block, norm, run_blocks, sinusoids,
         },
@@ -19,8 +20,10 @@ use std::rc::Rc;
 
 pub const ENTRY: Entry = Entry::transcriber(&["qwen3_asr"], build, FileRules::USUAL);
 
-/// References pad shorter clips to a second, and cut longer ones at 20 minutes.
+/// The samples to which shorter clips are padded: mlx-audio pads to a second, transformers to half of it.
 const SHORTEST: usize = 16_000;
+const SHORTEST_OF_TRANSFORMERS: usize = 8000;
+/// References cut longer clips at 20 minutes.
 const LONGEST: f64 = 1200.0;
 const ENDS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
 const TEXT: &str = "<asr_text>";
@@ -59,6 +62,7 @@ const LANGUAGES: &[(&str, &str)] = &[
 
 #[derive(Deserialize)]
 struct AudioConfig {
+    activation_function: String,
     num_mel_bins: Size,
     encoder_layers: Size,
     encoder_attention_heads: Size,
@@ -70,22 +74,37 @@ struct AudioConfig {
     downsample_hidden_size: Size,
 }
 
+/// The names of tensors in transformers, and those of the authors.
+const OF_TRANSFORMERS: &[(&str, &str)] = &[
+    ("model.audio_tower.", "audio_tower."),
+    ("model.multi_modal_projector.linear_1.", "audio_tower.proj1."),
+    ("model.multi_modal_projector.linear_2.", "audio_tower.proj2."),
+    ("model.language_model.", "model."),
+];
+
 struct Qwen3Asr {
     front_end: LogMel,
-    convs: Vec<Conv2d>,
+    convs: Vec<Convolution2d>,
     /// From the channels and frequencies of a position to the width.
     output: Linear,
     blocks: Vec<Block>,
     norm: Norm,
     projections: [Linear; 2],
-    /// Frames of a chunk.
-    chunk: i32,
-    /// Chunks of a window.
-    window: i32,
+    chunks: Chunks,
     decoder: Rc<dyn LanguageModel>,
     tokenizer: Tokenizer,
     placeholder: u32,
     ends: Vec<u32>,
+}
+
+/// How a recording is cut.
+struct Chunks {
+    /// Frames of a chunk.
+    frames: i32,
+    /// Chunks of a window.
+    window: i32,
+    /// Whether the checkpoint is in the layout of transformers, which pads a short chunk as well.
+    is_of_transformers: bool,
 }
 
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
@@ -95,6 +114,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         config,
         "audio_config",
         json!({
+            "activation_function": "gelu",
             "num_mel_bins": 128, "encoder_layers": 24, "encoder_attention_heads": 16,
             "encoder_ffn_dim": 4096, "d_model": 1024, "n_window": 50, "output_dim": 2048,
             "n_window_infer": 800, "downsample_hidden_size": 480,
@@ -109,14 +129,21 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
             "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "rope_theta": 1e6,
         }),
     );
+    let is_of_transformers = weights.has_below("model.audio_tower");
+    let mut language = language;
+    if is_of_transformers {
+        weights.rename(OF_TRANSFORMERS);
+        let tied = config.get("tie_word_embeddings").cloned();
+        language = language.with("tie_word_embeddings", tied.unwrap_or_else(|| Json::from(true)));
+    }
     let w = if weights.has_below("thinker") { weights.at("thinker") } else { weights.clone() };
     let (tower, width, hidden) = (w.at("audio_tower"), c.d_model.0, c.downsample_hidden_size.0);
     let conv = |name: &str, input: i32| {
-        let conv = tower.conv2d(name, ConvSizes { input, output: hidden, taps: 3 })?;
-        Ok::<_, Error>(Conv2d { stride: 2, ..conv })
+        tower.at(name).convolution_2d(Kernel::new(input, hidden, 3).stride(2))
     };
     let convs = vec![conv("conv2d1", 1)?, conv("conv2d2", hidden)?, conv("conv2d3", hidden)?];
     let frequencies = halved(halved(halved(c.num_mel_bins.0)));
+    let activation = activation::named("activation_function", &c.activation_function)?;
     let sizes = EncoderSizes {
         bins: c.num_mel_bins.0,
         width,
@@ -124,6 +151,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         heads: c.encoder_attention_heads.0,
         layers: c.encoder_layers.0,
         positions: 0,
+        activation,
     };
     let names = BlockNames { norm: "ln_post", ..TRANSFORMERS };
     let layers = tower.at(names.layers);
@@ -141,8 +169,11 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
             tower.linear_with_bias("proj1", width, width)?,
             tower.linear_with_bias("proj2", width, c.output_dim.0)?,
         ],
-        chunk: 2 * c.n_window.0,
-        window: (c.n_window_infer.0 / (2 * c.n_window.0)).max(1),
+        chunks: Chunks {
+            frames: 2 * c.n_window.0,
+            window: (c.n_window_infer.0 / (2 * c.n_window.0)).max(1),
+            is_of_transformers,
+        },
         decoder: text::language("qwen3", &language, &w)?.into(),
         placeholder: placeholder.map_or(151_676, |id| id as u32),
         ends: ENDS.iter().filter_map(|end| tokenizer.token_id(end)).collect(),
@@ -153,13 +184,18 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
 impl Transcriber for Qwen3Asr {
     fn features(&self, samples: &[f32]) -> Result<Array> {
         let mut samples = samples.to_vec();
-        samples.resize(samples.len().max(SHORTEST), 0.0);
+        let shortest = match self.chunks.is_of_transformers {
+            true => SHORTEST_OF_TRANSFORMERS,
+            false => SHORTEST,
+        };
+        samples.resize(samples.len().max(shortest), 0.0);
         Ok(self.front_end.forward(&samples)?.expand_dims(0)?)
     }
 
     fn encode(&self, features: &Array) -> Result<Array> {
         let (frames, bins) = (features.dim(1), features.dim(2));
-        let chunk = self.chunk.min(frames);
+        let Chunks { frames: whole, window, is_of_transformers } = self.chunks;
+        let chunk = if is_of_transformers { whole } else { whole.min(frames) };
         let chunks = (frames + chunk - 1) / chunk;
         let x = ops::pad(features, &[(0, 0), (0, chunks * chunk - frames), (0, 0)], None, None)?;
         let mut x = x.reshape(&[chunks, chunk, bins])?.swap_axes(1, 2)?.expand_dims(3)?;
@@ -175,7 +211,7 @@ impl Transcriber for Qwen3Asr {
         let last = halved(halved(halved(frames - (chunks - 1) * chunk)));
         let total = (chunks - 1) * positions + last;
         let x = mlx::slice(&x.reshape(&[1, chunks * positions, -1])?, 1, 0, total)?;
-        let window = positions * self.window;
+        let window = positions * window;
         let starts = (0..total).step_by(window as usize);
         let windows = starts.map(|start| {
             let part = mlx::slice(&x, 1, start, total.min(start + window))?;

@@ -6,12 +6,13 @@ use crate::{
     checkpoint::{file_rules::FileRules, files::Files},
     families::{Checkpoint, Entry, prelude::*},
     layers::audio::{
+        ctc,
         encoder::{run_blocks, sinusoids_from},
         kaldi::{Fbank, stack_frames},
         stft::Window,
     },
     models::speech::{Label, Labeller, Labels, Output, SpeechRequest, Transcriber},
-    text::Tokenizer,
+    text::{Pieces, Tokenizer},
 };
 use mlx_rs::{fast::scaled_dot_product_attention, ops::indexing::argmax_axis};
 
@@ -24,6 +25,8 @@ pub const ENTRY: Entry = Entry::transcriber(
 const MEANS: &str = "am.mvn";
 const PIECES: &str = "chn_jpn_yue_eng_ko_spectok.bpe.model";
 const TOKENS: &str = "tokens.json";
+/// The token that is none.
+const BLANK: u32 = 0;
 /// The queries before the audio.
 const QUERIES: usize = 4;
 /// Queries of the event and the emotion.
@@ -86,13 +89,7 @@ struct SenseVoice {
     later_blocks: Vec<Block>,
     later_norm: Norm,
     head: Linear,
-    words: Words,
-}
-
-/// What makes text of tokens.
-enum Words {
-    Tokenizer(Tokenizer),
-    Pieces(Vec<String>),
+    pieces: Pieces,
 }
 
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
@@ -140,7 +137,10 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         later_blocks: stack("tp_encoders", c.tp_blocks.0)?,
         later_norm: encoder.layer_norm_with_bias("tp_norm", width, 1e-5)?,
         head: head.linear_with_bias("ctc_lo", width, vocabulary)?,
-        words: Words::read(files)?,
+        pieces: match files.read(PIECES)?.is_some() {
+            true => Pieces::Tokenizer(Tokenizer::load(files)?),
+            false => Pieces::read(files, TOKENS)?,
+        },
     }))
 }
 
@@ -269,28 +269,18 @@ impl Labeller for SenseVoice {
 
     fn label(&self, samples: &[f32], request: &SpeechRequest) -> Result<Labels> {
         let asked = self.asked(&self.features(samples)?, request)?;
-        let logits = self.head.forward(&self.run(&asked)?)?.as_dtype(Dtype::Float32)?;
-        let logprobs = logits.subtract(logits.logsumexp_axis(-1, true)?)?;
-        let ids = argmax_axis(&logprobs, -1, true)?;
-        let best: Vec<f32> = mlx::to_vec(&take_along_axis(&logprobs, &ids, -1)?)?;
-        let ids: Vec<u32> = mlx::to_vec(&ids)?;
+        let logits = self.head.forward(&self.run(&asked)?)?;
+        let asked = mlx::slice(&logits, 1, 0, QUERIES as i32)?;
+        let answers: Vec<u32> = mlx::to_vec(&argmax_axis(asked, -1, false)?)?;
+        let heard = mlx::slice(&logits, 1, QUERIES as i32, logits.dim(1))?;
         let seconds = f64::from(self.frames.lfr_n.0) * 0.01;
-        let mut tokens: Vec<Label> = Vec::new();
-        let mut last = None;
-        for (frame, (id, logprob)) in ids.iter().zip(best).skip(QUERIES).enumerate() {
-            let (start, end) = (frame as f64 * seconds, (frame + 1) as f64 * seconds);
-            match tokens.last_mut() {
-                Some(label) if last == Some(*id) && *id != 0 => label.end = end,
-                _ if *id != 0 => tokens.push(Label { id: *id, logprob, start, end }),
-                _ => {}
-            }
-            last = Some(*id);
-        }
+        let tokens = ctc::greedy(&heard)?.into_iter().filter(|token| token.id != BLANK);
+        let tokens = tokens.map(|token| Label::spanning(token, seconds)).collect();
         let name = |names: &[(u32, &str)], id: u32| {
             let known = names.iter().find(|(known, _)| *known == id);
             known.map(|(_, name)| name.to_string())
         };
-        let [language, emotion, event] = [ids[0], ids[1], ids[2]];
+        let [language, emotion, event] = [answers[0], answers[1], answers[2]];
         let unnamed = |id: u32| format!("token_{id}");
         Ok(Labels {
             tokens,
@@ -301,25 +291,7 @@ impl Labeller for SenseVoice {
     }
 
     fn piece(&self, id: u32) -> Result<String> {
-        let piece = match &self.words {
-            Words::Tokenizer(tokenizer) if tokenizer.is_special(id) => None,
-            Words::Tokenizer(tokenizer) => tokenizer.token(id),
-            Words::Pieces(pieces) => pieces.get(id as usize).cloned(),
-        };
-        Ok(piece.unwrap_or_default().replace('▁', " "))
-    }
-}
-
-impl Words {
-    fn read(files: &Files) -> Result<Self> {
-        if files.read(PIECES)?.is_some() {
-            return Ok(Words::Tokenizer(Tokenizer::load(files)?));
-        }
-        let damaged =
-            |reason: &str| Error::Tokenizer { file: TOKENS.into(), reason: reason.into() };
-        let bytes = files.read(TOKENS)?.ok_or(Error::NoTokenizer)?;
-        let pieces = serde_json::from_slice(&bytes);
-        Ok(Words::Pieces(pieces.map_err(|_| damaged("must be a list of texts"))?))
+        Ok(self.pieces.text(id))
     }
 }
 

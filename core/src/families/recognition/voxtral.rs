@@ -23,6 +23,7 @@ const ENDS: [u32; 3] = [2, 4, 11];
 
 #[derive(Deserialize)]
 struct AudioConfig {
+    activation_function: String,
     num_mel_bins: Size,
     d_model: Size,
     encoder_layers: Size,
@@ -48,6 +49,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         config,
         "audio_config",
         json!({
+            "activation_function": "gelu",
             "num_mel_bins": 128, "d_model": 1280, "encoder_layers": 32,
             "encoder_attention_heads": 20, "encoder_ffn_dim": 5120, "intermediate_size": 5120,
         }),
@@ -63,6 +65,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         }),
     );
     let Size(width) = config::field(&language, "hidden_size")?;
+    let activation = activation::named("activation_function", &c.activation_function)?;
     let sizes = EncoderSizes {
         bins: c.num_mel_bins.0,
         width: c.d_model.0,
@@ -70,6 +73,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         heads: c.encoder_attention_heads.0,
         layers: c.encoder_layers.0,
         positions: FRAMES / FRAMES_OF_POSITION,
+        activation,
     };
     let projector = w.at("multi_modal_projector");
     let placeholder = config.get("audio_token_id").and_then(Json::as_i64);

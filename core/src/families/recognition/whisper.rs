@@ -36,6 +36,9 @@ struct Config {
     n_text_ctx: Size,
     n_text_head: Size,
     n_text_layer: Size,
+    encoder_ffn_dim: Option<Size>,
+    decoder_ffn_dim: Option<Size>,
+    activation_function: Option<String>,
 }
 
 /// The fields of transformers under the names of OpenAI.
@@ -109,13 +112,17 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         false if encoder.at("blocks.0").has_below("mlp1") => MLX,
         false => OPENAI,
     };
+    config::only(config, json!({"scale_embedding": false, "is_encoder_decoder": true}))?;
+    let activation = c.activation_function.as_deref().unwrap_or("gelu");
+    let activation = activation::named("activation_function", activation)?;
     let sizes = EncoderSizes {
         bins: c.n_mels.0,
         width: c.n_audio_state.0,
-        inner: 4 * c.n_audio_state.0,
+        inner: inner(c.encoder_ffn_dim, &c)?,
         heads: c.n_audio_head.0,
         layers: c.n_audio_layer.0,
         positions: c.n_audio_ctx.0,
+        activation,
     };
     if sizes.positions * FRAMES_OF_POSITION != FRAMES {
         let reason = format!("{} positions; windows of 1500 are supported", sizes.positions);
@@ -125,7 +132,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
     Ok(Box::new(Whisper {
         encoder: ConvEncoder::read(&encoder, &layout.blocks, sizes)?,
         output: WindowedDecoder {
-            decoder: Rc::new(decoder(&w.at("decoder"), &layout, &c)?),
+            decoder: Rc::new(decoder(&w.at("decoder"), &layout, &c, sizes)?),
             front_end: LogMel::new(c.n_mels.0),
             frames: FRAMES,
             context: c.n_text_ctx.0 as usize,
@@ -134,11 +141,17 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
     }))
 }
 
-fn decoder(w: &Scope, layout: &Layout, c: &Config) -> Result<Positioned> {
+/// The inner width of feed-forward networks, which OpenAI's configs do not name.
+fn inner(given: Option<Size>, c: &Config) -> Result<i32> {
+    given.map_or_else(|| config::product("d_model", [4, c.n_audio_state.0]), |inner| Ok(inner.0))
+}
+
+fn decoder(w: &Scope, layout: &Layout, c: &Config, encoder: EncoderSizes) -> Result<Positioned> {
     let (width, vocabulary) = (c.n_audio_state.0, c.n_vocab.0);
+    let sizes = EncoderSizes { inner: inner(c.decoder_ffn_dim, c)?, ..encoder };
     let text = Text::read(&Json::from(json!({
         "hidden_size": width, "num_hidden_layers": c.n_text_layer.0,
-        "intermediate_size": 4 * width, "num_attention_heads": c.n_text_head.0,
+        "intermediate_size": sizes.inner, "num_attention_heads": c.n_text_head.0,
         "vocab_size": vocabulary, "rms_norm_eps": 1e-5,
     })))?;
     let block = |i: i32| {
@@ -151,7 +164,7 @@ fn decoder(w: &Scope, layout: &Layout, c: &Config) -> Result<Positioned> {
         let heads = Heads::equal(c.n_text_head.0, text.head_dim());
         let cross = CrossAttention::new(projections(&w.at(layout.cross), names, width)?, heads);
         let cross = Residual::pre(norm(&w, layout.cross_norm, width)?, cross);
-        Ok(Block::new((own, (cross, mlp(&w, names, width, 4 * width)?))))
+        Ok(Block::new((own, (cross, mlp(&w, names, &sizes)?))))
     };
     let table = if w.has("positional_embedding") {
         w.tensor("positional_embedding", &[c.n_text_ctx.0, width])?

@@ -7,8 +7,11 @@ use crate::{
     error::Result,
     layers::{
         attention::grouped::{join_heads, split_heads},
-        audio::conv::{Conv1d, Conv2d, ConvSizes, halved},
-        feed_forward::activation::{relu, silu},
+        audio::{
+            convolution::{Convolution, Kernel},
+            convolution_2d::{Convolution2d, halved},
+        },
+        feed_forward::activation::{Activation, relu},
         linear::Linear,
         norm::Norm,
         position::relative::{relative_positions, shifted},
@@ -16,6 +19,20 @@ use crate::{
     mlx,
 };
 use mlx_rs::{Array, fast::scaled_dot_product_attention, ops};
+
+/// The names of tensors in transformers, and those of NeMo.
+pub const OF_TRANSFORMERS: &[(&str, &str)] = &[
+    ("subsampling.layers_", "pre_encode.conv."),
+    ("subsampling.layers.", "pre_encode.conv."),
+    ("subsampling.linear.", "pre_encode.out."),
+    ("self_attn.relative_k_proj", "self_attn.linear_pos"),
+    ("self_attn.q_proj", "self_attn.linear_q"),
+    ("self_attn.k_proj", "self_attn.linear_k"),
+    ("self_attn.v_proj", "self_attn.linear_v"),
+    ("self_attn.o_proj", "self_attn.linear_out"),
+    ("self_attn.bias_", "self_attn.pos_bias_"),
+    ("conv.norm.", "conv.batch_norm."),
+];
 
 /// The sizes of an encoder.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +55,8 @@ pub struct ConformerSizes {
     pub taps: i32,
     /// Whether the stream is multiplied by the root of the width before the blocks.
     pub is_scaled: bool,
+    /// Of feed-forward networks and convolutions; references have SiLU.
+    pub activation: Activation,
 }
 
 /// Log-mel features to positions.
@@ -50,7 +69,7 @@ pub struct Conformer {
 
 /// A convolution in front of the blocks.
 struct StemConv {
-    conv: Conv2d,
+    conv: Convolution2d,
     /// Whether a ReLU follows.
     is_active: bool,
 }
@@ -65,11 +84,11 @@ struct ConformerBlock {
     /// `[heads, 1, head_dim]`.
     biases: [Array; 2],
     conv_norm: Norm,
-    gate: Conv1d,
-    depthwise: Conv1d,
+    gate: Convolution,
+    depthwise: Convolution,
     /// Factors and shifts of the batch norm, `[width]`.
     batch_norm: [Array; 2],
-    last: Conv1d,
+    last: Convolution,
     second_mlp: HalfMlp,
     norm: Norm,
 }
@@ -79,6 +98,7 @@ struct HalfMlp {
     norm: Norm,
     up: Linear,
     down: Linear,
+    activation: Activation,
 }
 
 impl Conformer {
@@ -89,16 +109,15 @@ impl Conformer {
     pub fn read(w: &Scope, sizes: ConformerSizes) -> Result<Self> {
         let (front, layers) = (w.at("pre_encode"), w.at("layers"));
         let (convs, channels) = (front.at("conv"), sizes.channels);
-        let read = |place: i32, input: i32, taps: i32| {
-            convs.conv2d(&place.to_string(), ConvSizes { input, output: channels, taps })
-        };
-        let first = Conv2d { stride: 2, ..read(0, 1, 3)? };
+        let read = |place: i32, kernel: Kernel| convs.at(place).convolution_2d(kernel);
+        let first = read(0, Kernel::new(1, channels, 3).stride(2))?;
         let mut stem = vec![StemConv { conv: first, is_active: true }];
         let mut bins = halved(sizes.bins);
         for i in 1..sizes.subsampling.max(1).ilog2() as i32 {
-            let depthwise = Conv2d { stride: 2, groups: channels, ..read(3 * i - 1, 1, 3)? };
-            stem.push(StemConv { conv: depthwise, is_active: false });
-            stem.push(StemConv { conv: read(3 * i, channels, 1)?, is_active: true });
+            let depthwise = Kernel::new(channels, channels, 3).stride(2).groups(channels);
+            let pointwise = Kernel::new(channels, channels, 1);
+            stem.push(StemConv { conv: read(3 * i - 1, depthwise)?, is_active: false });
+            stem.push(StemConv { conv: read(3 * i, pointwise)?, is_active: true });
             bins = halved(bins);
         }
         Ok(Conformer {
@@ -144,12 +163,13 @@ impl HalfMlp {
             norm: w.layer_norm_with_bias(norm, width, 1e-5)?,
             up: mlp.linear("linear1", width, inner)?,
             down: mlp.linear("linear2", inner, width)?,
+            activation: sizes.activation,
         })
     }
 
     fn forward(&self, x: &Array) -> Result<Array> {
         let y = self.up.forward(&self.norm.forward(x)?)?;
-        let y = self.down.forward(&silu(&y)?)?;
+        let y = self.down.forward(&(self.activation)(&y)?)?;
         Ok(x.add(y.multiply(mlx::scalar(0.5, y.dtype())?)?)?)
     }
 }
@@ -165,9 +185,9 @@ impl ConformerBlock {
             let bias = attention.take(name, &[heads, dims])?;
             Ok::<_, crate::Error>(attention.keep(bias.reshape(&[heads, 1, dims])?))
         };
-        let point = |name: &str, output: i32| {
-            conv.conv1d(name, ConvSizes { input: width, output, taps: 1 })
-        };
+        let convolve =
+            |name: &str, kernel: Kernel| conv.at(name).convolution(kernel, kernel.same());
+        let depthwise = Kernel::new(width, width, taps).groups(width);
         Ok(ConformerBlock {
             first_mlp: HalfMlp::read(w, "norm_feed_forward1", "feed_forward1", sizes)?,
             attention_norm: norm("norm_self_att")?,
@@ -180,10 +200,10 @@ impl ConformerBlock {
             positions: project("linear_pos")?,
             biases: [bias("pos_bias_u")?, bias("pos_bias_v")?],
             conv_norm: norm("norm_conv")?,
-            gate: point("pointwise_conv1", 2 * width)?,
-            depthwise: conv.depthwise_conv1d("depthwise_conv", width, taps)?,
-            batch_norm: batch_norm(&conv.at("batch_norm"), width)?,
-            last: point("pointwise_conv2", width)?,
+            gate: convolve("pointwise_conv1", Kernel::new(width, 2 * width, 1))?,
+            depthwise: convolve("depthwise_conv", depthwise)?,
+            batch_norm: conv.at("batch_norm").batch_norm(width)?,
+            last: convolve("pointwise_conv2", Kernel::new(width, width, 1))?,
             second_mlp: HalfMlp::read(w, "norm_feed_forward2", "feed_forward2", sizes)?,
             norm: norm("norm_out")?,
         })
@@ -214,18 +234,6 @@ impl ConformerBlock {
         let x = halves[0].multiply(ops::sigmoid(&halves[1])?)?;
         let [factor, shift] = &self.batch_norm;
         let x = self.depthwise.forward(&x)?.multiply(factor)?.add(shift)?;
-        self.last.forward(&silu(&x)?)
+        self.last.forward(&(self.second_mlp.activation)(&x)?)
     }
-}
-
-/// The factors and shifts that a batch norm comes to once its statistics are fixed.
-fn batch_norm(w: &Scope, width: i32) -> Result<[Array; 2]> {
-    w.ignore("num_batches_tracked");
-    let read = |name: &str| w.take(name, &[width]);
-    let (weight, bias) = (read("weight")?, read("bias")?);
-    let (mean, variance) = (read("running_mean")?, read("running_var")?);
-    let epsilon = mlx::scalar(1e-5, variance.dtype())?;
-    let factor = weight.multiply(variance.add(epsilon)?.rsqrt()?)?;
-    let shift = bias.subtract(mean.multiply(&factor)?)?;
-    Ok([w.keep(factor), w.keep(shift)])
 }

@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     layers::{algebra::Layer, cache_plan::CachePlan, step::Step},
 };
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, Dtype, ops};
 
 /// The order of the axes of a stored kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +195,11 @@ pub struct Convolution {
 }
 
 impl Convolution {
+    /// The precision of the kernel.
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.weight.dtype()
+    }
+
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         let Kernel { stride, dilation, groups, .. } = self.kernel;
         let y = ops::conv1d(x, &self.weight, stride, self.padding, dilation, groups)?;

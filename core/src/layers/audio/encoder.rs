@@ -7,9 +7,12 @@ use crate::{
     layers::{
         algebra::Block,
         attention::bidirectional::{BidirectionalAttention, Heads},
-        audio::conv::{Conv1d, ConvSizes},
+        audio::convolution::{Convolution, Kernel},
         cache_plan::CachePlan,
-        feed_forward::{activation::gelu, mlp::PlainMlp},
+        feed_forward::{
+            activation::{Activation, gelu},
+            mlp::PlainMlp,
+        },
         linear::Linear,
         norm::Norm,
         position::rope::Rope,
@@ -70,11 +73,13 @@ pub struct EncoderSizes {
     pub layers: i32,
     /// The most positions.
     pub positions: i32,
+    /// Of the feed-forward networks.
+    pub activation: Activation,
 }
 
 /// An encoder with convolutions in front.
 pub struct ConvEncoder {
-    stem: [Conv1d; 2],
+    stem: [Convolution; 2],
     /// `[positions, width]`.
     positions: Array,
     blocks: Vec<Block>,
@@ -91,8 +96,7 @@ impl ConvEncoder {
         w.ignore("positional_embedding");
         let EncoderSizes { bins, width, .. } = sizes;
         let conv = |name, input, stride| {
-            let conv = w.conv1d(name, ConvSizes { input, output: width, taps: 3 })?;
-            Ok::<_, crate::Error>(Conv1d { stride, padding: 1, ..conv })
+            w.at(name).convolution(Kernel::new(input, width, 3).stride(stride), 1)
         };
         let layers = w.at(names.layers);
         Ok(ConvEncoder {
@@ -110,7 +114,7 @@ impl ConvEncoder {
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx).
     pub fn forward(&self, features: &Array) -> Result<Array> {
-        let mut x = features.clone();
+        let mut x = features.as_dtype(self.stem[0].dtype())?;
         for conv in &self.stem {
             x = gelu(&conv.forward(&x)?)?;
         }
@@ -141,7 +145,7 @@ pub fn encoder_block(w: &Scope, names: &BlockNames, sizes: EncoderSizes) -> Resu
     let qkvo = projections(&w.at(names.attention), names, sizes.width)?;
     let attention = BidirectionalAttention::new(qkvo, heads, Rope::None);
     let attention = Residual::pre(norm(w, names.attention_norm, sizes.width)?, attention);
-    Ok(Block::new((attention, mlp(w, names, sizes.width, sizes.inner)?)))
+    Ok(Block::new((attention, mlp(w, names, &sizes)?)))
 }
 
 /// Reads a layer norm of width `width`.
@@ -165,10 +169,11 @@ pub fn projections(w: &Scope, names: &BlockNames, width: i32) -> Result<[Linear;
 ///
 /// # Errors
 /// As [`Scope::linear`].
-pub fn mlp(w: &Scope, names: &BlockNames, width: i32, inner: i32) -> Result<Residual<PlainMlp>> {
+pub fn mlp(w: &Scope, names: &BlockNames, sizes: &EncoderSizes) -> Result<Residual<PlainMlp>> {
+    let EncoderSizes { width, inner, activation, .. } = *sizes;
     let up = w.linear_with_bias(names.up, width, inner)?;
     let down = w.linear_with_bias(names.down, inner, width)?;
-    Ok(Residual::pre(norm(w, names.mlp_norm, width)?, PlainMlp::new(up, down, gelu)))
+    Ok(Residual::pre(norm(w, names.mlp_norm, width)?, PlainMlp::new(up, down, activation)))
 }
 
 /// Sines in the first half of an even width, cosines in the second, with wavelengths from 2π to 20000π:

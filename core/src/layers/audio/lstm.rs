@@ -54,6 +54,19 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// Reads a layer of a stack of LSTMs in one direction, in the names of torch or of MLX.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn lstm_layer(&self, layer: i32, input: i32, width: i32) -> Result<Lstm> {
+        match self.at(layer).exists() {
+            true => self.at(layer).mlx_lstm(input, width),
+            false => self.lstm(&format!("_l{layer}"), input, width),
+        }
+    }
+}
+
 /// One layer in both directions.
 pub struct BiLstm {
     forward: Lstm,

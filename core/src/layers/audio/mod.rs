@@ -3,9 +3,11 @@
 //! `[batch, length, channels]`.
 
 pub mod anti_aliased;
+pub mod batch_norm;
 pub mod conformer;
-pub mod conv;
 pub mod convolution;
+pub mod convolution_2d;
+pub mod ctc;
 pub mod encoder;
 pub mod filter_bank;
 pub mod istft_head;

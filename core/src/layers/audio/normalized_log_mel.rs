@@ -25,13 +25,17 @@ pub struct NormalizedLogMelSizes {
     pub bins: usize,
     /// The share of the sample before that is subtracted from each sample.
     pub pre_emphasis: f32,
+    /// Whether the last frame, which lies half behind the recording, is one of the features. It is
+    /// nothing but zeros otherwise.
+    pub is_last_frame_valid: bool,
 }
 
 /// Samples to features.
 pub struct NormalizedLogMel {
     stft: Stft,
     filters: Array,
-    sizes: NormalizedLogMelSizes,
+    /// Its sizes.
+    pub sizes: NormalizedLogMelSizes,
 }
 
 /// Added to energies before the logarithm: `2^-24`.
@@ -60,11 +64,20 @@ impl NormalizedLogMel {
         padded.resize(padded.len() + half, 0.0);
         let energies = self.stft.power(&padded)?.matmul(&self.filters)?;
         let log = energies.add(Array::from_f32(GUARD))?.log()?;
+        let frames = self.valid(log.dim(0));
+        let missing = log.dim(0) - frames;
+        let log = crate::mlx::slice(&log, 0, 0, frames)?;
         let mean = log.mean_axes(&[0], true)?;
         // The unbiased variance of a single frame is not defined: nothing is divided.
-        let free = i32::from(log.dim(0) > 1);
+        let free = i32::from(frames > 1);
         let deviation = ops::sqrt(log.var_axes(&[0], true, free)?)?;
-        Ok(log.subtract(mean)?.divide(deviation.add(Array::from_f32(1e-5))?)?)
+        let normal = log.subtract(mean)?.divide(deviation.add(Array::from_f32(1e-5))?)?;
+        Ok(ops::pad(&normal, &[(0, missing), (0, 0)], None, None)?)
+    }
+
+    /// How many of the first `frames` frames are features, at least one.
+    pub fn valid(&self, frames: i32) -> i32 {
+        (frames - i32::from(!self.sizes.is_last_frame_valid)).max(1)
     }
 }
 

@@ -10,7 +10,6 @@ use crate::{
         algebra::Block,
         audio::{
             convolution::{Kernel, Layout},
-            lstm::Lstm,
             seanet::{Edge, ResidualUnit, Style, elu_block},
             sequence::Sequence,
         },
@@ -242,14 +241,9 @@ impl Stack<'_> {
             return Ok(());
         }
         let w = self.place().at("lstm");
-        let layer = |i: i32| -> Result<Lstm> {
-            match w.at(i).has("Wx") {
-                true => w.at(i).mlx_lstm(width, width),
-                false => w.lstm(&format!("_l{i}"), width, width),
-            }
-        };
-        let layers: Result<Vec<_>> =
-            (0..*self.c.rates.num_lstm_layers).map(|i| layer(i).map(Block::new)).collect();
+        let layers: Result<Vec<_>> = (0..*self.c.rates.num_lstm_layers)
+            .map(|i| w.lstm_layer(i, width, width).map(Block::new))
+            .collect();
         self.blocks.push(Block::new(Residual::plain(Sequence(layers?))));
         Ok(())
     }

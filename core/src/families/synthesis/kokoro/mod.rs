@@ -16,6 +16,7 @@ use crate::{
     families::{Build, Checkpoint, Entry, prelude::*},
     layers::audio::{convolution::Kernel, lstm::BiLstm},
     models::speaker::{Script, SpeakOptions, Speaker, Speech},
+    text::phonemes::english,
 };
 use albert::Albert;
 use config::Config;
@@ -127,6 +128,34 @@ impl Kokoro {
         Ok(Array::from_slice(&mean, &[1, width as i32]))
     }
 
+    /// Checks that the voices speak English: the first letter of a name is that of a language.
+    fn check_language(&self, voices: &[String]) -> Result<()> {
+        const OTHERS: &[(&str, &str)] = &[
+            ("e", "Spanish"),
+            ("f", "French"),
+            ("h", "Hindi"),
+            ("i", "Italian"),
+            ("j", "Japanese"),
+            ("p", "Portuguese"),
+            ("z", "Chinese"),
+        ];
+        let language = |voice: &String| {
+            let (start, _) = voice.split_once('_')?;
+            let letter = start.strip_suffix(['f', 'm'])?;
+            OTHERS.iter().find(|(known, _)| *known == letter)
+        };
+        match voices.iter().find_map(|voice| Some((voice, language(voice)?))) {
+            None => Ok(()),
+            Some((voice, (_, language))) => Err(Error::option(
+                "text",
+                format!(
+                    "the voice `{voice}` speaks {language}, and only English text becomes phonemes; \
+                     pass the phonemes of the text"
+                ),
+            )),
+        }
+    }
+
     /// The styles of a voice, one after the other.
     fn voice(&self, name: &str) -> Result<Vec<f32>> {
         let file = format!("voices/{name}.safetensors");
@@ -165,10 +194,13 @@ impl Speaker for Kokoro {
     }
 
     /// Cuts at the last end of a sentence that fits, or else of a clause, or else between words.
-    fn pieces(&self, script: &Script) -> Result<Vec<Vec<u32>>> {
-        let Script::Phonemes(phonemes) = script else {
-            let reason = "this model reads phonemes; pass those of the text";
-            return Err(Error::option("text", reason));
+    fn pieces(&self, script: &Script, options: &SpeakOptions) -> Result<Vec<Vec<u32>>> {
+        let phonemes = match script {
+            Script::Phonemes(phonemes) => phonemes.clone(),
+            Script::Text(text) => {
+                self.check_language(&options.voices)?;
+                english(text, &options.pronunciations)?
+            }
         };
         // Phonemes that the model does not have are left out, as in the reference.
         let known = phonemes.chars().filter_map(|c| Some((c, *self.c.vocab.get(&c)?)));
@@ -189,7 +221,11 @@ impl Speaker for Kokoro {
             rest.drain(..spaces);
         }
         if pieces.is_empty() {
-            return Err(Error::option("phonemes", "none of them is one of the model's"));
+            let (field, reason) = match script {
+                Script::Text(_) => ("text", "it has no words"),
+                Script::Phonemes(_) => ("phonemes", "none of them is one of the model's"),
+            };
+            return Err(Error::option(field, reason));
         }
         Ok(pieces)
     }
