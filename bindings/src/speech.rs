@@ -36,7 +36,7 @@ pub struct SpeakOptions {
 /// The usual options.
 #[uniffi::export]
 pub fn default_speak_options() -> SpeakOptions {
-    let mynah::SpeakOptions { voices, speed, seed } = mynah::SpeakOptions::default();
+    let mynah::SpeakOptions { voices, speed, seed, .. } = mynah::SpeakOptions::default();
     SpeakOptions { voices, speed, seed }
 }
 
@@ -86,7 +86,7 @@ impl SpeechModel {
             Script::Phonemes { phonemes } => mynah::Script::Phonemes(phonemes),
         };
         let SpeakOptions { voices, speed, seed } = options;
-        let options = mynah::SpeakOptions { voices, speed, seed };
+        let options = mynah::SpeakOptions { voices, speed, seed, ..Default::default() };
         Arc::new(Speaking(Pulled::pieces(|pieces| async move {
             // A reader that is gone drops the work too.
             model.speak(script, options, move |speech| drop(pieces.send(speech))).await

@@ -28,9 +28,17 @@ struct AudioConfig {
     d_model: Size,
     encoder_layers: Size,
     encoder_attention_heads: Size,
-    encoder_ffn_dim: Size,
+    /// That of joined positions, where a config names one alone.
+    encoder_ffn_dim: Option<Size>,
     intermediate_size: Size,
 }
+
+/// The fields of transformers under the names of mlx-audio.
+const RENAMED: &[(&str, &str)] = &[
+    ("hidden_size", "d_model"),
+    ("num_hidden_layers", "encoder_layers"),
+    ("num_attention_heads", "encoder_attention_heads"),
+];
 
 struct Voxtral {
     front_end: LogMel,
@@ -45,15 +53,14 @@ struct Voxtral {
 
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
     let Checkpoint { config, weights: w, files } = *checkpoint;
-    let c: AudioConfig = config::read(&config::part(
-        config,
-        "audio_config",
-        json!({
-            "activation_function": "gelu",
-            "num_mel_bins": 128, "d_model": 1280, "encoder_layers": 32,
-            "encoder_attention_heads": 20, "encoder_ffn_dim": 5120, "intermediate_size": 5120,
-        }),
-    ))?;
+    let audio = config::part(config, "audio_config", json!({}));
+    let c: AudioConfig = config::read_renamed(&audio, RENAMED, |audio| {
+        let defaults = json!({
+            "activation_function": "gelu", "num_mel_bins": 128, "d_model": 1280,
+            "encoder_layers": 32, "encoder_attention_heads": 20, "intermediate_size": 5120,
+        });
+        config::read(&config::with_defaults(audio, defaults))
+    })?;
     let language = config::part(
         config,
         "text_config",
@@ -69,7 +76,7 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
     let sizes = EncoderSizes {
         bins: c.num_mel_bins.0,
         width: c.d_model.0,
-        inner: c.encoder_ffn_dim.0,
+        inner: c.encoder_ffn_dim.unwrap_or(c.intermediate_size).0,
         heads: c.encoder_attention_heads.0,
         layers: c.encoder_layers.0,
         positions: FRAMES / FRAMES_OF_POSITION,

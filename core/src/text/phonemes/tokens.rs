@@ -41,7 +41,7 @@ pub fn tokens(text: &str, is_word: impl Fn(&str) -> bool) -> Vec<Token> {
                 && word.chars().all(|c| c == '.' || c.is_alphabetic())
         };
         let is_abbreviation = |word: &&str| is_word(word) || is_initials(word);
-        if start < end && with_stop.as_ref().is_some_and(|word| is_abbreviation(word)) {
+        if start < end && with_stop.as_ref().is_some_and(is_abbreviation) {
             end += 1;
         }
         for c in chunk[..start].chars() {
