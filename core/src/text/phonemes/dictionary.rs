@@ -26,7 +26,7 @@ pub struct Dictionary {
 pub struct Entry {
     /// For each tag, or `DEFAULT`, its phonemes; none for a word that is spelled.
     tagged: Vec<(String, Option<String>)>,
-    /// Whether somebody has checked it.
+    /// Whether people have checked its phonemes: entries of misaki's gold list, not of the silver one.
     pub is_checked: bool,
 }
 

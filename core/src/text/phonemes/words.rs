@@ -34,6 +34,9 @@ const SYMBOLS: &[(&str, &str)] = &[
 /// Before these, American English has a flap for /t/.
 const BEFORE_FLAP: &str = "AIOWYiuæɑəɛɪɹʊʌ";
 
+/// The phonemes of a stem, with this stress.
+type Look<'a> = &'a dyn Fn(&str, Stress) -> Option<String>;
+
 impl Words<'_> {
     /// The phonemes of a word with a part of speech in the tags of the Penn Treebank; none when neither
     /// the lexicon nor the dictionary leads to it.
@@ -101,9 +104,9 @@ impl Words<'_> {
             self.is_known(word).then(|| self.look_up(word, tag, stress, following)).flatten()
         };
         let inflected = |word: &str| {
-            self.with_s(word, &look, stress)
-                .or_else(|| self.with_ed(word, &look, stress))
-                .or_else(|| self.with_ing(word, &look, stress))
+            Self::with_s(word, &look, stress)
+                .or_else(|| Self::with_ed(word, &look, stress))
+                .or_else(|| Self::with_ing(word, &look, stress))
         };
         let mut word = word;
         if word != lower
@@ -185,12 +188,7 @@ impl Words<'_> {
         })
     }
 
-    fn with_s(
-        &self,
-        word: &str,
-        look: &impl Fn(&str, Stress) -> Option<String>,
-        stress: Stress,
-    ) -> Option<String> {
+    fn with_s(word: &str, look: Look, stress: Stress) -> Option<String> {
         if word.len() < 3 || !word.ends_with('s') {
             return None;
         }
@@ -208,12 +206,7 @@ impl Words<'_> {
         found.map(|stem| plural(&stem))
     }
 
-    fn with_ed(
-        &self,
-        word: &str,
-        look: &impl Fn(&str, Stress) -> Option<String>,
-        stress: Stress,
-    ) -> Option<String> {
+    fn with_ed(word: &str, look: Look, stress: Stress) -> Option<String> {
         if word.len() < 4 || !word.ends_with('d') {
             return None;
         }
@@ -226,12 +219,7 @@ impl Words<'_> {
         found.map(|stem| past(&stem))
     }
 
-    fn with_ing(
-        &self,
-        word: &str,
-        look: &impl Fn(&str, Stress) -> Option<String>,
-        stress: Stress,
-    ) -> Option<String> {
+    fn with_ing(word: &str, look: Look, stress: Stress) -> Option<String> {
         let stem = word.strip_suffix("ing").filter(|stem| stem.len() > 1)?;
         let stress = if stress == Stress::Kept { Stress::AtLeastSecondary } else { stress };
         let found = Some(stem).filter(|stem| stem.len() > 2).and_then(|stem| look(stem, stress));
