@@ -11,6 +11,7 @@ crate::families::entry::vision_families! {
     glm4v: smart_resize::doubled,
     idefics3: tiles::named,
     internvl: grids::plain,
+    kimi_vl: blocks::read,
     lfm2_vl: patches::split,
     llama4: padded_tiles::separated,
     llava: by_class::rows_or_centered,
