@@ -30,6 +30,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "init_pos_emb_height": 64, "init_pos_emb_width": 64, "merge_kernel_size": [2, 2],
         }),
     );
+    config::only(&nested, json!({"model_type": "moonvit"})).map_err(in_vision_config)?;
     // Its norms have a fixed epsilon.
     let nested = nested.with("layer_norm_eps", 1e-5);
     let (c, e) = (VisionConfig::read(&nested, &[])?, config::read::<Config>(&nested));

@@ -27,6 +27,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
     });
     let text = config::with_defaults(&config::text(config)?, defaults);
+    let kind = json!({"model_type": "mllama_text_model"});
+    config::only(&text, kind).map_err(multimodal::in_text_config)?;
     let c = Text::read(&text)?;
     let crossing: Vec<i32> = config::field(&text, "cross_attention_layers")?;
     let ((body, head), rope) = (body(w), Rope::of(&c)?);

@@ -12,6 +12,7 @@ struct Own {
     max_num_tiles: Size,
     intermediate_layers_indices: Vec<i32>,
     supported_aspect_ratios: Vec<[i32; 2]>,
+    vision_output_dim: Option<Size>,
 }
 
 /// The fields of the tower.
@@ -35,6 +36,8 @@ impl Fields {
         );
         let names =
             [("attention_heads", "num_attention_heads"), ("norm_eps", "layer_norm_eps")];
+        let kind = json!({"model_type": "mllama_vision_model"});
+        config::only(&nested, kind).map_err(in_vision_config)?;
         let vision = VisionConfig::read(&nested, &names)?;
         let own: Own = config::read(&nested).map_err(in_vision_config)?;
         let layers = *vision.num_hidden_layers;
@@ -48,7 +51,19 @@ impl Fields {
     /// Width of the features.
     pub fn output_width(&self) -> Result<i32> {
         let parts = self.own.intermediate_layers_indices.len() as i32 + 1;
-        config::product("vision_config.intermediate_layers_indices", [*self.vision.hidden_size, parts])
+        let parts = [*self.vision.hidden_size, parts];
+        let width = config::product("vision_config.intermediate_layers_indices", parts)?;
+        match self.own.vision_output_dim {
+            Some(given) if *given != width => {
+                let reason = format!(
+                    "{} instead of {width}: the hidden_size, for the tower and each of the \
+                     intermediate_layers_indices",
+                    *given
+                );
+                Err(Error::config("vision_config.vision_output_dim", reason))
+            }
+            _ => Ok(width),
+        }
     }
 }
 
