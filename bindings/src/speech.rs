@@ -1,7 +1,7 @@
 //! Models that speak.
 
 use crate::{error::MynahError, pulled::Pulled, samples::packed};
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// A model of text to speech in memory. The last handle that is dropped frees it.
 #[derive(uniffi::Object)]
@@ -31,13 +31,16 @@ pub struct SpeakOptions {
     pub speed: f32,
     /// The seed of random numbers; without one, they are zero.
     pub seed: Option<u64>,
+    /// Phonemes of words, in the alphabet of the model, instead of the usual ones.
+    pub pronunciations: HashMap<String, String>,
 }
 
 /// The usual options.
 #[uniffi::export]
 pub fn default_speak_options() -> SpeakOptions {
-    let mynah::SpeakOptions { voices, speed, seed, .. } = mynah::SpeakOptions::default();
-    SpeakOptions { voices, speed, seed }
+    let mynah::SpeakOptions { voices, speed, seed, pronunciations } =
+        mynah::SpeakOptions::default();
+    SpeakOptions { voices, speed, seed, pronunciations }
 }
 
 /// A running synthesis. Dropping it stops the computation after the current piece.
@@ -85,8 +88,8 @@ impl SpeechModel {
             Script::Text { text } => mynah::Script::Text(text),
             Script::Phonemes { phonemes } => mynah::Script::Phonemes(phonemes),
         };
-        let SpeakOptions { voices, speed, seed } = options;
-        let options = mynah::SpeakOptions { voices, speed, seed, ..Default::default() };
+        let SpeakOptions { voices, speed, seed, pronunciations } = options;
+        let options = mynah::SpeakOptions { voices, speed, seed, pronunciations };
         Arc::new(Speaking(Pulled::pieces(|pieces| async move {
             // A reader that is gone drops the work too.
             model.speak(script, options, move |speech| drop(pieces.send(speech))).await

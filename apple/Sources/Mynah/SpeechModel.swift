@@ -50,12 +50,15 @@ public final class SpeechModel: Sendable {
         public var speed: Float
         /// The seed of random numbers; without one, they are zero.
         public var seed: UInt64?
+        /// Phonemes of words, in the alphabet of the model, instead of the usual ones.
+        public var pronunciations: [String: String]
 
         public init() {
             let usual = defaultSpeakOptions()
             voices = usual.voices
             speed = usual.speed
             seed = usual.seed
+            pronunciations = usual.pronunciations
         }
     }
 
@@ -78,7 +81,9 @@ public final class SpeechModel: Sendable {
         return pulled {
             core.speak(
                 script: script.core,
-                options: SpeakOptions(voices: options.voices, speed: options.speed, seed: options.seed))
+                options: SpeakOptions(
+                    voices: options.voices, speed: options.speed, seed: options.seed,
+                    pronunciations: options.pronunciations))
         } cancel: {
             $0.cancel()
         } next: { speaking in

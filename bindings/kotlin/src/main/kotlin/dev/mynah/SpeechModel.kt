@@ -63,6 +63,7 @@ class SpeechModel private constructor(private val core: CoreSpeechModel) : AutoC
         val voices: List<String> get() = values.voices
         val speed: Float get() = values.speed
         val seed: Long? get() = values.seed
+        val pronunciations: Map<String, String> get() = values.pronunciations
 
         override fun equals(other: Any?) = other is Options && other.values.fields == values.fields
 
@@ -81,6 +82,9 @@ class SpeechModel private constructor(private val core: CoreSpeechModel) : AutoC
 
             /** The seed of random numbers; without one, they are zero. */
             var seed: Long? by fields.field(usual.seed?.toLong())
+
+            /** Phonemes of words, in the alphabet of the model, instead of the usual ones. */
+            var pronunciations: Map<String, String> by fields.field(usual.pronunciations)
         }
     }
 
@@ -156,4 +160,4 @@ private fun SpeechModel.Script.toCore(): CoreScript = when (this) {
     is SpeechModel.Script.Phonemes -> CoreScript.Phonemes(phonemes)
 }
 
-private fun SpeechModel.Options.toCore() = CoreOptions(voices, speed, seed?.toULong())
+private fun SpeechModel.Options.toCore() = CoreOptions(voices, speed, seed?.toULong(), pronunciations)
