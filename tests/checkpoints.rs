@@ -177,7 +177,8 @@ fn audio(folder: &Path, name: &str) -> Result<(PathBuf, Json)> {
 fn kokoro(folder: &Path) -> Result<Json> {
     let (folder, case) = audio(folder, "kokoro")?;
     let model = block_on(SpeechModel::load(folder.as_path()))?;
-    let phonemes = case["phonemes"].as_str().unwrap().to_string();
+    // The first word, because speech takes long in a debug build.
+    let phonemes = case["phonemes"].as_str().unwrap().split(' ').next().unwrap().to_string();
     let samples = Arc::new(Mutex::new(Vec::new()));
     let spoken = samples.clone();
     let out = move |speech: mynah::Speech| spoken.lock().unwrap().extend(speech.samples);

@@ -331,7 +331,7 @@ public enum JSONValue: Sendable, Codable, Hashable, ExpressibleByStringLiteral, 
 
     func text() throws -> String {
         do {
-            return String(decoding: try JSONEncoder().encode(self), as: UTF8.self)
+            return String(decoding: try JSONEncoder.ofModels.encode(self), as: UTF8.self)
         } catch let error as EncodingError {
             throw MynahError(.invalidRequest, "template variable: \(error)")
         }

@@ -10,9 +10,9 @@ private var options: TranscriptionOptions {
     return options
 }
 
-/// Sums of another process are rounded in another order.
+/// The BLAS and the C++ compiler of another system round sums in another order. Those of two systems differed by 2e-7.
 private func near(_ one: [Float], _ other: [Float]) -> Bool {
-    one.count == other.count && zip(one, other).allSatisfy { abs($0 - $1) < 1e-5 }
+    one.count == other.count && zip(one, other).allSatisfy { abs($0 - $1) < 1e-6 }
 }
 
 private let whisper = Task { try await AudioModel.load(Checkpoints.url("whisper")) }
@@ -126,7 +126,8 @@ extension Everything {
             }
             #expect(samples.count == expected.count)
             let sum = samples.reduce(0) { $0 + abs($1) }
-            // Rounding turns phases, so only the loudness is the same in another process.
+            // Rounding turns phases by 2π, so only the loudness is the same on another system. That of two systems differed
+            // by 0.5 %; the tests in Rust allow 15 % from the reference.
             #expect(abs(sum / expected.sum - 1) < 0.05)
             let error = await failure {
                 for try await _ in model.synthesize("hi", voice: "nobody") {}
@@ -167,7 +168,7 @@ extension Everything {
             #expect(stretches.map(\.codebooks) == [expected.codebooks])
             let whole = try await codec.decode(encoded)
             #expect(whole.count == expected.count)
-            #expect(abs(whole.reduce(0) { $0 + abs($1) } / expected.sum - 1) < 1e-4)
+            #expect(abs(whole.reduce(0) { $0 + abs($1) } / expected.sum - 1) < 1e-5)
             var pieces: [Float] = []
             for try await piece in codec.decode(parts: stretches) { pieces += piece }
             #expect(pieces.count == whole.count && zip(pieces, whole).allSatisfy { abs($0 - $1) < 1e-4 })

@@ -35,6 +35,13 @@ extension Everything {
             #expect(throws: MynahError.self) { try JSONSchema.of(Endless.self) }
         }
 
+        @Test func aSchemaIsTheSameTextInEveryProcess() throws {
+            let text = #"{"additionalProperties":false,"properties":{"colour":{"enum":["red","green"]},"#
+                + #""days":{"maximum":255,"minimum":0,"type":"integer"}},"required":["colour","days"],"type":"object"}"#
+            #expect(try JSONSchema.of(Answer.self).text() == text)
+            #expect(try JSONValue.string("a/b").text() == #""a/b""#)
+        }
+
         @Test func aTypedAnswerIsAValue() async throws {
             let session = ChatSession(try await demo.value)
             let response = try await session.respond(to: "?", as: Answer.self, options: random)
@@ -87,7 +94,7 @@ extension Everything {
         /// The first answer has to call the tool.
         private let named = random.with {
             $0.toolChoice = .named("lookup")
-            $0.maxTokens = 100
+            $0.maxTokens = 150
         }
 
         @Test func toolsAreCalledAndTheirResultsGoBack() async throws {
@@ -130,7 +137,10 @@ extension Everything {
                 return ""
             }
             let session = try await session(lookup, ToolOptions())
-            let task = Task { try await session.respond(to: "?", options: named) }
+            let task = Task {
+                defer { isRunning.finish() }
+                return try await session.respond(to: "?", options: named)
+            }
             for await _ in running { break }
             task.cancel()
             await #expect(throws: CancellationError.self) { try await task.value }

@@ -31,10 +31,10 @@ class AudioTest {
         maxTokens = 12
     }
 
-    /** Sums of another process are rounded in another order. */
+    /** Parallel sums are rounded in another order. */
     private fun assertNear(expected: List<Float>, found: List<Float>) {
         assertEquals(expected.size, found.size)
-        assertTrue(expected.indices.all { abs(expected[it] - found[it]) < 1e-5 }, "$found")
+        assertTrue(expected.indices.all { abs(expected[it] - found[it]) < 1e-6 }, "$found")
     }
 
     @Test
@@ -123,7 +123,8 @@ class AudioTest {
             val samples = model.synthesize(script).toList().flatMap { it.samples.toList() }
             assertEquals(expected.getValue("count").jsonPrimitive.int, samples.size)
             val sum = samples.fold(0f) { sum, sample -> sum + abs(sample) }
-            // Rounding turns phases, so only the loudness is the same in another process.
+            // Rounding turns phases by 2π, so only the loudness is the same. That of two systems differed by 0.5 %;
+            // the tests in Rust allow 15 % from the reference.
             assertEquals(1f, sum / expected.getValue("sum").jsonPrimitive.float, 0.05f)
             assertFails(MynahException.Code.InvalidRequest) { model.synthesize("hi", voice = "nobody").collect() }
         }
