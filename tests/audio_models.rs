@@ -5,15 +5,9 @@ use mynah::{
     Codes, EncodedAudio, Files, Result, Script, SpeakOptions,
     internals::{Codec, CodecStream, Kind, Network, Noise, families, mlx},
 };
-use mynah_tests::{Tensor, on_engine, write_tensors};
+use mynah_tests::{AudioCheckpoint, Tensor, on_engine};
 use serde::Deserialize;
-use serde_json::Value as Json;
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    path::Path,
-    rc::Rc,
-};
+use std::{fs, path::Path, rc::Rc};
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -23,13 +17,8 @@ struct Fixture {
 #[derive(Clone, Deserialize)]
 struct Case {
     name: String,
-    config: Option<Json>,
-    #[serde(default)]
-    files: BTreeMap<String, String>,
-    tensors: BTreeMap<String, Tensor>,
-    /// Voices, each a tensor by the formula of its name.
-    #[serde(default)]
-    voices: BTreeMap<String, Tensor>,
+    #[serde(flatten)]
+    checkpoint: AudioCheckpoint,
     /// How many samples the input has.
     samples: Option<usize>,
     #[serde(default = "one")]
@@ -116,26 +105,9 @@ impl From<GivenCodes> for Codes {
 }
 
 impl Case {
-    fn write(&self, folder: &Path) -> Result<()> {
-        if let Some(config) = &self.config {
-            fs::write(folder.join("config.json"), config.to_string()).unwrap();
-        }
-        for (name, content) in &self.files {
-            fs::write(folder.join(name), content).unwrap();
-        }
-        write_tensors(&self.tensors, &folder.join("model.safetensors"))?;
-        for (name, tensor) in &self.voices {
-            fs::create_dir_all(folder.join("voices")).unwrap();
-            let voice = HashMap::from([("voice".to_string(), tensor.array(name)?)]);
-            let file = folder.join(format!("voices/{name}.safetensors"));
-            Array::save_safetensors(&voice, None, file).unwrap();
-        }
-        Ok(())
-    }
-
     /// The model, with nothing left unread.
     fn network(&self, folder: &Path) -> Result<Network> {
-        self.write(folder)?;
+        self.checkpoint.write(folder)?;
         let files = Files::from(folder);
         let config = files.json("config.json")?;
         let family = families::family(&files, config.as_ref())?;

@@ -1,6 +1,9 @@
 //! Fixtures: checkpoints whose weights are a formula of each tensor's name, and the numbers that
 //! the reference computes from them.
 
+#[path = "speech_input.rs"]
+pub mod speech;
+
 /// A model hub for tests.
 pub mod hub {
     pub mod content;
@@ -370,6 +373,38 @@ impl Case {
         fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
         let tensors = self.checkpoint()?;
         Array::save_safetensors(&tensors, None, folder.join("model.safetensors")).unwrap();
+        Ok(())
+    }
+}
+
+/// The checkpoint of a codec, a detector or a speaker.
+#[derive(Clone, Deserialize)]
+pub struct AudioCheckpoint {
+    config: Option<Json>,
+    #[serde(default)]
+    files: BTreeMap<String, String>,
+    tensors: BTreeMap<String, Tensor>,
+    /// Voices, each a tensor by the formula of its name.
+    #[serde(default)]
+    voices: BTreeMap<String, Tensor>,
+}
+
+impl AudioCheckpoint {
+    /// Writes it as a model repository would hold it. On the engine's thread.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        if let Some(config) = &self.config {
+            fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        }
+        for (name, content) in &self.files {
+            fs::write(folder.join(name), content).unwrap();
+        }
+        write_tensors(&self.tensors, &folder.join("model.safetensors"))?;
+        for (name, tensor) in &self.voices {
+            fs::create_dir_all(folder.join("voices")).unwrap();
+            let voice = HashMap::from([("voice".to_string(), tensor.array(name)?)]);
+            let file = folder.join(format!("voices/{name}.safetensors"));
+            Array::save_safetensors(&voice, None, file).unwrap();
+        }
         Ok(())
     }
 }

@@ -38,7 +38,8 @@ func takeAll(_ stream: MynahCore.GenerationStream, _ size: UInt32) throws -> Int
 }
 
 func measure() async throws {
-    let model = try await loadModel(source: .demo, options: LoadOptions()).model()
+    let loading = try loadModel(source: .demo, kind: .language, options: LoadOptions())
+    guard case .language(let model) = try await loading.model() else { return }
     let batches = try await cost(model) { stream in try takeAll(stream, 32) }
     let single = try await cost(model) { stream in try takeAll(stream, 1) }
     print("Swift: microseconds per event, minimum and median: \(batches) in batches, \(single) one by one")

@@ -1,12 +1,16 @@
 //! Loading and downloading.
 
 use crate::{
+    codec::AudioCodec,
+    detection::VadModel,
     downloader::{Downloader, Host},
     error::MynahError,
     model::Model,
     session::SessionOptions,
     source::ModelSource,
+    speech::SpeechModel,
     steps::Steps,
+    transcription::AudioModel,
 };
 use mynah::{Location, Source, hub};
 use std::sync::Arc;
@@ -142,10 +146,55 @@ impl LoadEvent {
     }
 }
 
+/// What kind of model is loaded.
+#[derive(Clone, Copy, Debug, uniffi::Enum)]
+pub enum ModelKind {
+    /// A language model.
+    Language,
+    /// A model of speech to text.
+    Audio,
+    /// A model of text to speech.
+    Speech,
+    /// A detector of speech, turns or speakers.
+    Vad,
+    /// An audio codec.
+    Codec,
+}
+
+/// A model in memory.
+#[derive(Clone, uniffi::Enum)]
+pub enum LoadedModel {
+    /// A language model.
+    Language {
+        /// The model.
+        model: Arc<Model>,
+    },
+    /// A model of speech to text.
+    Audio {
+        /// The model.
+        model: Arc<AudioModel>,
+    },
+    /// A model of text to speech.
+    Speech {
+        /// The model.
+        model: Arc<SpeechModel>,
+    },
+    /// A detector of speech, turns or speakers.
+    Vad {
+        /// The model.
+        model: Arc<VadModel>,
+    },
+    /// An audio codec.
+    Codec {
+        /// The model.
+        model: Arc<AudioCodec>,
+    },
+}
+
 /// The load of a model. It starts with the first call of `next` or `model` and stops when it is
 /// cancelled or dropped; downloaded bytes stay on the disk.
 #[derive(uniffi::Object)]
-pub struct Loading(Steps<LoadEvent, Arc<Model>>);
+pub struct Loading(Steps<LoadEvent, LoadedModel>);
 
 /// Prepares the load of a model. A downloader, if given, downloads its files.
 ///
@@ -154,6 +203,7 @@ pub struct Loading(Steps<LoadEvent, Arc<Model>>);
 #[uniffi::export(default(downloader = None))]
 pub fn load_model(
     source: ModelSource,
+    kind: ModelKind,
     options: LoadOptions,
     downloader: Option<Arc<dyn Downloader>>,
 ) -> Result<Arc<Loading>, MynahError> {
@@ -164,8 +214,28 @@ pub fn load_model(
                 events.send_replace(Some(event));
             }
         };
-        let load = mynah::Model::load(location).options(options).progress(tell);
-        load.await.map(|model| Arc::new(Model(model)))
+        Ok(match kind {
+            ModelKind::Language => {
+                let model = mynah::Model::load(location).options(options).progress(tell).await?;
+                LoadedModel::Language { model: Arc::new(Model(model)) }
+            }
+            ModelKind::Audio => {
+                let load = mynah::AudioModel::load(location).options(options).progress(tell);
+                LoadedModel::Audio { model: Arc::new(AudioModel(load.await?)) }
+            }
+            ModelKind::Speech => {
+                let load = mynah::SpeechModel::load(location).options(options).progress(tell);
+                LoadedModel::Speech { model: Arc::new(SpeechModel(load.await?)) }
+            }
+            ModelKind::Vad => {
+                let load = mynah::VadModel::load(location).options(options).progress(tell);
+                LoadedModel::Vad { model: Arc::new(VadModel(load.await?)) }
+            }
+            ModelKind::Codec => {
+                let load = mynah::AudioCodec::load(location).options(options).progress(tell);
+                LoadedModel::Codec { model: Arc::new(AudioCodec(load.await?)) }
+            }
+        })
     }))))
 }
 
@@ -183,7 +253,7 @@ impl Loading {
     ///
     /// # Errors
     /// Why the load failed.
-    pub async fn model(&self) -> Result<Arc<Model>, MynahError> {
+    pub async fn model(&self) -> Result<LoadedModel, MynahError> {
         self.0.outcome().await
     }
 

@@ -69,6 +69,9 @@ pub struct GenerationParameters {
     /// Whether the model calls the tools of the prompt.
     #[uniffi(default = None)]
     pub tool_choice: Option<ToolChoice>,
+    /// What the text consists of.
+    #[uniffi(default = None)]
+    pub output: Option<OutputFormat>,
     /// Further end-of-sequence tokens.
     #[uniffi(default = None)]
     pub end_tokens: Option<Vec<u32>>,
@@ -126,6 +129,28 @@ pub enum ToolChoice {
     Named {
         /// The name of the tool.
         name: String,
+    },
+}
+
+/// What the text of an answer consists of.
+#[derive(Clone, Debug, uniffi::Enum)]
+pub enum OutputFormat {
+    /// Any text.
+    Text,
+    /// JSON that is valid under a JSON schema.
+    Schema {
+        /// The JSON text of the schema.
+        schema: String,
+    },
+    /// Text that as a whole matches a regular expression.
+    Regex {
+        /// The regular expression.
+        regex: String,
+    },
+    /// Text of a grammar in llguidance's variant of Lark.
+    Lark {
+        /// The grammar.
+        grammar: String,
     },
 }
 
@@ -187,6 +212,7 @@ impl GenerationParameters {
             .stop(self.stop.unwrap_or(options.stop))
             .reasoning(self.reasoning.map_or(options.reasoning, mynah::Reasoning::from))
             .tool_choice(self.tool_choice.map_or(options.tool_choice, mynah::ToolChoice::from))
+            .output(self.output.map_or(options.output, mynah::OutputFormat::from))
             .end_tokens(self.end_tokens.unwrap_or(options.end_tokens))
             .ignore_end(self.ignore_end.unwrap_or(options.ignore_end))
             .special_tokens(self.special_tokens.unwrap_or(options.special_tokens))
@@ -220,6 +246,7 @@ impl From<GenerateOptions> for GenerationParameters {
             stop: Some(options.stop),
             reasoning: Some(options.reasoning.into()),
             tool_choice: Some(options.tool_choice.into()),
+            output: Some(options.output.into()),
             end_tokens: Some(options.end_tokens),
             ignore_end: Some(options.ignore_end),
             special_tokens: Some(options.special_tokens),
@@ -280,6 +307,33 @@ impl From<mynah::ToolChoice> for ToolChoice {
             mynah::ToolChoice::None => ToolChoice::None,
             mynah::ToolChoice::Required => ToolChoice::Required,
             mynah::ToolChoice::Named(name) => ToolChoice::Named { name },
+        }
+    }
+}
+
+impl From<OutputFormat> for mynah::OutputFormat {
+    fn from(format: OutputFormat) -> Self {
+        match format {
+            OutputFormat::Text => mynah::OutputFormat::Text,
+            // What is no JSON is no schema either, and the core says so.
+            OutputFormat::Schema { schema } => mynah::OutputFormat::Schema(
+                serde_json::from_str(&schema).unwrap_or_else(|_| schema.into()),
+            ),
+            OutputFormat::Regex { regex } => mynah::OutputFormat::Regex(regex),
+            OutputFormat::Lark { grammar } => mynah::OutputFormat::Lark(grammar),
+        }
+    }
+}
+
+impl From<mynah::OutputFormat> for OutputFormat {
+    fn from(format: mynah::OutputFormat) -> Self {
+        match format {
+            mynah::OutputFormat::Schema(schema) => {
+                OutputFormat::Schema { schema: schema.to_string() }
+            }
+            mynah::OutputFormat::Regex(regex) => OutputFormat::Regex { regex },
+            mynah::OutputFormat::Lark(grammar) => OutputFormat::Lark { grammar },
+            _ => OutputFormat::Text,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Prompts and messages.
 
-use crate::error::MynahError;
-use std::collections::HashMap;
+use crate::{
+    error::MynahError,
+    media::{Image, Video},
+};
+use std::{collections::HashMap, sync::Arc};
 
 /// What the model continues.
 #[derive(Clone, Debug, uniffi::Enum)]
@@ -81,6 +84,16 @@ pub enum Content {
         /// The text.
         text: String,
     },
+    /// A picture.
+    Image {
+        /// The picture.
+        image: Arc<Image>,
+    },
+    /// A clip.
+    Video {
+        /// The clip.
+        video: Arc<Video>,
+    },
 }
 
 /// How to render messages.
@@ -132,6 +145,7 @@ impl TryFrom<ChatMessage> for mynah::Message {
     fn try_from(message: ChatMessage) -> Result<Self, MynahError> {
         let content = match <[Content; 1]>::try_from(message.content) {
             Ok([Content::Text { text }]) => mynah::Content::Text(text),
+            Ok([part]) => mynah::Content::Parts(vec![part.into()]),
             Err(parts) => mynah::Content::Parts(parts.into_iter().map(mynah::Part::from).collect()),
         };
         let calls = message.tool_calls.into_iter().map(ToolCall::into_json);
@@ -176,9 +190,9 @@ impl Tool {
 impl From<Content> for mynah::Part {
     fn from(content: Content) -> Self {
         match content {
-            Content::Text { text } => {
-                mynah::Part { kind: "text".into(), text: Some(text), ..mynah::Part::default() }
-            }
+            Content::Text { text } => mynah::Part::text(&text),
+            Content::Image { image } => mynah::Part::media(image.0.clone()),
+            Content::Video { video } => mynah::Part::media(video.0.clone()),
         }
     }
 }

@@ -69,23 +69,30 @@ public final class ChatSession: Observable, Sendable {
     /// The session of the core, or the error of invalid options.
     private let core: Result<Session, any Error>
     private let options: ChatOptions
+    private let toolbox: Toolbox
     private let state: Locked<State>
     private let turns = Turnstile()
     private let registrar = ObservationRegistrar()
 
-    /// A conversation with a system prompt and the transcript so far. The first call throws the error of invalid options.
+    /// A conversation with a system prompt and the transcript so far. The model may call the tools; see
+    /// ``streamResponse(to:options:)-(Prompt,_)``. The first call throws the error of invalid options.
     public convenience init(
-        _ model: Model, instructions: String? = nil, transcript: Transcript = [], options: ChatOptions = .init()
+        _ model: Model, instructions: String? = nil, tools: [any Tool] = [], transcript: Transcript = [],
+        options: ChatOptions = .init(), toolOptions: ToolOptions = .init()
     ) {
         let core = Result { try calling { try model.core.session(options: options.core()) } }
         let instructions = instructions.map { [ChatMessage.system($0)] } ?? []
-        self.init(model, core, instructions + transcript, options)
+        self.init(model, core, instructions + transcript, options, Toolbox(tools: tools, options: toolOptions))
     }
 
-    private init(_ model: Model, _ core: Result<Session, any Error>, _ transcript: Transcript, _ options: ChatOptions) {
+    private init(
+        _ model: Model, _ core: Result<Session, any Error>, _ transcript: Transcript, _ options: ChatOptions,
+        _ toolbox: Toolbox
+    ) {
         self.model = model
         self.core = core
         self.options = options
+        self.toolbox = toolbox
         state = Locked(State(transcript: transcript))
     }
 
@@ -131,24 +138,38 @@ public final class ChatSession: Observable, Sendable {
     }
 
     /// Answers a prompt with a stream. An empty list of messages asks for an answer to the transcript.
+    ///
+    /// The session calls the tools for which the model asks, and the stream goes on with the answer to their results.
+    /// Calls of one answer run at the same time, and the model reads also what a tool throws, or what is wrong with a
+    /// call. ``GenerationParameters/toolChoice`` holds for the first answer; later ones may call tools or not.
+    /// Cancelling the task stops the calls too. Without tools of the session, calls are events only.
     public func streamResponse(to input: Prompt, options: GenerationParameters? = nil) -> GenerationStream {
+        // The number of messages before the prompt, and the messages to which the current answer belongs.
         let before = Locked<Int?>(nil)
-        return GenerationStream {
+        let asked = Locked<Transcript>([])
+        let rounds = Locked(0)
+        let next: @Sendable (GenerationStream.Answer) async throws -> GenerationStream.Continuation? = { answer in
+            guard rounds({ $0 }) < self.toolbox.options.maxRounds else { return nil }
+            let results = try await self.toolbox.results(of: answer)
+            if results.isEmpty { return nil }
+            rounds { $0 += 1 }
+            let replies = results.map { ChatMessage.tool($0.call, result: $0.text) }
+            let messages = [answer.message(calls: results.map(\.call))] + replies
+            asked { $0 += messages }
+            var later = options ?? .init()
+            later.toolChoice = .auto
+            let stream = try await self.generation(of: asked { $0 }, later)
+            self.mutate(\.transcript) { $0.transcript += messages }
+            return GenerationStream.Continuation(events: results.map(GenerationEvent.toolResult), stream: stream)
+        }
+        return GenerationStream(next: toolbox.tools.isEmpty ? nil : next) {
             try await self.turns.enter()
             do {
-                let messages: [ChatMessage]
-                switch input.content {
-                case .user(let text): messages = [.user(text)]
-                case .messages(let given, _): messages = given
-                case .raw, .tokens:
-                    throw MynahError(.invalidRequest, "a conversation takes messages, not raw text or tokens")
-                }
+                let messages = try input.messages
                 let history = self.state { $0.transcript }
-                let prompt = Prompt(history + messages, options: self.options.template)
-                let stream = try calling {
-                    try self.core.get().generate(prompt: prompt.core, parameters: (options ?? .init()).core())
-                }
+                let stream = try await self.generation(of: history + messages, options)
                 before { $0 = history.count }
+                asked { $0 = history + messages }
                 self.mutate(\.transcript) { $0.transcript += messages }
                 self.mutate(\.isResponding) { $0.isResponding = true }
                 return stream
@@ -163,11 +184,12 @@ public final class ChatSession: Observable, Sendable {
                 if let error = answer.error, !(error is CancellationError) {
                     let kept = min(before { $0 } ?? 0, state.transcript.count)
                     state.transcript.removeLast(state.transcript.count - kept)
-                } else if !answer.text.isEmpty || !answer.reasoning.isEmpty || !answer.toolCalls.isEmpty || answer.finishReason == .stop || answer.finishReason == .length {
-                    var message = ChatMessage(.assistant, answer.text)
-                    message.reasoning = answer.reasoning.isEmpty ? nil : answer.reasoning
-                    message.toolCalls = answer.toolCalls
-                    state.transcript.append(message)
+                } else {
+                    let isComplete = answer.finishReason == .stop || answer.finishReason == .length
+                    // The calls of an answer that is cut short have no results.
+                    let calls = isComplete || self.toolbox.tools.isEmpty ? answer.toolCalls : []
+                    let isEmpty = answer.text.isEmpty && answer.reasoning.isEmpty && calls.isEmpty
+                    if !isEmpty || isComplete { state.transcript.append(answer.message(calls: calls)) }
                 }
             }
             self.mutate(\.isResponding) { $0.isResponding = false }
@@ -176,12 +198,24 @@ public final class ChatSession: Observable, Sendable {
         }
     }
 
+    /// Begins to answer messages.
+    private func generation(
+        of messages: Transcript, _ options: GenerationParameters?
+    ) async throws -> MynahCore.GenerationStream {
+        var template = self.options.template
+        if !toolbox.tools.isEmpty { template.tools = try (template.tools ?? []) + toolbox.tools.map { try $0.definition } }
+        let (core, parameters) = (try core.get(), try (options ?? .init()).core())
+        return try await Prompt(messages, options: template).calling { prompt in
+            try core.generate(prompt: prompt, parameters: parameters)
+        }
+    }
+
     /// A new conversation with a copy of the transcript and of the KV cache.
     public func fork() async throws -> ChatSession {
         try await alone { [self] in
             let core = try core.get()
             let fork = try await calling { try await core.fork() }
-            return ChatSession(model, .success(fork), state { $0.transcript }, options)
+            return ChatSession(model, .success(fork), state { $0.transcript }, options, toolbox)
         }
     }
 
@@ -205,22 +239,27 @@ public final class ChatSession: Observable, Sendable {
     /// Opens a saved conversation. A KV cache that cannot be used, because its file is damaged or another model, version
     /// or option wrote it, is dropped: the transcript opens, and the next answer computes the whole prompt, with
     /// ``GenerationResult/Stats/cachedTokens`` 0.
-    public static func restore(from folder: URL, model: Model) async throws -> ChatSession {
+    public static func restore(
+        from folder: URL, model: Model, tools: [any Tool] = [], toolOptions: ToolOptions = .init()
+    ) async throws -> ChatSession {
+        func anew(_ saved: Saved) -> ChatSession {
+            ChatSession(
+                model, tools: tools, transcript: saved.transcript, options: saved.options, toolOptions: toolOptions)
+        }
         let saved = try Saved(contentsOf: folder.appendingPathComponent(transcriptFile))
         let cache = folder.appendingPathComponent(cacheFile)
-        guard FileManager.default.fileExists(atPath: cache.path) else {
-            return ChatSession(model, transcript: saved.transcript, options: saved.options)
-        }
+        guard FileManager.default.fileExists(atPath: cache.path) else { return anew(saved) }
         do {
             let core = try await calling {
                 try await model.core.restoreSession(path: cache.path, options: saved.options.core())
             }
-            return ChatSession(model, .success(core), saved.transcript, saved.options)
+            let toolbox = Toolbox(tools: tools, options: toolOptions)
+            return ChatSession(model, .success(core), saved.transcript, saved.options, toolbox)
         } catch is CancellationError {
             throw CancellationError()
         } catch {
             // The first call of the session throws errors of its model or options.
-            return ChatSession(model, transcript: saved.transcript, options: saved.options)
+            return anew(saved)
         }
     }
 
@@ -274,5 +313,15 @@ public final class ChatSession: Observable, Sendable {
         if !Thread.isMainThread {
             Task { @MainActor in registrar.withMutation(of: self, keyPath: member) {} }
         }
+    }
+}
+
+extension GenerationStream.Answer {
+    /// The message of the transcript.
+    fileprivate func message(calls: [ToolCall]) -> ChatMessage {
+        var message = ChatMessage(.assistant, text.isEmpty && !calls.isEmpty ? [] : [.text(text)])
+        message.reasoning = reasoning.isEmpty ? nil : reasoning
+        message.toolCalls = calls
+        return message
     }
 }

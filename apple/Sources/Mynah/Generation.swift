@@ -1,7 +1,7 @@
 import Foundation
 internal import MynahCore
 
-/// An event of a generation. Later versions add cases, such as tool calls: a `switch` needs a `default`.
+/// An event of a generation. Later versions add cases: a `switch` needs a `default`.
 // `case .text(let text)` reads best as an enum. `@nonexhaustive` (SE-0487, Swift 6.2.3) is how a source package keeps
 // an enum open: the compiler demands `@unknown default` of other packages, so a new case breaks no source. Older
 // compilers ignore it, and the documentation asks for the `default`. Every enum of this package that grows does the same.
@@ -20,6 +20,9 @@ public enum GenerationEvent: Sendable {
     case toolCall(ToolCall)
     /// What the model wrote as a call, and what is not one.
     case rejectedToolCall(RejectedToolCall)
+    /// The result of a call, before it goes back to the model. The text of another answer follows. Only a
+    /// ``ChatSession`` with tools calls them.
+    case toolResult(ToolResult)
     /// A token, if ``GenerationParameters/topLogprobs`` asks for candidates.
     case token(Token)
     /// The last event.
@@ -100,13 +103,15 @@ public struct GenerationStream: AsyncSequence, Sendable {
 
     private let reading: Reading
 
-    /// The first read calls `begin`. Each batch of events calls `progress`. The end calls `end` once with the answer so
-    /// far, unless `begin` fails.
+    /// The first read calls `begin`. Each batch of events calls `progress`. A complete answer calls `next`, if there is
+    /// one, for the answer after it. The end calls `end` once with the last answer so far, unless `begin` fails.
     init(
+        next: (@Sendable (Answer) async throws -> Continuation?)? = nil,
         begin: @escaping @Sendable () async throws -> MynahCore.GenerationStream,
-        progress: @escaping @Sendable () -> Void = {}, end: @escaping @Sendable (Answer) -> Void = { _ in }
+        progress: @escaping @Sendable () -> Void = {},
+        end: @escaping @Sendable (Answer) -> Void = { _ in }
     ) {
-        reading = Reading(begin: begin, progress: progress, end: end)
+        reading = Reading(begin: begin, progress: progress, next: next, end: end)
     }
 
     public func makeAsyncIterator() -> AsyncIterator {
@@ -161,6 +166,12 @@ public struct GenerationStream: AsyncSequence, Sendable {
         var error: (any Error)?
     }
 
+    /// What follows an answer that is not the last one.
+    struct Continuation: Sendable {
+        let events: [GenerationEvent]
+        let stream: MynahCore.GenerationStream
+    }
+
     public struct AsyncIterator: AsyncIteratorProtocol, Sendable {
         fileprivate let reader: Reader?
         /// In reverse order: events of the core, and public events made of the last of them.
@@ -189,7 +200,13 @@ public struct GenerationStream: AsyncSequence, Sendable {
                 if batch.isEmpty { batch = try reading.ready().reversed() }
                 if batch.isEmpty { batch = try await reading.batch().reversed() }
                 guard let event = batch.popLast() else { return nil }
-                events = reading.deliver(event).reversed()
+                if case .finished(let reason, _) = event, reading.mayContinue(after: reason),
+                    let more = try await reading.continuation()
+                {
+                    events = more.reversed()
+                } else {
+                    events = reading.deliver(event).reversed()
+                }
             }
             return events.popLast()
         }
@@ -198,14 +215,14 @@ public struct GenerationStream: AsyncSequence, Sendable {
 
 /// A sequence of the values that `convert` makes of events, read at the pace of its reader.
 package func pulled<Element: Sendable>(
-    _ stream: GenerationStream, _ convert: @escaping @Sendable (GenerationEvent) -> Element?
+    _ stream: GenerationStream, _ convert: @escaping @Sendable (GenerationEvent) throws -> Element?
 ) -> AsyncThrowingStream<Element, any Error> {
     let events = Locked(stream.makeAsyncIterator())
     return AsyncThrowingStream {
         var iterator = events { $0 }
         while let event = try await iterator.next() {
             events { $0 = iterator }
-            if let element = convert(event) { return element }
+            if let element = try convert(event) { return element }
         }
         return nil
     }
@@ -235,14 +252,18 @@ private final class Reading: Sendable {
     private let state = Locked(State())
     private let begin: @Sendable () async throws -> MynahCore.GenerationStream
     private let progress: @Sendable () -> Void
+    private let next: (@Sendable (GenerationStream.Answer) async throws -> GenerationStream.Continuation?)?
     private let end: @Sendable (GenerationStream.Answer) -> Void
 
     init(
         begin: @escaping @Sendable () async throws -> MynahCore.GenerationStream,
-        progress: @escaping @Sendable () -> Void, end: @escaping @Sendable (GenerationStream.Answer) -> Void
+        progress: @escaping @Sendable () -> Void,
+        next: (@Sendable (GenerationStream.Answer) async throws -> GenerationStream.Continuation?)?,
+        end: @escaping @Sendable (GenerationStream.Answer) -> Void
     ) {
         self.begin = begin
         self.progress = progress
+        self.next = next
         self.end = end
     }
 
@@ -315,6 +336,25 @@ private final class Reading: Sendable {
         }
         if isCancelled { stream.cancel() }
         return stream
+    }
+
+    /// Whether another answer may follow the current one, which has ended.
+    func mayContinue(after reason: FinishReason) -> Bool { next != nil && reason != .cancelled }
+
+    /// Begins the next answer. The events between the two; `nil` after the last answer.
+    func continuation() async throws -> [GenerationEvent]? {
+        do {
+            guard let more = try await next?(state { $0.answer }) else { return nil }
+            let isCancelled = state { state in
+                state.answer = GenerationStream.Answer()
+                state.stream = more.stream
+                return state.isCancelled
+            }
+            if isCancelled { more.stream.cancel() }
+            return more.events
+        } catch {
+            throw failed(error)
+        }
     }
 
     /// Drops the generation, once.

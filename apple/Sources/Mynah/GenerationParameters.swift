@@ -42,6 +42,8 @@ public struct GenerationParameters: Sendable, Codable, Hashable {
     public var reasoning: Reasoning?
     /// Whether the model calls the tools of the prompt.
     public var toolChoice: ToolChoice?
+    /// What the text of the answer consists of: any text, or what a schema, a regular expression or a grammar admits.
+    public var output: OutputFormat?
     /// Further end-of-sequence tokens.
     public var extraStopTokens: Set<Int>?
     /// Whether an end-of-sequence token ends the generation.
@@ -106,6 +108,26 @@ public struct GenerationParameters: Sendable, Codable, Hashable {
         case named(String)
     }
 
+    /// What the text of an answer consists of. What cannot be enforced while a model writes is an error that names the
+    /// keyword and its place.
+    public enum OutputFormat: Sendable, Codable, Hashable {
+        /// Any text.
+        case text
+        /// JSON that is valid under a JSON schema.
+        case schema(JSONValue)
+        /// Text that as a whole matches a regular expression.
+        case regex(String)
+        /// Text of a grammar in llguidance's variant of Lark.
+        case lark(String)
+
+        /// A JSON object.
+        public static let json = Self.schema(["type": "object"])
+        /// One of these texts, in quotes as JSON.
+        public static func oneOf(_ texts: [String]) -> Self {
+            .schema(["enum": .array(texts.map(JSONValue.string))])
+        }
+    }
+
     public init(maxTokens: Int? = nil, temperature: Float? = nil, topP: Float? = nil, topK: Int? = nil) {
         self.maxTokens = maxTokens
         self.temperature = temperature
@@ -151,6 +173,7 @@ extension GenerationParameters {
         stop = core.stop
         reasoning = core.reasoning.map { Reasoning(effort: $0.effort.map(Reasoning.Effort.init), budget: $0.budget.map(Int.init)) }
         toolChoice = core.toolChoice.map(ToolChoice.init)
+        output = core.output.flatMap(OutputFormat.init)
         extraStopTokens = core.endTokens.map { Set($0.map(Int.init)) }
         stopOnEOS = core.ignoreEnd.map(!)
         prefillStepSize = core.prefillChunk.map(Int.init)
@@ -188,6 +211,7 @@ extension GenerationParameters {
                     effort: reasoning.effort?.core, budget: try reasoning.budget.map { try size($0, "reasoning.budget") })
             },
             toolChoice: toolChoice?.core,
+            output: try output?.core(),
             endTokens: try extraStopTokens.map { try $0.sorted().map { try size($0, "extraStopTokens") } },
             ignoreEnd: stopOnEOS.map(!),
             specialTokens: nil,
@@ -239,6 +263,28 @@ extension GenerationParameters.ToolChoice {
         case .none: .none
         case .required: .required
         case .named(let name): .named(name: name)
+        }
+    }
+}
+
+extension GenerationParameters.OutputFormat {
+    fileprivate init?(_ core: MynahCore.OutputFormat) {
+        switch core {
+        case .text: self = .text
+        case .schema(let schema):
+            guard let schema = try? JSONValue(text: schema) else { return nil }
+            self = .schema(schema)
+        case .regex(let regex): self = .regex(regex)
+        case .lark(let grammar): self = .lark(grammar)
+        }
+    }
+
+    fileprivate func core() throws -> MynahCore.OutputFormat {
+        switch self {
+        case .text: .text
+        case .schema(let schema): .schema(schema: try schema.text())
+        case .regex(let regex): .regex(regex: regex)
+        case .lark(let grammar): .lark(grammar: grammar)
         }
     }
 }

@@ -118,13 +118,13 @@ public final class Model: Sendable {
         let (core, cache) = (core, Locked<Session?>(nil))
         let parameters = parameters ?? .init()
         return GenerationStream {
-            try calling {
+            try await prompt.calling { prompt in
                 guard let options = try parameters.cache?.session() else {
-                    return try core.generate(prompt: prompt.core, parameters: parameters.core())
+                    return try core.generate(prompt: prompt, parameters: parameters.core())
                 }
                 let session = try core.session(options: options)
                 cache { $0 = session }
-                return try session.generate(prompt: prompt.core, parameters: parameters.core())
+                return try session.generate(prompt: prompt, parameters: parameters.core())
             }
         }
     }
@@ -159,14 +159,19 @@ public final class Model: Sendable {
 
     /// The number of tokens of a prompt.
     public func countTokens(_ prompt: Prompt) async throws -> Int {
-        try calling { try core.tokens(prompt: prompt.core).count }
+        let core = core
+        return try await prompt.calling { try core.tokens(prompt: $0).count }
     }
 
     /// The text that the chat template makes of messages.
     public func renderChatTemplate(
         _ messages: [ChatMessage], options: ChatTemplateOptions = .init()
     ) async throws -> String {
-        try calling { try core.renderChatTemplate(messages: messages.map { try $0.core() }, options: options.core()) }
+        let core = core
+        return try await Prompt(messages, options: options).calling { prompt in
+            guard case .chat(let messages, let options) = prompt else { return "" }
+            return try core.renderChatTemplate(messages: messages, options: options)
+        }
     }
 
     /// The current state of the model and then each change, until the model is unloaded. The stream does not retain the
@@ -221,7 +226,7 @@ public struct LoadSequence: AsyncSequence, Sendable {
             await AppLifecycle.observe()
             do {
                 if access == nil { access = sequence.access }
-                let loading = try loading ?? sequence.begin()
+                let loading = try loading ?? sequence.begin(.language)
                 self.loading = loading
                 let next = try await cancellable(loading.cancel) { try await loading.next() }
                 switch next {
@@ -230,9 +235,10 @@ public struct LoadSequence: AsyncSequence, Sendable {
                 case nil:
                     isOver = true
                     self.loading = nil
-                    let model = Model(try await cancellable(loading.cancel) { try await loading.model() })
+                    let model = try await cancellable(loading.cancel) { try await loading.model() }
                     access = nil
-                    return .ready(model)
+                    guard case .language(let core) = model else { throw LoadedModel.otherKind }
+                    return .ready(Model(core))
                 }
             } catch {
                 isOver = true
@@ -246,14 +252,15 @@ public struct LoadSequence: AsyncSequence, Sendable {
 
 extension LoadSequence {
     /// The weights are in memory when a load is over, so the access lasts as long as the load.
-    fileprivate var access: FolderAccess {
+    var access: FolderAccess {
         FolderAccess([source, options.adapter?.source, options.overrides.tokenizer?.source])
     }
 
-    fileprivate func begin() throws -> Loading {
+    func begin(_ kind: ModelKind) throws -> Loading {
         try calling {
             try loadModel(
-                source: source.core, options: options.core(), downloader: options.downloader.map(DownloaderBridge.init))
+                source: source.core, kind: kind, options: options.core(),
+                downloader: options.downloader.map(DownloaderBridge.init))
         }
     }
 }

@@ -8,6 +8,7 @@ package import MynahCore
 /// ```swift
 /// model.generate("Why is the sky blue?")
 /// model.generate([.system("Answer in one sentence."), .user("Why is the sky blue?")])
+/// model.generate([.user("What is this?", images: [.file(photo)])])
 /// model.generate(.raw("The sky is blue because"))
 /// ```
 public struct Prompt: Sendable, ExpressibleByStringLiteral, ExpressibleByArrayLiteral {
@@ -28,6 +29,20 @@ public struct Prompt: Sendable, ExpressibleByStringLiteral, ExpressibleByArrayLi
         self.init(.messages(messages, options))
     }
 
+    /// Whether a message has a picture or a clip.
+    var hasMedia: Bool {
+        guard case .messages(let messages, _) = content else { return false }
+        return messages.contains { $0.hasMedia }
+    }
+
+    /// Calls the core with the prompt. Pictures are read and prepared meanwhile, which takes long.
+    func calling<Value: Sendable>(
+        _ body: @escaping @Sendable (MynahCore.Prompt) throws -> Value
+    ) async throws -> Value {
+        let call: @Sendable () throws -> Value = { try Mynah.calling { try body(core) } }
+        return hasMedia ? try await onThread(call) : try call()
+    }
+
     /// Tokens, unchanged.
     public init(tokens: [Int]) { self.init(.tokens(tokens)) }
 
@@ -38,6 +53,18 @@ public struct Prompt: Sendable, ExpressibleByStringLiteral, ExpressibleByArrayLi
     public init(arrayLiteral messages: ChatMessage...) { self.init(messages) }
 
     private init(_ content: Content) { self.content = content }
+
+    /// The messages that it adds to a conversation.
+    var messages: [ChatMessage] {
+        get throws {
+            switch content {
+            case .user(let text): return [.user(text)]
+            case .messages(let messages, _): return messages
+            case .raw, .tokens:
+                throw MynahError(.invalidRequest, "a conversation takes messages, not raw text or tokens")
+            }
+        }
+    }
 
     package var core: MynahCore.Prompt {
         get throws {
@@ -55,7 +82,7 @@ public struct Prompt: Sendable, ExpressibleByStringLiteral, ExpressibleByArrayLi
 /// One message of a transcript.
 ///
 /// Its JSON is that of chat templates: `content` is a string or a list of parts such as
-/// `{"type": "text", "text": "…"}`.
+/// `{"type": "text", "text": "…"}`. That of a picture has its bytes.
 public struct ChatMessage: Sendable, Codable, Hashable {
     /// The role of the speaker. A template may know roles beside the usual ones.
     public struct Role: RawRepresentable, Sendable, Codable, Hashable, ExpressibleByStringLiteral {
@@ -89,6 +116,11 @@ public struct ChatMessage: Sendable, Codable, Hashable {
         self.name = name
     }
 
+    /// A message with pictures and clips before its text.
+    public init(_ role: Role, _ text: String, images: [Media], videos: [Media] = []) {
+        self.init(role, images.map(Content.image) + videos.map(Content.video) + [.text(text)])
+    }
+
     /// The result of a call.
     public static func tool(_ call: ToolCall, result: String) -> Self {
         var message = Self(.tool, result, name: call.name)
@@ -108,6 +140,9 @@ public struct ChatMessage: Sendable, Codable, Hashable {
 
     public static func system(_ text: String) -> Self { Self(.system, text) }
     public static func user(_ text: String) -> Self { Self(.user, text) }
+    public static func user(_ text: String, images: [Media], videos: [Media] = []) -> Self {
+        Self(.user, text, images: images, videos: videos)
+    }
     public static func assistant(_ text: String) -> Self { Self(.assistant, text) }
 
     /// The text of all its parts. Setting it replaces the content.
@@ -130,9 +165,13 @@ public struct ChatMessage: Sendable, Codable, Hashable {
         }
     }
 
+    fileprivate var hasMedia: Bool {
+        content.contains { if case .text = $0 { false } else { true } }
+    }
+
     func core() throws -> MynahCore.ChatMessage {
         MynahCore.ChatMessage(
-            role: role.rawValue, content: content.map(\.core), reasoning: reasoning, name: name,
+            role: role.rawValue, content: try content.map { try $0.core() }, reasoning: reasoning, name: name,
             toolCalls: try toolCalls.map { try $0.core() }, toolCallId: toolCallID)
     }
 }
@@ -144,12 +183,21 @@ extension ChatMessage {
     #endif
     public enum Content: Sendable, Hashable {
         case text(String)
+        case image(Media)
+        case video(Media)
+
+        /// A picture in the bytes of a file.
+        public static func image(_ data: Data) -> Self { .image(Media.data(data)) }
+        /// A picture in a file.
+        public static func image(_ url: URL) -> Self { .image(Media.file(url)) }
+        /// A clip in a file.
+        public static func video(_ url: URL) -> Self { .video(Media.file(url)) }
     }
 }
 
 extension ChatMessage.Content: Codable, ExpressibleByStringLiteral {
     private enum CodingKeys: String, CodingKey {
-        case type, text
+        case type, text, image, video
     }
 
     public init(stringLiteral text: String) { self = .text(text) }
@@ -158,6 +206,8 @@ extension ChatMessage.Content: Codable, ExpressibleByStringLiteral {
         let fields = try decoder.container(keyedBy: CodingKeys.self)
         switch try fields.decode(String.self, forKey: .type) {
         case "text": self = .text(try fields.decode(String.self, forKey: .text))
+        case "image": self = .image(try fields.decode(Media.self, forKey: .image))
+        case "video": self = .video(try fields.decode(Media.self, forKey: .video))
         case let type:
             throw MynahError(.unsupported, "this version of Mynah does not support content of type `\(type)`; update it")
         }
@@ -169,12 +219,20 @@ extension ChatMessage.Content: Codable, ExpressibleByStringLiteral {
         case .text(let text):
             try fields.encode("text", forKey: .type)
             try fields.encode(text, forKey: .text)
+        case .image(let image):
+            try fields.encode("image", forKey: .type)
+            try fields.encode(image.embedded(), forKey: .image)
+        case .video(let video):
+            try fields.encode("video", forKey: .type)
+            try fields.encode(video, forKey: .video)
         }
     }
 
-    fileprivate var core: MynahCore.Content {
+    fileprivate func core() throws -> MynahCore.Content {
         switch self {
         case .text(let text): .text(text: text)
+        case .image(let media): .image(image: try media.image())
+        case .video(let media): .video(video: try media.video())
         }
     }
 }
@@ -273,7 +331,7 @@ public enum JSONValue: Sendable, Codable, Hashable, ExpressibleByStringLiteral, 
 
     func text() throws -> String {
         do {
-            return String(decoding: try JSONEncoder().encode(self), as: UTF8.self)
+            return String(decoding: try JSONEncoder.ofModels.encode(self), as: UTF8.self)
         } catch let error as EncodingError {
             throw MynahError(.invalidRequest, "template variable: \(error)")
         }

@@ -98,3 +98,14 @@ public final class LLMTypeRegistry: Sendable {
 
     public var types: [String] { Model.supportedArchitectures }
 }
+
+/// Loads detectors of speech by the calls of FFAI.
+public enum VADModelRegistry {
+    /// Loads a model by its name, and downloads it first if it is not on the disk.
+    public static func fromPretrained(_ id: String, options: LoadOptions = .init()) async throws -> VADModel {
+        try await VADModel.load(id, options: options)
+    }
+
+    /// Loads the model of a folder.
+    public static func loadFromDirectory(_ folder: URL) async throws -> VADModel { try await VADModel.load(folder) }
+}

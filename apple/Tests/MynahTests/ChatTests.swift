@@ -119,11 +119,13 @@ extension Everything {
             #expect(try JSONDecoder().decode(ChatMessage.self, from: plain) == .user("Hi"))
             let parts = Data(#"{"role": "user", "content": [{"type": "text", "text": "Hi"}]}"#.utf8)
             #expect(try JSONDecoder().decode(ChatMessage.self, from: parts) == .user("Hi"))
-            let picture = Data(#"{"role": "user", "content": [{"type": "image"}]}"#.utf8)
+            let unknown = Data(#"{"role": "user", "content": [{"type": "hologram"}]}"#.utf8)
             do {
-                _ = try JSONDecoder().decode(ChatMessage.self, from: picture)
-                Issue.record("an image is not supported yet")
+                _ = try JSONDecoder().decode(ChatMessage.self, from: unknown)
+                Issue.record("there are no holograms")
             } catch MynahError.Code.unsupported {}
+            let empty = Data(#"{"role": "user", "content": [{"type": "image"}]}"#.utf8)
+            #expect(throws: DecodingError.self) { try JSONDecoder().decode(ChatMessage.self, from: empty) }
         }
 
         @Test func partsOfAMessageAreRenderedAsOneText() async throws {

@@ -186,5 +186,14 @@ extension Everything {
                 error.code == .unsupported && error.message.contains("moondream3")
             })
         }
+
+        @Test func aDetectorLoadsFromAFolder() async throws {
+            let folder = Checkpoints.url("silero_vad")
+            let model = try await VADModelRegistry.loadFromDirectory(folder)
+            let same = try await VADModelRegistry.fromPretrained(folder.path)
+            let speech = try await model.detect(audio: Checkpoints.noise(800))
+            #expect(!speech.probabilities.isEmpty)
+            #expect(try await same.detect(audio: Checkpoints.noise(800)) == speech)
+        }
     }
 }

@@ -1,6 +1,7 @@
 // What the package uses of UIKit, to type-check the package on other systems. `UIApplication.shared` is missing: the
 // compiler refuses it to code that extensions may contain.
 import AppleFoundation
+import CoreGraphics
 import Foundation
 
 @MainActor public class UIApplication {
@@ -15,4 +16,25 @@ import Foundation
     public var isProtectedDataAvailable: Bool { true }
     nonisolated public static func responds(to selector: Selector) -> Bool { true }
     nonisolated public static func perform(_ selector: Selector) -> Unmanaged<AnyObject>? { nil }
+}
+
+public class UIImage {
+    public enum Orientation: Sendable { case up, down }
+    public var imageOrientation: Orientation { .up }
+    public var cgImage: CGImage? { nil }
+    public var scale: CGFloat { 1 }
+    public var size: CGSize { .zero }
+    public func draw(at point: CGPoint) {}
+}
+
+public class UIGraphicsImageRendererFormat {
+    public init() {}
+    public var scale: CGFloat = 1
+}
+
+public class UIGraphicsImageRendererContext {}
+
+public class UIGraphicsImageRenderer {
+    public init(size: CGSize, format: UIGraphicsImageRendererFormat) {}
+    public func image(actions: (UIGraphicsImageRendererContext) -> Void) -> UIImage { fatalError() }
 }

@@ -1,10 +1,13 @@
 //! The handle of an audio codec.
 
 use crate::{
-    api::{location::Location, network},
+    api::{
+        location::Location,
+        network::{self, AudioHandle, LoadAudio, LoadedAudio},
+    },
     engine::{
         Turn,
-        engine_model::{Place, find},
+        engine_model::{EngineModel, Place, find},
     },
     error::{Error, Result},
     layers::audio::noise::Noise,
@@ -24,6 +27,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct AudioCodec {
     place: Arc<Place>,
+    model_type: String,
     sample_rate: u32,
     channels: usize,
     is_chunked: bool,
@@ -34,14 +38,21 @@ impl AudioCodec {
     ///
     /// # Errors
     /// As [`Model::load`](crate::Model::load).
-    pub async fn load(location: impl Into<Location>) -> Result<Self> {
-        let about = |model: &crate::engine::engine_model::EngineModel| {
-            let codec = model.codec()?;
-            Ok((codec.sample_rate(), codec.channels(), codec.is_chunked()))
-        };
-        let (place, facts) = network::load(location.into(), Kind::Codec, about).await?;
-        let (sample_rate, channels, is_chunked) = facts;
-        Ok(AudioCodec { place, sample_rate, channels, is_chunked })
+    pub fn load(location: impl Into<Location>) -> LoadAudio<Self> {
+        LoadAudio::new(location.into())
+    }
+
+    /// The `model_type` of the config, or the name of the family where it has none.
+    pub fn model_type(&self) -> &str {
+        &self.model_type
+    }
+
+    /// Frees the memory of the model. What still uses it fails with [`Error::Unloaded`].
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the engine has stopped.
+    pub async fn unload(&self) -> Result<()> {
+        network::free(&self.place).await
     }
 
     /// Samples a second, in Hz.
@@ -144,5 +155,22 @@ impl AudioCodec {
         let channels: Vec<Vec<f32>> = (0..self.channels).map(channel).collect::<Result<_>>()?;
         let frames = channels[0].len();
         Ok((0..frames).flat_map(|i| channels.iter().map(move |samples| samples[i])).collect())
+    }
+}
+
+impl AudioHandle for AudioCodec {
+    const KIND: Kind = Kind::Codec;
+    /// The sample rate, the number of channels, and whether stretches are coded one by one.
+    type Facts = (u32, usize, bool);
+
+    fn facts(model: &EngineModel) -> Result<Self::Facts> {
+        let codec = model.codec()?;
+        Ok((codec.sample_rate(), codec.channels(), codec.is_chunked()))
+    }
+
+    fn new(loaded: LoadedAudio<Self::Facts>) -> Result<Self> {
+        let LoadedAudio { model_type, place, facts: (sample_rate, channels, is_chunked), .. } =
+            loaded;
+        Ok(AudioCodec { place: Arc::new(place), model_type, sample_rate, channels, is_chunked })
     }
 }

@@ -2,16 +2,14 @@
 
 use crate::{
     api::{
-        download::{CONFIG, MODEL, download_as},
-        load::{Limit, LoadEvent, LoadOptions, Progress, Tell},
-        location::{Found, Location},
+        location::Location,
+        network::{self, AudioHandle, LoadAudio, LoadedAudio},
     },
     engine::{
-        Engine, LiveAudio, LiveRequest, Transcription, TranscriptionRequest, Turn,
-        engine_model::{EngineModel, Place, find, unload},
+        LiveAudio, LiveRequest, Transcription, TranscriptionRequest,
+        engine_model::{EngineModel, Place, find},
     },
     error::{Error, Result},
-    families,
     generate::{
         Score,
         transcription::{Timestamps, TranscribeOptions, Vocabulary, Wanted, score_transcript},
@@ -26,10 +24,8 @@ use crate::{
 };
 use mlx_rs::{Array, Dtype};
 use std::{
-    fmt,
     path::{Path, PathBuf},
-    pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 /// A model that hears or speaks. Clones are handles to the same model, which is freed with the last.
@@ -43,15 +39,6 @@ struct Inner {
     /// The special tokens of a model of windows.
     vocabulary: Option<Arc<Vocabulary>>,
     place: Place,
-}
-
-/// A model to be loaded, made by [`AudioModel::load`]. Awaiting it loads the model; dropping the future
-/// cancels the load.
-#[must_use = "a model is loaded when its `LoadAudio` is awaited"]
-pub struct LoadAudio {
-    location: Location,
-    options: LoadOptions,
-    progress: Progress,
 }
 
 /// Audio that a model is to hear.
@@ -102,9 +89,8 @@ impl AudioModel {
     /// Awaiting it returns the errors of the download, the config, the weights and the tokenizer, with
     /// the name of the model ([`Error::Model`]); [`Error::ModelKind`] for a model of another kind;
     /// [`Error::Offline`]; [`Error::MemoryLimit`].
-    pub fn load(location: impl Into<Location>) -> LoadAudio {
-        let progress = Box::new(|_| {});
-        LoadAudio { location: location.into(), options: LoadOptions::default(), progress }
+    pub fn load(location: impl Into<Location>) -> LoadAudio<Self> {
+        LoadAudio::new(location.into())
     }
 
     /// The `model_type` of the config, or the name of the family where it has none.
@@ -222,14 +208,7 @@ impl AudioModel {
     /// # Errors
     /// [`Error::Internal`] when the engine has stopped.
     pub async fn unload(&self) -> Result<()> {
-        let id = self.0.place.id;
-        let free = move || {
-            unload(id);
-            Ok(())
-        };
-        self.0.place.engine.run_at_once(free).await?;
-        // Between the two jobs, the transcriptions take their last turn.
-        self.0.place.engine.run_at_once(mlx::release_memory).await
+        network::free(&self.0.place).await
     }
 
     /// The tokenizer.
@@ -263,73 +242,29 @@ fn features(model: &dyn Transcriber, recording: &Recording) -> Result<Array> {
     model.features(&samples)
 }
 
-impl LoadAudio {
-    /// Sets the options.
-    pub fn options(self, options: LoadOptions) -> Self {
-        LoadAudio { options, ..self }
-    }
+impl AudioHandle for AudioModel {
+    const KIND: Kind = Kind::Transcriber;
+    /// The size of the vocabulary of a model of windows, and the sample rate.
+    type Facts = (Option<u32>, u32);
 
-    /// Sets a handler of progress events, which other threads call.
-    pub fn progress(self, handler: impl FnMut(LoadEvent) + Send + 'static) -> Self {
-        LoadAudio { progress: Box::new(handler), ..self }
-    }
-
-    async fn run(self) -> Result<AudioModel> {
-        let LoadAudio { location, options, progress } = self;
-        let tell = Tell(Arc::new(Mutex::new(progress)));
-        let engine = Engine::get()?;
-        let files = match location.resolve()? {
-            Found::Here(files) => files,
-            Found::Hub(source) => {
-                let tell = tell.clone();
-                let tell = move |progress| tell.event(LoadEvent::Download(progress));
-                download_as(&options.source(*source), MODEL, tell).await?.into()
-            }
+    fn facts(model: &EngineModel) -> Result<Self::Facts> {
+        let model = model.transcriber()?;
+        let size = match model.output() {
+            Output::Windows(decoder) => Some(decoder.decoder.vocabulary()),
+            Output::Prompted(_) | Output::Labels(_) => None,
         };
-        let config = files.json(CONFIG)?;
-        let family = families::family(&files, config.as_ref())?;
-        let model_type = family.name(&config.clone().unwrap_or_default()).to_string();
-        family.expect(Kind::Transcriber, &config.clone().unwrap_or_default())?;
+        Ok((size, model.sample_rate()))
+    }
+
+    fn new(loaded: LoadedAudio<Self::Facts>) -> Result<Self> {
+        let LoadedAudio { model_type, files, place, facts: (size, sample_rate) } = loaded;
         let has_tokenizer = Tokenizer::is_expected(&files)?;
         let tokenizer = has_tokenizer.then(|| Tokenizer::load(&files)).transpose()?;
-        let limit = Limit::set(options.memory)?;
-        let reading = move || {
-            let tell = move |share| tell.event(LoadEvent::Weights(share));
-            let mut reading = EngineModel::read(&files, None, config.as_ref(), tell)?;
-            Ok(move || {
-                let Some(loaded) = reading()? else { return Ok(None) };
-                let model = loaded.transcriber()?;
-                let size = match model.output() {
-                    Output::Windows(decoder) => Some(decoder.decoder.vocabulary()),
-                    Output::Prompted(_) | Output::Labels(_) => None,
-                };
-                let sample_rate = model.sample_rate();
-                Ok(Some((size, sample_rate, Place::new(engine, loaded))))
-            })
-        };
-        let (size, sample_rate, place) = engine.run_in_turns(Turn::Ready, reading).await?;
         let windows = tokenizer.clone().zip(size);
         let vocabulary = windows.map(|(tokenizer, size)| Vocabulary::new(tokenizer, size));
         let vocabulary = vocabulary.transpose()?.map(Arc::new);
-        limit.keep();
         let inner = Inner { model_type, sample_rate, tokenizer, vocabulary, place };
         Ok(AudioModel(Arc::new(inner)))
-    }
-}
-
-impl IntoFuture for LoadAudio {
-    type Output = Result<AudioModel>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Result<AudioModel>> + Send>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        let name = self.location.to_string();
-        Box::pin(async move { self.run().await.map_err(Error::of_model(name)) })
-    }
-}
-
-impl fmt::Debug for LoadAudio {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("LoadAudio").field("location", &self.location).finish_non_exhaustive()
     }
 }
 

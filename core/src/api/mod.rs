@@ -23,7 +23,7 @@ mod vad_model;
 
 pub use crate::engine::engine_model::ModelMemory;
 pub use audio_codec::AudioCodec;
-pub use audio_model::{AudioFeatures, AudioInput, AudioModel, LoadAudio, Stage};
+pub use audio_model::{AudioFeatures, AudioInput, AudioModel, Stage};
 pub use demo::DEMO;
 pub use download::{download, download_adapter, download_text};
 pub use inspect::{Inspection, Memory, Packing, inspect, inspect_with_adapter};
@@ -31,6 +31,7 @@ pub use load::{Load, LoadEvent, LoadOptions, MemoryPolicy};
 pub use location::Location;
 pub use media::preprocess;
 pub use model::{Model, ModelInfo, shrink_caches};
+pub use network::LoadAudio;
 pub use prompt::Prompt;
 pub use respond::{BoxFuture, CallTool, RespondEvent, Response, ToolError, ToolResult, Tools};
 pub use session::Session;

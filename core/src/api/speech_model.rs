@@ -1,7 +1,10 @@
 //! The handle of a model that speaks.
 
 use crate::{
-    api::{location::Location, network},
+    api::{
+        location::Location,
+        network::{self, AudioHandle, LoadAudio, LoadedAudio},
+    },
     engine::{
         Turn,
         engine_model::{EngineModel, Place, find},
@@ -19,6 +22,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct SpeechModel {
     place: Arc<Place>,
+    model_type: String,
     sample_rate: u32,
     voices: Vec<String>,
 }
@@ -28,13 +32,13 @@ impl SpeechModel {
     ///
     /// # Errors
     /// As [`Model::load`](crate::Model::load).
-    pub async fn load(location: impl Into<Location>) -> Result<Self> {
-        let about = |model: &EngineModel| {
-            let speaker = model.speaker()?;
-            Ok((speaker.sample_rate(), speaker.voices()?))
-        };
-        let (place, facts) = network::load(location.into(), Kind::Speaker, about).await?;
-        Ok(SpeechModel { place, sample_rate: facts.0, voices: facts.1 })
+    pub fn load(location: impl Into<Location>) -> LoadAudio<Self> {
+        LoadAudio::new(location.into())
+    }
+
+    /// The `model_type` of the config, or the name of the family where it has none.
+    pub fn model_type(&self) -> &str {
+        &self.model_type
     }
 
     /// Samples a second, in Hz.
@@ -71,5 +75,29 @@ impl SpeechModel {
             })
         };
         self.place.engine.run_in_turns(Turn::Ready, begin).await
+    }
+
+    /// Frees the memory of the model. What still uses it fails with [`Error::Unloaded`](crate::Error::Unloaded).
+    ///
+    /// # Errors
+    /// [`Error::Internal`](crate::Error::Internal) when the engine has stopped.
+    pub async fn unload(&self) -> Result<()> {
+        network::free(&self.place).await
+    }
+}
+
+impl AudioHandle for SpeechModel {
+    const KIND: Kind = Kind::Speaker;
+    /// The sample rate and the voices.
+    type Facts = (u32, Vec<String>);
+
+    fn facts(model: &EngineModel) -> Result<Self::Facts> {
+        let speaker = model.speaker()?;
+        Ok((speaker.sample_rate(), speaker.voices()?))
+    }
+
+    fn new(loaded: LoadedAudio<Self::Facts>) -> Result<Self> {
+        let LoadedAudio { model_type, place, facts: (sample_rate, voices), .. } = loaded;
+        Ok(SpeechModel { place: Arc::new(place), model_type, sample_rate, voices })
     }
 }

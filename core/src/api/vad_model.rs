@@ -1,7 +1,10 @@
 //! The handle of a model of voice activity, turns, or speakers.
 
 use crate::{
-    api::{location::Location, network},
+    api::{
+        location::Location,
+        network::{self, AudioHandle, LoadAudio, LoadedAudio},
+    },
     engine::{
         Turn,
         engine_model::{EngineModel, Place, find},
@@ -17,6 +20,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct VadModel {
     place: Arc<Place>,
+    model_type: String,
     task: Task,
 }
 
@@ -69,10 +73,21 @@ impl VadModel {
     ///
     /// # Errors
     /// As [`Model::load`](crate::Model::load).
-    pub async fn load(location: impl Into<Location>) -> Result<Self> {
-        let about = |model: &EngineModel| Ok(model.detector()?.task());
-        let (place, task) = network::load(location.into(), Kind::Detector, about).await?;
-        Ok(VadModel { place, task })
+    pub fn load(location: impl Into<Location>) -> LoadAudio<Self> {
+        LoadAudio::new(location.into())
+    }
+
+    /// The `model_type` of the config, or the name of the family where it has none.
+    pub fn model_type(&self) -> &str {
+        &self.model_type
+    }
+
+    /// Frees the memory of the model. What still uses it fails with [`Error::Unloaded`].
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the engine has stopped.
+    pub async fn unload(&self) -> Result<()> {
+        network::free(&self.place).await
     }
 
     /// Hears audio of any rate and number of channels.
@@ -158,5 +173,19 @@ impl VadModel {
                 Detection::Speakers { probabilities: rows, frame_stride, sample_rate, segments }
             }
         }
+    }
+}
+
+impl AudioHandle for VadModel {
+    const KIND: Kind = Kind::Detector;
+    type Facts = Task;
+
+    fn facts(model: &EngineModel) -> Result<Self::Facts> {
+        Ok(model.detector()?.task())
+    }
+
+    fn new(loaded: LoadedAudio<Self::Facts>) -> Result<Self> {
+        let LoadedAudio { model_type, place, facts: task, .. } = loaded;
+        Ok(VadModel { place: Arc::new(place), model_type, task })
     }
 }

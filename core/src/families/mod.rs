@@ -48,7 +48,7 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
 const OTHER_MODALITIES: &[(&str, &str)] = &[
     (
         "vision",
-        "fastvlm kimi_vl llava_qwen2 minicpmv4_6 molmo2 molmo_point moondream3 \
+        "fastvlm llava_qwen2 minicpmv4_6 molmo2 molmo_point moondream3 \
          nemotron_labs_diffusion_vlm phi3_v phi4-siglip phi4_siglip youtu_vl",
     ),
     (

@@ -89,9 +89,14 @@ pub fn text_model(config: &Json, w: &Scope, default: &str) -> Result<Box<dyn Lan
             let reason = format!("`{kind}` is not supported");
             Error::unsupported("text_config.model_type", reason)
         }
-        error if is_nested => error.with_field(|field| format!("text_config.{field}")),
+        error if is_nested => in_text_config(error),
         error => error,
     })
+}
+
+/// Names the field of an error within `text_config`.
+pub fn in_text_config(error: Error) -> Error {
+    error.with_field(|field| format!("text_config.{field}"))
 }
 
 /// Width of the stream of the language model.

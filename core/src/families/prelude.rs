@@ -62,7 +62,9 @@ pub(crate) use crate::{
         vision::{
             config::{VisionConfig, in_vision_config, nested as vision_config, square_width},
             encoder::{self, AttentionNames, Encoder, FC1_FC2},
-            grid::{Grid, MergeOrder, Wavelengths, rope_2d, rope_2d_of_neighbours},
+            grid::{
+                Grid, MergeOrder, Wavelengths, rope_2d, rope_2d_by_turns, rope_2d_of_neighbours,
+            },
             patches::{Kernel, PatchEmbedding},
             position_table::{Interpolation, PositionTable},
             siglip::VisionTransformer,

@@ -27,6 +27,8 @@ pub struct Embedded {
     pub deepstack: Vec<Array>,
     /// The output of an encoder `[batch, positions, width]`, which cross attention reads.
     pub encoded: Option<Array>,
+    /// Which positions of `encoded` each position sees, `[length, positions]`; all without it.
+    pub encoded_mask: Option<Array>,
     /// Which positions stand for media, in order.
     pub media: Vec<MediaRange>,
 }
@@ -92,6 +94,7 @@ impl Embedded {
             span_reach: SpanReach::Whole,
             deepstack: Vec::new(),
             encoded: None,
+            encoded_mask: None,
             media: Vec::new(),
         }
     }
@@ -176,6 +179,7 @@ impl Embedded {
             span_reach: self.span_reach,
             deepstack: self.deepstack.iter().map(|x| cut(x, 1)).collect::<Result<_>>()?,
             encoded: self.encoded.clone(),
+            encoded_mask: self.encoded_mask.as_ref().map(|mask| cut(mask, 0)).transpose()?,
             // A slice has no keys of its own: those of the whole prompt are compared.
             media: Vec::new(),
         })

@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     layers::{
-        attention::cross::Encoded,
+        attention::cross::{Encoded, EncodedMask},
         cache_plan::CachePlan,
         embedded::Embedded,
         step::{Rotary, Step},
@@ -135,6 +135,9 @@ fn pass(model: &dyn LanguageModel, x: &Embedded, cache: &mut Cache) -> Result<Ar
     if let Some(encoded) = &x.encoded {
         step.put(Encoded(encoded.clone()));
     }
+    if let Some(mask) = &x.encoded_mask {
+        step.put(EncodedMask(mask.clone()));
+    }
     let hidden = model.forward(x, cache, &step)?;
     if let Some(rotary) = &x.rotary {
         let rows = x.ids.dim(0);
@@ -176,6 +179,8 @@ struct Shape {
     positions: usize,
     /// Whether rotary positions have a delta.
     has_rotary_delta: bool,
+    /// How many arrays the fixed states have: none before media are read.
+    fixed: usize,
     pass: Pass,
 }
 
@@ -187,6 +192,7 @@ impl Shape {
             batch,
             positions: cache.positions().len(),
             has_rotary_delta: cache.rotary_delta.is_some(),
+            fixed: cache.fork().fixed().0.iter().sum(),
             pass,
         }
     }

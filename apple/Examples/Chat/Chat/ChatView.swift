@@ -1,9 +1,11 @@
 import Mynah
+import PhotosUI
 import SwiftUI
 
 struct ChatView: View {
     let conversation: Conversation
     @State private var draft = ""
+    @State private var picked: [PhotosPickerItem] = []
 
     var body: some View {
         ScrollView {
@@ -21,6 +23,9 @@ struct ChatView: View {
                     Statistics(result: result)
                 }
                 HStack {
+                    PhotosPicker(selection: $picked, maxSelectionCount: 4, matching: .images) {
+                        Label("Pictures", systemImage: picked.isEmpty ? "photo" : "photo.fill")
+                    }
                     TextField("Message", text: $draft, axis: .vertical)
                         .textFieldStyle(.roundedBorder)
                         .onSubmit(send)
@@ -45,8 +50,15 @@ struct ChatView: View {
 
     private func send() {
         guard !draft.isEmpty, !conversation.isAnswering else { return }
-        conversation.send(draft)
-        draft = ""
+        let (text, items) = (draft, picked)
+        (draft, picked) = ("", [])
+        Task {
+            var pictures: [Data] = []
+            for item in items {
+                if let data = try? await item.loadTransferable(type: Data.self) { pictures.append(data) }
+            }
+            conversation.send(text, pictures: pictures)
+        }
     }
 }
 

@@ -1,3 +1,4 @@
+import Foundation
 import Mynah
 import Observation
 
@@ -42,13 +43,15 @@ final class Conversation {
         }
     }
 
-    func send(_ text: String) {
+    /// Asks about pictures, which are the bytes of files.
+    func send(_ text: String, pictures: [Data] = []) {
         guard let session, !isAnswering else { return }
         isAnswering = true
         answer = ""
         run { [self] in
             defer { isAnswering = false }
-            for try await event in session.streamResponse(to: text) {
+            let message = ChatMessage.user(text, images: pictures.map(Media.data))
+            for try await event in session.streamResponse(to: [message]) {
                 switch event {
                 case .text(let text): answer += text
                 case .finished(let result): lastResult = result

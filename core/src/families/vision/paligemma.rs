@@ -13,7 +13,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     // transformers writes into the config what holds for every prompt of the family.
     config::only(&config::text(config)?, json!({"use_bidirectional_attention": true}))
-        .map_err(|error| error.with_field(|field| format!("text_config.{field}")))?;
+        .map_err(multimodal::in_text_config)?;
     let (c, width) = (VisionConfig::siglip(config)?, multimodal::text_width(config)?);
     let projector = multimodal::part(w, &["multi_modal_projector"]);
     let tower = Projected {

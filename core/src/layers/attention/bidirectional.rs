@@ -38,6 +38,10 @@ impl Heads {
     }
 }
 
+/// Which tokens of the pass each token sees, `[length, length]`, where a pass leaves this for its layers.
+#[derive(Clone)]
+pub struct VisibleTokens(pub Array);
+
 /// Attention of all tokens of a pass to each other.
 pub struct BidirectionalAttention {
     /// Of queries, keys, values and the output.
@@ -84,7 +88,12 @@ impl Layer for BidirectionalAttention {
         let q = self.placed(queries.forward(x)?, heads, of_queries, step)?;
         let k = self.placed(keys.forward(x)?, kv_heads, of_keys, step)?;
         let v = split_heads(&values.forward(x)?, kv_heads)?;
-        let y = within_spans(&q, &k, &v, &step.spans, scale)?;
+        let y = match step.get::<VisibleTokens>() {
+            Some(VisibleTokens(mask)) => {
+                scaled_dot_product_attention(&q, &k, &v, scale, Some((&mask).into()), None)?
+            }
+            None => within_spans(&q, &k, &v, &step.spans, scale)?,
+        };
         output.forward(&join_heads(&y)?)
     }
 }

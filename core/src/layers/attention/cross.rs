@@ -26,6 +26,10 @@ use std::{cell::RefCell, rc::Rc};
 #[derive(Clone)]
 pub struct Encoded(pub Array);
 
+/// Which positions of [`Encoded`] each position of the pass sees, `[length, positions]`.
+#[derive(Clone)]
+pub struct EncodedMask(pub Array);
+
 /// What a pass leaves for its layers that only shows the shapes of a cache: no encoder has run, and
 /// cross attention adds nothing.
 #[derive(Clone)]

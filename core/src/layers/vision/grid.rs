@@ -136,7 +136,15 @@ pub enum Wavelengths {
 /// # Errors
 /// [`Error::Config`] when a head has no such halves.
 pub fn rope_2d(dims: i32, base: f32, wavelengths: Wavelengths) -> Result<Rope> {
-    rope(dims, base, wavelengths, false)
+    let quarter = dims / 4;
+    let pair = |pair: i32| {
+        let (axis, i) = (pair / quarter, pair % quarter);
+        match wavelengths {
+            Wavelengths::Same => (axis, 4 * i),
+            Wavelengths::Alternating => (axis, 4 * i + 2 * axis),
+        }
+    };
+    rope(dims, base, false, pair)
 }
 
 /// As [`rope_2d`], with equal wavelengths and pairs that are neighbours instead of halves.
@@ -144,24 +152,30 @@ pub fn rope_2d(dims: i32, base: f32, wavelengths: Wavelengths) -> Result<Rope> {
 /// # Errors
 /// As [`rope_2d`].
 pub fn rope_2d_of_neighbours(dims: i32, base: f32) -> Result<Rope> {
-    rope(dims, base, Wavelengths::Same, true)
+    let quarter = dims / 4;
+    rope(dims, base, true, |pair| (pair / quarter, 4 * (pair % quarter)))
 }
 
-fn rope(dims: i32, base: f32, wavelengths: Wavelengths, traditional: bool) -> Result<Rope> {
+/// As [`rope_2d_of_neighbours`], with a pair that turns by columns before each that turns by rows.
+///
+/// # Errors
+/// As [`rope_2d`].
+pub fn rope_2d_by_turns(dims: i32, base: f32) -> Result<Rope> {
+    rope(dims, base, true, |pair| (1 - pair % 2, 4 * (pair / 2)))
+}
+
+/// `pair` gives the axis of a pair, and the exponent of its wavelength times `dims`.
+fn rope(dims: i32, base: f32, traditional: bool, pair: impl Fn(i32) -> (i32, i32)) -> Result<Rope> {
     if dims % 4 != 0 {
         let reason = format!("heads of {dims} elements have no pairs for rows and columns");
         return Err(Error::config("vision_config.num_attention_heads", reason));
     }
-    let quarter = dims / 4;
-    let exponent = |axis: i32, i: i32| match wavelengths {
-        Wavelengths::Same => 4 * i,
-        Wavelengths::Alternating => 4 * i + 2 * axis,
-    };
-    let wavelength = |axis, i| f64::from(base).powf(f64::from(exponent(axis, i)) / f64::from(dims));
-    let all: Vec<f32> =
-        (0..2).flat_map(|axis| (0..quarter).map(move |i| wavelength(axis, i) as f32)).collect();
-    let axes: Vec<i32> = (0..2 * quarter).map(|pair| pair / quarter).collect();
-    let wavelengths = Array::from_slice(&all, &[2 * quarter]);
+    let pairs: Vec<(i32, i32)> = (0..dims / 2).map(pair).collect();
+    let wavelength =
+        |exponent: i32| f64::from(base).powf(f64::from(exponent) / f64::from(dims)) as f32;
+    let wavelengths: Vec<f32> = pairs.iter().map(|pair| wavelength(pair.1)).collect();
+    let axes: Vec<i32> = pairs.iter().map(|pair| pair.0).collect();
+    let wavelengths = Array::from_slice(&wavelengths, &[dims / 2]);
     Rope::Frequencies { dims, traditional, wavelengths, magnitude: 1.0 }.with_sections(&axes)
 }
 

@@ -19,9 +19,10 @@ pub enum Interpolation {
 
 /// Learned positions.
 pub struct PositionTable {
-    /// `[side · side, width]`.
+    /// `[rows · columns, width]`.
     table: Array,
-    side: i32,
+    rows: i32,
+    columns: i32,
 }
 
 impl PositionTable {
@@ -30,7 +31,18 @@ impl PositionTable {
     /// # Errors
     /// As [`Scope::tensor`].
     pub fn read(w: &Scope, name: &str, side: i32, width: i32) -> Result<Self> {
-        Ok(PositionTable { table: w.at(name).tensor("weight", &[side * side, width])?, side })
+        let table = w.at(name).tensor("weight", &[side * side, width])?;
+        Ok(PositionTable { table, rows: side, columns: side })
+    }
+
+    /// Reads a table of rows and columns of positions, which has an axis for each.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn rectangle(w: &Scope, name: &str, grid: Grid, width: i32) -> Result<Self> {
+        let Grid { rows, columns, .. } = grid;
+        let table = w.at(name).tensor("weight", &[rows, columns, width])?.flatten(0, 1)?;
+        Ok(PositionTable { table, rows, columns })
     }
 
     /// The rows of positions in the table, `[…]` to `[…, width]`.
@@ -41,14 +53,18 @@ impl PositionTable {
     /// The positions of the patches of one frame in row-major order, `[area, width]`.
     pub fn sampled(&self, grid: Grid, interpolation: Interpolation) -> Result<Array> {
         let width = self.table.dim(-1);
-        if grid.rows == self.side && grid.columns == self.side {
+        if grid.rows == self.rows && grid.columns == self.columns {
             return Ok(self.table.clone());
         }
-        let matrix = |count| interpolation.matrix(self.side, count);
+        let (across, down) = (self.columns, self.rows);
         let table = self.table.as_dtype(Dtype::Float32)?;
-        let table = table.reshape(&[self.side, self.side * width])?;
-        let rows = matrix(grid.rows).matmul(table)?.reshape(&[grid.rows, self.side, width])?;
-        let sampled = matrix(grid.columns).matmul(rows)?.reshape(&[grid.area(), width])?;
+        let table = table.reshape(&[down, across * width])?;
+        let rows = interpolation.matrix(down, grid.rows).matmul(table)?;
+        let rows = rows.reshape(&[grid.rows, across, width])?;
+        let sampled = interpolation
+            .matrix(across, grid.columns)
+            .matmul(rows)?
+            .reshape(&[grid.area(), width])?;
         Ok(sampled.as_dtype(self.table.dtype())?)
     }
 }

@@ -5,6 +5,8 @@ import dev.mynah.NativeLibrary
 import dev.mynah.core.GenerationParameters
 import dev.mynah.core.GenerationStream
 import dev.mynah.core.LoadOptions
+import dev.mynah.core.LoadedModel
+import dev.mynah.core.ModelKind
 import dev.mynah.core.Model
 import dev.mynah.core.ModelSource
 import dev.mynah.core.Prompt
@@ -20,7 +22,7 @@ import kotlinx.coroutines.runBlocking
 
 fun main(): Unit = runBlocking(Dispatchers.Default) {
     NativeLibrary.load()
-    val model = loadModel(ModelSource.Demo, LoadOptions(), null).model()
+    val model = (loadModel(ModelSource.Demo, ModelKind.LANGUAGE, LoadOptions(), null).model() as LoadedModel.Language).model
     val batches = cost(model, 32u)
     val single = cost(model, 1u)
     println("Kotlin: microseconds per event, minimum and median: $batches in batches, $single one by one")

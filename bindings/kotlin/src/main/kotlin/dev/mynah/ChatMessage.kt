@@ -21,7 +21,7 @@ import kotlinx.serialization.json.JsonTransformingSerializer
  * One message of a transcript.
  *
  * Its JSON is that of chat templates: `content` is a string or a list of parts such as
- * `{"type": "text", "text": "…"}`.
+ * `{"type": "text", "text": "…"}`. That of a picture has its bytes.
  *
  * @property role the role of the speaker
  * @property content the content in its order
@@ -42,6 +42,12 @@ class ChatMessage(
     /** A message with text. */
     constructor(role: Role, text: String, reasoning: String? = null, name: String? = null) :
         this(role, listOf(Content.Text(text)), reasoning, name)
+
+    /** A message with pictures and clips before its text. */
+    constructor(role: Role, text: String, images: List<Media>, videos: List<Media> = emptyList()) : this(
+        role,
+        images.map { Content.Image(it) } + videos.map { Content.Video(it) } + Content.Text(text),
+    )
 
     /** The text of all parts of the content. */
     val text: String get() = content.filterIsInstance<Content.Text>().joinToString("") { it.text }
@@ -67,6 +73,10 @@ class ChatMessage(
 
         /** A message of the user. */
         fun user(text: String) = ChatMessage(Role.User, text)
+
+        /** A message of the user with pictures and clips before its text. */
+        fun user(text: String, images: List<Media>, videos: List<Media> = emptyList()) =
+            ChatMessage(Role.User, text, images, videos)
 
         /** The result of a call. */
         fun tool(call: ToolCall, result: String) =
@@ -110,6 +120,20 @@ abstract class Content internal constructor() {
 
         override fun toString() = "Text($text)"
     }
+
+    /**
+     * A picture.
+     *
+     * @property media the picture
+     */
+    data class Image(val media: Media) : Content()
+
+    /**
+     * A clip.
+     *
+     * @property media the clip
+     */
+    data class Video(val media: Media) : Content()
 }
 
 /** JSON of one part: an object with its `type`. */
@@ -117,11 +141,13 @@ internal object ContentSerializer : KSerializer<Content> {
     override val descriptor: SerialDescriptor = JsonElement.serializer().descriptor
 
     override fun serialize(encoder: Encoder, value: Content) {
-        val part = when (value) {
-            is Content.Text -> mapOf("type" to "text", "text" to value.text)
+        val (type, part) = when (value) {
+            is Content.Text -> "text" to JsonPrimitive(value.text)
+            is Content.Image -> "image" to MediaSerializer.embedded(value.media)
+            is Content.Video -> "video" to MediaSerializer.toJson(value.media)
             else -> throw SerializationException("content of ${value.javaClass} has no JSON")
         }
-        (encoder as JsonEncoder).encodeJsonElement(JsonObject(part.mapValues { JsonPrimitive(it.value) }))
+        (encoder as JsonEncoder).encodeJsonElement(JsonObject(mapOf("type" to JsonPrimitive(type), type to part)))
     }
 
     override fun deserialize(decoder: Decoder): Content {
@@ -129,12 +155,18 @@ internal object ContentSerializer : KSerializer<Content> {
             ?: throw SerializationException("a part of the content is not a JSON object")
         return when (val type = part.string("type")) {
             "text" -> Content.Text(part.string("text"))
+            "image" -> Content.Image(part.media("image"))
+            "video" -> Content.Video(part.media("video"))
             else -> throw MynahException(
                 MynahException.Code.Unsupported,
                 "this version of Mynah does not support content of type `$type`; update it",
             )
         }
     }
+
+    private fun JsonObject.media(name: String): Media = MediaSerializer.fromJson(
+        this[name] ?: throw SerializationException("a part of the content has no field `$name`"),
+    )
 
     private fun JsonObject.string(name: String): String =
         (this[name] as? JsonPrimitive)?.takeIf { it.isString }?.content
@@ -155,5 +187,7 @@ internal fun ChatMessage.toCore() =
 
 private fun Content.toCore(): CoreContent = when (this) {
     is Content.Text -> CoreContent.Text(text)
+    is Content.Image -> CoreContent.Image(media.image())
+    is Content.Video -> CoreContent.Video(media.video())
     else -> error("content of $javaClass comes from outside of this package")
 }

@@ -1,6 +1,8 @@
 package dev.mynah
 
+import dev.mynah.core.GenerationStream as CoreStream
 import dev.mynah.core.Session as CoreSession
+import dev.mynah.core.partialJson
 import java.io.IOException
 import java.nio.file.NoSuchFileException
 import java.nio.file.Path
@@ -20,6 +22,8 @@ import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
 import kotlinx.coroutines.withContext
+import kotlinx.serialization.DeserializationStrategy
+import kotlinx.serialization.json.JsonObject
 
 /**
  * A conversation. Its KV cache stays between turns, so that a turn computes only its own tokens.
@@ -34,26 +38,31 @@ class ChatSession private constructor(
     private val core: CoreSession,
     transcript: List<ChatMessage>,
     private val options: ChatOptions,
+    private val toolbox: Toolbox,
 ) : AutoCloseable {
     private val messages = MutableStateFlow(transcript)
     private val responding = MutableStateFlow(false)
     private val turns = Mutex()
 
     /**
-     * A conversation with a system prompt and the transcript so far.
+     * A conversation with a system prompt and the transcript so far. The model may call the tools; see
+     * [streamResponse].
      *
      * @throws MynahException when an option is invalid or the model is unloaded
      */
     constructor(
         model: Model,
         instructions: String? = null,
+        tools: List<Tool<*>> = emptyList(),
         transcript: List<ChatMessage> = emptyList(),
         options: ChatOptions = ChatOptions(),
+        toolOptions: ToolOptions = ToolOptions(),
     ) : this(
         model,
         call { model.core.session(options.toCore()) },
         listOfNotNull(instructions?.let(ChatMessage::system)) + transcript,
         options,
+        Toolbox(tools, toolOptions),
     )
 
     /** The messages, the system prompt included. An answer is part of it when it has ended. */
@@ -101,51 +110,109 @@ class ChatSession private constructor(
      * transcript. An empty list of messages asks for an answer to the transcript. [ChatOptions.template]
      * renders all messages.
      *
+     * The session calls the tools for which the model asks, and the flow goes on with the answer to their
+     * results. Calls of one answer run at the same time, and the model reads also what a tool throws, or
+     * what is wrong with a call. [GenerationParameters.toolChoice] holds for the first answer; later ones
+     * may call tools or not. Cancelling the coroutine stops the calls too. Without tools of the session,
+     * calls are events only.
+     *
      * The flow throws [MynahException].
      */
     fun streamResponse(input: Prompt, parameters: GenerationParameters? = null): Flow<GenerationEvent> = flow {
         turns.withLock {
             val before = messages.value
-            val asked = before + input.messages()
-            val answer = StringBuilder()
-            val reasoning = StringBuilder()
-            val calls = mutableListOf<ToolCall>()
-            fun keepAnswer() {
-                val thoughts = reasoning.toString().ifEmpty { null }
-                val content = listOf(Content.Text(answer.toString()))
-                messages.value = asked + ChatMessage(Role.Assistant, content, thoughts, toolCalls = calls)
-            }
+            val answer = PartialAnswer()
+            var asked = before + input.messages()
+            var options = parameters
+            var rounds = toolbox.rounds
             var isOver = false
-            val prompt = Prompt.Chat(asked, options.template)
-            val start = {
-                core.generate(prompt.toCore(), parameters.toCore()).also {
-                    messages.value = asked
-                    responding.value = true
-                }
-            }
             try {
-                generation(start).collect { event ->
-                    when (event) {
-                        is GenerationEvent.Text -> answer.append(event.text)
-                        is GenerationEvent.Reasoning -> reasoning.append(event.text)
-                        is GenerationEvent.Call -> calls += event.call
-                        is GenerationEvent.Finished -> {
-                            keepAnswer()
-                            isOver = true
-                        }
-                        else -> {}
+                while (!isOver) {
+                    var end: GenerationEvent.Finished? = null
+                    generation { start(asked, options) }.collect { event ->
+                        answer.add(event)
+                        if (event is GenerationEvent.Finished) end = event else emit(event)
                     }
-                    emit(event)
+                    val finished = checkNotNull(end) { "a generation has an end" }
+                    val results = if (rounds-- > 0) toolbox.results(finished.result) else emptyList()
+                    if (results.isEmpty()) {
+                        messages.value = asked + answer.message(finished.result.toolCalls)
+                        isOver = true
+                        emit(finished)
+                    } else {
+                        val calls = answer.message(results.map { it.call })
+                        asked = asked + calls + results.map { ChatMessage.tool(it.call, it.text) }
+                        messages.value = asked
+                        answer.clear()
+                        options = (parameters ?: GenerationParameters()).with { toolChoice = ToolChoice.Auto }
+                        results.forEach { emit(GenerationEvent.CallResult(it)) }
+                    }
                 }
             } catch (error: Throwable) {
+                // The calls of an answer that is cut short have no results.
+                val calls = if (toolbox.tools.isEmpty()) answer.calls else emptyList()
                 when {
                     isOver -> {}
                     error is MynahException -> messages.value = before
-                    answer.isNotEmpty() || reasoning.isNotEmpty() || calls.isNotEmpty() -> keepAnswer()
+                    !answer.isEmpty(calls) -> messages.value = asked + answer.message(calls)
                 }
                 throw error
             } finally {
                 responding.value = false
+            }
+        }
+    }
+
+    /** Begins to answer messages. */
+    private fun start(asked: List<ChatMessage>, parameters: GenerationParameters?): CoreStream {
+        val template = options.template.with { tools = tools + toolbox.definitions }
+        return core.generate(Prompt.Chat(asked, template).toCore(), parameters.toCore()).also {
+            messages.value = asked
+            responding.value = true
+        }
+    }
+
+    /**
+     * Answers a prompt with a value. The answer is held to the JSON schema, which by default follows from
+     * the type.
+     *
+     * @throws MynahException
+     */
+    suspend fun <T> respond(
+        input: Prompt,
+        deserializer: DeserializationStrategy<T>,
+        schema: JsonObject = jsonSchema(deserializer.descriptor),
+        parameters: GenerationParameters? = null,
+    ): Response<T> {
+        val typed = (parameters ?: GenerationParameters()).with { output = OutputFormat.Schema(schema) }
+        val result = streamResponse(input, typed).result()
+        return Response(value(deserializer, result), result)
+    }
+
+    /**
+     * Answers a prompt with a value that is there in parts while the model writes it. The last element has
+     * the value.
+     *
+     * The flow throws [MynahException].
+     */
+    fun <T> streamResponse(
+        input: Prompt,
+        deserializer: DeserializationStrategy<T>,
+        schema: JsonObject = jsonSchema(deserializer.descriptor),
+        parameters: GenerationParameters? = null,
+    ): Flow<Partial<T>> = flow {
+        val typed = (parameters ?: GenerationParameters()).with { output = OutputFormat.Schema(schema) }
+        val text = StringBuilder()
+        streamResponse(input, typed).collect { event ->
+            when (event) {
+                is GenerationEvent.Text -> {
+                    text.append(event.text)
+                    partialJson(text.toString())?.let { emit(partial(deserializer, it)) }
+                }
+                // The next answer begins.
+                is GenerationEvent.CallResult -> text.clear()
+                is GenerationEvent.Finished -> value(deserializer, event.result)
+                else -> {}
             }
         }
     }
@@ -156,7 +223,7 @@ class ChatSession private constructor(
      * @throws MynahException when the model is unloaded
      */
     suspend fun fork(): ChatSession =
-        turns.withLock { ChatSession(model, open { core.fork() }, messages.value, options) }
+        turns.withLock { ChatSession(model, open { core.fork() }, messages.value, options, toolbox) }
 
     /**
      * Writes the conversation to a directory: transcript and options to `transcript.json`, and by default
@@ -196,7 +263,12 @@ class ChatSession private constructor(
          * invalid for the model, or when the model is unloaded
          * @throws IOException when the transcript cannot be read
          */
-        suspend fun restore(directory: Path, model: Model): ChatSession {
+        suspend fun restore(
+            directory: Path,
+            model: Model,
+            tools: List<Tool<*>> = emptyList(),
+            toolOptions: ToolOptions = ToolOptions(),
+        ): ChatSession {
             val file = directory.resolve(TRANSCRIPT)
             val cache = directory.resolve(CACHE)
             val (text, hasCache) = withContext(Dispatchers.IO) {
@@ -215,9 +287,40 @@ class ChatSession private constructor(
                 // The constructor throws the errors of the model and of its options.
                 null
             }
-            return if (core == null) ChatSession(model, null, saved.transcript, options)
-            else ChatSession(model, core, saved.transcript, options)
+            val transcript = saved.transcript
+            return if (core == null) ChatSession(model, null, tools, transcript, options, toolOptions)
+            else ChatSession(model, core, transcript, options, Toolbox(tools, toolOptions))
         }
+    }
+}
+
+/** What was collected of an answer. */
+private class PartialAnswer {
+    private val text = StringBuilder()
+    private val reasoning = StringBuilder()
+    val calls = mutableListOf<ToolCall>()
+
+    fun add(event: GenerationEvent) {
+        when (event) {
+            is GenerationEvent.Text -> text.append(event.text)
+            is GenerationEvent.Reasoning -> reasoning.append(event.text)
+            is GenerationEvent.Call -> calls += event.call
+            else -> {}
+        }
+    }
+
+    fun clear() {
+        text.clear()
+        reasoning.clear()
+        calls.clear()
+    }
+
+    fun isEmpty(calls: List<ToolCall>) = text.isEmpty() && reasoning.isEmpty() && calls.isEmpty()
+
+    /** The message of the transcript. */
+    fun message(calls: List<ToolCall>): ChatMessage {
+        val content = if (text.isEmpty() && calls.isNotEmpty()) emptyList() else listOf(Content.Text("$text"))
+        return ChatMessage(Role.Assistant, content, reasoning.toString().ifEmpty { null }, toolCalls = calls)
     }
 }
 

@@ -14,7 +14,7 @@ import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.yield
 
-/** An event of a generation. Later versions add kinds, such as tool calls: a `when` needs an `else`. */
+/** An event of a generation. Later versions add kinds: a `when` needs an `else`. */
 abstract class GenerationEvent internal constructor() {
     /**
      * The model has computed a part of the prompt.
@@ -61,6 +61,14 @@ abstract class GenerationEvent internal constructor() {
      * @property call what it wrote
      */
     data class RejectedCall(val call: RejectedToolCall) : GenerationEvent()
+
+    /**
+     * The result of a call, before it goes back to the model. The text of another answer follows. Only a
+     * [ChatSession] with tools calls them.
+     *
+     * @property result the result
+     */
+    data class CallResult(val result: ToolResult) : GenerationEvent()
 
     /**
      * A token, if [GenerationParameters.topLogprobs] asks for candidates.

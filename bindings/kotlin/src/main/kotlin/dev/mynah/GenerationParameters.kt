@@ -39,6 +39,7 @@ class GenerationParameters private constructor(fields: Fields) {
     val stop: List<String>? get() = values.stop
     val reasoning: Reasoning? get() = values.reasoning
     val toolChoice: ToolChoice? get() = values.toolChoice
+    val output: OutputFormat? get() = values.output
     val extraStopTokens: Set<Int>? get() = values.extraStopTokens
     val stopOnEos: Boolean? get() = values.stopOnEos
     val specialTokens: Boolean? get() = values.specialTokens
@@ -122,6 +123,9 @@ class GenerationParameters private constructor(fields: Fields) {
 
         /** Whether the model calls the tools of the prompt. */
         var toolChoice: ToolChoice? by fields.field(null)
+
+        /** What the text of the answer consists of. */
+        var output: OutputFormat? by fields.field(null)
 
         /** Further end-of-sequence tokens. */
         var extraStopTokens: Set<Int>? by fields.field(null)
@@ -212,6 +216,7 @@ internal fun GenerationParameters?.toCore() = if (this == null) CoreParameters()
     stop = stop,
     reasoning = reasoning?.toCore(),
     toolChoice = toolChoice?.toCore(),
+    output = output?.toCore(),
     endTokens = extraStopTokens?.map { it.toCore("a token of extraStopTokens") },
     ignoreEnd = stopOnEos?.not(),
     specialTokens = specialTokens,
@@ -241,6 +246,7 @@ internal fun CoreParameters.toMynah(): GenerationParameters {
         stop = core.stop
         reasoning = core.reasoning?.toMynah()
         toolChoice = core.toolChoice?.toMynah()
+        output = core.output?.toMynah()
         extraStopTokens = core.endTokens?.map { it.toMynah() }?.toSet()
         stopOnEos = core.ignoreEnd?.not()
         specialTokens = core.specialTokens

@@ -1,7 +1,9 @@
 package dev.mynah
 
+import dev.mynah.core.LoadedModel as CoreLoaded
 import dev.mynah.core.Model as CoreModel
 import dev.mynah.core.ModelInfo as CoreInfo
+import dev.mynah.core.ModelKind
 import dev.mynah.core.loadModel
 import dev.mynah.core.supportedModelTypes
 import kotlinx.coroutines.NonCancellable
@@ -218,9 +220,9 @@ class Model internal constructor(internal val core: CoreModel) : AutoCloseable {
          */
         fun loading(source: ModelSource, options: LoadOptions = LoadOptions()): Flow<LoadEvent> = flow {
             val downloader = options.downloader?.let(::DownloaderBridge)
-            open { loadModel(source.toCore(), options.toCore(), downloader) }.use { loading ->
+            open { loadModel(source.toCore(), ModelKind.LANGUAGE, options.toCore(), downloader) }.use { loading ->
                 while (true) emit((await { loading.next() } ?: break).toMynah())
-                emit(LoadEvent.Ready(Model(open { loading.model() })))
+                emit(LoadEvent.Ready(Model(open { (loading.model() as CoreLoaded.Language).model })))
             }
         }
 

@@ -1,0 +1,37 @@
+package dev.mynah
+
+import kotlinx.serialization.DeserializationStrategy
+import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.JsonElement
+
+/**
+ * A value while the model writes it.
+ *
+ * @property json what is there of the JSON: strings and lists as far as they go
+ * @property value the value, once what is there suffices to decode it
+ */
+@ConsistentCopyVisibility
+data class Partial<out T> internal constructor(val json: JsonElement, val value: T?)
+
+internal fun <T> partial(deserializer: DeserializationStrategy<T>, text: String): Partial<T> {
+    val json = Json.parseToJsonElement(text)
+    val value = try {
+        Json.decodeFromJsonElement(deserializer, json)
+    } catch (_: IllegalArgumentException) {
+        null
+    }
+    return Partial(json, value)
+}
+
+/** The value of an answer. */
+internal fun <T> value(deserializer: DeserializationStrategy<T>, result: GenerationResult): T = try {
+    Json.decodeFromString(deserializer, result.text)
+} catch (error: IllegalArgumentException) {
+    throw MynahException(
+        MynahException.Code.InvalidRequest,
+        when (result.finishReason) {
+            FinishReason.STOP -> "the answer is no ${deserializer.descriptor.serialName}: ${error.message}"
+            else -> "the answer ended before the value did; `maxTokens` allows a longer one"
+        },
+    )
+}
