@@ -276,13 +276,16 @@ fn chunks_equal_the_whole_with_spans() {
             let mut cache = begun()?;
             let expected = chunked(&*model, &prompt, &mut cache, usize::MAX)?;
             let expected_steps = steps(&model, &continued, &mut cache)?;
+            // The last bit of a product depends on the number of rows, and then a quantized key on the
+            // border between two levels falls to either side.
+            let tolerance = if plan == plain { TOLERANCE } else { 0.1 };
             for chunk in [1, 4, 10, 15, 34] {
                 let mut cache = begun()?;
                 let found = chunked(&*model, &prompt, &mut cache, chunk)?;
                 let far = distance(&found, &expected);
-                assert!(far < TOLERANCE, "{}, {chunk}: {far}", case.name);
+                assert!(far < tolerance, "{}, {chunk}: {far}", case.name);
                 let far = distance(&steps(&model, &continued, &mut cache)?, &expected_steps);
-                assert!(far < TOLERANCE, "{}, {chunk}: {far}", case.name);
+                assert!(far < tolerance, "{}, {chunk}: {far}", case.name);
             }
         }
         Ok(())

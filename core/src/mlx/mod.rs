@@ -1,6 +1,7 @@
-//! What mlx-rs lacks: quantized formats, compiled functions, parameters that can be replaced, slices
-//! at positions on the device, queued results that are checked for failures, memory limits. This room
-//! may use mlx-rs, mlx-c and `error`; it must not know checkpoints or models.
+//! What mlx-rs lacks: quantized formats, products and convolutions that are fast on a CPU too, compiled
+//! functions, parameters that can be replaced, slices at positions on the device, queued results that are
+//! checked for failures, memory limits. This room may use mlx-rs, mlx-c and `error`; it must not know
+//! checkpoints or models.
 
 pub(crate) mod compiled;
 pub(crate) mod convolution;

@@ -24,10 +24,15 @@ pub(crate) struct Weighting<'a> {
     pub sinks: Option<&'a Array>,
 }
 
-impl Weighting<'_> {
+impl<'a> Weighting<'a> {
     /// Without a mask or sinks.
     pub(crate) fn plain(scale: f32) -> Self {
         Weighting { scale, mask: None, sinks: None }
+    }
+
+    /// With a mask that is added to the scores, or says which keys are seen.
+    pub(crate) fn masked(scale: f32, mask: &'a Array) -> Self {
+        Weighting { scale, mask: Some(Mask::Array(mask)), sinks: None }
     }
 }
 

@@ -64,11 +64,12 @@ impl Config {
         let scale = |rank| (c.hidden_size as f32 / rank as f32).sqrt();
         let q_rank = self.latent.q_lora_rank.filter(|_| e.mla_scale_q_lora);
         let kv_rank = Some(self.latent.kv_lora_rank).filter(|_| e.mla_scale_kv_lora);
-        // The norms of the low-rank projections have an epsilon of their own.
+        // The norms of the low-rank projections have the default epsilon of the authors' norm; mlx-lm
+        // has that of its own.
         let a = w.at("self_attn").at(i);
         Ok(Half {
             before_attention: norm("input_layernorm")?,
-            attention: Mla::read(&a, c, &self.latent, 1e-5, self.rope.clone())?,
+            attention: Mla::read(&a, c, &self.latent, 1e-6, self.rope.clone())?,
             scales: [q_rank.map(scale), kv_rank.map(scale)],
             before_mlp: norm("post_attention_layernorm")?,
             mlp: Mlp::of(&w.at("mlps").at(i), GATE_UP_DOWN, c)?,

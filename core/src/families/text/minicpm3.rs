@@ -1,6 +1,6 @@
 //! MiniCPM 3: MiniCPM with latent attention whose KV cache holds expanded keys and values, and
 //! LongRoPE scaling. Follows `minicpm3` of mlx-lm, and OpenBMB's own code for the default of
-//! `rope_theta`, for `v_head_dim` and for tied embeddings.
+//! `rope_theta`, for `v_head_dim`, for the epsilon of the low-rank norms and for tied embeddings.
 
 use crate::families::prelude::*;
 use crate::families::text::minicpm;
@@ -16,5 +16,5 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let sizes = LatentSizes::read(config, c.num_attention_heads)?;
     let rope = sizes.rope(&c)?;
     // The norms of the low-rank projections have an epsilon of their own.
-    minicpm::stack(config, w, &c, |w| ExpandedMla::read(w, &c, &sizes, 1e-5, rope.clone()))
+    minicpm::stack(config, w, &c, |w| ExpandedMla::read(w, &c, &sizes, 1e-6, rope.clone()))
 }

@@ -89,9 +89,7 @@ impl Layer for BidirectionalAttention {
         let k = self.placed(keys.forward(x)?, kv_heads, of_keys, step)?;
         let v = split_heads(&values.forward(x)?, kv_heads)?;
         let y = match step.get::<VisibleTokens>() {
-            Some(VisibleTokens(mask)) => {
-                scaled_dot_product_attention(&q, &k, &v, scale, Some((&mask).into()), None)?
-            }
+            Some(VisibleTokens(mask)) => attend(&q, &k, &v, Weighting::masked(scale, &mask))?,
             None => within_spans(&q, &k, &v, &step.spans, scale)?,
         };
         output.forward(&join_heads(&y)?)

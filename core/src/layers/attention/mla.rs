@@ -25,7 +25,7 @@ use crate::{
     },
     mlx::matrix::Matrix,
 };
-use mlx_rs::{Array, fast::ScaledDotProductAttentionMask as Mask, ops};
+use mlx_rs::{Array, ops};
 
 /// Latent attention whose KV cache holds the keys and values of every head.
 pub struct ExpandedMla {
@@ -150,9 +150,8 @@ impl Mla {
         let scores = matmul(&scores, &shared.swap_axes(-1, -2)?)?;
         let lowest = mlx::scalar(dtype.finfo_min().unwrap_or(f64::MIN) as f32, dtype)?;
         let scores = ops::select(mask, scores, lowest)?;
-        let gather = |q: &Array, k: &Array, v: &Array| -> Result<Array> {
-            let mask = Some(Mask::Array(&scores));
-            attend(q, k, v, Weighting { scale: self.scale, mask, sinks: None })
+        let gather = |q: &Array, k: &Array, v: &Array| {
+            attend(q, k, v, Weighting::masked(self.scale, &scores))
         };
         let gathered = if q_nope.dim(2) == 1 {
             let seen = gather(&self.keys.forward(q_nope)?, latents, latents)?;

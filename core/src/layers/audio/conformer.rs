@@ -21,7 +21,7 @@ use crate::{
         product::{Weighting, attend},
     },
 };
-use mlx_rs::{Array, fast::ScaledDotProductAttentionMask as Mask, ops};
+use mlx_rs::{Array, ops};
 
 /// The names of tensors in transformers, and those of NeMo.
 pub const OF_TRANSFORMERS: &[(&str, &str)] = &[
@@ -228,8 +228,7 @@ impl ConformerBlock {
         let scale = (q.dim(-1) as f32).powf(-0.5);
         let by_place = q.add(place)?.matmul(places.swap_axes(-1, -2)?)?;
         let mask = shifted(&by_place)?.multiply(mlx::scalar(scale, q.dtype())?)?;
-        let mask = Some(Mask::Array(&mask));
-        let y = attend(&q.add(content)?, &k, &v, Weighting { scale, mask, sinks: None })?;
+        let y = attend(&q.add(content)?, &k, &v, Weighting::masked(scale, &mask))?;
         output.forward(&join_heads(&y)?)
     }
 

@@ -7,8 +7,8 @@ use crate::{
         attention::cross::{Encoded, EncodedMask},
         state::Fixed,
     },
+    mlx::product::{Weighting, attend},
 };
-use mlx_rs::fast::scaled_dot_product_attention;
 
 pub struct CrossBlock {
     norm: Norm,
@@ -74,8 +74,7 @@ impl Layer for CrossBlock {
         let [queries, .., output] = &self.projections;
         let q = split_heads(&queries.forward(&self.norm.forward(x)?)?, self.heads[0])?;
         let (q, scale) = (self.norms[0].forward(&q)?, (q.dim(-1) as f32).powf(-0.5));
-        let visible = Some((&visible).into());
-        let y = scaled_dot_product_attention(&q, keys, values, scale, visible, None)?;
+        let y = attend(&q, keys, values, Weighting::masked(scale, &visible))?;
         let y = output.forward(&join_heads(&y)?)?;
         let x = x.add(y.multiply(&self.attention_gate)?)?;
         let y = self.mlp.apply(&self.mlp_norm.forward(&x)?)?;
