@@ -1,10 +1,14 @@
 //! Convolutions of sequences `[batch, length, channels]` with kernels `[output, taps, input / groups]`.
 //! MLX's CPU gives the plain ones to BLAS and computes all others, those of single channels, dilated
-//! and transposed ones, one element at a time. There, these are sums of shifted products.
+//! and transposed ones, one element at a time. There, these are sums of shifted products, in float32.
 
 use crate::{
     error::Result,
-    mlx::{ffi::is_cpu, product::matmul, slice},
+    mlx::{
+        ffi::is_cpu,
+        product::{is_half, matmul, single},
+        slice,
+    },
 };
 use mlx_rs::{Array, ops};
 
@@ -43,6 +47,9 @@ pub(crate) fn convolve(x: &Array, kernel: &Array, moves: Moves) -> Result<Array>
     if !is_slow || output < taps || !is_cpu()? {
         return Ok(ops::conv1d(x, kernel, stride, padding, dilation, groups)?);
     }
+    if is_half(x) {
+        return Ok(convolve(&single(x)?, &single(kernel)?, moves)?.as_dtype(x.dtype())?);
+    }
     let (batch, channels) = (x.dim(0), x.dim(2));
     // Whole strides, so that what a tap meets is a column of them.
     let strides = (x.dim(1) + 2 * padding + stride - 1) / stride;
@@ -77,6 +84,10 @@ pub(crate) fn convolve_transposed(
     if dilation > 1 || !(by_channel || groups == 1) || !is_cpu()? {
         let y = ops::conv_transpose1d(x, kernel, stride, padding, dilation, extra, groups)?;
         return Ok(y);
+    }
+    if is_half(x) {
+        let y = convolve_transposed(&single(x)?, &single(kernel)?, moves, extra)?;
+        return Ok(y.as_dtype(x.dtype())?);
     }
     let [batch, length, channels] = [0, 1, 2].map(|axis| x.dim(axis));
     let (output, taps) = (kernel.dim(0), kernel.dim(1));

@@ -46,7 +46,7 @@ pub(super) fn pays_as_float32(x: &Array, matrix: &Array) -> Result<bool> {
     Ok(rows >= ROWS_THAT_PAY && is_cpu()?)
 }
 
-fn is_half(x: &Array) -> bool {
+pub(super) fn is_half(x: &Array) -> bool {
     is_floating(x) && x.dtype() != Dtype::Float32
 }
 
@@ -83,6 +83,6 @@ pub(crate) fn attend(
     Ok(scaled_dot_product_attention(q, keys, values, scale, mask, sinks)?)
 }
 
-fn single(x: &Array) -> Result<Array> {
+pub(super) fn single(x: &Array) -> Result<Array> {
     Ok(x.as_dtype(Dtype::Float32)?)
 }
