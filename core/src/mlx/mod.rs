@@ -4,6 +4,7 @@
 
 pub(crate) mod compiled;
 mod cuda;
+pub(crate) mod decode_attention;
 mod device;
 mod failure;
 mod ffi;
