@@ -142,8 +142,7 @@ fn cache(folder: &str, positions: usize) -> Result<Json> {
     on_engine(move || {
         let config = files.json("config.json")?.expect("the bench writes one");
         let weights = Scope::open(&files, &config)?;
-        let family = families::find(config["model_type"].as_str().expect("a name"))?;
-        let model = family.language(&config, &weights)?;
+        let model = families::build(&weights)?;
         let mut plan = CachePlan::default();
         let sixteen = Cache::estimate(&*model, &plan, positions)?;
         plan.quantization = Some(CacheQuantization::new(4, 64, 0)?);

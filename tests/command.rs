@@ -244,9 +244,9 @@ fn errors_are_one_line_and_have_their_exit_code() {
     fs::write(folder.path().join("config.json"), r#"{"model_type": "lama"}"#).unwrap();
     let unknown = path(&folder);
     let seeing = tempfile::tempdir().unwrap();
-    fs::write(seeing.path().join("config.json"), r#"{"model_type": "qwen3_vl"}"#).unwrap();
+    fs::write(seeing.path().join("config.json"), r#"{"model_type": "moondream3"}"#).unwrap();
     let seeing = path(&seeing);
-    let no_vision = format!("{seeing}: vision models of type `qwen3_vl` are not supported yet");
+    let no_vision = format!("{seeing}: vision models of type `moondream3` are not supported yet");
     let dense = write(&Fixture::all().remove(0).1.cases[0]);
     let dense = path(&dense);
     let cases: &[(&[&str], i32, &str)] = &[

@@ -588,7 +588,7 @@ fn step_nodes(family: &str) -> Result<usize> {
     let (_, fixture) = Fixture::all().into_iter().find(|(name, _)| name == family).unwrap();
     let case = &fixture.cases[0];
     let scope = Scope::new(case.checkpoint()?, &case.config)?;
-    let model: Rc<dyn LanguageModel> = families::find(family)?.language(&case.config, &scope)?;
+    let model: Rc<dyn LanguageModel> = families::build(&scope)?;
     scope.finish(|_| {})?;
     let mut cache = model.cache(&CachePlan::default());
     prefill(&*model, &Array::from_slice(&[1u32, 2, 3], &[1, 3]), &mut cache)?;

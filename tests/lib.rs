@@ -10,7 +10,7 @@ pub mod hub {
 use mlx_rs::{Array, Dtype};
 use mynah::{
     Bound, CachePlan, CacheQuantization, Engine, Result,
-    internals::{Format, LanguageModel, Mode, Quantized, Scope, families},
+    internals::{Format, Input, LanguageModel, Media, Mode, Quantized, Scope, families},
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -58,6 +58,9 @@ pub struct Case {
     pub logprobs: Vec<Vec<f32>>,
     /// The same, token by token, where the reference itself differs.
     pub steps: Option<Vec<Vec<f32>>>,
+    /// Prompts with pictures.
+    #[serde(default)]
+    pub prompts: Vec<Prompt>,
     /// What comes out of caches that are kept in other ways.
     #[serde(default)]
     pub caches: Vec<Kept>,
@@ -71,6 +74,69 @@ pub struct Case {
     /// The same for the case in bfloat16, where it is in float32.
     #[serde(skip)]
     bfloat16_spread: Option<f32>,
+}
+
+/// A prompt with pictures.
+#[derive(Clone, Deserialize)]
+pub struct Prompt {
+    /// The expanded prompt.
+    pub tokens: Vec<u32>,
+    media: Vec<BTreeMap<String, MediaTensor>>,
+    /// After each position, the log-probability of each probe.
+    pub logprobs: Vec<Vec<f32>>,
+}
+
+/// A tensor of a processor: a formula of its name, or numbers.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum MediaTensor {
+    Formula { shape: Vec<i32> },
+    Numbers { values: Json },
+}
+
+impl MediaTensor {
+    fn array(&self, name: &str) -> Array {
+        match self {
+            MediaTensor::Formula { shape } => {
+                let unit = bits(name, size(shape)).map(|z| (z >> 40) as f32 / (1 << 23) as f32);
+                Array::from_slice(&unit.map(|u| u - 1.0).collect::<Vec<_>>(), shape)
+            }
+            MediaTensor::Numbers { values } => {
+                let (mut shape, mut first) = (Vec::new(), values);
+                while let Some(entries) = first.as_array() {
+                    shape.push(entries.len() as i32);
+                    first = &entries[0];
+                }
+                let mut flat = Vec::new();
+                flatten(values, &mut flat);
+                if flat.iter().all(|number| number.fract() == 0.0) {
+                    let whole: Vec<i32> = flat.iter().map(|number| *number as i32).collect();
+                    return Array::from_slice(&whole, &shape);
+                }
+                Array::from_slice(&flat, &shape)
+            }
+        }
+    }
+}
+
+fn flatten(values: &Json, into: &mut Vec<f32>) {
+    match values {
+        Json::Array(values) => values.iter().for_each(|value| flatten(value, into)),
+        value => into.push(value.as_f64().unwrap() as f32),
+    }
+}
+
+impl Prompt {
+    /// The prompt with the tensors of its pictures. On the engine's thread.
+    pub fn input(&self) -> Input {
+        let media = self.media.iter().enumerate().map(|(i, tensors)| {
+            let tensors = tensors
+                .iter()
+                .map(|(name, tensor)| (name.clone(), tensor.array(&format!("media.{i}.{name}"))));
+            Media::new(i as u64 + 1, tensors.collect())
+        });
+        Input { tokens: self.tokens.clone(), media: media.collect() }
+    }
 }
 
 /// A cache that is kept in another way than the plain one; 0 is none.
@@ -114,16 +180,29 @@ fn one() -> usize {
     1
 }
 
+/// A tensor by the formula of its name: floats of this shape, or of a type and in a range.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
-enum Tensor {
+pub enum Tensor {
+    /// Floats.
     Float(Vec<i32>),
+    /// Of another type or range.
     Typed(Typed),
+}
+
+impl Tensor {
+    /// Its values. On the engine's thread.
+    pub fn array(&self, name: &str) -> Result<Array> {
+        match self {
+            Tensor::Typed(typed) => typed.array(name),
+            Tensor::Float(shape) => Ok(floats(name, shape)),
+        }
+    }
 }
 
 /// A tensor with a type, and values in a range, of any size, or of groups.
 #[derive(Clone, Deserialize)]
-struct Typed {
+pub struct Typed {
     shape: Vec<i32>,
     dtype: String,
     from: Option<f64>,
@@ -135,16 +214,24 @@ impl Fixture {
     /// The fixtures of all families, by name; those of another folder where `MYNAH_FIXTURES` names one.
     pub fn all() -> Vec<(String, Fixture)> {
         static ALL: OnceLock<Vec<(String, Fixture)>> = OnceLock::new();
-        ALL.get_or_init(Self::read).clone()
+        ALL.get_or_init(Self::read_families).clone()
     }
 
-    fn read() -> Vec<(String, Fixture)> {
-        let folder = match env::var_os("MYNAH_FIXTURES") {
-            Some(folder) => PathBuf::from(folder),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families"),
-        };
+    /// What transformers computes from checkpoints that it saved itself, by the model type.
+    pub fn of_transformers() -> Vec<(String, Fixture)> {
+        Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/transformers"))
+    }
+
+    fn read_families() -> Vec<(String, Fixture)> {
+        match env::var_os("MYNAH_FIXTURES") {
+            Some(folder) => Self::read(&PathBuf::from(folder)),
+            None => Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families")),
+        }
+    }
+
+    fn read(folder: &Path) -> Vec<(String, Fixture)> {
         let mut paths: Vec<PathBuf> =
-            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
         paths.sort();
         let spreads = fs::read_to_string(folder.join("../spread.json")).unwrap_or("{}".into());
@@ -273,8 +360,7 @@ impl Case {
     /// The model, with nothing left unread. On the engine's thread.
     pub fn model(&self) -> Result<Rc<dyn LanguageModel>> {
         let scope = self.scope(self.checkpoint()?)?;
-        let family = families::find(self.config["model_type"].as_str().unwrap())?;
-        let model = family.language(&self.config, &scope)?;
+        let model = families::build(&scope)?;
         scope.finish(|_| {})?;
         Ok(model)
     }
@@ -286,6 +372,32 @@ impl Case {
         Array::save_safetensors(&tensors, None, folder.join("model.safetensors")).unwrap();
         Ok(())
     }
+}
+
+/// A file of a picture: its name, its bytes in hexadecimal, its width and height, levels of its pixels
+/// as Pillow reads them, and how far others may be from these.
+#[derive(Deserialize)]
+pub struct PictureFile(pub String, pub String, pub [u32; 2], pub Vec<u8>, pub i32);
+
+impl PictureFile {
+    /// The files that `scripts/fixtures` wrote.
+    pub fn all() -> Vec<PictureFile> {
+        serde_json::from_str(&fs::read_to_string("fixtures/pictures.json").unwrap()).unwrap()
+    }
+
+    /// What the file holds.
+    pub fn bytes(&self) -> Vec<u8> {
+        let digits = |i: usize| u8::from_str_radix(&self.1[2 * i..2 * i + 2], 16).unwrap();
+        (0..self.1.len() / 2).map(digits).collect()
+    }
+}
+
+/// Writes tensors by their formula to a file. On the engine's thread.
+pub fn write_tensors(tensors: &BTreeMap<String, Tensor>, file: &Path) -> Result<()> {
+    let array = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.array(name)?));
+    let tensors: HashMap<String, Array> = tensors.iter().map(array).collect::<Result<_>>()?;
+    Array::save_safetensors(&tensors, None, file).unwrap();
+    Ok(())
 }
 
 /// Runs something on the engine's thread and waits.

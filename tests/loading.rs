@@ -242,9 +242,13 @@ fn an_error_names_the_model_and_says_what_can_be_done() {
     assert_eq!(message, format!("{name}: config.json: `model_type`: missing"));
     let inspected = block_on(inspect(folder.path(), None)).unwrap_err();
     assert_eq!((inspected.kind(), inspected.to_string()), (kind, message));
+    let (kind, message) = failed(r#"{"model_type": "voxtral_realtime"}"#);
+    assert_eq!(kind, ErrorKind::Unsupported);
+    let expected = "speech recognition models of type `voxtral_realtime`";
+    assert!(message.contains(expected), "{message}");
     let (kind, message) = failed(r#"{"model_type": "whisper"}"#);
     assert_eq!(kind, ErrorKind::Unsupported);
-    assert!(message.contains("speech recognition models of type `whisper`"), "{message}");
+    assert!(message.contains("a transcriber (speech to text), not a language model"), "{message}");
     let (kind, message) = failed(r#"{"model_type": "lama"}"#);
     assert_eq!(kind, ErrorKind::Unsupported);
     assert!(message.contains("did you mean llama"), "{message}");

@@ -1,8 +1,14 @@
 //! The numbers: models compute what their references compute.
 
 mod adapters;
+mod audio_models;
 mod caches;
+mod config;
 mod families;
+mod pictures;
+mod processors;
 mod prompts;
 mod rows;
+mod speech;
+mod transformers;
 mod weights;

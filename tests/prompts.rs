@@ -117,7 +117,7 @@ fn shifted(prompt: &Embedded, shift: i32) -> Result<Embedded> {
 #[test]
 fn positions_on_equal_axes_are_those_of_plain_rope() {
     on_engine(|| {
-        for family in ["llama", "qwen3", "gemma3_text", "glm4", "phi3"] {
+        for family in ["llama", "qwen3", "gemma3_text", "glm4", "telechat3"] {
             let model = first(family).model()?;
             let (tokens, continued) = (words(20), words(5));
             let prompt = model.prompt(&input(&tokens))?;
@@ -345,7 +345,7 @@ impl Wrapper for Pictured {
 }
 
 fn pictures(hashes: &[u64]) -> Vec<Media> {
-    hashes.iter().map(|hash| Media { hash: *hash, tensors: HashMap::new() }).collect()
+    hashes.iter().map(|hash| Media::new(*hash, HashMap::new())).collect()
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The commands of the README do what it says, as they stand there.
 
 use mynah_tests::{
+    PictureFile,
     hub::{content::Repository, server::Server},
     mynah,
 };
@@ -70,6 +71,9 @@ fn every_command_runs_as_it_stands() {
     let server = Server::start().unwrap();
     server.publish("org/name", &Repository::demo());
     server.tag("org/name", "revision");
+    server.publish("org/vision", &Repository::vision());
+    let photo = PictureFile::all().into_iter().find(|file| file.0 == "jpeg").unwrap();
+    fs::write(folder.path().join("photo.jpg"), photo.bytes()).unwrap();
     let checkpoint = folder.path().join("path/to/checkpoint");
     fs::create_dir_all(&checkpoint).unwrap();
     for file in fs::read_dir(root().join("core/demo")).unwrap() {

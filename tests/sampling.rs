@@ -239,7 +239,7 @@ impl Constraint for Alternating {
         Ok(Allowed::Tokens(Alternating::set(self.previous)))
     }
 
-    fn accept(&mut self, id: u32, _: Phase) -> Result<()> {
+    fn accept(&mut self, id: u32, _: Phase, _: &str) -> Result<()> {
         if self.is_logged {
             log("accept");
         }
@@ -320,7 +320,7 @@ impl Constraint for Sets {
         Ok(self.0.remove(0))
     }
 
-    fn accept(&mut self, _: u32, _: Phase) -> Result<()> {
+    fn accept(&mut self, _: u32, _: Phase, _: &str) -> Result<()> {
         Ok(())
     }
 }

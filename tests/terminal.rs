@@ -17,8 +17,8 @@ struct Screen {
     code: Option<i32>,
 }
 
-/// Runs a command in a terminal with this number of columns. `steps` are lists: a text to wait for, what is typed
-/// then or the new width, and for how many seconds nothing must have come before.
+/// Runs a command in a terminal with this number of columns. `steps` are lists: a text to wait for, what
+/// is typed then or the new width, and for how many seconds nothing must have come before.
 fn run(command: &Command, columns: usize, steps: &Json) -> Screen {
     let mut python = Command::new("python3");
     python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("terminal.py"));

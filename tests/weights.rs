@@ -58,7 +58,7 @@ impl Adapted {
 
     fn read(case: &Case, scope: &Scope) -> Result<(Rc<dyn LanguageModel>, Parameters)> {
         let family = families::find(case.config["model_type"].as_str().unwrap())?;
-        let model = family.language(&case.config, scope)?;
+        let model = family.language(scope)?;
         let parameters = scope.parameters();
         scope.finish(|_| {})?;
         Ok((model, parameters))

@@ -1,6 +1,7 @@
 //! What users and other programs touch: sessions, sampling, the hub, the cache on disk, the command,
 //! the packages for Apple.
 
+mod audio_command;
 mod command;
 mod hub;
 mod packaging;
@@ -8,5 +9,6 @@ mod readme;
 mod sampling;
 mod session;
 mod store;
+mod structured;
 mod templates;
 mod terminal;

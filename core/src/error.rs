@@ -163,6 +163,16 @@ pub enum Error {
         /// How many of them.
         media: usize,
     },
+    /// A prompt has more or fewer placeholders than its pictures need.
+    #[error(
+        "the prompt has {found} image tokens, and its pictures need {needed}; write one image marker for each picture, in their order"
+    )]
+    Placeholders {
+        /// How many the prompt has.
+        found: usize,
+        /// How many the features of its pictures are.
+        needed: usize,
+    },
     /// The model is of another kind than the one that was asked for.
     #[error(
         "`{model_type}` is {found}, not {expected}; load it as what it is, or choose another model"
@@ -174,6 +184,14 @@ pub enum Error {
         found: &'static str,
         /// What was asked for, such as "a language model".
         expected: &'static str,
+    },
+    /// An audio file or samples of audio cannot be read or written.
+    #[error("{name}: {reason}")]
+    Audio {
+        /// The file, or what the audio is.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The prompt has no tokens.
     #[error("the prompt is empty; a model needs at least one token to continue")]
@@ -231,6 +249,14 @@ pub enum Error {
         /// The option.
         option: &'static str,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The grammar of an answer or of a call cannot be enforced.
+    #[error("the {grammar} is refused: {reason}")]
+    Grammar {
+        /// What it is, such as a JSON schema.
+        grammar: &'static str,
+        /// What is wrong with it, and where.
         reason: String,
     },
     /// A tool cannot be offered to a model.
@@ -384,6 +410,25 @@ pub enum Error {
         /// The free bytes.
         free: u64,
     },
+    /// A picture or a clip cannot be read.
+    #[error("{reason}")]
+    Image {
+        /// Which one, what is wrong with it, and what to do.
+        reason: String,
+    },
+    /// A prompt has more or fewer pictures and clips than places for them.
+    #[error(
+        "the prompt has {} for {}; write `{marker}` once for each of them, or pass as many as it has",
+        Count(*markers, "place"), Count(*media, "picture or clip")
+    )]
+    MediaCount {
+        /// The places in the prompt.
+        markers: usize,
+        /// The pictures and clips that the prompt came with.
+        media: usize,
+        /// What marks a place.
+        marker: String,
+    },
     /// The application cancelled the operation.
     #[error("cancelled")]
     Cancelled,
@@ -469,6 +514,7 @@ impl Error {
             | Error::Adapter { .. }
             | Error::Tokenizer { .. }
             | Error::SavedCache { .. }
+            | Error::Audio { .. }
             | Error::HashMismatch { .. }
             | Error::NotANumber { .. } => ErrorKind::Damaged,
             Error::Unsupported { .. }
@@ -485,9 +531,13 @@ impl Error {
             | Error::UnknownRole(_)
             | Error::UnsupportedPart { .. }
             | Error::TextOnly { .. }
+            | Error::Image { .. }
+            | Error::MediaCount { .. }
+            | Error::Placeholders { .. }
             | Error::NothingAllowed { .. }
             | Error::EmptyPrompt
             | Error::TokenOutOfVocabulary { .. }
+            | Error::Grammar { .. }
             | Error::Tool { .. }
             | Error::NoTools
             | Error::Option { .. } => ErrorKind::InvalidRequest,

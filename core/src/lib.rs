@@ -68,26 +68,50 @@ mod families;
 mod generate;
 pub mod hub;
 mod layers;
+mod media;
 mod mlx;
 mod models;
+mod processors;
 mod text;
 
-pub use answer::{Effort, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice};
+pub use answer::{
+    Effort, OutputFormat, Reasoning, RejectedToolCall, Tool, ToolCall, ToolCallDelta, ToolChoice,
+    partial_json,
+};
 pub use api::{
-    DEMO, Inspection, Load, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model,
-    ModelInfo, ModelMemory, Overflow, Packing, Prompt, Session, SessionOptions, download,
-    download_adapter, download_text, inspect, inspect_with_adapter, shrink_caches,
+    AudioCodec, AudioFeatures, AudioInput, AudioModel, BoxFuture, CallTool, DEMO, Detection,
+    Inspection, Load, LoadAudio, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model,
+    ModelInfo, ModelMemory, Overflow, Packing, Prompt, RespondEvent, Response, Session,
+    SessionOptions, SpeechModel, Stage, ToolError, ToolResult, Tools, VadModel, download,
+    download_adapter, download_text, inspect, inspect_with_adapter, preprocess, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
+pub use engine::{LiveAudio, Transcription, TranscriptionEvent};
 pub use error::{Error, ErrorKind, Result};
+pub use generate::transcription::{Segment, Task, Timestamps, TranscribeOptions, Transcript, Word};
 pub use generate::{Dry, GenerateOptions, Score, Xtc};
 pub use hub::Source;
 /// Dates and times of no time zone, for [`TemplateOptions::local_time`].
 pub use jiff::civil;
 pub use layers::cache_plan::{Bound, CachePlan, CacheQuantization};
+pub use media::{
+    Attachment,
+    audio::{Audio, AudioFile, MonoReader, Resampler, WavWriter},
+    image::Image,
+    video::Video,
+};
 pub use mlx::memory::{MemoryUse, memory_use, set_memory_limit};
-pub use text::{ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer};
+pub use models::{
+    codec::{Codes, EncodedAudio},
+    segments::{SegmentRules, SpeechSegment},
+    speaker::{Script, SpeakOptions, Speech},
+};
+pub use processors::{NamedTensor, Piece, Prepared, Values};
+pub use text::{
+    ChatTemplate, Content, Detokenizer, Message, Part, TemplateOptions, Tokenizer,
+    phonemes::{Lexicon, read_lexicon},
+};
 
 /// The code of the README compiles.
 #[cfg(doctest)]
@@ -116,6 +140,7 @@ pub mod internals {
                 bidirectional::{BidirectionalAttention, Heads},
                 cross::{CrossAttention, Encoded},
             },
+            audio::noise::Noise,
             embedded::{Embedded, Key, MediaRange, PromptPositions},
             position::{
                 rope::Rope,
@@ -131,18 +156,62 @@ pub mod internals {
         },
         models::{
             cache::{Cache, CacheCheckpoint},
+            codec::{Codec, Streaming, Windows},
+            codec_stream::CodecStream,
             decode_step::{DecodeStep, prefill, prefill_embedded},
+            detector::{Detector, DetectorStream, Task},
             embedder::Embedder,
             language::{Input, LanguageModel, Media, Wrapper},
             network::{Kind, Network},
-            speech::{Codec, Detector, Speaker, Transcriber, Voice},
+            speaker::Speaker,
+            speech::{AlignmentHead, Output, Transcriber, WindowedDecoder},
         },
     };
+
+    /// What prepares pictures.
+    pub mod processors {
+        pub use crate::media::{
+            image::{Extent, Pixels},
+            resize::Filter,
+        };
+        pub use crate::processors::{
+            Processor, Read, Settings, blocks, by_class, canvas, fixed, grids, overlapping,
+            padded_tiles, patches, rows, smart_resize, tiles,
+        };
+
+        /// The pixels of a picture.
+        pub fn decode(image: &crate::Image) -> crate::Result<Pixels> {
+            image.pixels()
+        }
+    }
 
     /// The list of families.
     pub mod families {
         pub use crate::checkpoint::file_rules::{Contents, FileRules};
-        pub use crate::families::{Build, Checkpoint, Entry, Family, all, find, recognize};
+        pub use crate::families::{
+            Build, Checkpoint, Entry, Family, all, build, family, find, ignored_fields, recognize,
+        };
+        use crate::{
+            checkpoint::{files::Files, scope::Scope},
+            error::Result,
+        };
+        use serde_json::Value;
+
+        /// Opens the weights of a checkpoint as its family has them.
+        pub fn open(files: &Files, family: &Entry, config: &Value) -> Result<Scope> {
+            Scope::open_with(files, &family.files, None, config)
+        }
+    }
+
+    /// Front ends of speech.
+    pub mod audio {
+        pub use crate::layers::audio::{
+            filter_bank::{FilterBank, MelScale},
+            kaldi::{Fbank, stack_frames},
+            log_mel::LogMel,
+            normalized_log_mel::{NormalizedLogMel, NormalizedLogMelSizes},
+            stft::{Stft, Window, reflect},
+        };
     }
 
     /// Operations on arrays.

@@ -1,11 +1,13 @@
 //! Files that are a formula, so that gigabytes of them need no memory, and repositories of them.
 
+use crate::{Fixture, on_engine};
 use mynah::{DEMO, Files};
 use serde_json::{Map, Value as Json, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
+    fs,
     io::{self, Read},
     ops::Range,
     path::Path,
@@ -189,6 +191,46 @@ impl Repository {
                 repository.with(name, *bytes)
             }
         })
+    }
+
+    /// A LLaVA of random weights, with a tokenizer of single characters.
+    pub fn vision() -> Self {
+        let (_, fixture) = Fixture::all().into_iter().find(|(name, _)| name == "llava").unwrap();
+        let case = fixture.cases[0].clone();
+        let number = |path: &str| case.config.pointer(path).and_then(Json::as_u64).unwrap();
+        let (image, side) = (number("/image_token_index"), number("/vision_config/image_size"));
+        let config = case.config.to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_path_buf();
+        on_engine(move || case.write(&path)).unwrap();
+        let weights = fs::read(folder.path().join("model.safetensors")).unwrap();
+
+        let characters = (' '..='~').take(image as usize);
+        let vocabulary: Map<String, Json> =
+            characters.enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "added_tokens": [{"id": image, "content": "<image>", "special": true,
+                "normalized": false, "single_word": false, "lstrip": false, "rstrip": false}],
+            "pre_tokenizer": {"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated",
+                "invert": false},
+            "post_processor": null, "decoder": {"type": "Fuse"},
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": " "},
+        });
+        let template = "{% for message in messages %}{{ message.role }}: \
+            {% for part in message.content %}\
+            {% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}\
+            {% endfor %} {% endfor %}assistant: ";
+        let processor = json!({
+            "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": side},
+            "crop_size": {"height": side, "width": side},
+        });
+        Repository::default()
+            .with("config.json", config)
+            .with_large("model.safetensors", Content::bytes(weights))
+            .with("tokenizer.json", tokenizer.to_string())
+            .with("tokenizer_config.json", json!({"chat_template": template}).to_string())
+            .with("preprocessor_config.json", processor.to_string())
     }
 
     /// With one more small file.

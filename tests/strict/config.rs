@@ -163,7 +163,7 @@ fn a_config_that_only_one_family_refuses() {
         ("gemma3_text", ("use_bidirectional_attention", json!(true), &["embedding models"])),
         ("gemma4_text", ("num_kv_shared_layers", json!(4), &["4"])),
         ("glm4", ("partial_rotary_factor", json!(1.5), &["1.5"])),
-        ("mistral3", ("text_config", json!({"model_type": "mamba2"}), &["mamba2"])),
+        ("mistral3", ("text_config", json!({"model_type": "whisper"}), &["whisper"])),
         ("smollm3", ("no_rope_layers", json!([1, 0]), &["2 entries for 4 layers"])),
         ("gpt_oss", ("num_experts_per_tok", json!(5), &["5 of 4"])),
         ("mamba2", ("n_groups", json!(3), &["8 heads"])),

@@ -116,7 +116,9 @@ fn values(known: &Known, old: &Json, name: &str) -> Vec<(Kind, Option<Json>)> {
         // A sequence fills the fields of a struct, and an empty object its defaults.
         (Json::Object(_), Json::Object(_) | Json::Array(_)) => false,
         // One width for all layers, or one for each.
-        (Json::Array(_), Json::Number(_)) => !["intermediate_size", "rope_theta"].contains(&name),
+        (Json::Array(_), Json::Number(_)) => {
+            !["intermediate_size", "rope_theta", "image_size", "patch_size"].contains(&name)
+        }
         // Configs have had both.
         (Json::Bool(_), Json::Number(_)) => name != "attn_temperature_tuning",
         (Json::String(_), Json::Number(_)) => name != "sliding_window_pattern",

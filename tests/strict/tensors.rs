@@ -110,7 +110,7 @@ fn every_tensor_of_every_family() {
 /// The other name under which published checkpoints, or those of mlx-lm, have a tensor: without either,
 /// the error has one of them.
 fn other_spelling(name: &str) -> String {
-    const PAIRS: [(&str, &str); 15] = [
+    const PAIRS: [(&str, &str); 18] = [
         ("attention.dense.", "attention.o_proj."),
         (".f_proj.", ".f_a_proj."),
         (".g_proj.", ".g_a_proj."),
@@ -126,6 +126,9 @@ fn other_spelling(name: &str) -> String {
         (".feed_forward.w2.", ".feed_forward.gate_proj."),
         (".feed_forward.w3.", ".feed_forward.gate_proj."),
         (".experts.w1.", ".experts.gate_proj."),
+        (".experts.gate_up_proj", ".experts.gate_proj.weight"),
+        ("model.embed_vision.", "embed_vision."),
+        ("model.connector.", "connector."),
     ];
     let pair = PAIRS.iter().find(|(from, _)| name.contains(from));
     pair.map_or_else(|| name.to_string(), |(from, to)| name.replace(from, to))

@@ -39,7 +39,7 @@ const ARGUMENTS: usize = 5;
 /// Arguments without names for their elements that each file still has. New ones are refused, and an
 /// entry that is too large is too.
 const UNNAMED: &[(&str, usize)] = &[
-    ("checkpoint/config.rs", 1),
+    ("checkpoint/config/numbers.rs", 1),
     ("layers/attention/bidirectional.rs", 1),
     ("layers/attention/cross.rs", 1),
     ("layers/attention/gated.rs", 1),

@@ -179,11 +179,11 @@ extension Everything {
             let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
             try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
             defer { try? FileManager.default.removeItem(at: folder) }
-            try Data(#"{"model_type": "paligemma"}"#.utf8).write(to: folder.appendingPathComponent("config.json"))
+            try Data(#"{"model_type": "moondream3"}"#.utf8).write(to: folder.appendingPathComponent("config.json"))
             #expect(await fails {
                 try await VLMModelFactory.shared.loadContainer(configuration: .init(directory: folder))
             } with: { error in
-                error.code == .unsupported && error.message.contains("paligemma")
+                error.code == .unsupported && error.message.contains("moondream3")
             })
         }
     }

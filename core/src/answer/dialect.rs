@@ -244,6 +244,24 @@ impl Dialect {
         !self.thoughts.is_empty() || self.messages.is_some()
     }
 
+    /// The texts that may open thoughts: marks, or headers of messages.
+    pub fn thought_openings(&self) -> Vec<String> {
+        match &self.messages {
+            Some(messages) if *messages == Messages::MUSE => headers("to=self<|message|>"),
+            Some(_) => headers("<|channel|>analysis<|message|>"),
+            None => self.thoughts.iter().map(|marks| marks.open.clone()).collect(),
+        }
+    }
+
+    /// The headers of messages that may stand before a text.
+    pub fn text_openings(&self) -> Vec<String> {
+        match &self.messages {
+            Some(messages) if *messages == Messages::MUSE => headers("to=user<|message|>"),
+            Some(_) => headers("<|channel|>final<|message|>"),
+            None => Vec::new(),
+        }
+    }
+
     /// A text that opens thoughts.
     pub fn opening(&self) -> String {
         match (&self.messages, self.thoughts.first()) {
@@ -265,6 +283,11 @@ impl Dialect {
     pub fn knows_tools(&self) -> bool {
         self.variables.contains("tools") || self.variables.contains("custom_tools")
     }
+}
+
+/// A header behind the start of a message, which the template writes for the first one, and with it.
+fn headers(header: &str) -> Vec<String> {
+    vec![header.to_string(), format!("<|start|>assistant{header}")]
 }
 
 /// The name of the tool in a rendered call.

@@ -44,10 +44,28 @@ pub(crate) enum Syntax {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Named {
     pub open: &'static str,
+    /// What else a name has beside it.
+    pub form: NameForm,
     /// What follows the name.
     pub name_end: &'static [&'static str],
     /// What follows the arguments; nothing if the JSON object is the end.
     pub close: &'static [&'static str],
+}
+
+/// What stands beside the name of a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum NameForm {
+    Alone,
+    /// `functions.name:0`.
+    Numbered,
+    /// `id<|tool_call:name|>name`.
+    BehindId,
+    /// `name[CALL_ID]id` in later models.
+    BeforeId,
+    /// `function<｜tool▁sep｜>name` with the arguments in a block of code, in earlier models.
+    BehindKind,
+    /// The header of a message: `<|channel|>commentary to=functions.name`.
+    Message,
 }
 
 #[derive(Debug, PartialEq)]
@@ -63,6 +81,10 @@ pub(crate) struct Tags {
     /// `{key}` stands for the key.
     pub value_close: &'static str,
     pub close: &'static str,
+    /// The attribute of a key whose value is a string, and of another one.
+    pub attributes: Option<[&'static str; 2]>,
+    /// Whether a call has a number.
+    pub is_indexed: bool,
     /// Whether line breaks stand around values.
     pub padded: bool,
     /// Whether `<![CDATA[…]]>` may stand around values.
@@ -78,6 +100,8 @@ const NO_TAGS: Tags = Tags {
     value_open: "",
     value_close: "",
     close: "",
+    attributes: None,
+    is_indexed: false,
     padded: false,
     has_cdata: false,
 };
@@ -134,6 +158,7 @@ const DSML: Tags = Tags {
     open: "<｜DSML｜invoke name=\"",
     key_open: "<｜DSML｜parameter name=\"",
     value_close: "</｜DSML｜parameter>",
+    attributes: Some([" string=\"true\"", " string=\"false\""]),
     close: "</｜DSML｜invoke>",
     ..INVOKE
 };
@@ -164,6 +189,8 @@ const XTML: Tags = Tags {
     key_open: "<|open|>argument key=\"",
     key_end: "\"",
     value_close: "<|close|>argument<|sep|>",
+    attributes: Some([" type=\"string\"", " type=\"object\""]),
+    is_indexed: true,
     close: "<|close|>call<|sep|>",
     ..NO_TAGS
 };
@@ -173,41 +200,79 @@ pub(super) const XTML_JSON: [&str; 2] = ["<|open|>json", "<|close|>json<|sep|>"]
 
 const KIMI: Named = Named {
     open: "<|tool_call_begin|>",
+    form: NameForm::Numbered,
     name_end: &["<|tool_call_argument_begin|>"],
     close: &["<|tool_call_end|>"],
 };
 
 const DEEPSEEK: Named = Named {
     open: "<｜tool▁call▁begin｜>",
+    form: NameForm::BehindKind,
     name_end: &["<｜tool▁sep｜>"],
     close: &["<｜tool▁call▁end｜>"],
 };
 
 const SOLAR: Named = Named {
     open: "<|tool_call:begin|>",
+    form: NameForm::BehindId,
     name_end: &["<|tool_call:args|>"],
     close: &["<|tool_call:end|>"],
 };
 
-const MISTRAL: Named = Named { open: "", name_end: &["[ARGS]"], close: &[] };
+const MISTRAL: Named =
+    Named { open: "", form: NameForm::BeforeId, name_end: &["[ARGS]"], close: &[] };
 
 /// What follows the header of a message to a function.
-pub(super) const MESSAGE: Named = Named { open: "", name_end: &["<|message|>"], close: &[] };
+pub(super) const MESSAGE: Named =
+    Named { open: "", form: NameForm::Message, name_end: &["<|message|>"], close: &[] };
 
 const FUNCTION_JSON: Named =
-    Named { open: "<function=", name_end: &[">"], close: &["</function>"] };
+    Named { open: "<function=", form: NameForm::Alone, name_end: &[">"], close: &["</function>"] };
 
-const HEADING: Named = Named { open: ">>>", name_end: &["\n"], close: &[] };
+const HEADING: Named = Named { open: ">>>", form: NameForm::Alone, name_end: &["\n"], close: &[] };
 
-const ACTION: Named =
-    Named { open: "Action: ", name_end: &["\nAction Input:", "\nAction Input: "], close: &[] };
+const ACTION: Named = Named {
+    open: "Action: ",
+    form: NameForm::Alone,
+    name_end: &["\nAction Input:", "\nAction Input: "],
+    close: &[],
+};
 
-const ROLE: Named = Named { open: "", name_end: &["<|role_sep|>\n"], close: &[] };
+const ROLE: Named =
+    Named { open: "", form: NameForm::Alone, name_end: &["<|role_sep|>\n"], close: &[] };
 
 const MARKED: Format =
     Format { names: &[], open: &[], close: &[], syntaxes: &[], kind: Kind::Marked };
 
 impl Format {
+    /// Whether its mark is the beginning of a call itself.
+    pub fn opens_call(&self) -> bool {
+        let is_call = |open: &&str| {
+            open.starts_with('{') || self.syntaxes.iter().any(|syntax| syntax.open() == *open)
+        };
+        self.open.iter().any(is_call)
+    }
+
+    /// Whether only the name of a tool tells a call from a text.
+    pub fn is_plain(&self) -> bool {
+        self.kind == Kind::Plain
+    }
+
+    /// Whether its calls are a list of JSON objects.
+    pub fn is_list(&self) -> bool {
+        let lists = ["mistral", "cohere", "granite", "nemotron", "apertus", "hunyuan"];
+        lists.contains(&self.names[0])
+    }
+
+    /// What stands before the name and before the arguments of a JSON object.
+    pub fn json_keys(&self) -> [&'static str; 2] {
+        match self.names[0] {
+            "cohere" => ["\"tool_call_id\": \"0\", \"tool_name\": ", "\"parameters\": "],
+            "llama3" => ["\"name\": ", "\"parameters\": "],
+            _ => ["\"name\": ", "\"arguments\": "],
+        }
+    }
+
     /// The marks that occur in calls.
     pub fn marks(&self) -> Vec<&'static str> {
         let mut marks = [self.open, self.close].concat();

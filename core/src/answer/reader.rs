@@ -33,8 +33,12 @@ pub enum Phase {
 pub(crate) struct Reader {
     dialect: Arc<Dialect>,
     tools: Option<Arc<Toolbox>>,
+    /// Whether text that has begun is text to its end, whatever marks it seems to contain.
+    is_literal: bool,
     place: Place,
     input: Input,
+    /// What the last piece of text has of the phase that it began.
+    begun: String,
     /// Whether text or thoughts have begun where [`Reader::place`] is.
     is_begun: bool,
     /// Space that is given out only if more of the same part follows.
@@ -100,6 +104,12 @@ impl Reader {
         reader
     }
 
+    /// Reads text that has begun as it is: it follows a grammar, which knows no marks.
+    pub fn literal(mut self) -> Self {
+        self.is_literal = true;
+        self
+    }
+
     /// The special tokens of which marks consist. Decoding must not leave them out.
     pub fn special_tokens(&self) -> &HashSet<u32> {
         self.dialect.tokens()
@@ -107,6 +117,7 @@ impl Reader {
 
     /// The next text, and the parts that it completes.
     pub fn push(&mut self, text: &str) -> Vec<Part> {
+        self.begun.clear();
         self.input.push(text);
         self.advance_all()
     }
@@ -134,6 +145,11 @@ impl Reader {
         }
     }
 
+    /// What the last piece of text has of the phase that it began.
+    pub fn begun(&self) -> &str {
+        &self.begun
+    }
+
     fn format(&self) -> Option<&'static Format> {
         self.tools.as_ref().and(self.dialect.format)
     }
@@ -154,7 +170,12 @@ impl Reader {
             return true;
         }
         let dialect = self.dialect.clone();
-        let (texts, marks): (Vec<&str>, Vec<Mark>) = self.marks(&dialect).into_iter().unzip();
+        let marks = if self.is_literal && self.phase() == Phase::Text {
+            Vec::new()
+        } else {
+            self.marks(&dialect)
+        };
+        let (texts, marks): (Vec<&str>, Vec<Mark>) = marks.into_iter().unzip();
         let found = find(self.input.rest(), &texts, self.input.ended());
         let (Found::Mark { at, .. } | Found::Nothing { before: at }) = found;
         let before = self.input.take(at);
@@ -222,7 +243,7 @@ impl Reader {
         };
         let is_beginning = matches!(self.place, Place::Text { .. }) && !self.is_begun;
         let first = self.input.rest().trim_start().chars().next();
-        if !is_beginning || !self.dialect.calls_are_bare || first.is_none() {
+        if !is_beginning || self.is_literal || !self.dialect.calls_are_bare || first.is_none() {
             return false;
         }
         if !first.is_some_and(|c| "{[".contains(c)) {
@@ -242,18 +263,21 @@ impl Reader {
         self.place = place;
         self.is_begun = false;
         self.held.clear();
+        self.note_begun();
+    }
+
+    fn note_begun(&mut self) {
+        self.begun = self.input.rest().to_string();
     }
 
     /// Enters a block of calls whose opening mark of this length was taken. A mark that is the
     /// beginning of the call itself is left to it.
     fn enter_calls(&mut self, format: &'static Format, length: usize) {
-        let is_call = |open: &&str| {
-            open.starts_with('{') || format.syntaxes.iter().any(|syntax| syntax.open() == *open)
-        };
-        if format.open.iter().any(is_call) {
+        if format.opens_call() {
             self.input.put_back(length);
         }
         self.place = Place::Calls(Box::new(CallReader::new(format)));
+        self.note_begun();
     }
 
     /// Gives out text or thoughts without the space around them that belongs to the marks.
@@ -299,6 +323,7 @@ impl Reader {
                 self.held.clear();
                 self.place = Place::Text { trims: true };
                 self.is_begun = false;
+                self.note_begun();
             }
             Outcome::Text(text) => {
                 self.place = Place::Text { trims: false };
@@ -342,6 +367,7 @@ impl Reader {
             _ if Messages::is_thought(&header) => Place::Thoughts(None),
             _ => Place::Text { trims: false },
         };
+        self.note_begun();
         true
     }
 }

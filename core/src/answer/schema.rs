@@ -1,6 +1,6 @@
 //! JSON schemas: whether a schema is one, whether a value fits, and what a text means under one.
 
-use crate::answer::language::Language;
+use crate::answer::{language::Language, string_rules};
 use serde_json::{Map, Value as Json};
 
 /// The deepest nesting of values and references that is followed.
@@ -9,9 +9,30 @@ const DEEPEST: usize = 64;
 const TYPES: [&str; 7] = ["null", "boolean", "object", "array", "number", "integer", "string"];
 
 /// The keywords whose value is a schema, a list of schemas, or schemas by name.
-const ONE: [&str; 4] = ["items", "additionalProperties", "not", "contains"];
+const ONE: [&str; 9] = [
+    "items",
+    "additionalItems",
+    "additionalProperties",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contains",
+    "propertyNames",
+];
 const LISTS: [&str; 4] = ["anyOf", "oneOf", "allOf", "prefixItems"];
-const NAMED: [&str; 4] = ["properties", "$defs", "definitions", "patternProperties"];
+const NAMED: [&str; 5] =
+    ["properties", "$defs", "definitions", "patternProperties", "dependentSchemas"];
+
+/// The keywords that are not checked.
+const UNKNOWN: [&str; 6] = [
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "dependencies",
+    "contentSchema",
+    "$dynamicRef",
+    "$recursiveRef",
+];
 
 /// Whether a schema is well formed. The reason names the place.
 pub(super) fn check_schema(schema: &Json) -> Result<(), String> {
@@ -68,8 +89,16 @@ fn check_part(schema: &Json, root: &Json, path: &str, depth: usize) -> Result<()
                 return fail(&format!("has a `{name}` that is no object"));
             };
             for (key, part) in parts {
+                if name == "patternProperties" {
+                    string_rules::check_pattern(key).or_else(|reason| fail(&reason))?;
+                }
                 check_part(part, root, &below(key), depth + 1)?;
             }
+        } else if name == "pattern" {
+            let pattern = value.as_str().ok_or("is no text".to_string());
+            pattern.and_then(string_rules::check_pattern).or_else(|reason| fail(&reason))?;
+        } else if UNKNOWN.contains(&name.as_str()) {
+            return fail(&format!("has `{name}`, which arguments are not checked for"));
         } else if ["required", "enum"].contains(&name.as_str()) && !value.is_array() {
             return fail(&format!("has a `{name}` that is no list"));
         }
@@ -78,13 +107,13 @@ fn check_part(schema: &Json, root: &Json, path: &str, depth: usize) -> Result<()
 }
 
 /// The part of a schema that a reference within it names.
-fn resolve<'a>(reference: &str, root: &'a Json) -> Option<&'a Json> {
+pub(super) fn resolve<'a>(reference: &str, root: &'a Json) -> Option<&'a Json> {
     let pointer = reference.strip_prefix('#')?;
     root.pointer(&pointer.replace("%25", "%").replace("%24", "$"))
 }
 
 /// A schema without its reference.
-fn target<'a>(schema: &'a Json, root: &'a Json) -> &'a Json {
+pub(super) fn target<'a>(schema: &'a Json, root: &'a Json) -> &'a Json {
     let mut schema = schema;
     for _ in 0..DEEPEST {
         let Some(name) = schema.get("$ref").and_then(Json::as_str) else { break };
@@ -95,7 +124,7 @@ fn target<'a>(schema: &'a Json, root: &'a Json) -> &'a Json {
 }
 
 /// The types that a schema admits; all of them if it does not say.
-fn types(schema: &Json, root: &Json, depth: usize) -> Vec<&'static str> {
+pub(super) fn types(schema: &Json, root: &Json, depth: usize) -> Vec<&'static str> {
     let schema = target(schema, root);
     let known = |name: &Json| TYPES.iter().copied().find(|known| name == *known);
     match schema.get("type") {
@@ -259,7 +288,11 @@ fn check_value(value: &Json, schema: &Json, root: &Json, place: &Place) -> Resul
     match value {
         Json::Object(fields) => check_object(fields, keywords, root, place),
         Json::Array(items) => check_array(items, keywords, root, place),
-        Json::String(text) => check_bounds(text.chars().count() as f64, keywords, LENGTH, place),
+        Json::String(text) => {
+            check_bounds(text.chars().count() as f64, keywords, LENGTH, place)?;
+            let rules = string_rules::check(text, keywords);
+            rules.map_err(|reason| format!("{} {reason}", place.name()))
+        }
         Json::Number(number) => check_number(number.as_f64().unwrap_or(0.0), keywords, place),
         Json::Null | Json::Bool(_) => Ok(()),
     }
@@ -288,6 +321,10 @@ fn check_parts(
             return Err(format!("{} fits {what} of the schemas of `oneOf`", place.name()));
         }
     }
+    if let Some(condition) = keywords.get("if") {
+        let branch = if check(condition).is_ok() { "then" } else { "else" };
+        keywords.get(branch).map_or(Ok(()), check)?;
+    }
     match keywords.get("not") {
         Some(part) if check(part).is_ok() => Err(format!("{} is not allowed", place.name())),
         _ => Ok(()),
@@ -307,16 +344,30 @@ fn check_object(
         }
     }
     check_bounds(fields.len() as f64, keywords, PROPERTIES, place)?;
-    let known = keywords.get("properties").and_then(Json::as_object);
+    let known = |name: &str| keywords.get(name).and_then(Json::as_object);
     for (name, value) in fields {
         let below = place.below(name);
-        let own = known.and_then(|known| known.get(name));
-        if let Some(schema) = own {
+        let own = known("properties").and_then(|known| known.get(name));
+        let patterns = known("patternProperties").into_iter().flatten();
+        let matching = patterns.filter(|(pattern, _)| string_rules::matches(pattern, name));
+        let mut schemas: Vec<&Json> = own.into_iter().chain(matching.map(|(_, s)| s)).collect();
+        if schemas.is_empty() {
+            schemas.extend(keywords.get("additionalProperties"));
+        }
+        for schema in schemas {
             check_value(value, schema, root, &below)?;
-        } else if let Some(more) = keywords.get("additionalProperties")
-            && !keywords.contains_key("patternProperties")
-        {
-            check_value(value, more, root, &below)?;
+        }
+        if let Some(names) = keywords.get("propertyNames") {
+            check_value(&name.as_str().into(), names, root, &below)?;
+        }
+        let dependents = known("dependentRequired").and_then(|known| known.get(name)?.as_array());
+        for dependent in dependents.into_iter().flatten().filter_map(Json::as_str) {
+            if !fields.contains_key(dependent) {
+                return Err(format!("{} is missing beside it", place.below(dependent).name()));
+            }
+        }
+        if let Some(schema) = known("dependentSchemas").and_then(|known| known.get(name)) {
+            check_value(&Json::Object(fields.clone()), schema, root, &place.same())?;
         }
     }
     Ok(())
@@ -331,10 +382,22 @@ fn check_array(
     check_bounds(items.len() as f64, keywords, ITEMS, place)?;
     let listed = ["prefixItems", "items"].iter().find_map(|name| keywords.get(*name)?.as_array());
     let rest = keywords.get("items").filter(|items| !items.is_array());
+    let rest = rest.or_else(|| keywords.get("additionalItems").filter(|_| listed.is_some()));
     for (index, item) in items.iter().enumerate() {
         let own = listed.and_then(|listed| listed.get(index)).or(rest);
         if let Some(schema) = own {
             check_value(item, schema, root, &place.below(&format!("[{index}]")))?;
+        }
+    }
+    if let Some(schema) = keywords.get("contains") {
+        let fits = |item: &&Json| check_value(item, schema, root, &place.same()).is_ok();
+        let count = items.iter().filter(fits).count() as u64;
+        let bound = |name: &str| keywords.get(name).and_then(Json::as_u64);
+        if count < bound("minContains").unwrap_or(1) {
+            return Err(format!("{} contains too few items that fit", place.name()));
+        }
+        if bound("maxContains").is_some_and(|most| count > most) {
+            return Err(format!("{} contains too many items that fit", place.name()));
         }
     }
     let is_twice = |(index, item): (usize, &Json)| items[..index].iter().any(|i| equal(i, item));

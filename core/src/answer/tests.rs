@@ -2,8 +2,11 @@
 //! the text is cut into pieces.
 
 use crate::{
-    answer::{Dialect, Part, Reader, RejectedToolCall, ToolCall, Toolbox, formats},
-    text::{ChatTemplate, Message, TemplateOptions},
+    answer::{
+        CallGrammars, Compiler, Dialect, Part, Reader, RejectedToolCall, ToolCall, Toolbox,
+        formats, grammar::tests::walk,
+    },
+    text::{ChatTemplate, Message, TemplateOptions, with_added},
 };
 use serde_json::{Map, Value as Json, json};
 use std::{collections::BTreeSet, sync::Arc};
@@ -295,6 +298,73 @@ fn a_rendered_call_is_read_back_in_every_format() {
     let all = formats::FORMATS.iter().map(|format| format.names[0]);
     let missing: Vec<_> = all.filter(|name| !formats_seen.contains(name)).collect();
     assert_eq!(missing, ["olmo3", "internlm2", "gigachat"], "formats without a round trip");
+}
+
+/// Tools whose texts are short: no choice by chance ends a long one.
+fn bounded_tools() -> Vec<Json> {
+    let parameters = json!({"type": "object", "required": ["city"], "properties": {
+        "city": {"type": "string", "maxLength": 9},
+        "days": {"type": "integer", "minimum": 1},
+        "flag": {"type": "boolean"},
+        "ratio": {"type": ["null", "number"]},
+        "code": {"type": "string", "pattern": "^[A-Z]{2}$"},
+        "list": {"type": "array", "items": {"enum": ["a, b", "c}", "</x>"]}},
+        "deep": {"type": "object", "additionalProperties": false, "required": ["unit"],
+                 "properties": {"unit": {"const": "km"}, "size": {"type": "number"}}},
+    }});
+    let tool = |name: &str, parameters: Json| json!({"function": {"name": name, "parameters": parameters}});
+    vec![tool("get_weather", parameters), tool("clock", json!({}))]
+}
+
+/// Whatever tokens are chosen of those that the grammar of calls admits, the reader finds calls with
+/// arguments of their schemas, and nothing else.
+#[test]
+fn grammars_of_calls_write_what_readers_read() {
+    let mut failures = Vec::new();
+    for (name, calls) in TEMPLATES {
+        let template = template(calls);
+        let plain = Dialect::of(Some(&template), None, Some(name));
+        let marks = plain.format.unwrap().marks();
+        let is_token = |mark: &&&str| mark.starts_with("<|") || mark.starts_with("[TOOL");
+        let tokens: Vec<&str> = marks.iter().filter(is_token).copied().collect();
+        for tokens in [&tokens[..], &[]] {
+            let tokenizer = with_added(tokens);
+            let special = tokenizer.all_special_tokens();
+            let dialect = Arc::new(Dialect::of(Some(&template), Some(&tokenizer), Some(name)));
+            let tools = Arc::new(Toolbox::new(&bounded_tools()).unwrap());
+            let grammars =
+                CallGrammars { dialect: &dialect, tools: &tools, special: &special, ends: &[] };
+            let compiler = Compiler::new(tokenizer.clone());
+            for choice in [None, Some("clock"), Some("get_weather")] {
+                let source = match grammars.answer(choice) {
+                    Ok(source) => source,
+                    Err(error) => {
+                        failures.push(format!("{name}: {error}"));
+                        continue;
+                    }
+                };
+                for seed in 1..4 {
+                    let mut grammar = match compiler.compile(&source) {
+                        Ok(grammar) => grammar,
+                        Err(error) => {
+                            failures.push(format!("{name}: {error}"));
+                            break;
+                        }
+                    };
+                    let text = walk(&mut grammar, &tokenizer, seed);
+                    let reader = Reader::new(dialect.clone(), Some(tools.clone()), "", 1);
+                    let read = read(reader, &text, 7);
+                    let is_named = |call: &ToolCall| choice.is_none_or(|name| call.name == name);
+                    let is_called = !read.calls.is_empty() && read.calls.iter().all(is_named);
+                    if !is_called || !read.text.trim().is_empty() || !read.rejected.is_empty() {
+                        failures.push(format!("{name} {choice:?}: {text}\n{read:#?}"));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}\n{}", failures.join("\n\n"), failures.len());
 }
 
 #[test]

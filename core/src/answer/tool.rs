@@ -107,6 +107,11 @@ impl Toolbox {
         Ok(Toolbox(tools))
     }
 
+    /// The tools.
+    pub fn iter(&self) -> impl Iterator<Item = &Tool> {
+        self.0.iter()
+    }
+
     /// The schema of the arguments of a tool.
     pub fn schema(&self, name: &str) -> Option<&Json> {
         self.0.iter().find(|tool| tool.name == name).map(|tool| &tool.parameters)

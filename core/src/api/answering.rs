@@ -2,17 +2,36 @@
 //! answer say about thoughts and tools.
 
 use crate::{
-    answer::{Reader, ToolChoice, Toolbox},
+    answer::{CallGrammars, Compiler, Dialect, Grammar, Reader, ToolChoice, Toolbox},
     api::{model::Model, prompt::Prompt},
     engine::Answering,
     error::{Error, Result},
-    generate::{Constraint, GenerateOptions, Guide},
+    generate::{GenerateOptions, Guide, Guided, Wishes},
     text::{Content, Message, TemplateOptions},
 };
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
+
+/// How the model of a request writes, and which tools it may call.
+#[derive(Default)]
+struct Asked {
+    dialect: Arc<Dialect>,
+    toolbox: Option<Arc<Toolbox>>,
+}
+
+/// The grammars of calls of a request.
+#[derive(Default)]
+struct AskedCalls {
+    /// That of an answer of calls, if a call is required.
+    answer: Option<Grammar>,
+    is_required: bool,
+    /// That of calls behind the mark that opens them, if the model decides.
+    behind_mark: Option<Grammar>,
+    /// The marks that may open calls in place of a text.
+    openings: Vec<String>,
+}
 
 impl Model {
     /// The prompt as the chat template gets it, with what the options say about thoughts and tools.
@@ -60,7 +79,7 @@ impl Model {
     ) -> Result<Answering> {
         let dialect = self.0.dialect.clone();
         let Prompt::Chat(messages, template) = prompt else {
-            return Ok(Answering { reader: Reader::default(), constraint: None });
+            return self.steered(Asked::default(), Reader::default(), options);
         };
         let toolbox = match template.tools.as_slice() {
             [] => None,
@@ -78,15 +97,89 @@ impl Model {
             true => self.header(messages, template)?,
             false => String::new(),
         };
-        let reader = Reader::new(dialect.clone(), toolbox, &header, hasher.finish());
-        let budget = dialect.thought_budget(options.reasoning);
-        let constraint: Option<Box<dyn Constraint>> = match (budget, &self.0.tokenizer) {
-            (Some(_), Some(tokenizer)) if dialect.has_thoughts() => {
-                Some(Box::new(Guide::new(dialect, tokenizer.clone(), budget, reader.phase())?))
-            }
+        let reader = Reader::new(dialect.clone(), toolbox.clone(), &header, hasher.finish());
+        self.steered(Asked { dialect, toolbox }, reader, options)
+    }
+
+    /// An answer that is steered to what the options ask for.
+    fn steered(
+        &self,
+        asked: Asked,
+        reader: Reader,
+        options: &GenerateOptions,
+    ) -> Result<Answering> {
+        let budget = asked.dialect.thought_budget(options.reasoning);
+        let budget = budget.filter(|_| asked.dialect.has_thoughts());
+        let ends = self.ends(options);
+        let calls = self.call_grammars(&asked, options, &ends)?;
+        let text = match (options.output.source()?, calls.is_required) {
+            (Some(source), false) => Some(self.compiler()?.compile(&source)?),
             _ => None,
         };
-        Ok(Answering { reader, constraint })
+        // The tokens of a grammar have the bytes that they add to a text that has begun.
+        let continues = text.is_some() || calls.answer.is_some();
+        let reader = if text.is_some() { reader.literal() } else { reader };
+        let is_free = budget.is_none() && text.is_none();
+        if is_free && calls.answer.is_none() && calls.behind_mark.is_none() {
+            return Ok(Answering { reader, constraint: None, continues });
+        }
+        let thoughts = asked.dialect.thought_openings();
+        let thoughts = if budget == Some(0) { Vec::new() } else { thoughts };
+        let openings = match text {
+            Some(_) => [asked.dialect.text_openings(), calls.openings].concat(),
+            None => Vec::new(),
+        };
+        let has_header = text.is_none() && asked.dialect.messages.is_some();
+        let answer = text.or(calls.answer);
+        let calls = calls.behind_mark;
+        let wishes = Wishes { budget, answer, has_header, calls, thoughts, openings, ends };
+        let tokenizer = self.tokenizer()?.clone();
+        let vocabulary = self.info().vocabulary;
+        let model = Guided { dialect: asked.dialect, tokenizer, vocabulary };
+        let guide = Guide::new(model, wishes, reader.phase())?;
+        Ok(Answering { reader, constraint: Some(Box::new(guide)), continues })
+    }
+
+    /// The grammars of the calls that the options ask for or allow.
+    fn call_grammars(
+        &self,
+        asked: &Asked,
+        options: &GenerateOptions,
+        ends: &[u32],
+    ) -> Result<AskedCalls> {
+        let (Some(tools), Some(format)) = (&asked.toolbox, asked.dialect.format) else {
+            return Ok(AskedCalls::default());
+        };
+        let special = self.tokenizer()?.all_special_tokens();
+        let dialect = &*asked.dialect;
+        let grammars = CallGrammars { dialect, tools, special: &special, ends };
+        let compile = |source| self.compiler()?.compile(&source);
+        let name = match &options.tool_choice {
+            ToolChoice::Named(name) => Some(name.as_str()),
+            ToolChoice::Required => None,
+            ToolChoice::Auto | ToolChoice::None => {
+                // Where the marks say nothing, a text may look like a call. What no grammar holds to
+                // is checked when the call is complete.
+                let is_marked = !format.is_plain() && dialect.messages.is_none();
+                let source = is_marked.then(|| grammars.behind_mark()).transpose();
+                let behind_mark = source.ok().flatten().and_then(|source| compile(source).ok());
+                let mark = grammars.mark(format).filter(|_| behind_mark.is_some());
+                let openings = mark.map(String::from).into_iter().collect();
+                return Ok(AskedCalls { behind_mark, openings, ..AskedCalls::default() });
+            }
+        };
+        let answer = Some(compile(grammars.answer(name)?)?);
+        Ok(AskedCalls { answer, is_required: true, ..AskedCalls::default() })
+    }
+
+    fn compiler(&self) -> Result<&Compiler> {
+        self.0.compiler.as_ref().ok_or(Error::NoTokenizer)
+    }
+
+    /// The tokens that end an answer.
+    fn ends(&self, options: &GenerateOptions) -> Vec<u32> {
+        let own = if options.ignore_end { &[] } else { self.end_tokens() };
+        [own, &options.end_tokens].concat()
     }
 
     /// The header of the answer: what the chat template writes after the last message, or what the

@@ -2,12 +2,13 @@
 //! the length of the context.
 
 use crate::{
-    checkpoint::{config::Json, files::Files},
+    checkpoint::files::Files,
     error::Result,
     families::{Recommended, Sampling},
     generate::GenerateOptions,
     text::{ChatTemplate, Tokenizer, turn_ends},
 };
+use serde_json::Value as Json;
 use std::collections::BTreeSet;
 
 /// The ids that end a text by the config and the generation config.

@@ -8,7 +8,6 @@ use crate::{
         location::{Found, Location},
     },
     checkpoint::{
-        config::Json,
         file_rules::FileRules,
         files::Files,
         quantization::Quantization,
@@ -17,7 +16,7 @@ use crate::{
     },
     engine::Engine,
     error::{Error, Result},
-    families::{self, Checkpoint, Entry, Recommended, model_type},
+    families::{self, Entry, Recommended, model_type},
     hub,
     layers::cache_plan::CachePlan,
     mlx::{self, quantized::Format},
@@ -30,6 +29,7 @@ use crate::{
 use mlx_rs::Array;
 use safetensors::tensor::TensorInfo;
 use serde::Serialize;
+use serde_json::Value as Json;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
@@ -69,6 +69,8 @@ pub struct Inspection {
     pub chat_template: bool,
     /// Whether a licence must be accepted before the download; `None` for local files.
     pub gated: Option<bool>,
+    /// Fields of its config that the model does not use and that are not known to be harmless.
+    pub ignored_fields: Vec<String>,
     /// The memory that it needs; `None` when it cannot be loaded.
     pub memory: Option<Memory>,
 }
@@ -191,6 +193,7 @@ async fn inspect_files(
         tokenizer: Tokenizer::file(&files)?.is_some(),
         chat_template: matches!(template, Ok(Some(_))) || recommended.chat_template.is_some(),
         gated: None,
+        ignored_fields: Vec::new(),
         memory: None,
         model_type,
     };
@@ -208,13 +211,14 @@ async fn inspect_files(
         Err(error) => Err(error),
         Ok(family) => {
             let rehearse = move || rehearse(family, &files, adapter.as_ref(), &config, length);
-            let Rehearsal { record, memory } = Engine::get()?.run(rehearse).await?;
-            Ok(Rehearsal { record, memory: template.and(memory) })
+            let rehearsal: Rehearsal = Engine::get()?.run(rehearse).await?;
+            Ok(Rehearsal { memory: template.and(rehearsal.memory), ..rehearsal })
         }
     };
-    let rehearsal = rehearsal.unwrap_or_else(Rehearsal::failed);
-    inspection.count(headers, &rehearsal.record, &quantization);
-    match rehearsal.memory {
+    let Rehearsal { record, ignored_fields, memory } = rehearsal.unwrap_or_else(Rehearsal::failed);
+    inspection.count(headers, &record, &quantization);
+    inspection.ignored_fields = ignored_fields;
+    match memory {
         Ok(memory) => {
             inspection.memory = Some(memory);
             inspection.capabilities.extend(kind.map(capability));
@@ -245,17 +249,20 @@ fn capability(kind: Kind) -> &'static str {
 struct Rehearsal {
     /// The matrices that the reader of weights made, up to an error.
     record: Vec<ReadMatrix>,
+    /// The fields of the config that the model does not use; empty after an error.
+    ignored_fields: Vec<String>,
     memory: Result<Memory>,
 }
 
 impl Rehearsal {
     fn failed(error: Error) -> Self {
-        Rehearsal { record: Vec::new(), memory: Err(error) }
+        Rehearsal { record: Vec::new(), ignored_fields: Vec::new(), memory: Err(error) }
     }
 }
 
 /// Builds the model and passes a token through it without computing anything, which shows errors in
-/// names and shapes, and the size of every array. On the engine's thread.
+/// names and shapes, the size of every array, and the fields of the config that the model does not
+/// use. On the engine's thread.
 fn rehearse(
     family: &Entry,
     files: &Files,
@@ -266,9 +273,15 @@ fn rehearse(
     Ok(match Scope::open_with(files, &family.files, adapter, config) {
         Err(error) => Rehearsal::failed(error),
         Ok(scope) => {
-            let network = family.build.network(&Checkpoint { config, weights: &scope, files });
-            let memory = network.and_then(|network| measure(network, &scope, context));
-            Rehearsal { record: scope.record(), memory }
+            let built = family.network(&scope, files);
+            let built = built.and_then(|network| {
+                Ok((families::ignored_fields(&scope)?, measure(network, &scope, context)?))
+            });
+            let (ignored_fields, memory) = match built {
+                Ok((fields, memory)) => (fields, Ok(memory)),
+                Err(error) => (Vec::new(), Err(error)),
+            };
+            Rehearsal { record: scope.record(), ignored_fields, memory }
         }
     })
 }
@@ -288,7 +301,8 @@ fn measure(network: Network, scope: &Scope, context: usize) -> Result<Memory> {
     let margin = (weights + cache) / 10 + (256 << 20);
     let needed = weights + cache + margin;
     let device = device_memory();
-    Ok(Memory { context, weights, cache, needed, device, fits: device.map(|size| needed <= size) })
+    let fits = device.map(|size| needed <= size);
+    Ok(Memory { context, weights, cache, needed, device, fits })
 }
 
 /// How many bytes of memory a program may use here, if that is known.

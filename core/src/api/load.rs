@@ -1,16 +1,17 @@
 //! Loading: from a location to a model in memory.
 
 use crate::{
-    answer::Dialect,
+    answer::{Compiler, Dialect},
     api::{
         defaults::{configured_ends, context, defaults, end_tokens, tool_parser_type},
         download::{CONFIG, LANGUAGE, download_adapter, download_as, download_text},
         location::{Found, Location},
         model::{Inner, Model, ModelInfo},
+        preparation::Preparation,
         prompt::Prompt,
         session_options::SessionOptions,
     },
-    checkpoint::{config::Json, files::Files},
+    checkpoint::files::Files,
     engine::{
         Engine, Turn,
         engine_model::{EngineModel, Place, find},
@@ -24,6 +25,7 @@ use crate::{
     models::network::Kind,
     text::{ChatTemplate, Tokenizer},
 };
+use serde_json::Value as Json;
 use std::{
     fmt,
     pin::Pin,
@@ -98,7 +100,7 @@ pub enum LoadEvent {
     Weights(f32),
 }
 
-type Progress = Box<dyn FnMut(LoadEvent) + Send>;
+pub(super) type Progress = Box<dyn FnMut(LoadEvent) + Send>;
 
 /// A model to be loaded, made by [`Model::load`]. Awaiting it loads the model; dropping the future
 /// cancels the load.
@@ -158,6 +160,10 @@ impl Load {
         let resolved = Resolved::of(location, &options, &tell).await?;
         let limit = Limit::set(options.memory)?;
         let (weights, text) = resolved.read(engine, &options, tell).await?;
+        if !weights.ignored_fields.is_empty() {
+            let fields = weights.ignored_fields.join(", ");
+            tracing::warn!(fields, "config.json has fields that the model does not use");
+        }
         let session = options.session_for(&weights, resolved.context(&options)).await?;
         let model = resolved.model(&options, weights, text, session)?;
         if options.prewarm {
@@ -200,23 +206,23 @@ impl fmt::Debug for Load {
 
 /// The handler of progress events, shared by the threads that report them.
 #[derive(Clone)]
-struct Tell(Arc<Mutex<Progress>>);
+pub(super) struct Tell(pub(super) Arc<Mutex<Progress>>);
 
 impl Tell {
-    fn event(&self, event: LoadEvent) {
+    pub(super) fn event(&self, event: LoadEvent) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)(event);
     }
 }
 
 /// The memory limit of a load. Dropping it restores the limit before, unless the load keeps it.
-struct Limit {
+pub(super) struct Limit {
     before: Option<usize>,
     /// The limit that this load has set.
     set: Option<Option<usize>>,
 }
 
 impl Limit {
-    fn set(policy: MemoryPolicy) -> Result<Self> {
+    pub(super) fn set(policy: MemoryPolicy) -> Result<Self> {
         let before = memory_use()?.limit;
         let set = match policy {
             MemoryPolicy::Unchanged => None,
@@ -227,7 +233,7 @@ impl Limit {
         Ok(Limit { before, set })
     }
 
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.set = None;
     }
 }
@@ -264,6 +270,7 @@ struct Weights {
     place: Place,
     vocabulary: u32,
     rewinds: bool,
+    ignored_fields: Vec<String>,
 }
 
 /// What converts between text and tokens.
@@ -323,7 +330,9 @@ impl Resolved {
                 let network = loaded.language()?;
                 let vocabulary = network.vocabulary();
                 let rewinds = network.cache(&CachePlan::default()).rewinds();
-                Ok(Some(Weights { place: Place::new(engine, loaded), vocabulary, rewinds }))
+                let ignored_fields = loaded.ignored_fields.clone();
+                let place = Place::new(engine, loaded);
+                Ok(Some(Weights { place, vocabulary, rewinds, ignored_fields }))
             })
         });
         let (report, text) = oneshot::channel();
@@ -344,6 +353,14 @@ impl Resolved {
         context(&self.config, &self.recommended).into_iter().chain(options.context).min()
     }
 
+    /// How the model prepares pictures, unless the checkpoint has no vision tower.
+    fn preparation(&self, tokenizer: Option<&Tokenizer>) -> Result<Option<Preparation>> {
+        let family = families::family(&self.files, self.found.as_ref())?;
+        let has_tower = self.config.get("vision_config").is_some_and(|config| !config.is_null());
+        let read = family.processor.filter(|_| has_tower);
+        Ok(read.map(|read| Preparation::new(read, &self.config, &self.files, tokenizer)))
+    }
+
     fn model(
         self,
         options: &LoadOptions,
@@ -354,6 +371,11 @@ impl Resolved {
         let generation = self.generation.as_ref();
         let mut configured_ends = configured_ends(&self.config, generation);
         configured_ends.extend(options.end_token_ids(text.tokenizer.as_ref())?);
+        let preparation = self.preparation(text.tokenizer.as_ref())?.map(Arc::new);
+        let template = match &preparation {
+            Some(preparation) => text.template.map(|template| preparation.template(template)),
+            None => text.template,
+        };
         Ok(Model(Arc::new(Inner {
             info: ModelInfo {
                 model_type: self.model_type.clone(),
@@ -364,13 +386,15 @@ impl Resolved {
                 &configured_ends,
                 &self.recommended,
                 text.tokenizer.as_ref(),
-                text.template.as_ref(),
+                template.as_ref(),
             ),
             configured_ends,
             defaults: defaults(generation, self.recommended.sampling),
             session,
+            compiler: text.tokenizer.clone().map(Compiler::new),
             tokenizer: text.tokenizer,
-            template: text.template,
+            template,
+            preparation,
             dialect: Arc::new(text.dialect),
             rewinds: weights.rewinds,
             place: Arc::new(weights.place),
@@ -454,7 +478,7 @@ impl LoadOptions {
         self
     }
 
-    fn source(&self, source: Source) -> Source {
+    pub(super) fn source(&self, source: Source) -> Source {
         let source = if self.offline { source.offline() } else { source };
         match &self.downloader {
             Some(downloader) => source.with_downloader(downloader.clone()),

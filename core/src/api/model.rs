@@ -1,9 +1,10 @@
 //! The handle that applications hold.
 
 use crate::{
-    answer::Dialect,
+    answer::{Compiler, Dialect},
     api::{
         defaults::{end_tokens, tool_parser_type},
+        preparation::{EncodedPrompt, Preparation},
         prompt::Prompt,
         session_options::SessionOptions,
     },
@@ -17,7 +18,7 @@ use crate::{
     families,
     generate::{Constraint, GenerateOptions, Score, next_logits, score},
     mlx,
-    text::{ChatTemplate, Layout, Message, TemplateOptions, Tokenizer, text_only},
+    text::{ChatTemplate, Layout, Message, TemplateOptions, Tokenizer},
 };
 use std::sync::Arc;
 
@@ -31,8 +32,12 @@ pub(crate) struct Inner {
     pub info: ModelInfo,
     pub tokenizer: Option<Tokenizer>,
     pub template: Option<ChatTemplate>,
+    /// How it prepares pictures; none for a model that reads none.
+    pub preparation: Option<Arc<Preparation>>,
     /// How the model writes its answers.
     pub dialect: Arc<Dialect>,
+    /// Compiles the grammars of answers over the tokenizer's vocabulary.
+    pub compiler: Option<Compiler>,
     pub end_tokens: Vec<u32>,
     /// The end tokens of the config and the generation config, whatever the tokenizer.
     pub configured_ends: Vec<u32>,
@@ -107,7 +112,13 @@ impl Model {
         let tokenizer = Tokenizer::load(&files)?;
         let template = ChatTemplate::load(&files)?.or_else(|| self.0.template.clone());
         let recommended = families::find(&self.0.info.model_type)?.recommended;
+        let preparation =
+            self.0.preparation.as_ref().map(|it| Arc::new(it.with_tokenizer(&tokenizer)));
         let template = template.map(|template| template.with_special_tokens(&tokenizer));
+        let template = match &preparation {
+            Some(preparation) => template.map(|template| preparation.template(template)),
+            None => template,
+        };
         let end_tokens =
             end_tokens(&self.0.configured_ends, &recommended, Some(&tokenizer), template.as_ref());
         let parser = tool_parser_type(&files)?;
@@ -116,7 +127,9 @@ impl Model {
             place: self.0.place.clone(),
             info: self.0.info.clone(),
             template,
+            preparation,
             dialect: Arc::new(dialect),
+            compiler: Some(Compiler::new(tokenizer.clone())),
             tokenizer: Some(tokenizer),
             end_tokens,
             configured_ends: self.0.configured_ends.clone(),
@@ -143,7 +156,7 @@ impl Model {
     /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`], [`Error::UnknownRole`],
     /// [`Error::UnsupportedPart`].
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
-        self.template()?.render(&text_only(messages)?, options)
+        self.template()?.render(&self.messages(messages)?, options)
     }
 
     /// The chat template of the model.
@@ -153,16 +166,18 @@ impl Model {
 
     /// The layout of conversations with this opening.
     pub(crate) fn layout(&self, opening: &[Message], options: &TemplateOptions) -> Result<Layout> {
-        Layout::of(self.template()?, &text_only(opening)?, options)
+        Layout::of(self.template()?, &self.messages(opening)?, options)
     }
 
-    /// The tokens of a prompt, as [`Model::generate`] continues them.
+    /// The tokens of a prompt, as [`Model::generate`] continues them: a picture has one for each position
+    /// that it takes.
     ///
     /// # Errors
     /// Those of [`Model::render`] and [`Model::tokenizer`]; [`Error::EmptyPrompt`],
-    /// [`Error::TokenOutOfVocabulary`], [`Error::ContextOverflow`].
+    /// [`Error::TokenOutOfVocabulary`], [`Error::ContextOverflow`]; [`Error::Image`],
+    /// [`Error::MediaCount`] and [`Error::TextOnly`].
     pub fn tokens(&self, prompt: impl Into<Prompt>) -> Result<Vec<u32>> {
-        self.tokens_within(&self.resolve(prompt), self.0.info.context)
+        Ok(self.encode_within(&self.resolve(prompt), self.0.info.context)?.tokens)
     }
 
     /// The prompt with [`Prompt::Text`] replaced by a message, or by raw text without a template.
@@ -170,29 +185,13 @@ impl Model {
         prompt.into().resolved(self.0.template.is_some())
     }
 
-    fn tokens_within(&self, prompt: &Prompt, limit: Option<usize>) -> Result<Vec<u32>> {
-        let tokens = self.encode(prompt)?;
-        match limit.filter(|limit| tokens.len() > *limit) {
-            Some(limit) => Err(Error::ContextOverflow { tokens: tokens.len(), limit }),
-            None => Ok(tokens),
+    fn encode_within(&self, prompt: &Prompt, limit: Option<usize>) -> Result<EncodedPrompt> {
+        let prompt = self.encode(prompt)?;
+        let tokens = prompt.tokens.len();
+        match limit.filter(|limit| tokens > *limit) {
+            Some(limit) => Err(Error::ContextOverflow { tokens, limit }),
+            None => Ok(prompt),
         }
-    }
-
-    /// The tokens of a resolved prompt of any length.
-    pub(crate) fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
-        let tokens = match prompt {
-            Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Raw(text) | Prompt::Text(text) if text.is_empty() => Vec::new(),
-            Prompt::Raw(text) | Prompt::Text(text) => self.tokenizer()?.encode(text, true)?,
-            Prompt::Chat(messages, options) => {
-                self.template()?.encode(self.tokenizer()?, &text_only(messages)?, options)?
-            }
-        };
-        let vocabulary = self.0.info.vocabulary;
-        if let Some(&id) = tokens.iter().find(|id| **id >= vocabulary) {
-            return Err(Error::TokenOutOfVocabulary { id, vocabulary });
-        }
-        if tokens.is_empty() { Err(Error::EmptyPrompt) } else { Ok(tokens) }
     }
 
     /// Starts a generation and returns its stream of events. A string is a message of the user, see
@@ -205,7 +204,8 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`Model::tokens`] and [`GenerateOptions::check`]; [`Error::NoTokenizer`] for stop
-    /// texts without a tokenizer; [`Error::Tool`] and [`Error::NoTools`].
+    /// texts and grammars without a tokenizer; [`Error::Grammar`]; [`Error::Tool`] and
+    /// [`Error::NoTools`].
     pub fn generate(
         &self,
         prompt: impl Into<Prompt>,
@@ -230,10 +230,10 @@ impl Model {
         let (id, session) = (self.id(), self.0.session);
         let limit = session.limit(self.0.info.context);
         let prompt = self.prepare(prompt, options)?;
-        let tokens = self.tokens_within(&prompt, limit)?;
-        let mut answering = self.answering(&prompt, &tokens, options)?;
+        let encoded = self.encode_within(&prompt, limit)?;
+        let mut answering = self.answering(&prompt, &encoded.tokens, options)?;
         answering.constraint = constraint.or(answering.constraint);
-        let request = self.request(tokens, answering, options, limit);
+        let request = self.request(encoded, answering, options, limit);
         Ok(request.start(move || {
             let loaded = find(id)?;
             let slot =
@@ -251,16 +251,16 @@ impl Model {
     /// A request for at most `limit` tokens with the prompt.
     pub(crate) fn request(
         &self,
-        prompt: Vec<u32>,
+        prompt: EncodedPrompt,
         answering: Answering,
         options: &GenerateOptions,
         limit: Option<usize>,
     ) -> Request {
-        let room = limit.unwrap_or(i32::MAX as usize).saturating_sub(prompt.len());
+        let room = limit.unwrap_or(i32::MAX as usize).saturating_sub(prompt.tokens.len());
         Request {
             engine: self.engine(),
-            prompt,
-            media: Vec::new(),
+            prompt: prompt.tokens,
+            media: prompt.media,
             marks: Vec::new(),
             dropped_messages: 0,
             options: GenerateOptions {
@@ -284,10 +284,13 @@ impl Model {
     /// # Errors
     /// Those of [`Model::tokens`]; [`Error::NotANumber`].
     pub async fn score(&self, text: impl Into<Prompt>, top: usize) -> Result<(Vec<u32>, Score)> {
-        let tokens = self.tokens_within(&text.into().raw(), self.0.info.context)?;
+        let prompt = self.encode_within(&text.into().raw(), self.0.info.context)?;
         self.compute(move |loaded| {
-            let score = score(&**loaded.language()?, &tokens, top)?;
-            Ok((tokens, score))
+            let network = &**loaded.language()?;
+            let prompt = loaded.prompt(prompt.tokens, &prompt.media)?;
+            let chunk = |from, most| prompt.next_chunk(network, from, most);
+            let score = score(network, &prompt.tokens, top, chunk)?;
+            Ok((prompt.tokens, score))
         })
         .await
     }
@@ -297,8 +300,14 @@ impl Model {
     /// # Errors
     /// Those of [`Model::tokens`].
     pub async fn next_logits(&self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
-        let tokens = self.tokens(prompt)?;
-        self.compute(move |loaded| next_logits(&**loaded.language()?, &tokens)).await
+        let prompt = self.encode_within(&self.resolve(prompt), self.0.info.context)?;
+        self.compute(move |loaded| {
+            let network = &**loaded.language()?;
+            let prompt = loaded.prompt(prompt.tokens, &prompt.media)?;
+            let chunk = |from, most| prompt.next_chunk(network, from, most);
+            next_logits(network, prompt.tokens.len(), chunk)
+        })
+        .await
     }
 
     /// Runs a job with the model on the engine thread. The model stays in memory until it is done.
@@ -326,8 +335,8 @@ impl Model {
     }
 }
 
-/// Frees memory that can be computed again: free buffers of MLX, and the checkpoints that sessions
-/// keep of recurrent states and windows. Call it when the system is short of memory; it works while
+/// Frees memory that can be computed again: free buffers of MLX, the features of pictures, and the
+/// checkpoints that sessions keep of recurrent states and windows. Call it when the system is short of memory; it works while
 /// the engine is suspended.
 ///
 /// # Errors
@@ -338,6 +347,7 @@ pub async fn shrink_caches() -> Result<()> {
             for slot in loaded.sessions.borrow().values() {
                 slot.prefix_cache.borrow_mut().clear_checkpoints();
             }
+            loaded.forget_media();
         }
         mlx::release_memory()
     };

@@ -4,6 +4,7 @@
 use crate::{
     api::{
         model::Model,
+        preparation::EncodedPrompt,
         prompt::Prompt,
         session_options::{Overflow, SessionOptions},
     },
@@ -160,11 +161,11 @@ impl Session {
     ) -> Result<Generation> {
         self.0.model.check(options)?;
         let Inner { model, place, .. } = &*self.0;
-        let (prompt, tokens, dropped_messages) = self.fit(model.prepare(prompt, options)?)?;
-        let marks = self.marks(&prompt, &tokens);
-        let mut answering = model.answering(&prompt, &tokens, options)?;
+        let (prompt, encoded, dropped_messages) = self.fit(model.prepare(prompt, options)?)?;
+        let marks = self.marks(&prompt, &encoded.tokens);
+        let mut answering = model.answering(&prompt, &encoded.tokens, options)?;
         answering.constraint = constraint.or(answering.constraint);
-        let request = model.request(tokens, answering, options, self.limit());
+        let request = model.request(encoded, answering, options, self.limit());
         let request = Request { marks, dropped_messages, ..request };
         let key = place.key.clone();
         Ok(request.start(move || key.find()))
@@ -243,14 +244,14 @@ impl Session {
     }
 
     /// The prompt with as many messages as fit, its tokens, and the number of dropped messages.
-    fn fit(&self, prompt: Prompt) -> Result<(Prompt, Vec<u32>, usize)> {
+    fn fit(&self, prompt: Prompt) -> Result<(Prompt, EncodedPrompt, usize)> {
         let (model, options) = (&self.0.model, self.options());
-        let tokens = model.encode(&prompt)?;
-        let Some(limit) = self.limit() else { return Ok((prompt, tokens, 0)) };
-        let mut fitting = (prompt, tokens, 0);
+        let encoded = model.encode(&prompt)?;
+        let Some(limit) = self.limit() else { return Ok((prompt, encoded, 0)) };
+        let mut fitting = (prompt, encoded, 0);
         if let (Prompt::Chat(messages, template), Overflow::DropOldest { reserve }) =
             (&fitting.0, options.overflow)
-            && fitting.1.len() > limit.saturating_sub(reserve)
+            && fitting.1.tokens.len() > limit.saturating_sub(reserve)
         {
             let head = system_messages(messages).len();
             let is_turn = |i: &usize| messages[*i].role == "user";
@@ -261,16 +262,16 @@ impl Session {
                 let middle = (low + high) / 2;
                 let rest = [&messages[..head], &messages[turns[middle]..]].concat();
                 let prompt = Prompt::Chat(rest, template.clone());
-                let tokens = model.encode(&prompt)?;
-                let fits = tokens.len() <= limit.saturating_sub(reserve);
+                let encoded = model.encode(&prompt)?;
+                let fits = encoded.tokens.len() <= limit.saturating_sub(reserve);
                 if fits || middle + 1 == turns.len() {
-                    shorter = Some((prompt, tokens, turns[middle] - head));
+                    shorter = Some((prompt, encoded, turns[middle] - head));
                 }
                 if fits { high = middle } else { low = middle + 1 }
             }
             fitting = shorter.unwrap_or(fitting);
         }
-        match fitting.1.len() {
+        match fitting.1.tokens.len() {
             tokens if tokens > limit => Err(Error::ContextOverflow { tokens, limit }),
             _ => Ok(fitting),
         }

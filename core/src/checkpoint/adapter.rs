@@ -9,7 +9,7 @@
 
 use crate::{
     checkpoint::{
-        config::{self, Json, Positive, Size},
+        config::{self, Positive, Size},
         files::Files,
         shards,
     },
@@ -18,6 +18,7 @@ use crate::{
 };
 use mlx_rs::Array;
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value as Json;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
@@ -259,7 +260,7 @@ fn peft(config: &Json) -> Result<Lora> {
 }
 
 fn read<T: DeserializeOwned>(config: &Json) -> Result<T> {
-    config::read(config).map_err(|error| match error {
+    config::read(&config.into()).map_err(|error| match error {
         Error::Config { field, reason, .. } => wrong(&field, &reason),
         error => error,
     })

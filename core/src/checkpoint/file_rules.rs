@@ -1,6 +1,6 @@
 //! Which files a family needs, where they are not the usual ones, and how it is recognised by them.
 
-use crate::checkpoint::config::Json;
+use serde_json::Value;
 
 /// The files of a family beside or instead of the usual ones (`config.json`, the tokenizer, and
 /// `model*.safetensors` or the shards of its index). Patterns name files in the repository; one `*`
@@ -8,7 +8,7 @@ use crate::checkpoint::config::Json;
 pub struct FileRules {
     /// Further files: `am.mvn`, `voices/*.safetensors`.
     pub beside: &'static [&'static str],
-    /// The weights, where they have other names: `kokoro-v1_0.safetensors`. Empty for the usual ones.
+    /// The weights, where they have other names: `model-v1_0.safetensors`. Empty for the usual ones.
     pub weights: &'static [&'static str],
     /// Recognises a checkpoint that no `model_type` tells; it is asked before `model_type` is read.
     pub matches: Option<fn(&Contents) -> bool>,
@@ -29,7 +29,7 @@ pub struct Contents<'a> {
     /// The names of its files, with the folder of those that are in one.
     pub names: &'a [String],
     /// Its `config.json`, if it has one.
-    pub config: Option<&'a Json>,
+    pub config: Option<&'a Value>,
 }
 
 /// Whether one of the patterns fits a name.

@@ -198,6 +198,21 @@ impl Files {
     }
 }
 
+impl Files {
+    /// A YAML file, as JSON; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Config`] when it is not YAML.
+    pub fn yaml(&self, name: &str) -> Result<Option<Json>> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
+        serde_yaml_ng::from_slice(&bytes).map(Some).map_err(|error| Error::Config {
+            file: name.into(),
+            field: String::new(),
+            reason: format!("not YAML: {error}"),
+        })
+    }
+}
+
 fn sample(mut file: impl Read + Seek, hash: &mut Fnv) -> io::Result<()> {
     const SAMPLES: u64 = 64;
     const BYTES: u64 = 256;

@@ -7,7 +7,7 @@ use crate::{
     mlx::quantized::{Format, Mode},
 };
 use mlx_rs::{Array, Dtype};
-use serde_json::Map;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 
 /// The file into which NVIDIA's ModelOpt writes what others write into `config.json`.
@@ -93,31 +93,36 @@ impl Block {
 
 impl Quantization {
     /// Reads `config.json` and, where that says nothing, the file of NVIDIA's ModelOpt.
-    pub(crate) fn of_checkpoint(files: &Files, config: &Json) -> Result<Self> {
-        if statement(config).is_none()
-            && let Some(separate) = files.json(MODEL_OPT)?
-            && let Some(map) = separate.as_object()
+    pub(crate) fn of_checkpoint(files: &Files, config: impl Into<Json>) -> Result<Self> {
+        let config = config.into();
+        if statement(&config).is_none()
+            && let Some(separate) = files.json(MODEL_OPT)?.map(Json::from)
+            && separate.is_object()
         {
-            return Self::foreign(&Statement { path: MODEL_OPT.into(), map }, "modelopt");
+            let said = Statement { path: MODEL_OPT.into(), object: &separate };
+            return Self::foreign(&said, "modelopt");
         }
-        Self::read(config)
+        Self::read(&config)
     }
 
-    pub(crate) fn read(config: &Json) -> Result<Self> {
-        let Some(said) = statement(config) else { return Ok(Self::default()) };
-        match said.map.get("quant_method").and_then(Json::as_str) {
+    pub(crate) fn read(config: impl Into<Json>) -> Result<Self> {
+        let config = config.into();
+        let Some(said) = statement(&config) else { return Ok(Self::default()) };
+        // mlx-lm writes the same twice.
+        let is_same = |other: &&Json| other.to_value() == said.object.to_value();
+        config.get("quantization_config").filter(is_same).into_iter().for_each(Json::mark_all);
+        match said.get("quant_method").and_then(Json::as_str) {
             None | Some("mxfp4" | "mxfp8") => {}
             Some(method) => return Self::foreign(&said, method),
         }
         let mut paths = BTreeMap::new();
-        for (path, value) in said.map {
-            match value {
-                Json::Bool(false) => drop(paths.insert(path.clone(), None)),
-                Json::Object(fields) => {
-                    let format = Format::read(&format!("{}.{path}", said.path), fields)?;
-                    paths.insert(path.clone(), Some(format));
-                }
-                _ => {}
+        for path in said.object.names() {
+            let Some(value) = said.object.get(path) else { continue };
+            if value.as_bool() == Some(false) {
+                paths.insert(path.into(), None);
+            } else if value.is_object() {
+                let format = Format::read(&format!("{}.{path}", said.path), value)?;
+                paths.insert(path.into(), Some(format));
             }
         }
         Ok(Quantization { paths, ..Self::default() })
@@ -131,15 +136,15 @@ impl Quantization {
                 for field in ["version", "format", "checkpoint_format"] {
                     said.allow(field, &["gemm".into(), "GEMM".into()])?;
                 }
-                quantization.has_zeros = said.map.get("zero_point") != Some(&Json::Bool(false));
+                quantization.has_zeros = !said.is("zero_point", false);
                 quantization.layout = Some(PackedLayout::Awq);
             }
             "gptq" => {
                 let (mut layout, formats) =
-                    (PackedLayout::Gptq, ["gptq", "gptq_v2"].map(Json::from));
+                    (PackedLayout::Gptq, ["gptq", "gptq_v2"].map(Value::from));
                 for field in ["format", "checkpoint_format"] {
                     said.allow(field, &formats)?;
-                    if said.map.get(field).is_some_and(|format| format == "gptq_v2") {
+                    if said.is(field, "gptq_v2") {
                         layout = PackedLayout::GptqV2;
                     }
                 }
@@ -149,11 +154,10 @@ impl Quantization {
             "fp8" => {
                 said.allow("fmt", &["e4m3".into(), "float8_e4m3fn".into()])?;
                 quantization.block = said.block("weight_block_size")?;
-                quantization.powers_of_two = said.map.get("scale_fmt") == Some(&"ue8m0".into());
+                quantization.powers_of_two = said.is("scale_fmt", "ue8m0");
             }
             "bitnet" => {
-                let class = said.map.get("linear_class");
-                quantization.divides_ternary = class != Some(&"autobitlinear".into());
+                quantization.divides_ternary = !said.is("linear_class", "autobitlinear");
             }
             "compressed-tensors" => {
                 (quantization.block, quantization.has_zeros) = said.compressed_tensors()?;
@@ -218,15 +222,15 @@ impl Quantization {
 /// An object of a config, and its path.
 struct Statement<'a> {
     path: String,
-    map: &'a Map<String, Json>,
+    object: &'a Json,
 }
 
 /// The statement of a config about quantization, in any of the usual fields.
 fn statement(config: &Json) -> Option<Statement<'_>> {
     ["quantization", "quantization_config", "text_config.quantization_config"].into_iter().find_map(
         |path| {
-            let value = path.split('.').try_fold(config, |value, field| value.get(field))?;
-            Some(Statement { path: path.into(), map: value.as_object()? })
+            let object = path.split('.').try_fold(config, |value, field| value.get(field))?;
+            object.is_object().then(|| Statement { path: path.into(), object })
         },
     )
 }
@@ -237,26 +241,32 @@ impl<'a> Statement<'a> {
     }
 
     fn at(&self, field: &str) -> Option<Statement<'a>> {
-        let map = self.map.get(field)?.as_object()?;
-        Some(Statement { path: format!("{}.{field}", self.path), map })
+        let object = self.get(field)?;
+        object.is_object().then(|| Statement { path: format!("{}.{field}", self.path), object })
+    }
+
+    /// A field that is not null.
+    fn get(&self, field: &str) -> Option<&'a Json> {
+        self.object.get(field).filter(|value| !value.is_null())
+    }
+
+    fn is(&self, field: &str, value: impl Into<Value>) -> bool {
+        self.get(field).is_some_and(|found| found.to_value() == value.into())
     }
 
     /// An error unless the field is missing, null or one of these.
-    fn allow(&self, field: &str, values: &[Json]) -> Result<()> {
-        match self.map.get(field) {
-            None | Some(Json::Null) => Ok(()),
-            Some(value) if values.contains(value) => Ok(()),
+    fn allow(&self, field: &str, values: &[Value]) -> Result<()> {
+        match self.get(field) {
+            None => Ok(()),
+            Some(value) if values.contains(&value.to_value()) => Ok(()),
             Some(value) => Err(self.wrong(field, format!("{value} is not supported"))),
         }
     }
 
     fn block(&self, field: &str) -> Result<Option<Block>> {
-        let value = match self.map.get(field) {
-            None | Some(Json::Null) => return Ok(None),
-            Some(value) => value,
-        };
-        let size = |i| {
-            let size = value.get(i)?.as_i64().filter(|size| *size > 0)?;
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let size = |i: usize| {
+            let size = value.as_array()?.get(i)?.as_i64().filter(|size| *size > 0)?;
             i32::try_from(size).ok()
         };
         match (size(0), size(1)) {
@@ -277,18 +287,21 @@ impl<'a> Statement<'a> {
             "mixed-precision",
             "dense",
         ]
-        .map(Json::from);
+        .map(Value::from);
         self.allow("format", &formats)?;
         if let Some(sparsity) = self.at("sparsity_config") {
             sparsity.allow("format", &["dense".into()])?;
         }
-        if self.at("transform_config").is_some_and(|transforms| !transforms.map.is_empty()) {
+        if self
+            .at("transform_config")
+            .is_some_and(|transforms| transforms.object.names().next().is_some())
+        {
             let reason = "weights that were rotated are not supported".into();
             return Err(self.wrong("transform_config", reason));
         }
         let Some(groups) = self.at("config_groups") else { return Ok((None, false)) };
         let (mut block, mut symmetric, mut asymmetric) = (None, false, false);
-        for name in groups.map.keys() {
+        for name in groups.object.names() {
             let Some(group) = groups.at(name) else { continue };
             group.allow("format", &formats)?;
             let Some(weights) = group.at("weights") else { continue };
@@ -298,9 +311,9 @@ impl<'a> Statement<'a> {
                 return Err(weights.wrong("block_structure", reason));
             }
             block = block.or(found);
-            match weights.map.get("symmetric") {
-                Some(Json::Bool(false)) => asymmetric = true,
-                _ => symmetric = true,
+            match weights.is("symmetric", false) {
+                true => asymmetric = true,
+                false => symmetric = true,
             }
         }
         Ok((block, asymmetric && !symmetric))
@@ -309,12 +322,12 @@ impl<'a> Statement<'a> {
     fn model_opt(&self) -> Result<()> {
         let nested = self.at("quantization");
         let said = nested.as_ref().unwrap_or(self);
-        let algorithms = ["NVFP4", "FP8"].map(Json::from);
+        let algorithms = ["NVFP4", "FP8"].map(Value::from);
         let Some(layers) = said.at("quantized_layers") else {
             return said.allow("quant_algo", &algorithms);
         };
         said.allow("quant_algo", &["MIXED_PRECISION".into()])?;
-        for name in layers.map.keys() {
+        for name in layers.object.names() {
             if let Some(layer) = layers.at(name) {
                 layer.allow("quant_algo", &algorithms)?;
             }
@@ -324,9 +337,10 @@ impl<'a> Statement<'a> {
 }
 
 impl Format {
-    fn read(path: &str, fields: &Map<String, Json>) -> Result<Self> {
+    fn read(path: &str, fields: &Json) -> Result<Self> {
         let wrong = |reason: &str| Error::Quantization { path: path.into(), reason: reason.into() };
-        let mode = match fields.get("mode").map(|mode| mode.as_str()) {
+        let given = |name: &str| fields.get(name).filter(|value| !value.is_null());
+        let mode = match given("mode").map(Json::as_str) {
             None | Some(Some("affine")) => Mode::Affine,
             Some(Some("mxfp4")) => Mode::Mxfp4,
             Some(Some("mxfp8")) => Mode::Mxfp8,
@@ -339,7 +353,7 @@ impl Format {
             Mode::Mxfp8 => (8, 32),
             Mode::Nvfp4 => (4, 16),
         };
-        let number = |name: &str, default: i32| match fields.get(name) {
+        let number = |name: &str, default: i32| match given(name) {
             None => Ok(default),
             Some(value) => value
                 .as_i64()

@@ -19,6 +19,7 @@ use crate::{
     },
 };
 use mlx_rs::{Array, Dtype, transforms::eval};
+use serde_json::Value;
 use std::{
     cell::RefCell,
     cmp::Reverse,
@@ -46,6 +47,8 @@ pub(super) struct Store {
     checks: RefCell<Vec<Check>>,
     pub quantization: Quantization,
     adapter: Option<Adapter>,
+    /// The config, which remembers which of its fields were read.
+    config: Json,
     /// The precision to which all floating-point tensors are converted, where the file implies one.
     precision: Option<Dtype>,
 }
@@ -80,7 +83,7 @@ impl Scope {
     /// # Errors
     /// [`Error::Checkpoint`] for a missing shard, a damaged header, a size that does not match, a
     /// tensor that stands in two shards; [`Error::Quantization`] for a scheme that is not supported.
-    pub fn open(files: &Files, config: &Json) -> Result<Self> {
+    pub fn open(files: &Files, config: &Value) -> Result<Self> {
         Scope::open_with(files, &FileRules::USUAL, None, config)
     }
 
@@ -89,10 +92,11 @@ impl Scope {
         files: &Files,
         rules: &FileRules,
         adapter: Option<&Files>,
-        config: &Json,
+        config: &Value,
     ) -> Result<Self> {
-        let quantization = Quantization::of_checkpoint(files, config)?;
-        let scope = Scope::over(shards::tensors(files, rules)?, quantization)?;
+        let config = Json::from(config);
+        let quantization = Quantization::of_checkpoint(files, &config)?;
+        let scope = Scope::over(shards::tensors(files, rules)?, config, quantization)?;
         match adapter {
             Some(adapter) => scope.with_adapter(adapter),
             None => Ok(scope),
@@ -103,11 +107,17 @@ impl Scope {
     ///
     /// # Errors
     /// [`Error::Quantization`] for a scheme that is not supported.
-    pub fn new(tensors: HashMap<String, Array>, config: &Json) -> Result<Self> {
-        Scope::over(tensors, Quantization::read(config)?)
+    pub fn new(tensors: HashMap<String, Array>, config: &Value) -> Result<Self> {
+        let config = Json::from(config);
+        let quantization = Quantization::read(&config)?;
+        Scope::over(tensors, config, quantization)
     }
 
-    fn over(tensors: HashMap<String, Array>, quantization: Quantization) -> Result<Self> {
+    fn over(
+        tensors: HashMap<String, Array>,
+        config: Json,
+        quantization: Quantization,
+    ) -> Result<Self> {
         quantization.check(&tensors)?;
         let precision = quantization.precision(&tensors);
         let store = Rc::new(Store {
@@ -118,6 +128,7 @@ impl Scope {
             checks: RefCell::default(),
             quantization,
             adapter: None,
+            config,
             precision,
         });
         Ok(Scope { store, path: String::new(), is_parameter: false, is_transposed: false })
@@ -197,6 +208,13 @@ impl Scope {
         self.store.unread.borrow().keys().any(|tensor| tensor.starts_with(&prefix))
     }
 
+    /// Whether the place here is an unread tensor or has some below it.
+    pub fn exists(&self) -> bool {
+        let prefix = self.path.clone() + ".";
+        let unread = self.store.unread.borrow();
+        unread.contains_key(&self.path) || unread.keys().any(|tensor| tensor.starts_with(&prefix))
+    }
+
     /// The shape of a tensor that has not been read yet.
     pub fn shape(&self, name: &str) -> Option<Vec<i32>> {
         self.store.unread.borrow().get(&self.name(name)).map(|tensor| tensor.shape().to_vec())
@@ -215,6 +233,11 @@ impl Scope {
     /// The adapter, if there is one.
     pub(crate) fn adapter(&self) -> Option<&Adapter> {
         self.store.adapter.as_ref()
+    }
+
+    /// The config of the checkpoint, which remembers which of its fields were read.
+    pub fn config(&self) -> &Json {
+        &self.store.config
     }
 
     /// The statements of the config about quantized tensors.
@@ -244,12 +267,29 @@ impl Scope {
         self.store.unread.borrow_mut().retain(|tensor, _| !ignored(tensor));
     }
 
+    /// Gives tensors here that are unread other names, for a family whose checkpoints name the parts of a
+    /// shared layer in another way. The first pattern that a name contains is replaced.
+    pub fn rename(&self, names: &[(&str, &str)]) {
+        let mut unread = self.store.unread.borrow_mut();
+        let renamed = |name: String| match names.iter().find(|(from, _)| name.contains(from)) {
+            Some((from, to)) if name.starts_with(&self.path) => name.replacen(from, to, 1),
+            _ => name,
+        };
+        *unread = unread.drain().map(|(name, tensor)| (renamed(name), tensor)).collect();
+    }
+
     /// Takes a tensor of any shape and type.
     pub(super) fn take_any(&self, name: &str) -> Result<Array> {
         let name = self.name(name);
         let Some(tensor) = self.store.unread.borrow_mut().remove(&name) else {
             return Err(Error::MissingTensor(name));
         };
+        if tensor.shape().contains(&0) {
+            let shape = tensor.shape();
+            let reason =
+                format!("its sizes leave tensor `{name}` with shape {shape:?} no elements");
+            return Err(Error::config("", reason));
+        }
         let elements = tensor.shape().iter().map(|size| *size as u64).product();
         let record = ReadMatrix { name, companions: Vec::new(), format: None, elements };
         self.store.record.borrow_mut().push(record);

@@ -2,7 +2,6 @@
 
 use crate::{
     checkpoint::{
-        config::Json,
         file_rules::FileRules,
         files::{EMBEDDED, Files, LFS_POINTER, is_pointer},
         weight_files::INDEX,
@@ -15,6 +14,7 @@ use safetensors::{
     tensor::{Dtype, Metadata, TensorInfo, TensorView},
 };
 use serde::Deserialize;
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Display,
@@ -121,7 +121,7 @@ pub(crate) fn read_header(path: &Path) -> Result<Metadata> {
 
 /// What is wrong with a header, with the tensor at fault if it can be told.
 fn blame(header: &[u8], error: &serde_json::Error) -> String {
-    let tensors: BTreeMap<String, Json> = serde_json::from_slice(header).unwrap_or_default();
+    let tensors: BTreeMap<String, Value> = serde_json::from_slice(header).unwrap_or_default();
     for (name, entry) in tensors.iter().filter(|(name, _)| *name != "__metadata__") {
         let TensorInfo { dtype, shape, data_offsets: (start, end) } =
             match TensorInfo::deserialize(entry) {

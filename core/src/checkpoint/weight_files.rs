@@ -1,10 +1,8 @@
 //! Which files hold the weights of a model, told by the index of the shards and by the names of the
 //! files. A folder and a hub's list of files are judged alike.
 
-use crate::{
-    checkpoint::config::Json,
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
+use serde_json::Value as Json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,

@@ -2,7 +2,7 @@
 
 use crate::{
     answer::{RejectedToolCall, ToolCall},
-    engine::{Event, Generation, Summary, Token},
+    engine::{Event, FinishReason, Generation, Summary, Token},
     error::{Error, Result},
     text::{Content, Message},
 };
@@ -40,6 +40,12 @@ impl Answer {
             Event::Finished(summary) => self.summary = Some(summary),
             Event::Prefill { .. } | Event::ToolCallDelta(_) => {}
         }
+    }
+
+    /// Whether the application cancelled the generation.
+    pub fn is_cancelled(&self) -> bool {
+        let reason = self.summary.as_ref().map(|summary| summary.finish_reason);
+        reason == Some(FinishReason::Cancelled)
     }
 
     /// The answer as a message of the transcript. The chat template decides what of earlier thoughts

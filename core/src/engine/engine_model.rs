@@ -1,26 +1,33 @@
 //! A model on the engine's thread.
 
 use crate::{
-    checkpoint::{adapter, config::Json, files::Files, scope::Scope},
+    checkpoint::{adapter, files::Files, scope::Scope},
     engine::{
         Engine,
+        media_cache::MediaCache,
         prefix_cache::{PrefixCache, Slot},
+        prompt::EnginePrompt,
     },
     error::{Error, Result},
-    families::{Checkpoint, family},
+    families::{self, family},
     layers::cache_plan::CachePlan,
     mlx,
     models::{
         cache::Cache,
+        codec::Codec,
         decode_step::DecodeStep,
+        detector::Detector,
         language::LanguageModel,
         network::{Kind, Network},
+        speaker::Speaker,
+        speech::Transcriber,
     },
+    processors::PreparedMedia,
 };
 use mlx_rs::{Array, linalg, memory, ops, transforms::async_eval};
-use serde_json::Map;
+use serde_json::{Map, Value};
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     collections::HashMap,
     mem,
     rc::Rc,
@@ -32,12 +39,16 @@ pub(crate) struct EngineModel {
     network: Network,
     /// Its `model_type`, or the name of its family.
     model_type: String,
+    /// The fields of its config that it does not use.
+    pub ignored_fields: Vec<String>,
     decode: RefCell<DecodeStep>,
     /// Bytes that its weights take.
     weights: usize,
     /// What tells its checkpoint from others.
     pub fingerprint: String,
     pub sessions: RefCell<HashMap<u64, Rc<Slot>>>,
+    /// The features of the latest pictures.
+    media: RefCell<MediaCache>,
     /// Generations that still use it end.
     pub unloaded: Cell<bool>,
 }
@@ -48,15 +59,15 @@ impl EngineModel {
     pub(crate) fn read<P: FnMut(f32)>(
         files: &Files,
         adapter: Option<&Files>,
-        config: Option<&Json>,
+        config: Option<&Value>,
         mut progress: P,
     ) -> Result<impl FnMut() -> Result<Option<Self>> + use<P>> {
         let family = family(files, config)?;
-        let none = Json::Object(Map::new());
+        let none = Value::Object(Map::new());
         let config = config.unwrap_or(&none);
         let weights = Scope::open_with(files, &family.files, adapter, config)?;
-        let checkpoint = Checkpoint { config, weights: &weights, files };
-        let mut network = Some(family.build.network(&checkpoint)?);
+        let mut network = Some(family.network(&weights, files)?);
+        let mut ignored_fields = families::ignored_fields(&weights)?;
         let mut model_type = family.name(config).to_string();
         let parameters = weights.parameters();
         let mut reading = weights.reading()?;
@@ -78,10 +89,12 @@ impl EngineModel {
             Ok(network.take().map(|network| EngineModel {
                 network,
                 model_type: mem::take(&mut model_type),
+                ignored_fields: mem::take(&mut ignored_fields),
                 decode,
                 weights,
                 fingerprint: mem::take(&mut fingerprint),
                 sessions,
+                media: RefCell::default(),
                 unloaded: Cell::new(false),
             }))
         })
@@ -94,12 +107,65 @@ impl EngineModel {
     pub(crate) fn language(&self) -> Result<&Rc<dyn LanguageModel>> {
         match &self.network {
             Network::Language(model) => Ok(model),
-            other => Err(Error::ModelKind {
-                model_type: self.model_type.clone(),
-                found: other.kind().description(),
-                expected: Kind::Language.description(),
-            }),
+            _ => Err(self.is_no(Kind::Language)),
         }
+    }
+
+    /// The audio codec that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn codec(&self) -> Result<&Rc<dyn Codec>> {
+        match &self.network {
+            Network::Codec(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Codec)),
+        }
+    }
+
+    /// The detector that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn detector(&self) -> Result<&Rc<dyn Detector>> {
+        match &self.network {
+            Network::Detector(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Detector)),
+        }
+    }
+
+    /// The speaker that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn speaker(&self) -> Result<&Rc<dyn Speaker>> {
+        match &self.network {
+            Network::Speaker(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Speaker)),
+        }
+    }
+
+    /// The transcriber that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn transcriber(&self) -> Result<&Rc<dyn Transcriber>> {
+        match &self.network {
+            Network::Transcriber(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Transcriber)),
+        }
+    }
+
+    fn is_no(&self, expected: Kind) -> Error {
+        Error::ModelKind {
+            model_type: self.model_type.clone(),
+            found: self.network.kind().description(),
+            expected: expected.description(),
+        }
+    }
+
+    /// Its compiled decode steps.
+    pub(crate) fn decode_step(&self) -> RefMut<'_, DecodeStep> {
+        self.decode.borrow_mut()
     }
 
     /// One token `[1, 1]` to logits `[1, 1, vocabulary]`.
@@ -122,6 +188,20 @@ impl EngineModel {
         let sessions = self.sessions.borrow();
         let caches = sessions.values().map(|slot| slot.prefix_cache.borrow().bytes()).sum();
         ModelMemory { weights: self.weights, caches }
+    }
+
+    /// A prompt of tokens and of the media that its placeholders stand for.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`], and those of [`EnginePrompt::new`].
+    pub(crate) fn prompt(&self, tokens: Vec<u32>, media: &[PreparedMedia]) -> Result<EnginePrompt> {
+        let media = self.media.borrow_mut().get(media);
+        EnginePrompt::new(&**self.language()?, tokens, &media)
+    }
+
+    /// Frees the features of pictures that no generation uses.
+    pub(crate) fn forget_media(&self) {
+        self.media.take();
     }
 
     /// An empty prefix cache.

@@ -14,7 +14,7 @@ use crate::{
     layers::embedded::Key,
     mlx,
     models::decode_step::prefill_embedded,
-    text::{Detokenizer, StopFilter},
+    text::{Detokenizer, StopFilter, Tokenizer},
 };
 use mlx_rs::{
     Array, memory,
@@ -80,8 +80,15 @@ impl Run {
         let constraint = request.answering.constraint.take();
         let reader = std::mem::take(&mut request.answering.reader);
         let (options, tokenizer) = (&request.options, request.tokenizer.as_ref());
-        let prompt =
-            EnginePrompt::new(&**loaded.language()?, request.prompt.clone(), &request.media)?;
+        let prompt = loaded.prompt(request.prompt.clone(), &request.media)?;
+        let detokenizer = |tokenizer: &Tokenizer| {
+            let skips = !options.special_tokens;
+            let detokenizer = tokenizer.detokenizer(skips).keep(reader.special_tokens());
+            match request.prompt.last() {
+                Some(last) if request.answering.continues => detokenizer.after(*last),
+                _ => Ok(detokenizer),
+            }
+        };
         Ok(Run {
             loaded,
             slot,
@@ -92,9 +99,7 @@ impl Run {
             prompt_tokens: prompt.tokens.len(),
             prompt,
             ends: request.ends(),
-            detokenizer: tokenizer.map(|tokenizer| {
-                tokenizer.detokenizer(!options.special_tokens).keep(reader.special_tokens())
-            }),
+            detokenizer: tokenizer.map(detokenizer).transpose()?,
             reader,
             stops: StopFilter::new(&options.stop),
             cached: None,
@@ -138,8 +143,8 @@ impl Run {
     pub fn restart(&mut self, request: &Request) -> Result<()> {
         self.forget();
         (self.queued, self.prefilled) = (None, 0);
-        let network = &**self.loaded.language()?;
-        self.prompt = EnginePrompt::new(network, request.prompt.clone(), &request.media)?;
+        self.loaded.forget_media();
+        self.prompt = self.loaded.prompt(request.prompt.clone(), &request.media)?;
         self.sampler = sampler(request, &self.prompt)?;
         self.prompt.append(&self.given);
         self.given.iter().try_for_each(|id| self.sampler.replay(*id))
@@ -191,8 +196,11 @@ impl Run {
         };
         let network = &**self.loaded.language()?;
         let chunk = self.prompt.chunk(network, self.prefilled, end)?;
-        let hidden =
-            prefill_embedded(network, &chunk, &mut self.slot.prefix_cache.borrow_mut().cache)?;
+        let hidden = {
+            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
+            cache.expect_length(total);
+            prefill_embedded(network, &chunk, cache)?
+        };
         if end == total && self.given.len() < request.options.max_tokens {
             let last = mlx::slice(&hidden, 1, hidden.dim(1) - 1, hidden.dim(1))?;
             let logits = network.logits(&last)?;
@@ -366,7 +374,7 @@ impl Run {
         let Some(constraint) = &mut self.constraint else { return Ok(()) };
         self.given[self.accepted..].iter().try_for_each(|id| {
             self.accepted += 1;
-            constraint.accept(*id, self.reader.phase())
+            constraint.accept(*id, self.reader.phase(), self.reader.begun())
         })
     }
 

@@ -6,19 +6,26 @@ mod device;
 pub(crate) mod engine_model;
 mod generation;
 mod generation_task;
+mod live_transcription;
+mod media_cache;
 pub(crate) mod prefix_cache;
 pub(crate) mod prompt;
 mod request;
 mod stream;
 mod thread;
+mod transcription_task;
 
 pub use answer::Answer;
+pub use live_transcription::LiveAudio;
 pub use stream::{Canceller, Event, FinishReason, Generation, Summary, Token};
 pub use thread::Engine;
+pub use transcription_task::{Transcription, TranscriptionEvent};
 
 pub(crate) use device::alone;
+pub(crate) use live_transcription::LiveRequest;
 pub(crate) use request::{Answering, Request};
 pub(crate) use thread::Turn;
+pub(crate) use transcription_task::TranscriptionRequest;
 
 /// Waits for a future on a thread of a test.
 #[cfg(test)]

@@ -29,8 +29,12 @@ impl EnginePrompt {
             let keys = tokens.iter().copied().map(Key::token).collect();
             return Ok(EnginePrompt { tokens, keys, embedded: None });
         }
-        let embedded = network.prompt(&Input { tokens, media: media.to_vec() })?;
-        let (tokens, keys) = (embedded.tokens()?, embedded.keys()?);
+        let input = Input { tokens, media: media.to_vec() };
+        let embedded = network.prompt(&input)?;
+        let keys = embedded.keys()?;
+        // A model may hide the ids of placeholders from its layers.
+        let is_expanded = input.tokens.len() == keys.len();
+        let tokens = if is_expanded { input.tokens } else { embedded.tokens()? };
         Ok(EnginePrompt { tokens, keys, embedded: Some(embedded) })
     }
 
@@ -63,6 +67,20 @@ impl EnginePrompt {
         self.embedded = None;
     }
 
+    /// The embedded positions from `from` on: at best `most` of them, and more where a span is longer.
+    ///
+    /// # Errors
+    /// Those of [`EnginePrompt::chunk`].
+    pub fn next_chunk(
+        &self,
+        network: &dyn LanguageModel,
+        from: usize,
+        most: usize,
+    ) -> Result<Embedded> {
+        let to = self.tokens.len().min(from + most);
+        self.chunk(network, from, self.border(from, to))
+    }
+
     /// The embedded positions from `from` up to `to`.
     ///
     /// # Errors
@@ -89,7 +107,7 @@ mod tests {
             prefix_cache::{PrefixCache, Slot},
         },
         error::Error,
-        families::tests::{GRID, PLACEHOLDER, picture},
+        families::tests::{ENCODED, GRID, PLACEHOLDER, picture, prepared},
         generate::GenerateOptions,
         layers::cache_plan::CachePlan,
     };
@@ -146,13 +164,13 @@ mod tests {
         let request = Request {
             engine: Engine::get()?,
             prompt: tokens.to_vec(),
-            media: media.iter().map(|hash| picture(*hash, WIDTH)).collect(),
+            media: media.iter().map(|hash| prepared(*hash, WIDTH)).collect(),
             marks: Vec::new(),
             dropped_messages: 0,
             options,
             end_tokens: Vec::new(),
             tokenizer: None,
-            answering: Answering { reader: Reader::default(), constraint: None },
+            answering: Answering { reader: Reader::default(), constraint: None, continues: false },
         };
         let mut generation = request.start(move || {
             let loaded = find(model)?;
@@ -277,13 +295,39 @@ mod tests {
     }
 
     #[test]
+    fn a_second_question_about_a_picture_runs_no_tower() {
+        const HASH: u64 = 4711;
+        let folder = tempfile::tempdir().unwrap();
+        let model = load(folder.path());
+        let ask = |session, question: u32| {
+            let prompt = [1, PLACEHOLDER, question];
+            ask(model, session, (&prompt, &[HASH]), 512).unwrap()
+        };
+        let runs = || ENCODED.lock().unwrap().iter().filter(|hash| **hash == HASH).count();
+        let first = ask(Some(20), 5);
+        assert_eq!(runs(), 1);
+        assert_eq!(ask(Some(20), 6).summary.cached_tokens, 1 + CELLS);
+        assert_equal(&ask(None, 5), &first);
+        assert_equal(&ask(Some(21), 5), &first);
+        assert_eq!(runs(), 1);
+        // What the device may have damaged, or memory that the system wants back, is computed again.
+        let forget = move || {
+            find(model)?.forget_media();
+            Ok(())
+        };
+        block_on(Engine::get().unwrap().run(forget)).unwrap();
+        assert_equal(&ask(None, 5), &first);
+        assert_eq!(runs(), 2);
+    }
+
+    #[test]
     fn models_of_text_refuse_media() {
         let engine = Engine::get().unwrap();
         let build = || {
             let files = crate::DEMO;
             let config = files.json("config.json")?.unwrap();
             let weights = crate::checkpoint::scope::Scope::open(&files, &config)?;
-            let model = crate::families::find("llama")?.language(&config, &weights)?;
+            let model = crate::families::find("llama")?.language(&weights)?;
             Ok(EnginePrompt::new(&*model, vec![1, PLACEHOLDER], &[picture(1, WIDTH)]).err())
         };
         let refused = block_on(engine.run(build)).unwrap();

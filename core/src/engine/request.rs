@@ -4,7 +4,7 @@ use crate::{
     answer::Reader,
     engine::thread::Engine,
     generate::{Constraint, GenerateOptions},
-    models::language::Media,
+    processors::PreparedMedia,
     text::Tokenizer,
 };
 
@@ -13,6 +13,9 @@ pub(crate) struct Answering {
     /// Splits the text into the parts of the answer.
     pub reader: Reader,
     pub constraint: Option<Box<dyn Constraint>>,
+    /// Whether the text continues the last token of the prompt, with the space between them. A
+    /// grammar needs it: its text begins with the first character of the answer.
+    pub continues: bool,
 }
 
 /// The arguments of a generation.
@@ -20,7 +23,7 @@ pub(crate) struct Request {
     pub engine: &'static Engine,
     pub prompt: Vec<u32>,
     /// What the placeholders of the prompt stand for.
-    pub media: Vec<Media>,
+    pub media: Vec<PreparedMedia>,
     /// Positions of the prompt at which the session keeps a checkpoint of the state.
     pub marks: Vec<usize>,
     pub dropped_messages: usize,

@@ -2,16 +2,26 @@
 //! checkpoint is recognised.
 
 use crate::{
-    checkpoint::{config::Json, file_rules::FileRules, files::Files, scope::Scope},
+    checkpoint::{
+        config::{self, Json},
+        file_rules::FileRules,
+        files::Files,
+        scope::Scope,
+    },
     error::{Error, Result},
     families::family::{Family, Recommended, model_type},
     models::{
+        codec::Codec,
+        detector::Detector,
         embedder::Embedder,
         language::LanguageModel,
         network::{Kind, Network},
-        speech::{Codec, Detector, Speaker, Transcriber},
+        speaker::Speaker,
+        speech::Transcriber,
     },
+    processors,
 };
+use serde_json::Value;
 use std::rc::Rc;
 
 /// A family of any kind in the list of all families.
@@ -24,11 +34,13 @@ pub struct Entry {
     pub recommended: Recommended,
     /// Which files it needs.
     pub files: FileRules,
+    /// Reads the settings that prepare pictures; none for a model that reads none.
+    pub processor: Option<processors::Read>,
 }
 
 /// A checkpoint on its way to a model.
 pub struct Checkpoint<'a> {
-    /// Its `config.json`; an empty object without one.
+    /// Its `config.json`, which remembers which of its fields were read; an empty object without one.
     pub config: &'a Json,
     /// Its weights.
     pub weights: &'a Scope,
@@ -98,11 +110,32 @@ impl Entry {
             build: Build::Text(family.build),
             recommended: family.recommended,
             files: FileRules::USUAL,
+            processor: None,
+        }
+    }
+
+    /// The entry of a family of models that read pictures and text, with the usual files.
+    pub const fn vision(family: Family, processor: processors::Read) -> Self {
+        Entry { processor: Some(processor), ..Entry::text(family) }
+    }
+
+    /// The entry of a family of speech to text.
+    pub const fn transcriber(
+        model_types: &'static [&'static str],
+        build: Builder<dyn Transcriber>,
+        files: FileRules,
+    ) -> Self {
+        Entry {
+            model_types,
+            build: Build::Transcriber(build),
+            recommended: Recommended::NOTHING,
+            files,
+            processor: None,
         }
     }
 
     /// What errors call a checkpoint of this family: its `model_type`, or the family's first one.
-    pub fn name<'a>(&'a self, config: &'a Json) -> &'a str {
+    pub fn name<'a>(&'a self, config: &'a Value) -> &'a str {
         model_type(config).unwrap_or(self.model_types[0])
     }
 
@@ -110,7 +143,7 @@ impl Entry {
     ///
     /// # Errors
     /// [`Error::ModelKind`].
-    pub fn expect(&self, kind: Kind, config: &Json) -> Result<()> {
+    pub fn expect(&self, kind: Kind, config: &Value) -> Result<()> {
         if self.build.kind() == kind {
             return Ok(());
         }
@@ -121,14 +154,25 @@ impl Entry {
         })
     }
 
+    /// The model of a checkpoint.
+    ///
+    /// # Errors
+    /// Those of the family, and [`Error::Unsupported`] for a field of the config that the family does
+    /// not use and that changes the numbers.
+    pub fn network(&self, weights: &Scope, files: &Files) -> Result<Network> {
+        let config = weights.config();
+        let network = self.build.network(&Checkpoint { config, weights, files })?;
+        config::ignored_fields(config)?;
+        Ok(network)
+    }
+
     /// The language model of a checkpoint without other files.
     ///
     /// # Errors
-    /// [`Error::ModelKind`] when it builds models of another kind, and those of the family.
-    pub fn language(&self, config: &Json, weights: &Scope) -> Result<Rc<dyn LanguageModel>> {
-        self.expect(Kind::Language, config)?;
-        let files = &Files::Embedded(&[]);
-        match self.build.network(&Checkpoint { config, weights, files })? {
+    /// [`Error::ModelKind`] when it builds models of another kind, and those of [`Entry::network`].
+    pub fn language(&self, weights: &Scope) -> Result<Rc<dyn LanguageModel>> {
+        self.expect(Kind::Language, &weights.config().to_value())?;
+        match self.network(weights, &Files::Embedded(&[]))? {
             Network::Language(model) => Ok(model),
             _ => Err(Error::Internal("a family builds another kind of model than it says".into())),
         }
@@ -137,10 +181,20 @@ impl Entry {
 
 macro_rules! families {
     ($($name:ident),* $(,)?) => {
-        $(mod $name;)*
+        $(pub(crate) mod $name;)*
         /// The families of this modality.
         pub const FAMILIES: &[$crate::families::entry::Entry] =
             &[$($crate::families::entry::Entry::text($name::FAMILY)),*];
     };
 }
 pub(crate) use families;
+
+macro_rules! vision_families {
+    ($($name:ident: $processor:path),* $(,)?) => {
+        $(pub(crate) mod $name;)*
+        /// The families of this modality, each with the processor of its pictures.
+        pub const FAMILIES: &[$crate::families::entry::Entry] =
+            &[$($crate::families::entry::Entry::vision($name::FAMILY, $processor)),*];
+    };
+}
+pub(crate) use vision_families;

@@ -5,6 +5,7 @@ use crate::{
     error::{Error, Result},
     models::language::LanguageModel,
 };
+use serde_json::Value;
 
 /// How a checkpoint becomes a model.
 pub struct Family {
@@ -71,7 +72,7 @@ impl Sampling {
 ///
 /// # Errors
 /// [`Error::Config`] when it is missing or no string.
-pub fn model_type(config: &Json) -> Result<&str> {
+pub fn model_type(config: &Value) -> Result<&str> {
     let model_type =
         config.get("model_type").ok_or_else(|| Error::config("model_type", "missing"))?;
     model_type.as_str().ok_or_else(|| Error::config("model_type", "not a string"))

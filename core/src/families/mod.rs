@@ -2,59 +2,67 @@
 //! below it up to `models`; it must not know generation, the engine or the API. To add a family:
 //! its file with a [`Family`], and its name in the list of its modality.
 
+pub mod codec;
+pub mod detection;
 pub(crate) mod entry;
 pub(crate) mod family;
+pub(crate) mod multimodal;
 pub mod prelude;
+pub mod recognition;
+pub mod synthesis;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod text;
+pub mod vision;
 
 pub use entry::{Build, Checkpoint, Entry};
 pub use family::{Family, Recommended, Sampling, model_type};
 
 use crate::{
-    checkpoint::{config::Json, file_rules::Contents, files::Files},
+    checkpoint::{config, file_rules::Contents, files::Files, scope::Scope},
     error::{Error, Result},
+    models::language::LanguageModel,
 };
+use serde_json::Value;
+use std::rc::Rc;
+
+/// The families of each modality.
+const LISTS: &[&[Entry]] = &[
+    text::FAMILIES,
+    vision::FAMILIES,
+    recognition::FAMILIES,
+    synthesis::FAMILIES,
+    detection::FAMILIES,
+    codec::FAMILIES,
+];
 
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
     #[cfg(test)]
-    return text::FAMILIES.iter().chain(tests::FAMILIES);
+    return LISTS.iter().copied().flatten().chain(tests::FAMILIES);
     #[cfg(not(test))]
-    text::FAMILIES.iter()
+    LISTS.iter().copied().flatten()
 }
 
 /// The modalities that are not supported yet, each with the known values of `model_type`.
 const OTHER_MODALITIES: &[(&str, &str)] = &[
     (
         "vision",
-        "aya_vision bunny-llama cohere2_vision fastvlm idefics3 kimi_vl lfm2-vl lfm2_vl llava \
-         llava-qwen2 llava_bunny llava_next llava_qwen2 minicpmv4_6 molmo2 molmo_point \
-         moondream3 nemotron_labs_diffusion_vlm paligemma phi3_v phi4-siglip phi4_siglip \
-         pixtral qwen2_5_vl qwen2_vl qwen3_vl qwen3_vl_moe smolvlm smolvlm2 youtu_vl",
+        "fastvlm kimi_vl llava_qwen2 minicpmv4_6 molmo2 molmo_point moondream3 \
+         nemotron_labs_diffusion_vlm phi3_v phi4-siglip phi4_siglip youtu_vl",
     ),
     (
         "multimodal",
         "minicpmo nemotron_h_nano_omni nemotron_h_omni nemotronh_nano_omni_reasoning_v3 \
          phi4mm qwen2_5_omni qwen2_5_omni_thinker qwen3_omni qwen3_omni_moe",
     ),
-    (
-        "speech recognition",
-        "qwen3_asr qwen3_forced_aligner sense_voice sensevoice voxtral voxtral_realtime \
-         whisper",
-    ),
+    ("speech recognition", "qwen3_forced_aligner voxtral_realtime"),
     (
         "speech synthesis",
-        "csm kokoro llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \
-         sesame soprano style_tts2 voxtral_tts",
+        "csm llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \
+         sesame soprano voxtral_tts",
     ),
-    (
-        "voice activity detection",
-        "diar_sortformer firered-vad firered_vad fireredvad silero silero-vad silero_vad \
-         smart-turn smart_turn smart_turn_v3 sortformer ten-vad ten_vad tenvad",
-    ),
-    ("audio codec", "bigvgan dac dacvae descript encodec mimi snac vocos"),
+    ("voice activity detection", "firered-vad firered_vad fireredvad ten-vad ten_vad tenvad"),
     ("diffusion", "diffusion_gemma diffusion_gemma_text nemotron_labs_diffusion"),
     ("draft", "gemma4_assistant gemma4_unified_assistant"),
 ];
@@ -86,7 +94,7 @@ pub fn find(model_type: &str) -> Result<&'static Entry> {
 ///
 /// # Errors
 /// Those of [`recognize`]; [`Error::Io`].
-pub fn family(files: &Files, config: Option<&Json>) -> Result<&'static Entry> {
+pub fn family(files: &Files, config: Option<&Value>) -> Result<&'static Entry> {
     recognize(&Contents { names: &files.list()?, config })
 }
 
@@ -104,6 +112,23 @@ pub fn recognize(contents: &Contents) -> Result<&'static Entry> {
     }
     let config = contents.config.ok_or_else(|| Error::config("", "there is no such file"))?;
     find(model_type(config)?)
+}
+
+/// Builds the language model of a checkpoint without other files, of the family that its `model_type`
+/// names.
+///
+/// # Errors
+/// Those of [`find`] and of [`Entry::language`].
+pub fn build(weights: &Scope) -> Result<Rc<dyn LanguageModel>> {
+    find(model_type(&weights.config().to_value())?)?.language(weights)
+}
+
+/// The fields of a config that a built model does not use and that are not known to be harmless.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a field that changes the numbers.
+pub fn ignored_fields(weights: &Scope) -> Result<Vec<String>> {
+    config::ignored_fields(weights.config())
 }
 
 /// Levenshtein's distance in characters.

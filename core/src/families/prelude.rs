@@ -2,7 +2,9 @@
 
 pub(crate) use crate::{
     checkpoint::{
-        config::{self, Count, Epsilon, Json, PerLayer, Positive, RopeScaling, Size, Text},
+        config::{
+            self, ByLayer, Count, Epsilon, Json, PerLayer, Positive, RopeScaling, Size, Text,
+        },
         scope::Scope,
     },
     error::{Error, Result},
@@ -24,7 +26,7 @@ pub(crate) use crate::{
             activation::{self, gelu, gelu_tanh, relu_squared},
             mlp::{
                 Ffn, GATE_UP_DOWN, Gate, Mlp, MlpNames, PlainMlp, PlainNames, W1_W3_W2, dense,
-                gated, geglu, geglu_tanh, sum, swiglu,
+                gate_of, gated, geglu, sum, swiglu,
             },
             moe::{ExpertSizes, FusedNames, GatedExperts, Moe, dispatch, mix},
             routed_experts::{
@@ -56,7 +58,15 @@ pub(crate) use crate::{
         },
         residual::Residual,
         state::Recurrent,
-        step::Step,
+        step::{Rotary, Step},
+        vision::{
+            config::{VisionConfig, in_vision_config, nested as vision_config, square_width},
+            encoder::{self, AttentionNames, Encoder, FC1_FC2},
+            grid::{Grid, MergeOrder, Wavelengths, rope_2d, rope_2d_of_neighbours},
+            patches::{Kernel, PatchEmbedding},
+            position_table::{Interpolation, PositionTable},
+            siglip::VisionTransformer,
+        },
     },
     mlx::{
         self,
@@ -69,9 +79,10 @@ pub(crate) use crate::{
             ignore_parts, ignore_prediction_layers, pre_norm, pre_norm_named, pre_norm_under,
             sandwich,
         },
-        language::{LanguageModel, Wrapper},
+        language::{LanguageModel, Media, Wrapper},
+        sighted::{GridPositions, Sighted, Tower, Visibility},
     },
 };
 pub(crate) use mlx_rs::{Array, Dtype, ops, ops::indexing::take_along_axis};
 pub(crate) use serde::Deserialize;
-pub(crate) use serde_json::json;
+pub(crate) use serde_json::{Value, json};

@@ -10,12 +10,12 @@ use crate::{
             bidirectional::{BidirectionalAttention, Heads},
             cross::CrossAttention,
         },
+        audio::log_mel::LogMel,
         cache_plan::CachePlan,
         embedded::{Embedded, MediaRange, PromptPositions},
         linear::Embedding,
         position::sections::interleaved,
         residual::Residual,
-        state::Recurrent,
         step::Step,
     },
     mlx,
@@ -24,30 +24,27 @@ use crate::{
         decode_step::{DecodeStep, prefill, prefill_embedded},
         decoder::Decoder,
         language::{Input, Wrapper},
-        speech::Voice,
+        speech::{Output, WindowedDecoder},
     },
-    models::{
-        embedder::Embedder,
-        language::LanguageModel,
-        network::Network,
-        speech::{Codec, Detector, Speaker, Transcriber},
-    },
+    models::{embedder::Embedder, language::LanguageModel, network::Network, speech::Transcriber},
+    processors::{NamedTensor, Prepared, PreparedMedia},
 };
-use mlx_rs::{Array, Dtype, ops, random, transforms::eval};
+use mlx_rs::{Array, ops, random, transforms::eval};
 use serde_json::json;
-use std::{collections::HashMap, ops::ControlFlow, rc::Rc};
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, Mutex},
+};
 
 pub const FAMILIES: &[Entry] = &[
     entry(&["test_pictures"], Build::Language(pictures), FileRules::USUAL),
     entry(&["test_transcriber"], Build::Transcriber(transcriber), TRANSCRIBER_FILES),
-    entry(&["test_speaker"], Build::Speaker(|c| Ok(Box::new(gain(c)?))), FileRules::USUAL),
-    entry(&["test_detector"], Build::Detector(|c| Ok(Box::new(gain(c)?))), FileRules::USUAL),
-    entry(&["test_codec"], Build::Codec(|c| Ok(Box::new(gain(c)?))), FileRules::USUAL),
     entry(&["test_embedder"], Build::Embedder(embedder), FileRules::USUAL),
 ];
 
 const fn entry(model_types: &'static [&'static str], build: Build, files: FileRules) -> Entry {
-    Entry { model_types, build, recommended: Recommended::NOTHING, files }
+    Entry { model_types, build, recommended: Recommended::NOTHING, files, processor: None }
 }
 
 /// A Llama that reads pictures: each placeholder becomes the rows of a grid, which see each other
@@ -88,8 +85,11 @@ impl Wrapper for Pictures {
                 continue;
             }
             let picture = pictures.next().ok_or(Error::EmptyPrompt)?;
-            let pixels = &picture.tensors["pixel_values"];
-            let features = pixels.as_dtype(own.dtype())?.expand_dims(0)?;
+            let encoded = picture.features(|tensors| {
+                ENCODED.lock().unwrap().push(picture.hash);
+                Ok(vec![tensors["pixel_values"].clone()])
+            })?;
+            let features = encoded[0].as_dtype(own.dtype())?.expand_dims(0)?;
             added.push(features.multiply(mlx::scalar(0.5, own.dtype())?)?);
             hidden.push(features);
             let range = ids.len()..ids.len() + CELLS;
@@ -116,19 +116,35 @@ impl Wrapper for Pictures {
     }
 }
 
+/// The pictures that the tower has read, by their hashes.
+pub static ENCODED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// The values of a picture.
+fn values(hash: u64, width: i32) -> Vec<f32> {
+    let value = |i: i32| ((i as f32 + 1.0) * (hash as f32 + 0.7)).sin();
+    (0..CELLS as i32 * width).map(value).collect()
+}
+
+/// A picture as its processor leaves it.
+pub fn prepared(hash: u64, width: i32) -> PreparedMedia {
+    let shape = [CELLS, width as usize];
+    let tensors = vec![NamedTensor::floats("pixel_values", &shape, values(hash, width))];
+    let prepared =
+        Prepared { tensors, placeholders: Vec::new(), soft_tokens: CELLS, channel_run: 1 };
+    PreparedMedia { hash, kind: "image", prepared: Arc::new(prepared) }
+}
+
 /// A picture with values of its own.
 pub fn picture(hash: u64, width: i32) -> crate::models::language::Media {
-    let value = |i: i32| ((i as f32 + 1.0) * (hash as f32 + 0.7)).sin();
-    let values: Vec<f32> = (0..CELLS as i32 * width).map(value).collect();
-    let pixels = Array::from_slice(&values, &[CELLS as i32, width]);
-    crate::models::language::Media { hash, tensors: [("pixel_values".into(), pixels)].into() }
+    let pixels = Array::from_slice(&values(hash, width), &[CELLS as i32, width]);
+    crate::models::language::Media::new(hash, [("pixel_values".into(), pixels)].into())
 }
 
 /// An encoder of one layer, and a decoder with cross attention. Its files have names of their own
 /// and no config.
 struct Whispering {
     encoder: Block,
-    decoder: Rc<dyn LanguageModel>,
+    output: WindowedDecoder,
 }
 
 const TRANSCRIBER_FILES: FileRules = FileRules {
@@ -143,11 +159,12 @@ fn transcriber(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
     if checkpoint.files.read("am.mvn")?.is_none() {
         return Err(Error::config("am.mvn", "missing"));
     }
-    let c = Text::read(&json!({
+    let config = json!({
         "hidden_size": WIDTH, "num_hidden_layers": 2, "intermediate_size": 32,
         "num_attention_heads": 2, "vocab_size": 32, "rms_norm_eps": 1e-5,
         "tie_word_embeddings": true,
-    }))?;
+    });
+    let c = Text::read(&config.into())?;
     let projections = |w: &Scope| {
         let [q, k, v, o] = QKVO.map(|name| w.linear(name, WIDTH, WIDTH));
         Ok::<_, Error>([q?, k?, v?, o?])
@@ -161,7 +178,14 @@ fn transcriber(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
         Ok(Block::new((Residual::plain(own), Residual::plain(cross))))
     })?;
     let encoder = Block::new(Residual::plain(encoder));
-    Ok(Box::new(Whispering { encoder, decoder: Rc::new(decoder) }))
+    let output = WindowedDecoder {
+        decoder: Rc::new(decoder),
+        front_end: LogMel::new(WIDTH),
+        frames: 9,
+        context: 64,
+        alignment_heads: Vec::new(),
+    };
+    Ok(Box::new(Whispering { encoder, output }))
 }
 
 /// The tensors of a transcriber.
@@ -187,73 +211,16 @@ pub fn speech_weights() -> Result<HashMap<String, Array>> {
 }
 
 impl Transcriber for Whispering {
+    fn features(&self, samples: &[f32]) -> Result<Array> {
+        Ok(self.output.front_end.forward(samples)?.expand_dims(0)?)
+    }
     fn encode(&self, features: &Array) -> Result<Array> {
         let mut state = self.encoder.state(&CachePlan::default());
         let step = Step::prefill(0, features.dim(1));
         self.encoder.forward(features, &mut *state, &step)
     }
-    fn decoder(&self) -> &Rc<dyn LanguageModel> {
-        &self.decoder
-    }
-}
-
-/// A speaker, a detector and a codec with one weight.
-struct Gain(f32);
-
-fn gain(checkpoint: &Checkpoint) -> Result<Gain> {
-    Ok(Gain(checkpoint.weights.tensor("gain", &[1])?.try_item_cast()?))
-}
-
-impl Speaker for Gain {
-    fn sample_rate(&self) -> u32 {
-        16_000
-    }
-    fn speak(
-        &self,
-        text: &str,
-        voice: &Voice,
-        out: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let factor = if *voice == Voice::Default { self.0 } else { 0.0 };
-        for word in text.split(' ') {
-            let samples: Vec<f32> = word.bytes().map(|c| factor * f32::from(c)).collect();
-            if out(&samples).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Detector for Gain {
-    fn sample_rate(&self) -> u32 {
-        8_000
-    }
-    fn cache(&self) -> Cache {
-        Cache::new(vec![Box::new(Recurrent::default())], &CachePlan::default())
-    }
-    fn detect(&self, samples: &Array, cache: &mut Cache) -> Result<Array> {
-        let energy = samples.abs()?.max(None)?.multiply(Array::from_f32(self.0))?;
-        let past = cache.arrays().first().map(|past| (**past).clone());
-        let loudest = past.map_or(Ok(energy.clone()), |past| ops::maximum(&past, &energy))?;
-        let state = cache.states[0].parts().remove(0);
-        if let crate::layers::state::StatePart::Recurrent(recurrent) = state {
-            recurrent.set(loudest.clone());
-        }
-        Ok(energy.divide(loudest)?.reshape(&[1, 1])?)
-    }
-}
-
-impl Codec for Gain {
-    fn sample_rate(&self) -> u32 {
-        24_000
-    }
-    fn encode(&self, samples: &Array) -> Result<Array> {
-        let codes = samples.divide(Array::from_f32(self.0))?.as_dtype(Dtype::Int32)?;
-        Ok(codes.expand_dims(1)?)
-    }
-    fn decode(&self, codes: &Array) -> Result<Array> {
-        Ok(codes.squeeze_axes(&[1])?.multiply(Array::from_f32(self.0))?)
+    fn output(&self) -> Output<'_> {
+        Output::Windows(&self.output)
     }
 }
 
@@ -280,38 +247,13 @@ fn built(model_type: &str, tensors: &[(&str, Array)]) -> Network {
     let files = &Files::Embedded(&[("am.mvn", b"1")]);
     let contents = Contents { names: &[], config: Some(&config) };
     let family = recognize(&contents).unwrap();
-    let network = family.build.network(&Checkpoint { config: &config, weights, files }).unwrap();
+    let network = family.network(weights, files).unwrap();
     assert_eq!(network.kind(), family.build.kind());
     network
 }
 
 #[test]
 fn families_build_models_of_every_kind() {
-    let gain = [("gain", Array::from_slice(&[0.5_f32], &[1]))];
-    let Network::Speaker(speaker) = built("test_speaker", &gain) else { unreachable!() };
-    let mut spoken = Vec::new();
-    speaker
-        .speak("ab c d", &Voice::Default, &mut |samples| {
-            spoken.extend_from_slice(samples);
-            if spoken.len() > 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-        .unwrap();
-    assert_eq!(spoken, [48.5, 49.0, 49.5]);
-
-    let Network::Detector(detector) = built("test_detector", &gain) else { unreachable!() };
-    let mut cache = detector.cache();
-    let mut probability = |sample: f32| -> f32 {
-        let samples = Array::from_slice(&[sample], &[1, 1]);
-        detector.detect(&samples, &mut cache).unwrap().try_item_cast().unwrap()
-    };
-    assert_eq!([probability(0.5), probability(0.25), probability(1.0)], [1.0, 0.5, 1.0]);
-
-    let Network::Codec(codec) = built("test_codec", &gain) else { unreachable!() };
-    let samples = Array::from_slice(&[1.0_f32, -0.5], &[1, 2]);
-    let codes = codec.encode(&samples).unwrap();
-    assert_eq!((codes.shape(), mlx::to_vec::<i32>(&codes).unwrap()), (&[1, 1, 2][..], vec![2, -1]));
-    assert_eq!(mlx::to_vec::<f32>(&codec.decode(&codes).unwrap()).unwrap(), [1.0, -0.5]);
-
     let table = Array::from_slice(&[0.0_f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], &[4, 2]);
     let network = built("test_embedder", &[("embed.weight", table)]);
     let Network::Embedder(embedder) = network else { unreachable!() };
@@ -330,7 +272,7 @@ fn a_family_is_recognized_by_its_files_first() {
     assert_eq!(found(&names[..1], Some(&config)).unwrap(), "llama");
     assert!(matches!(found(&names[..1], None), Err(Error::Config { .. })));
     let family = find("test_transcriber").unwrap();
-    let refused = family.language(&config, &Scope::new(HashMap::new(), &config).unwrap());
+    let refused = family.language(&Scope::new(HashMap::new(), &config).unwrap());
     let message = refused.err().unwrap().to_string();
     assert!(message.contains("`llama` is a transcriber (speech to text), not a language model"));
 }
@@ -358,7 +300,8 @@ fn cross_attention_keeps_its_keys_through_rewinding_forking_and_files() {
     };
     let (one, other) = (features(1, 9), features(2, 5));
     let (one, other) = (model.encode(&one).unwrap(), model.encode(&other).unwrap());
-    let decoder = model.decoder();
+    let Output::Windows(model) = model.output() else { unreachable!() };
+    let decoder = &model.decoder;
     let fresh = || decoder.cache(&CachePlan::default());
     let ids = |ids: &[u32]| Array::from_slice(ids, &[1, ids.len() as i32]);
     let whole =
@@ -411,7 +354,7 @@ fn rotary_positions_and_deepstack_go_on_while_decoding() {
     let files = crate::DEMO;
     let config = files.json("config.json").unwrap().unwrap();
     let weights = &Scope::open(&files, &config).unwrap();
-    let checkpoint = Checkpoint { config: &config, weights, files: &files };
+    let checkpoint = Checkpoint { config: weights.config(), weights, files: &files };
     let model: Rc<dyn LanguageModel> = pictures(&checkpoint).unwrap().into();
     let tokens = vec![5, 6, PLACEHOLDER, 7, 8, PLACEHOLDER, 9];
     let media = vec![picture(1, 128), picture(2, 128)];

@@ -16,12 +16,13 @@ pub trait Constraint: Send {
     /// Any error; it ends the generation.
     fn mask(&mut self) -> Result<Allowed>;
 
-    /// Advances by the token that was sampled; the next token stands in this phase of the answer. A
-    /// token that ends the text is not passed on.
+    /// Advances by the token that was sampled; the next token stands in this phase of the answer. If
+    /// the token began the phase, `begun` is what its text has of it already. A token that ends the
+    /// text is not passed on.
     ///
     /// # Errors
     /// Any error; it ends the generation.
-    fn accept(&mut self, id: u32, phase: Phase) -> Result<()>;
+    fn accept(&mut self, id: u32, phase: Phase, begun: &str) -> Result<()>;
 }
 
 /// The answer of a [`Constraint`].
@@ -46,6 +47,29 @@ impl TokenMask {
     /// A mask in its packed form.
     pub fn from_bits(bits: Vec<u32>) -> Self {
         TokenMask { bits }
+    }
+
+    /// All tokens of a vocabulary of this size.
+    pub(super) fn all(vocabulary: u32) -> Self {
+        let mut bits = vec![u32::MAX; vocabulary as usize / 32];
+        bits.extend((!vocabulary.is_multiple_of(32)).then(|| (1 << (vocabulary % 32)) - 1));
+        TokenMask { bits }
+    }
+
+    /// Adds a token.
+    pub(super) fn insert(&mut self, id: u32) {
+        let index = id as usize / 32;
+        if index >= self.bits.len() {
+            self.bits.resize(index + 1, 0);
+        }
+        self.bits[index] |= 1 << (id % 32);
+    }
+
+    /// Takes a token out.
+    pub(super) fn remove(&mut self, id: u32) {
+        if let Some(bits) = self.bits.get_mut(id as usize / 32) {
+            *bits &= !(1 << (id % 32));
+        }
     }
 
     /// Whether the mask holds a token.
@@ -77,15 +101,9 @@ impl TokenMask {
 
 impl FromIterator<u32> for TokenMask {
     fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
-        let mut bits = Vec::new();
-        for id in ids {
-            let index = id as usize / 32;
-            if index >= bits.len() {
-                bits.resize(index + 1, 0);
-            }
-            bits[index] |= 1 << (id % 32);
-        }
-        TokenMask { bits }
+        let mut mask = TokenMask::default();
+        ids.into_iter().for_each(|id| mask.insert(id));
+        mask
     }
 }
 

@@ -8,12 +8,13 @@ mod options;
 mod penalties;
 mod sampler;
 mod score;
+pub mod transcription;
 
 pub use constraint::{Allowed, Constraint, TokenMask};
 pub use options::{Dry, GenerateOptions, Xtc};
 pub use score::Score;
 
 pub(crate) use choice::{QueuedChoice, Sampled};
-pub(crate) use guide::Guide;
+pub(crate) use guide::{Guide, Guided, Wishes};
 pub(crate) use sampler::{Sampler, random_seed};
 pub(crate) use score::{next_logits, score};

@@ -1,6 +1,6 @@
 //! The options of a generation: its length, sampling, penalties and end.
 
-use crate::answer::{Reasoning, ToolChoice};
+use crate::answer::{OutputFormat, Reasoning, ToolChoice};
 use crate::error::{Error, Result};
 
 /// How many tokens a generation has at most, unless the options say otherwise.
@@ -71,6 +71,9 @@ pub struct GenerateOptions {
     pub reasoning: Reasoning,
     /// Whether the model calls the tools of the prompt.
     pub tool_choice: ToolChoice,
+    /// What the text consists of: any text, or what a JSON schema, a regular expression or a grammar
+    /// admits. An answer that reaches [`max_tokens`](Self::max_tokens) may be a part of it.
+    pub output: OutputFormat,
     /// Further tokens that end the text.
     pub end_tokens: Vec<u32>,
     /// Continues after a token that ends the text.
@@ -99,6 +102,7 @@ setters! {
     top_logprobs: usize,
     reasoning: Reasoning,
     tool_choice: ToolChoice,
+    output: OutputFormat,
     end_tokens: Vec<u32>,
     ignore_end: bool,
     special_tokens: bool,
@@ -172,6 +176,7 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             reasoning: Reasoning::default(),
             tool_choice: ToolChoice::Auto,
+            output: OutputFormat::Text,
             end_tokens: Vec::new(),
             ignore_end: false,
             special_tokens: false,

@@ -236,7 +236,7 @@ fn last(tokens: &Array, count: i32) -> Result<Array> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::config::Json;
+    use serde_json::Value as Json;
     use std::collections::HashMap;
 
     fn penalize(options: &GenerateOptions, tokens: &[u32], logits: &[f32]) -> Vec<f32> {

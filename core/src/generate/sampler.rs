@@ -210,7 +210,7 @@ pub(crate) fn random_seed() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::config::Json;
+    use serde_json::Value as Json;
 
     fn sampler(edit: impl FnOnce(&mut GenerateOptions)) -> Sampler {
         let mut options =

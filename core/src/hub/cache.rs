@@ -19,10 +19,11 @@ use crate::hub::{
     verify,
 };
 use crate::{
-    checkpoint::{config::Json, file_rules::FileRules, files::Files, shards::read_header},
+    checkpoint::{file_rules::FileRules, files::Files, shards::read_header},
     error::{Error, Result},
 };
 use hf_hub::{CacheRepo, Repo};
+use serde_json::Value;
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
@@ -181,7 +182,7 @@ impl Cache {
     fn names_listed_by_python(&self, commit: &str) -> Vec<String> {
         let list = self.repository.join("trees").join(format!("{commit}.json"));
         let list =
-            fs::read(list).ok().and_then(|bytes| serde_json::from_slice::<Json>(&bytes).ok());
+            fs::read(list).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         let files = list.as_ref().and_then(|list| list.get("files")?.as_object());
         let names = files.into_iter().flatten().map(|(name, _)| name);
         names.filter(|name| select::is_small(name) && check_path(name).is_ok()).cloned().collect()

@@ -4,12 +4,12 @@ use crate::hub::listing::{Listing, RemoteFile};
 use crate::{
     checkpoint::{
         adapter,
-        config::Json,
         file_rules::{FileRules, fits},
         weight_files::{INDEX, WeightFiles},
     },
     error::{Error, Result},
 };
+use serde_json::Value as Json;
 
 const SMALL: &[&str] = &[
     INDEX,

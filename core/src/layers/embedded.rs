@@ -20,6 +20,8 @@ pub struct Embedded {
     pub rotary: Option<PromptPositions>,
     /// Positions that see each other both ways, in order and apart from each other.
     pub spans: Vec<Range<usize>>,
+    /// How far back they do.
+    pub span_reach: SpanReach,
     /// Hidden states `[batch, length, width]` that join the stream after the first layers, one a
     /// layer (DeepStack, [Meng et al. 2024](https://arxiv.org/abs/2406.04334)).
     pub deepstack: Vec<Array>,
@@ -27,6 +29,17 @@ pub struct Embedded {
     pub encoded: Option<Array>,
     /// Which positions stand for media, in order.
     pub media: Vec<MediaRange>,
+}
+
+/// How far back the positions of a span see each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanReach {
+    /// In every layer, to the start of the span.
+    Whole,
+    /// In every layer, but no further than the sliding window where a layer has one.
+    Window,
+    /// As [`SpanReach::Window`], in layers with a sliding window only.
+    WindowedLayers,
 }
 
 /// Rotary positions of a prompt.
@@ -76,6 +89,7 @@ impl Embedded {
             hidden,
             rotary: None,
             spans: Vec::new(),
+            span_reach: SpanReach::Whole,
             deepstack: Vec::new(),
             encoded: None,
             media: Vec::new(),
@@ -159,6 +173,7 @@ impl Embedded {
             hidden: cut(&self.hidden, 1)?,
             rotary: rotary.transpose()?,
             spans: self.spans.iter().filter_map(part).collect(),
+            span_reach: self.span_reach,
             deepstack: self.deepstack.iter().map(|x| cut(x, 1)).collect::<Result<_>>()?,
             encoded: self.encoded.clone(),
             // A slice has no keys of its own: those of the whole prompt are compared.

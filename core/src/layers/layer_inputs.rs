@@ -1,7 +1,7 @@
 //! An input of its own for each layer, beside the residual stream.
 
 use crate::layers::{
-    feed_forward::mlp::geglu_tanh,
+    feed_forward::activation::{self, Activation},
     linear::{Embedding, Linear},
     norm::Norm,
 };
@@ -63,9 +63,10 @@ impl LayerInputs {
     }
 }
 
-/// `norm(projection(gelu(gate(h)) · input))`: what a layer takes of an input of its own.
+/// `norm(projection(activation(gate(h)) · input))`: what a layer takes of an input of its own.
 pub struct InputGate {
     gate: Linear,
+    activation: Activation,
     projection: Linear,
     norm: Norm,
     layer: i32,
@@ -79,6 +80,7 @@ impl InputGate {
     pub fn read(w: &Scope, c: &Text, width: i32, layer: i32) -> Result<Self> {
         Ok(InputGate {
             gate: w.linear("per_layer_input_gate", c.hidden_size, width)?,
+            activation: activation::of(c)?,
             projection: w.linear("per_layer_projection", width, c.hidden_size)?,
             norm: w.rms_norm("post_per_layer_input_norm", c.hidden_size, c.rms_norm_eps)?,
             layer,
@@ -92,7 +94,7 @@ impl InputGate {
     pub fn forward(&self, h: &Array, step: &Step) -> Result<Array> {
         let Inputs(inputs) = step.lent(0)?;
         let input = mlx::slice(&inputs, 2, self.layer, self.layer + 1)?.squeeze_axes(&[2])?;
-        let gated = geglu_tanh(&self.gate.forward(h)?, &input)?;
+        let gated = (self.activation)(&self.gate.forward(h)?)?.multiply(&input)?;
         self.norm.forward(&self.projection.forward(&gated)?)
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod algebra;
 pub mod attention;
+pub mod audio;
 pub mod cache_plan;
 pub mod embedded;
 pub mod feed_forward;
@@ -16,3 +17,4 @@ pub mod recurrent;
 pub mod residual;
 pub mod state;
 pub mod step;
+pub mod vision;

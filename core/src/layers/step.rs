@@ -2,7 +2,10 @@
 
 use crate::{
     error::{Error, Result},
-    layers::{attention::ring_buffer::Ring, embedded::span_mask},
+    layers::{
+        attention::ring_buffer::Ring,
+        embedded::{SpanReach, span_mask},
+    },
 };
 use mlx_rs::{Array, ops};
 use std::{
@@ -25,12 +28,16 @@ pub struct Step {
     /// The position of the first token where the host knows it. A pass that is being compiled has
     /// none: it is replayed at every position.
     pub offset: Option<i32>,
+    /// How many tokens the sequence has with all of this prefill, where the host knows it.
+    pub sequence_length: Option<i32>,
     /// Whether the states keep what they need to take tokens of this pass back.
     is_verify: bool,
     /// Rotary positions, where they are not the positions of the sequence.
     pub rotary: Option<Rotary>,
     /// Tokens of this pass that see each other both ways.
     pub spans: Vec<Range<usize>>,
+    /// How far back they do.
+    pub span_reach: SpanReach,
     memo: RefCell<Vec<(Memo, Array)>>,
     /// Values that layers leave for later ones, by their type and the layer.
     extensions: RefCell<HashMap<(TypeId, i32), Box<dyn Any>>>,
@@ -60,7 +67,8 @@ impl Step {
     /// A pass over `length` tokens from position `offset` on.
     pub fn prefill(offset: i32, length: i32) -> Self {
         let position = Array::from_slice(&[offset], &[1]);
-        Step { length, offset: Some(offset), ..Step::decode(position) }
+        let sequence_length = Some(offset + length);
+        Step { length, offset: Some(offset), sequence_length, ..Step::decode(position) }
     }
 
     /// A pass over one token of each row at positions `[rows]` that only the device knows.
@@ -69,9 +77,11 @@ impl Step {
             position,
             length: 1,
             offset: None,
+            sequence_length: None,
             is_verify: false,
             rotary: None,
             spans: Vec::new(),
+            span_reach: SpanReach::Whole,
             memo: RefCell::default(),
             extensions: RefCell::default(),
         }
@@ -163,7 +173,7 @@ impl Step {
     }
 
     /// The attention mask of a prefill over `past` keys before it and its own: a query sees itself,
-    /// all keys before it that are in the ring, and the whole span that it is in.
+    /// all keys before it that are in the ring, and the span that it is in, as far as it reaches.
     /// `[length, past + length]`, true for visible keys.
     pub(crate) fn causal_mask(&self, past: i32, ring: Option<Ring>) -> Result<Array> {
         self.memoized(Memo::CausalMask(ring), || {
@@ -171,13 +181,13 @@ impl Step {
             let keys = ops::arange::<_, i32>(0, past + self.length, None)?.expand_dims(0)?;
             let distance = queries.subtract(&keys)?;
             let seen = distance.ge(Array::from_int(0))?;
-            let Some(ring) = ring else { return self.with_spans(seen, past) };
-            let near = distance.lt(Array::from_int(ring.turning()))?;
-            let near = match ring.keep {
-                0 => near,
-                keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
-            };
-            self.with_spans(seen.logical_and(near)?, past)
+            let near = ring.map(|ring| ring.shows(&distance, &keys)).transpose()?;
+            match (near, self.span_reach) {
+                (None, SpanReach::WindowedLayers) => Ok(seen),
+                (None, _) => self.with_spans(seen, past),
+                (Some(near), SpanReach::Whole) => self.with_spans(seen.logical_and(near)?, past),
+                (Some(near), _) => Ok(self.with_spans(seen, past)?.logical_and(near)?),
+            }
         })
     }
 
@@ -211,11 +221,7 @@ impl Step {
                 return Ok(ops::arange::<_, i32>(0, count, None)?.le(queries)?);
             };
             let keys = over_queries(self.ring_positions(ring, count)?)?;
-            let near = queries.subtract(&keys)?.lt(Array::from_int(ring.turning()))?;
-            let near = match ring.keep {
-                0 => near,
-                keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
-            };
+            let near = ring.shows(&queries.subtract(&keys)?, &keys)?;
             Ok(keys.le(&queries)?.logical_and(near)?)
         })
     }

@@ -7,6 +7,7 @@ use crate::{
         state::{State, StatePart, Volatile},
     },
     mlx::{self, memory},
+    models::history::History,
 };
 use mlx_rs::{Array, ops};
 
@@ -34,12 +35,16 @@ pub struct Cache {
     /// What the rotary positions of the next tokens add to their positions in the sequence, `[batch]`,
     /// once a prompt has had positions of its own.
     pub(crate) rotary_delta: Option<Array>,
+    /// The tokens of each row; none unless the model has an original context.
+    pub(super) history: Vec<History>,
+    /// How long the sequence becomes with the rest of a prompt that is being prefilled.
+    expected_length: i32,
 }
 
 /// A verify pass: its tokens are computed, and none of them is accepted yet.
 pub(super) enum Verified {
-    /// The states have set this many tokens aside.
-    Trail(i32),
+    /// The states have set these tokens `[batch, length]` aside.
+    Trail(Array),
     /// The caches after none of its tokens, after the first, and so on to all of them.
     Forks(Vec<Cache>),
 }
@@ -53,6 +58,7 @@ pub struct CacheCheckpoint {
     quantized: bool,
     rotary_delta: Option<Array>,
     volatile: Vec<Volatile>,
+    is_long: Vec<Option<bool>>,
 }
 
 impl Cache {
@@ -68,7 +74,38 @@ impl Cache {
             behind: Vec::new(),
             verified: None,
             rotary_delta: None,
+            history: Vec::new(),
+            expected_length: 0,
         }
+    }
+
+    /// Says how long the sequence becomes before the first token after its prompt, which a prefill in
+    /// parts cannot know.
+    pub(crate) fn expect_length(&mut self, length: usize) {
+        self.expected_length = length as i32;
+    }
+
+    /// How long the sequence is known to become with `count` more positions.
+    pub(super) fn length_with(&self, count: i32) -> i32 {
+        self.expected_length.max(self.offset + count)
+    }
+
+    /// Adds the ids `[batch, length]` of a pass to the history of each row.
+    pub(super) fn remember(&mut self, ids: &Array) -> Result<()> {
+        if let [history] = &mut self.history[..] {
+            return history.push(ids.clone());
+        }
+        for (row, history) in (0..).zip(&mut self.history) {
+            history.push(mlx::slice(ids, 0, row, row + 1)?)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the history with the tokens of the positions that the cache has.
+    fn fit_history(&mut self) -> Result<()> {
+        self.expected_length = 0;
+        let positions = self.positions();
+        self.history.iter_mut().zip(positions).try_for_each(|(row, count)| row.truncate(count))
     }
 
     /// How it was asked to be kept.
@@ -248,6 +285,7 @@ impl Cache {
         self.parts().for_each(StatePart::clear);
         (self.offset, self.quantized, self.rotary_delta) = (0, false, None);
         (self.behind, self.verified) = (Vec::new(), None);
+        (self.history, self.expected_length) = (Vec::new(), 0);
     }
 
     /// Removes all positions; what belongs to none of them stays (see
@@ -256,6 +294,7 @@ impl Cache {
         self.parts().for_each(StatePart::rewind_to_start);
         (self.offset, self.quantized, self.rotary_delta) = (0, false, None);
         (self.behind, self.verified) = (Vec::new(), None);
+        (self.history, self.expected_length) = (Vec::new(), 0);
     }
 
     /// Removes the last `count` positions of each row; `false`, with nothing changed, when a state
@@ -270,6 +309,7 @@ impl Cache {
         let can = (behind + 1..=from).contains(&to) && self.parts().all(|p| p.rewinds(from, to));
         if can {
             (self.offset, self.verified) = (to, None);
+            return self.fit_history().is_ok();
         }
         can
     }
@@ -289,6 +329,7 @@ impl Cache {
             quantized: self.quantized,
             rotary_delta: self.rotary_delta.clone(),
             volatile,
+            is_long: self.history.iter().map(|history| history.is_long).collect(),
         }
     }
 
@@ -313,6 +354,10 @@ impl Cache {
         self.behind.clone_from(&checkpoint.behind);
         self.verified = None;
         self.rotary_delta = checkpoint.rotary_delta.clone();
+        self.fit_history()?;
+        for (history, then) in self.history.iter_mut().zip(&checkpoint.is_long) {
+            history.is_long = history.is_long.filter(|now| Some(*now) == *then);
+        }
         self.fit()?;
         if self.quantized || checkpoint.quantized {
             self.quantize()?;
@@ -329,6 +374,7 @@ impl Cache {
             behind: self.behind.clone(),
             verified: None,
             rotary_delta: self.rotary_delta.clone(),
+            history: self.history.clone(),
             ..*self
         }
     }
@@ -383,6 +429,7 @@ impl Cache {
         }
         joined.expected = caches.iter().map(|cache| cache.expected).max().unwrap_or(0);
         joined.set_positions(&positions);
+        joined.history = caches.iter().flat_map(|cache| cache.history.iter().cloned()).collect();
         memory::allow(joined.bytes())?;
         Ok(joined)
     }
@@ -410,6 +457,8 @@ impl Cache {
         let positions = self.positions();
         let position = |row: &usize| *positions.get(*row).unwrap_or(&self.offset);
         chosen.set_positions(&rows.iter().map(position).collect::<Vec<_>>());
+        let history = |row: &usize| self.history.get(*row).cloned();
+        chosen.history = rows.iter().filter_map(history).collect();
         let ids: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
         for array in chosen.arrays() {
             *array = match ids[..] {
@@ -439,7 +488,7 @@ impl Cache {
     pub fn accept_rows(&mut self, counts: &[i32]) -> Result<()> {
         let positions = self.positions();
         let length = match &self.verified {
-            Some(Verified::Trail(length)) => *length,
+            Some(Verified::Trail(ids)) => ids.dim(1),
             Some(Verified::Forks(forks)) => forks.len() as i32 - 1,
             None => return Err(Error::Internal("no verify pass waits to be accepted".into())),
         };
@@ -460,12 +509,15 @@ impl Cache {
                     }
                 };
             }
-            _ => {
+            Some(Verified::Trail(ids)) => {
                 self.parts().try_for_each(|part| part.accept(counts, &positions))?;
+                self.remember(&ids)?;
                 let accepted: Vec<i32> =
                     positions.iter().zip(counts).map(|(from, count)| from + count).collect();
                 self.set_positions(&accepted);
+                self.fit_history()?;
             }
+            None => {}
         }
         self.quantize_if_due()
     }

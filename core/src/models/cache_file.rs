@@ -7,6 +7,7 @@ use crate::{
     mlx::{self, memory},
     models::{
         cache::{Cache, CacheCheckpoint},
+        history::History,
         language::LanguageModel,
     },
 };
@@ -21,6 +22,11 @@ const VERSION: u32 = 3;
 /// The oldest version that can be read: the first with rotary positions, fixed states, and keys that
 /// tell media from each other.
 const OLDEST: u32 = 2;
+
+/// The names of the token ids, `[1, positions]`: of a sequence beyond the original context, within
+/// it, and partly both.
+const TOKENS: [(&str, Option<bool>); 3] =
+    [("tokens.long", Some(true)), ("tokens.short", Some(false)), ("tokens", None)];
 
 /// The key of the metadata under which a [`Header`] stands.
 const KEY: &str = "mynah.cache";
@@ -176,7 +182,13 @@ impl Cache {
             past.restore(checkpoint)?;
             arrays.extend::<Vec<_>>(copy(past.volatile_arrays()));
         }
-        let named: Vec<_> = (0..).map(|i: usize| i.to_string()).zip(arrays).collect();
+        let mut named: Vec<_> = (0..).map(|i: usize| i.to_string()).zip(arrays).collect();
+        if let Some(history) = self.history.first() {
+            let name = TOKENS.iter().find(|(_, is_long)| *is_long == history.is_long);
+            if let Some((name, _)) = name {
+                named.push((name.to_string(), history.tokens()?));
+            }
+        }
         let part = path.with_extension("part.safetensors");
         let written = Array::save_safetensors(named, &metadata, &part)
             .map_err(|error| error.to_string())
@@ -261,6 +273,19 @@ impl Cache {
         let (_, is_fixed) = cache.fixed();
         for (array, is_fixed) in cache.arrays().into_iter().zip(is_fixed) {
             if is_fixed { *array = arrays.take()? } else { arrays.fill(array)? }
+        }
+        let found = |(name, is_long): (&str, Option<bool>)| {
+            arrays.saved.remove(name).map(|tokens| (tokens, is_long))
+        };
+        if let Some((tokens, is_long)) = TOKENS.into_iter().find_map(found) {
+            if tokens.shape() != [1, header.offset] {
+                let (shape, offset) = (tokens.shape(), header.offset);
+                return Err(unfit(format!("has tokens {shape:?} for {offset} positions")));
+            }
+            cache.history = vec![History::of(tokens, is_long)];
+        } else if model.original_context().is_some() {
+            let reason = "lacks the tokens, which this model needs; delete it and compute it anew";
+            return Err(unfit(reason.into()));
         }
         let mut checkpoints = Vec::new();
         for offset in positions {

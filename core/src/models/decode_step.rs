@@ -11,11 +11,15 @@ use crate::{
     mlx::{self, compiled::Compiled, memory, parameter::Parameters},
     models::{
         cache::{Cache, Verified},
+        history::History,
         language::LanguageModel,
     },
 };
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, ops, transforms::eval};
 use std::rc::Rc;
+
+/// The tokens of one chunk of a cache that is computed anew.
+const CHUNK: usize = 512;
 
 /// Runs a part of a prompt of text: ids `[batch, length]` to hidden states.
 ///
@@ -41,6 +45,74 @@ pub fn prefill_embedded(
         return Err(Error::Internal("the rows of a batch are prefilled one by one".into()));
     }
     let length = x.length() as i32;
+    if let Some(context) = model.original_context() {
+        check_text(x)?;
+        let whole = cache.length_with(length);
+        let is_long = whole > context;
+        if cache.offset == 0 {
+            cache.history = vec![History::new(is_long)];
+        } else if cache.history.first().map(|history| history.is_long) != Some(Some(is_long)) {
+            compute_anew(model, cache, whole)?;
+        }
+    }
+    let hidden = extend(model, x, cache)?;
+    cache.remember(&x.ids)?;
+    Ok(hidden)
+}
+
+/// The history of a cache holds token ids, which are not all of a prompt with media.
+fn check_text(x: &Embedded) -> Result<()> {
+    if x.rotary.is_none() && x.encoded.is_none() && x.spans.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Internal("a model with LongRoPE has prompts of text only".into()))
+}
+
+/// Computes a cache of one row anew from its tokens, as those of a sequence of this length.
+fn compute_anew(model: &dyn LanguageModel, cache: &mut Cache, length: i32) -> Result<()> {
+    let Some(history) = cache.history.first() else {
+        return Err(Error::Internal("the tokens of a cache are not known".into()));
+    };
+    let (ids, count) = (history.tokens()?, cache.offset);
+    tracing::debug!(tokens = count, length, "computing the cache anew for another rotation");
+    cache.rewind(count);
+    cache.expect_length(length as usize);
+    let mut history = History::new(model.original_context().is_some_and(|most| length > most));
+    for from in (0..count).step_by(CHUNK) {
+        let chunk = mlx::slice(&ids, 1, from, count.min(from + CHUNK as i32))?;
+        extend(model, &model.embed(&chunk)?, cache)?;
+        eval(cache.arrays().into_iter().map(|array| &*array))?;
+    }
+    history.push(ids)?;
+    cache.history = vec![history];
+    Ok(())
+}
+
+/// Computes rows anew that the next `count` tokens take across the original context, or that have
+/// come back from beyond it.
+fn stay_exact(model: &dyn LanguageModel, cache: &mut Cache, count: i32) -> Result<()> {
+    let Some(context) = model.original_context() else { return Ok(()) };
+    let lengths: Vec<i32> = cache.positions().iter().map(|position| position + count).collect();
+    let is_exact = |(history, length): (&History, &i32)| history.is_long == Some(*length > context);
+    if cache.offset == 0 || cache.history.iter().zip(&lengths).all(is_exact) {
+        return Ok(());
+    }
+    if let [length] = lengths[..] {
+        return compute_anew(model, cache, length);
+    }
+    let rows = (0..lengths.len()).map(|row| {
+        let mut part = cache.part(row)?;
+        stay_exact(model, &mut part, count)?;
+        Ok(part)
+    });
+    let rows: Result<Vec<Cache>> = rows.collect();
+    *cache = Cache::join(rows?)?;
+    Ok(())
+}
+
+/// Runs a part of a prompt at the end of a cache.
+fn extend(model: &dyn LanguageModel, x: &Embedded, cache: &mut Cache) -> Result<Array> {
+    let length = x.length() as i32;
     cache.reserve(cache.offset + length)?;
     let hidden = pass(model, x, cache)?;
     if cache.offset == 0 {
@@ -53,7 +125,9 @@ pub fn prefill_embedded(
 
 fn pass(model: &dyn LanguageModel, x: &Embedded, cache: &mut Cache) -> Result<Array> {
     let mut step = Step::prefill(cache.offset, x.length() as i32);
+    step.sequence_length = Some(cache.length_with(step.length));
     step.spans.clone_from(&x.spans);
+    step.span_reach = x.span_reach;
     step.rotary = match &x.rotary {
         Some(rotary) => Some(Rotary::Each(rotary.positions.clone())),
         None => rotary_from(&step.position, cache)?,
@@ -167,8 +241,10 @@ impl DecodeStep {
         id: &Array,
         cache: &mut Cache,
     ) -> Result<Array> {
+        stay_exact(&**model, cache, 1)?;
         let (logits, _) = self.replay(model, id, cache, Pass::Decode)?;
         cache.advance(1)?;
+        cache.remember(id)?;
         Ok(logits)
     }
 
@@ -189,9 +265,14 @@ impl DecodeStep {
             let reason = format!("a verify pass has 1 to {MOST_DRAFT_TOKENS} tokens, not {length}");
             return Err(Error::Internal(reason));
         }
-        if !cache.quantized && cache.is_due_after(length - 1) {
+        let crosses = model.original_context().is_some_and(|context| {
+            let crosses = |position: &i32| (position + 1..position + length).contains(&context);
+            cache.positions().iter().any(crosses)
+        });
+        if crosses || !cache.quantized && cache.is_due_after(length - 1) {
             return self.verify_by_steps(model, ids, cache);
         }
+        stay_exact(&**model, cache, length)?;
         let at_once = cache.verifies_at_once();
         let pass = if at_once { Pass::Verify(length) } else { Pass::VerifyOneByOne(length) };
         let before = cache.fork();
@@ -199,14 +280,17 @@ impl DecodeStep {
         cache.verified = Some(if at_once {
             cache.expect_trail();
             put(cache.trail(), left);
-            Verified::Trail(length)
+            Verified::Trail(ids.clone())
         } else {
             let last = cache.fork();
             let fork = |count: i32, volatile: Vec<Array>| {
                 let mut fork = last.fork();
                 put(fork.volatile_arrays(), volatile);
                 fork.offset += count;
-                fork
+                if count > 0 {
+                    fork.remember(&mlx::slice(ids, 1, 0, count)?)?;
+                }
+                Ok(fork)
             };
             let volatile = |mut cache: Cache| -> Vec<Array> {
                 cache.volatile_arrays().into_iter().map(|array| array.clone()).collect()
@@ -216,12 +300,13 @@ impl DecodeStep {
             let mut after: Vec<Vec<Array>> = std::iter::once(first).chain(each).collect();
             after.resize(length as usize, Vec::new());
             after.push(volatile(last.fork()));
-            Verified::Forks((0..).zip(after).map(|(count, left)| fork(count, left)).collect())
+            let forks = (0..).zip(after).map(|(count, left)| fork(count, left));
+            Verified::Forks(forks.collect::<Result<_>>()?)
         });
         Ok(logits)
     }
 
-    /// A verify pass in which the cache becomes quantized.
+    /// A verify pass in which the cache becomes quantized, or is computed anew.
     fn verify_by_steps(
         &mut self,
         model: &Rc<dyn LanguageModel>,

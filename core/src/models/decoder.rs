@@ -141,6 +141,8 @@ pub struct Decoder {
     pub norm: Norm,
     /// The output head.
     pub head: Head,
+    /// See [`LanguageModel::original_context`].
+    pub original_context: Option<i32>,
 }
 
 impl Decoder {
@@ -207,6 +209,7 @@ impl Decoder {
                 .collect::<Result<_>>()?,
             norm: ends.norm,
             head: ends.head,
+            original_context: c.original_context(),
         })
     }
 }
@@ -243,15 +246,24 @@ impl LanguageModel for Decoder {
     fn logits(&self, hidden: &Array) -> Result<Array> {
         self.head.forward(hidden, &self.embedding)
     }
+
+    fn original_context(&self) -> Option<i32> {
+        self.original_context
+    }
 }
 
 /// Where the language model lies in a checkpoint, and where its head does. Exports of multimodal
-/// models nest it in one of two ways.
+/// models nest it in one of four ways.
 pub fn body(w: &Scope) -> (Scope, Scope) {
-    if w.has_below("language_model.model") {
-        (w.at("language_model.model"), w.at("language_model"))
+    let nested = w.at("language_model");
+    if nested.has_below("model") {
+        (nested.at("model"), nested)
+    } else if nested.has_below("layers") {
+        (nested.clone(), nested)
     } else if w.has_below("model.language_model") {
         (w.at("model.language_model"), w.clone())
+    } else if w.has_below("model.text_model") {
+        (w.at("model.text_model"), w.clone())
     } else {
         (w.at("model"), w.clone())
     }

@@ -3,10 +3,14 @@
 use crate::{
     error::{Error, Result},
     layers::{cache_plan::CachePlan, embedded::Embedded, step::Step},
+    mlx,
     models::cache::Cache,
 };
 use mlx_rs::Array;
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// A prompt before the model has embedded it.
 #[derive(Clone, Default)]
@@ -24,6 +28,63 @@ pub struct Media {
     pub hash: u64,
     /// The tensors by the names of the processor, such as `pixel_values` and `image_grid_thw`.
     pub tensors: HashMap<String, Array>,
+    /// What the tower has made of them; clones share it.
+    features: Arc<Mutex<Option<Vec<Array>>>>,
+}
+
+impl Media {
+    /// Media that no tower has read yet.
+    pub fn new(hash: u64, tensors: HashMap<String, Array>) -> Self {
+        Media { hash, tensors, features: Arc::default() }
+    }
+
+    /// The bytes of its tensors and features.
+    pub fn bytes(&self) -> usize {
+        let features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
+        let features = features.iter().flatten();
+        self.tensors.values().chain(features).map(Array::nbytes).sum()
+    }
+
+    /// The features of the media, which `encode` computes from the tensors the first time: a session
+    /// keeps them, so that a later prompt with the same media runs no tower.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub fn features(
+        &self,
+        encode: impl FnOnce(&HashMap<String, Array>) -> Result<Vec<Array>>,
+    ) -> Result<Vec<Array>> {
+        let mut features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(features) = &*features {
+            return Ok(features.clone());
+        }
+        let encoded = encode(&self.tensors)?;
+        *features = Some(encoded.clone());
+        Ok(encoded)
+    }
+}
+
+impl Media {
+    /// A tensor that the processor made.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it made none of this name: it is another family's processor.
+    pub fn tensor(&self, name: &str) -> Result<&Array> {
+        let missing = || Error::Internal(format!("the processor made no `{name}`"));
+        self.tensors.get(name).ok_or_else(missing)
+    }
+
+    /// The numbers of a tensor of sizes, such as `image_grid_thw`.
+    ///
+    /// # Errors
+    /// As [`Media::tensor`], and when it has fewer than `count` numbers.
+    pub fn sizes(&self, name: &str, count: usize) -> Result<Vec<i32>> {
+        let sizes: Vec<i32> = mlx::to_vec(self.tensor(name)?)?;
+        if sizes.len() < count {
+            return Err(Error::Internal(format!("`{name}` has {} numbers", sizes.len())));
+        }
+        Ok(sizes)
+    }
 }
 
 /// Tokens in, logits of the next token out.
@@ -47,6 +108,11 @@ pub trait LanguageModel {
     fn forward(&self, x: &Embedded, cache: &mut Cache, step: &Step) -> Result<Array>;
     /// Hidden states `[…, width]` to logits `[…, vocabulary]`.
     fn logits(&self, hidden: &Array) -> Result<Array>;
+    /// The longest sequence that rotates with LongRoPE's short factors. Keys of longer sequences are
+    /// others, from the first token on: their cache is computed anew when they cross it.
+    fn original_context(&self) -> Option<i32> {
+        None
+    }
 }
 
 impl Input {
@@ -103,5 +169,8 @@ impl<W: Wrapper> LanguageModel for W {
     }
     fn logits(&self, hidden: &Array) -> Result<Array> {
         Wrapper::logits(self, hidden)
+    }
+    fn original_context(&self) -> Option<i32> {
+        self.inner().original_context()
     }
 }

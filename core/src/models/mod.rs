@@ -3,10 +3,17 @@
 
 pub mod cache;
 mod cache_file;
+pub mod codec;
+pub mod codec_stream;
 pub mod decode_step;
 pub mod decoder;
+pub mod detector;
 pub mod embedder;
 mod estimate;
+mod history;
 pub mod language;
 pub mod network;
+pub mod segments;
+pub mod sighted;
+pub mod speaker;
 pub mod speech;

@@ -1,9 +1,8 @@
 //! A model of any kind, as the engine holds it.
 
 use crate::models::{
-    embedder::Embedder,
-    language::LanguageModel,
-    speech::{Codec, Detector, Speaker, Transcriber},
+    codec::Codec, detector::Detector, embedder::Embedder, language::LanguageModel,
+    speaker::Speaker, speech::Transcriber,
 };
 use std::rc::Rc;
 

@@ -1,8 +1,13 @@
-//! Text in and out: chat templates, tokenizers, streaming detokenization, stop texts.
+//! Text in and out: phonemes of English, chat templates, tokenizers, streaming detokenization, stop texts.
 //!
-//! This room may use `error` and `checkpoint` (to read files). It must not know models or arrays.
+//! This room may use `error`, `checkpoint` (to read files) and `media` (what messages carry). It must not
+//! know models or arrays.
 
+mod content_form;
 mod jinja;
+mod parts;
+pub(crate) mod phonemes;
+mod pieces;
 mod stop;
 mod stream;
 mod template;
@@ -10,10 +15,14 @@ mod tokenizer;
 mod turn_end;
 
 pub(crate) use jinja::Text as RenderedText;
+pub(crate) use pieces::Pieces;
 pub(crate) use stop::StopFilter;
 pub use stream::Detokenizer;
 pub(crate) use template::DEEPSEEK_V32;
 pub(crate) use template::Layout;
 pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions, text_only};
+pub(crate) use tokenizer::SpecialToken;
 pub use tokenizer::Tokenizer;
+#[cfg(test)]
+pub(crate) use tokenizer::tests::with_added;
 pub(crate) use turn_end::turn_ends;

@@ -39,6 +39,16 @@ impl Detokenizer {
         self
     }
 
+    /// Continues a text that ends with an id.
+    pub(crate) fn after(mut self, id: u32) -> Result<Self> {
+        if self.tokenizer.token(id).is_some() {
+            self.window.push(id);
+            self.context = 1;
+            self.emitted = self.decode()?;
+        }
+        Ok(self)
+    }
+
     /// Adds an id and returns the text that it completes, which is often empty.
     ///
     /// # Errors
@@ -51,13 +61,16 @@ impl Detokenizer {
         }
         self.window.push(id);
         let mut text = self.decode()?;
-        if !text.starts_with(&self.emitted) && self.context > 0 {
+        if self.context > 0 && text.ends_with(char::REPLACEMENT_CHARACTER) {
             // A byte token follows whole characters of the same run. The run decodes as malformed
             // until its last character is complete, so the emitted characters leave the window.
-            self.window.drain(..self.context);
-            self.context = 0;
-            self.emitted.clear();
-            text = self.decode()?;
+            let new = self.tokenizer.decode(&self.window[self.context..], false)?;
+            if replaced(&text) > replaced(&new) {
+                self.window.drain(..self.context);
+                self.context = 0;
+                self.emitted.clear();
+                text = new;
+            }
         }
         let Some(new) = text.strip_prefix(&self.emitted) else { return Ok(String::new()) };
         let (piece, held) = new.split_at(whole_characters(new));
@@ -98,8 +111,12 @@ impl Detokenizer {
 /// The length of a text without the U+FFFD at its end that further ids may complete: at most three,
 /// because a character has four bytes at most.
 fn whole_characters(text: &str) -> usize {
-    let replaced = text.chars().rev().take(3).take_while(|c| *c == char::REPLACEMENT_CHARACTER);
-    text.len() - replaced.count() * char::REPLACEMENT_CHARACTER.len_utf8()
+    text.len() - replaced(text).min(3) * char::REPLACEMENT_CHARACTER.len_utf8()
+}
+
+/// How many U+FFFD are at the end of a text.
+fn replaced(text: &str) -> usize {
+    text.chars().rev().take_while(|c| *c == char::REPLACEMENT_CHARACTER).count()
 }
 
 impl Tokenizer {
@@ -155,6 +172,14 @@ mod tests {
         let tokenizer = byte_fallback();
         let run = ids_of(&tokenizer, &["<0xE4>", "<0xBD>", "<0xA0>", "<0xE5>", "▁a"]);
         assert_eq!(pieces(&tokenizer, &run, false), ["", "", "你", "", "\u{fffd} a", ""]);
+    }
+
+    #[test]
+    fn a_space_that_is_a_byte_is_whole_before_other_bytes() {
+        let tokenizer = byte_fallback();
+        let run = ["▁a", "<0x20>", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "▁a"];
+        let run = ids_of(&tokenizer, &run);
+        assert_eq!(pieces(&tokenizer, &run, false), ["a", " ", "", "", "", "😀", " a", ""]);
     }
 
     #[test]

@@ -4,7 +4,9 @@
 
 use crate::checkpoint::files::Files;
 use crate::error::{Error, Result};
+use crate::media::Attachment;
 use crate::text::Tokenizer;
+use crate::text::content_form::ContentForm;
 use crate::text::jinja::{Failure, Template, Text, Value, from_json};
 use crate::text::tokenizer::{Config, ControlTokens};
 use jiff::{Zoned, civil::DateTime};
@@ -76,6 +78,9 @@ pub struct Part {
     /// The text of a text part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// The picture or the clip of a part that is one. It is no part of the JSON.
+    #[serde(skip)]
+    pub media: Option<Attachment>,
     /// Every other key, passed to the template unchanged.
     #[serde(flatten)]
     pub other: Map<String, Json>,
@@ -187,6 +192,8 @@ pub struct ChatTemplate {
     templates: Arc<BTreeMap<String, Template>>,
     special_tokens: Map<String, Json>,
     control_tokens: Option<Arc<ControlTokens>>,
+    /// The form of messages with media.
+    form: ContentForm,
 }
 
 impl ChatTemplate {
@@ -233,6 +240,18 @@ impl ChatTemplate {
         self
     }
 
+    /// The template for a model that reads pictures, for which it writes this marker or for which the
+    /// marker is written in its place.
+    pub(crate) fn for_media(mut self, marker: &str) -> Self {
+        self.form = ContentForm::default();
+        self.form = ContentForm::of(marker, |content| {
+            let content = serde_json::from_value(content).ok();
+            let message = Message { content, ..Message::user("") };
+            self.render(&[message], &TemplateOptions::default()).ok()
+        });
+        self
+    }
+
     /// The special tokens of a tokenizer, and its added tokens that a template writes.
     pub(crate) fn control_tokens(&self, tokenizer: &Tokenizer) -> ControlTokens {
         let writes = |text: &str| self.templates.values().any(|template| template.writes(text));
@@ -242,7 +261,12 @@ impl ChatTemplate {
     fn new(sources: Vec<(String, String)>, special_tokens: Map<String, Json>) -> Result<Self> {
         let parse = |(name, source): (String, String)| Ok((name, Template::parse(&source)?));
         let templates = sources.into_iter().map(parse).collect::<Result<_, _>>().map_err(error)?;
-        Ok(ChatTemplate { templates: Arc::new(templates), special_tokens, control_tokens: None })
+        Ok(ChatTemplate {
+            templates: Arc::new(templates),
+            special_tokens,
+            control_tokens: None,
+            form: ContentForm::default(),
+        })
     }
 
     /// The sources of all templates.
@@ -288,7 +312,7 @@ impl ChatTemplate {
         }
     }
 
-    fn rendered(&self, messages: &[Message], options: &TemplateOptions) -> Result<Text> {
+    pub(crate) fn rendered(&self, messages: &[Message], options: &TemplateOptions) -> Result<Text> {
         if messages.is_empty() {
             return Err(refused("there are no messages"));
         }
@@ -340,7 +364,12 @@ impl ChatTemplate {
             let is_given = is_given && !name.ends_with("_token");
             variables.insert(name.clone(), from_json(value, is_given));
         }
-        let messages = messages.iter().map(|message| message_value(message, is_given));
+        let mut pictures = 0;
+        let messages = messages.iter().map(|message| {
+            let content = message.get("content");
+            let content = content.and_then(|it| self.form.apply(it, is_given, &mut pictures));
+            message_value(message, content, is_given)
+        });
         variables.insert("messages".into(), Value::list(messages.collect()));
         let tools = options.tools.iter().map(|tool| from_json(tool, is_given));
         let tools =
@@ -351,19 +380,20 @@ impl ChatTemplate {
     }
 }
 
-/// A message as a template sees it. A role is a name that the application chose, of which templates make control tokens
+/// A message as a template sees it, with another content if there is one. A role is a name that the application chose, of which templates make control tokens
 /// (`<|user|>`).
-fn message_value(message: &Json, is_given: bool) -> Value {
+fn message_value(message: &Json, content: Option<Value>, is_given: bool) -> Value {
     let value = from_json(message, is_given);
+    let Value::Dict(dict) = &value else { return value };
     let is_name = |role: &&str| role.chars().all(|c| c.is_alphanumeric() || "_-".contains(c));
-    match (&value, message.get("role").and_then(Json::as_str).filter(is_name)) {
-        (Value::Dict(dict), Some(role)) => {
-            let mut dict = (**dict).clone();
-            dict.insert(Value::written("role"), Value::written(role));
-            dict.into()
+    let role = message.get("role").and_then(Json::as_str).filter(is_name).map(Value::written);
+    let mut dict = (**dict).clone();
+    for (key, value) in [("role", role), ("content", content)] {
+        if let Some(value) = value {
+            dict.insert(Value::written(key), value);
         }
-        _ => value,
     }
+    dict.into()
 }
 
 /// The parts of rendered conversations that do not depend on what the user says.

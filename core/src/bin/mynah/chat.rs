@@ -4,6 +4,7 @@ use crate::{
     Outcome,
     answer::{End, follow, shown},
     input::{Entry, Input},
+    media::Media,
     model::{self, Adapter, Sampling},
     terminal::{print, say, say_summary},
 };
@@ -31,6 +32,9 @@ pub struct Arguments {
     /// The system prompt
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Pictures and clips of the first message
+    #[command(flatten)]
+    media: Media,
     #[command(flatten)]
     adapter: Adapter,
     #[command(flatten)]
@@ -44,6 +48,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     options.check(model.info().vocabulary)?;
     let beginning: Vec<_> = arguments.system.as_deref().map(Message::system).into_iter().collect();
     let mut messages = beginning.clone();
+    let mut media = arguments.media.attachments()?;
     let session = model.session(SessionOptions::default());
     let mut input = Input::open()?;
     while let Some(entry) = input.next()? {
@@ -62,7 +67,10 @@ pub async fn run(arguments: Arguments) -> Outcome {
                 continue;
             }
         };
-        messages.push(Message::user(&text));
+        messages.push(match std::mem::take(&mut media) {
+            media if media.is_empty() => Message::user(&text),
+            media => Message::with_media(media, &text),
+        });
         let generation = match session.generate(messages.clone(), &options) {
             Err(error @ Error::ContextOverflow { .. }) => {
                 messages.pop();

@@ -3,15 +3,16 @@
 use crate::{
     Failure, INTERRUPTED, Outcome,
     answer::{End, follow, shown},
+    media::{Media, messages, read, token_id},
     model::{self, Adapter, Sampling},
     terminal::{print, print_json, say_summary},
 };
 use clap::Args;
 use mynah::{
-    Answer, Error, Event, FinishReason, GenerateOptions, Generation, Message, Model, Prompt,
+    Answer, Event, FinishReason, GenerateOptions, Generation, Message, Model, OutputFormat, Prompt,
     Reasoning, RejectedToolCall, Summary, TemplateOptions, ToolCall, ToolChoice,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
     fs, io,
@@ -46,7 +47,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TEXT", conflicts_with = "words")]
     prompt: Option<String>,
     /// Continue these token ids
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id)]
     #[arg(conflicts_with_all = ["words", "prompt", "system", "raw"])]
     tokens: Option<Vec<u32>>,
     /// The system prompt
@@ -71,6 +72,15 @@ pub struct Arguments {
     /// Whether the model calls tools: auto, none, required, or the name of the tool
     #[arg(long, value_name = "CHOICE", requires = "tools", value_parser = tool_choice)]
     tool_choice: Option<ToolChoice>,
+    /// Write JSON that is valid under the JSON schema of this file
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// Write text that matches this regular expression
+    #[arg(long, value_name = "REGEX", conflicts_with = "schema")]
+    regex: Option<String>,
+    /// Write text of the Lark grammar of this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["schema", "regex"])]
+    grammar: Option<PathBuf>,
     /// How much the model thinks: off, minimal, low, medium, high, xhigh, max, or budget:N
     #[arg(long, value_name = "EFFORT", value_parser = str::parse::<Reasoning>)]
     reasoning: Option<Reasoning>,
@@ -80,6 +90,8 @@ pub struct Arguments {
     /// Print one line of JSON for each event of the answer
     #[arg(long, conflicts_with = "json")]
     events: bool,
+    #[command(flatten)]
+    media: Media,
     #[command(flatten)]
     adapter: Adapter,
     #[command(flatten)]
@@ -115,6 +127,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let mut options = arguments.sampling.options(&model).ignore_end(arguments.ignore_eos);
     options.reasoning = arguments.reasoning.unwrap_or(options.reasoning);
     options.tool_choice = arguments.tool_choice.clone().unwrap_or_default();
+    options.output = arguments.output()?;
     let generation = arguments.start(&model, &options)?;
     let summary = if arguments.json {
         let (answer, summary) = follow(generation, |_| Ok(())).await?;
@@ -164,14 +177,11 @@ fn tool_choice(text: &str) -> Result<ToolChoice, String> {
     })
 }
 
-/// The value of a file of JSON.
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    let bytes = fs::read(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let file = path.display().to_string();
-        Error::Config { file, field: String::new(), reason: error.to_string() }.into()
-    })
+/// The text of a file.
+fn read_text(path: &Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(path);
+    let named = |error: io::Error| format!("{}: {error}", path.display());
+    Ok(text.map_err(|error| io::Error::new(error.kind(), named(error)))?)
 }
 
 impl Arguments {
@@ -185,23 +195,37 @@ impl Arguments {
         self
     }
 
+    fn output(&self) -> Result<OutputFormat, Failure> {
+        Ok(match (&self.schema, &self.regex, &self.grammar) {
+            (Some(file), ..) => OutputFormat::Schema(read(file)?),
+            (_, Some(regex), _) => OutputFormat::Regex(regex.clone()),
+            (.., Some(file)) => OutputFormat::Lark(read_text(file)?),
+            _ => OutputFormat::Text,
+        })
+    }
+
     fn start(&self, model: &Model, options: &GenerateOptions) -> Result<Generation, Failure> {
+        let prompt = self.prompt()?.with_media(self.media.attachments()?);
+        Ok(model.generate(prompt, options)?)
+    }
+
+    /// The prompt without the pictures of other arguments.
+    fn prompt(&self) -> Result<Prompt, Failure> {
         if let Some(tokens) = &self.tokens {
-            return Ok(model.generate(Prompt::Tokens(tokens.clone()), options)?);
+            return Ok(Prompt::Tokens(tokens.clone()));
         }
         if let Some(file) = &self.messages {
-            return Ok(model.generate(self.chat(read(file)?)?, options)?);
+            return self.chat(messages(file)?);
         }
         let text = model::text(self.prompt.clone().unwrap_or_default())?;
-        let prompt = match &self.system {
+        Ok(match &self.system {
             Some(system) => self.chat(vec![Message::system(system), Message::user(&text)])?,
             None if self.control_tokens || self.tools.is_some() => {
                 self.chat(vec![Message::user(&text)])?
             }
             None if self.raw => Prompt::Raw(text),
             None => Prompt::Text(text),
-        };
-        Ok(model.generate(prompt, options)?)
+        })
     }
 
     fn chat(&self, messages: Vec<Message>) -> Result<Prompt, Failure> {

@@ -67,8 +67,10 @@ fn describe(inspection: &Inspection) -> String {
         ("chat template", yes(inspection.chat_template)),
     ];
     let gated = inspection.gated.map(|gated| ("gated", yes(gated)));
+    let ignored = inspection.ignored_fields.join(", ");
+    let ignored = Some(("ignored fields", ignored)).filter(|(_, fields)| !fields.is_empty());
     let memory = inspection.memory.as_ref().map(|memory| ("memory", describe_memory(memory)));
-    let lines = lines.into_iter().chain(gated).chain(memory);
+    let lines = lines.into_iter().chain(gated).chain(ignored).chain(memory);
     lines.map(|(name, value)| format!("{name:<14} {value}\n")).collect()
 }
 

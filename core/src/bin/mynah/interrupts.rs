@@ -8,6 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 struct State {
     running: Option<Canceller>,
@@ -31,9 +32,14 @@ fn state() -> MutexGuard<'static, State> {
 /// Starts to listen.
 pub fn listen() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    // The handler is there before anything that it may end.
+    let mut interrupts = {
+        let _inside = runtime.enter();
+        signal(SignalKind::interrupt())?
+    };
     thread::spawn(move || {
         runtime.block_on(async {
-            while tokio::signal::ctrl_c().await.is_ok() {
+            while interrupts.recv().await.is_some() {
                 let (running, ends) = state().interrupt();
                 match running {
                     Some(generation) => generation.cancel(),

@@ -4,15 +4,22 @@
 
 mod answer;
 mod chat;
+mod codec;
+mod features;
 mod generate;
 mod hub;
 mod input;
 mod inspect;
 mod interrupts;
+mod media;
 mod model;
+mod preprocess;
 mod progress;
 mod score;
+mod speak;
 mod terminal;
+mod transcribe;
+mod vad;
 
 use clap::{ArgAction, Parser, Subcommand, error::ErrorKind};
 use mynah::Error;
@@ -36,11 +43,24 @@ Exit codes: 0 success, 1 error, 2 wrong usage, 130 interrupted by Ctrl-C.";
 #[derive(Subcommand)]
 enum Command {
     /// Generate an answer to a prompt
-    Generate(generate::Arguments),
+    Generate(Box<generate::Arguments>),
     /// Chat with a model
     Chat(chat::Arguments),
+    /// Write down what is said in an audio file
+    Transcribe(transcribe::Arguments),
     /// Print the log-probability of each token of a text
     Score(score::Arguments),
+    /// Show what a model reads of pictures
+    Preprocess(preprocess::Arguments),
+    /// Speak a text
+    Speak(speak::Arguments),
+    /// Find speech, the end of a turn, or speakers in audio
+    Vad(vad::Arguments),
+    /// Encode audio to codes, and decode it
+    #[command(subcommand)]
+    Codec(codec::Action),
+    /// Print what a speech model computes of an audio file before it writes text
+    Features(features::Arguments),
     /// Show what a checkpoint is and what it needs, without reading its weights
     Inspect(inspect::Arguments),
     /// Download a model from a hub, or resume its download
@@ -84,9 +104,15 @@ fn main() -> ExitCode {
     };
     trace(cli.verbose);
     let outcome = match cli.command {
-        Command::Generate(arguments) => block_on(generate::run(arguments)),
+        Command::Generate(arguments) => block_on(generate::run(*arguments)),
         Command::Chat(arguments) => block_on(chat::run(arguments)),
+        Command::Transcribe(arguments) => block_on(transcribe::run(arguments)),
         Command::Score(arguments) => block_on(score::run(arguments)),
+        Command::Preprocess(arguments) => block_on(preprocess::run(arguments)),
+        Command::Speak(arguments) => block_on(speak::run(arguments)),
+        Command::Vad(arguments) => block_on(vad::run(arguments)),
+        Command::Codec(action) => block_on(codec::run(action)),
+        Command::Features(arguments) => block_on(features::run(arguments)),
         Command::Inspect(arguments) => block_on(inspect::run(arguments)),
         Command::Download(arguments) => block_on(hub::download(arguments)),
         Command::Models(arguments) => hub::models(arguments),

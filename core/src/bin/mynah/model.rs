@@ -2,7 +2,7 @@
 
 use crate::{Failure, progress::Progress};
 use clap::Args;
-use mynah::{DEMO, Dry, GenerateOptions, LoadEvent, LoadOptions, Location, Model, Xtc};
+use mynah::{AudioModel, DEMO, Dry, GenerateOptions, LoadEvent, LoadOptions, Location, Model, Xtc};
 use std::io::{self, Read};
 
 /// The location of the named model, or of the demo model.
@@ -28,13 +28,21 @@ impl Adapter {
 pub async fn load(location: Location, adapter: &Adapter) -> Result<Model, Failure> {
     let mut options = LoadOptions::default();
     options.adapter = adapter.location();
+    Ok(Model::load(location).options(options).progress(show_progress()).await?)
+}
+
+pub async fn load_audio(location: Location) -> Result<AudioModel, Failure> {
+    Ok(AudioModel::load(location).progress(show_progress()).await?)
+}
+
+/// Shows the progress of loading a model.
+fn show_progress() -> impl FnMut(LoadEvent) + Send + 'static {
     let (mut downloading, mut loading) = (Progress::default(), Progress::default());
-    let show = move |event| match event {
+    move |event| match event {
         LoadEvent::Download(download) => downloading.show_download(&download),
         LoadEvent::Weights(share) => loading.show_share("loading", share),
         _ => {}
-    };
-    Ok(Model::load(location).options(options).progress(show).await?)
+    }
 }
 
 /// A text from the command line, where `-` stands for standard input.

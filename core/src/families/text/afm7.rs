@@ -24,7 +24,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    (c.rope_traditional, c.head_dim) = (true, None);
+    (c.rope_traditional, c.head_dim) = (true.into(), None);
     let inner = (f64::from(c.hidden_size) * *e.hidden_dim_scale_factor) as i32;
     c.intermediate_size = config::product("hidden_dim_scale_factor", [inner, 1])?;
     let own = c.num_hidden_layers - *e.num_kv_reuse_layers;

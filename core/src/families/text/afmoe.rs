@@ -71,6 +71,6 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
     let router = LossFreeRouter::new(logits, Some(bias), &routing)?;
     let router = router.scores(router::score(config, "score_func")?);
     let moe =
-        Moe::new(router, stacked_experts(w, ExpertSizes { count, width: c.hidden_size, inner })?);
+        Moe::new(router, stacked_experts(w, c, ExpertSizes { count, width: c.hidden_size, inner })?);
     with_shared_expert(w, c, moe, inner, *e.num_shared_experts)
 }

@@ -11,9 +11,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(&config::with_defaults(
         config,
         json!({
-            "rope_parameters": {"rope_theta": 12_000_000.0},
+            "rope_theta": 12_000_000.0,
         }),
     ))?;
+    config::only(config, json!({"hidden_act": "xielu", "qk_norm": true, "post_norm": false}))?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
@@ -26,7 +27,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// `down(xielu(up(x)))` ([Huang and Schlag 2024](https://arxiv.org/abs/2411.13010)).
 fn curved_mlp(w: &Scope, c: &Text) -> Result<impl Layer + 'static> {
-    let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
     let act = w.at("act_fn");
     // Hugging Face checkpoints store these scalars as vectors of one element.
     let scalar = |name| -> Result<Array> {

@@ -50,7 +50,7 @@ impl Config {
     fn sizes(&self, c: &Text, slides: bool) -> Result<Text> {
         let mut c = Text { head_dim: None, ..c.clone() };
         if !slides {
-            c.sliding_window = None;
+            c.sliding_window = None.into();
         } else if c.sliding_window.is_none() {
             return Err(Error::config("sliding_window", "missing"));
         } else {
@@ -111,7 +111,7 @@ impl ConvAttention {
             heads: [c.num_attention_heads, kv_heads],
             rope: Rope::of(c)?,
             scores: Scores { scale: (dims as f32).powf(-0.5), sinks: None },
-            window: c.sliding_window,
+            window: *c.sliding_window,
         })
     }
 }

@@ -81,7 +81,7 @@ impl Ling {
 
     /// Attention with the heads of `c`.
     pub fn attention(&self, w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {
-        for (name, biased) in [("query_key_value", c.attention_bias), ("dense", c.mlp_bias)] {
+        for (name, biased) in [("query_key_value", *c.attention_bias), ("dense", *c.mlp_bias)] {
             if biased {
                 w.at(name).require("bias")?;
             }
@@ -110,7 +110,7 @@ impl Ling {
         };
         let router = LossFreeRouter::new(logits, bias.transpose()?, routing)?.scores(*score);
         let sizes = ExpertSizes { count, width, inner };
-        let moe = Moe::new(refine(router), stacked_experts(w, sizes)?);
+        let moe = Moe::new(refine(router), stacked_experts(w, c, sizes)?);
         let inner = e.moe_shared_expert_intermediate_size.map_or(inner, i32::from);
         let shared = if e.moe_router_enable_shared_expert { *e.num_shared_experts } else { 0 };
         with_shared_expert(w, c, moe, inner, shared)

@@ -18,6 +18,7 @@ struct Config {
 }
 
 pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    config::only(config, json!({"no_kda_lora": true}))?;
     let config = &config::with_defaults(
         config,
         json!({

@@ -19,7 +19,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         json!({
             "hidden_size": 8192, "num_hidden_layers": 40, "intermediate_size": 22528,
             "num_attention_heads": 64, "vocab_size": 256_000,
-            "rope_parameters": {"rope_theta": 8_000_000.0},
+            "rope_theta": 8_000_000.0,
         }),
     )?;
     let rope = Rope::of(&c)?;
@@ -39,7 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 /// The config fields of both Cohere families.
-pub fn read(config: &Json, defaults: Json) -> Result<(Text, Config)> {
+pub fn read(config: &Json, defaults: Value) -> Result<(Text, Config)> {
     let config = config::with_defaults(config, defaults);
     let config = config::with_defaults(
         &config,

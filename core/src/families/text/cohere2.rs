@@ -13,7 +13,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         json!({
             "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336,
             "num_attention_heads": 32, "vocab_size": 256_000, "sliding_window": 4096,
-            "rope_parameters": {"rope_theta": 50_000.0},
+            "rope_theta": 50_000.0,
         }),
     )?;
     let pattern: Option<Size> = config::field(config, "sliding_window_pattern")?;

@@ -25,7 +25,7 @@ struct AttentionConfig {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let e: Config = config::read(config)?;
+    let (own, e): (_, Config) = (config, config::read(config)?);
     let nested = |name: &str| config.get("attn_config").and_then(|nested| nested.get(name));
     let config = config::with_defaults(
         config,
@@ -44,6 +44,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             ("max_seq_len", "max_position_embeddings"),
         ],
     )?;
+    if let Some(ffn) = own.get("ffn_config") {
+        config::only(ffn, json!({"moe_normalize_expert_weights": 1}))?;
+        if let Some(activation) = ffn.get("ffn_act_fn").filter(|activation| !activation.is_null()) {
+            config::only(activation, json!({"name": "silu"}))?;
+        }
+    }
     let rope = Rope::of(&c)?;
     let norm = |w: &Scope, name| w.layer_norm(name, c.hidden_size, c.rms_norm_eps);
     let body = w.at("transformer");

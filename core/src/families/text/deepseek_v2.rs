@@ -27,6 +27,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let c = Config::read(config)?;
+    // A model without experts scales nothing.
+    config.get("routed_scaling_factor");
     let rope = c.latent.rope(&c.text)?;
     // The norms of the low-rank projections have an epsilon of their own.
     let attention = |_, w: &Scope| ExpandedMla::read(w, &c.text, &c.latent, 1e-6, rope.clone());
@@ -49,7 +51,13 @@ fn router(w: &Scope, text: &Text, config: &Json) -> Result<impl Router + use<>> 
             Some((groups, groups - taken)).filter(|(_, dropped)| *dropped > 0)
         }
         // The first name is how mlx-lm spells its default.
-        "gready" | "greedy" => None,
+        "gready" | "greedy" => {
+            // Without groups it does not matter how many there are.
+            for unused in ["n_group", "topk_group"] {
+                config.get(unused);
+            }
+            None
+        }
         method => {
             let reason = format!("`{method}` is not supported");
             return Err(Error::unsupported("topk_method", reason));

@@ -62,24 +62,15 @@ impl Config {
     ) -> Result<Decoder> {
         let Config { text: c, sparsity, .. } = self;
         ignore_prediction_layers(w, c);
-        Decoder::stack(w, c, |i, w| {
+        let (body, head) = body(w);
+        // Transformers saves those of Kimi K2.5 under a name of its vision tower.
+        let layers = if body.has_below("blocks") { "blocks" } else { "layers" };
+        let names = Names { layers, ..Names::default() };
+        Decoder::named(&body, names, c, Head::of(&head, c)?, |i, w| {
             let network = sparsity.network(&w.at("mlp"), c, i, |w, _| router(w))?;
             pre_norm(w, c, attention(i, &w.at("self_attn"))?, network)
         })
     }
-}
-
-/// The config of models whose `rope_parameters` take precedence over top-level fields.
-pub fn nested_rope(config: &Json, default_theta: f32) -> Json {
-    let mut config = config.clone();
-    let nested = config.get("rope_parameters").and_then(Json::as_object);
-    if let Some(theta) = nested.map(|nested| nested.get("rope_theta").cloned())
-        && let Some(fields) = config.as_object_mut()
-    {
-        fields.remove("rope_scaling");
-        fields.insert("rope_theta".into(), theta.unwrap_or(default_theta.into()));
-    }
-    config
 }
 
 pub fn router(w: &Scope, c: &Text, config: &Json) -> Result<LossFreeRouter> {

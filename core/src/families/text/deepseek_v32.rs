@@ -20,11 +20,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// The decoder. Layers for which `chooses` is true run an indexer; the others reuse the selection
 /// of an earlier layer.
 pub fn decoder(config: &Json, w: &Scope, chooses: impl Fn(i32) -> bool) -> Result<Decoder> {
+    config::only(config, json!({"layer_types": "indexed_attention"}))?;
     let defaults = json!({
         "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
         "indexer_rope_interleave": false,
     });
-    let config = &config::with_defaults(&complete(config), defaults);
+    // The authors' networks have no biases, whatever `mlp_bias` says.
+    let config = config::without(config, &["mlp_bias"]);
+    let config = &config::with_defaults(&complete(&config), defaults);
     let (c, sizes): (_, TokenIndexerSizes) = (Config::read(config)?, config::read(config)?);
     let rope = c.latent.rope(&c.text)?;
     let attention = |i, w: &Scope| {

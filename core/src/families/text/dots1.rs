@@ -13,6 +13,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let routing: LossFreeRouting = config::read(config)?;
     let first: Option<Size> = config::field(config, "max_window_layers")?;
     let slides = |i| first.is_some_and(|Size(first)| i >= first);
+    let names = ["noaux_tc", "sigmoid"].map(Value::from);
+    config::only_one_of(config, "scoring_func", &names)?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;

@@ -11,6 +11,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({"tie_word_embeddings": true}));
     let names = [("use_bias", "attention_bias"), ("use_bias", "mlp_bias")];
     let mut c = Text::read_renamed(config, &names)?;
-    c.rope_traditional = true;
+    c.rope_traditional = true.into();
     Ok(Box::new(llama::decoder(w, &c)?))
 }

@@ -28,6 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let names = [("use_bias", "attention_bias"), ("use_bias", "mlp_bias")];
     let (c, e): (Text, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
     let sparse = e.sparse()?;
+    config::only(config, json!({"moe_norm_min": 1e-12}))?;
     let rope = Rope::of(&c)?;
     // The multi-token prediction layers are ignored; they are meant for speculative decoding.
     ignore_parts(w, &["mtp_block", "mtp_linear_proj", "mtp_hidden_norm", "mtp_emb_norm"]);
@@ -71,6 +72,6 @@ fn experts(w: &Scope, c: &Text, e: &Config, config: &Json) -> Result<Ffn> {
     let router = LossFreeRouter::new(logits, correction, &routing)?.normalized();
     let router = router.scores(router::score(config, "moe_gate_act")?);
     let moe =
-        Moe::new(router, stacked_experts(w, ExpertSizes { count, width: c.hidden_size, inner })?);
+        Moe::new(router, stacked_experts(w, c, ExpertSizes { count, width: c.hidden_size, inner })?);
     with_shared_expert(w, c, moe, inner, *e.moe_num_shared_experts)
 }

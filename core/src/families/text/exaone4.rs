@@ -26,7 +26,7 @@ enum Pattern {
 impl Pattern {
     fn slides(&self, layer: i32) -> bool {
         match self {
-            Pattern::Letters(kinds) => kinds.as_bytes()[layer as usize % kinds.len()] == b'L',
+            Pattern::Letters(kinds) => kinds.bytes().cycle().nth(layer as usize) == Some(b'L'),
             Pattern::Every(0) => false,
             Pattern::Every(n) => (layer + 1) % i32::from(*n) != 0,
         }
@@ -35,15 +35,12 @@ impl Pattern {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let pattern = e.sliding_window_pattern.filter(|pattern| match pattern {
-        Pattern::Letters(kinds) => !kinds.is_empty(),
-        // transformers writes this field beside the list that it derived from it.
-        Pattern::Every(_) => c.layer_types.is_none(),
-    });
+    // transformers writes this field beside the list that it derived from it.
+    let pattern = e.sliding_window_pattern.filter(|_| c.layer_types.is_none());
     let window = |i: i32| match &pattern {
         None => c.window(i),
         Some(pattern) if !pattern.slides(i) => Ok(None),
-        Some(_) => match c.sliding_window {
+        Some(_) => match *c.sliding_window {
             Some(window) => Ok(Some(window)),
             None => Err(Error::config("sliding_window", "missing for the sliding layers")),
         },

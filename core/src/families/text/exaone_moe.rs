@@ -15,18 +15,22 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         config,
         json!({
             "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": true,
-            "first_k_dense_replace": 1, "rope_parameters": {"rope_theta": 1e6},
+            "first_k_dense_replace": 1, "rope_theta": 1e6,
         }),
     );
     let c = Text::read(config)?;
     let layers = c.num_hidden_layers;
+    if c.layer_types.is_some() {
+        // Transformers writes it beside the list that it made of it.
+        config.get("sliding_window_pattern");
+    }
     let routing = LossFreeRouting::read(config, NAMES)?;
     let mut listed = config.clone();
     if let Some(sparse) = config::field::<Option<Vec<bool>>>(config, "is_moe_layer")? {
         config::check_entries("is_moe_layer", Some(&sparse), layers)?;
         let kind = |sparse: &bool| if *sparse { "sparse" } else { "dense" };
         let kinds: Vec<_> = sparse.iter().map(kind).collect();
-        listed = config::with_defaults(&json!({"mlp_layer_types": kinds}), listed);
+        listed = config::with_defaults(&json!({"mlp_layer_types": kinds}).into(), listed);
     }
     let sparsity = config::read_renamed(&listed, NAMES, |config| Sparsity::read(config, layers))?;
     let windows: Vec<_> = (0..layers).map(|i| c.window(i)).collect::<Result<_>>()?;

@@ -48,7 +48,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         Ok(Block::new(sandwich(norm, FOUR_NORMS, attention, mlp)?))
     })?;
     let decoder = gemma::scaled(decoder, &c)?;
-    let head = decoder.head.softcap(c.final_logit_softcapping);
+    let head = decoder.head.softcap(*c.final_logit_softcapping);
     Ok(Box::new(Decoder { head, ..decoder }))
 }
 
@@ -66,7 +66,7 @@ struct ConvMixer {
 impl ConvMixer {
     fn read(w: &Scope, c: &Text, taps: i32) -> Result<Self> {
         let [_, keys] = c.qk_widths();
-        let conv = |name| CausalConv::read(w, name, keys, taps, c.attention_bias);
+        let conv = |name| CausalConv::read(w, name, keys, taps, *c.attention_bias);
         Ok(ConvMixer {
             attention: Attention::read(w, QKVO, c, Rope::None)?.qk_norm(head_norms(w, c)?),
             convs: [conv("key_conv")?, conv("value_conv")?],

@@ -25,7 +25,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
         }),
     );
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (c, e): (Text, Config) = (gemma::read(config)?, config::read(config)?);
     let rope = Rope::of(&c)?;
     let (scale, softcap) =
         (e.query_pre_attn_scalar.powf(-0.5), e.attn_logit_softcapping.map(f32::from));
@@ -35,11 +35,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let window = c.window_where(i, |i| i % 2 == 0)?;
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
         let attention = softcapped(attention.window(window), scale, softcap);
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         Ok(Block::new(sandwich(norm, FOUR_NORMS, attention, mlp)?))
     })?;
     let decoder = gemma::scaled(decoder, &c)?;
-    let head = decoder.head.softcap(c.final_logit_softcapping);
+    let head = decoder.head.softcap(*c.final_logit_softcapping);
     Ok(Box::new(Decoder { head, ..decoder }))
 }
 

@@ -3,9 +3,10 @@
 //! `gemma3_text` of mlx-lm.
 
 use crate::families::prelude::*;
+use crate::families::text::gemma;
 
 pub const FAMILY: Family =
-    Family { model_types: &["gemma3_text", "gemma3"], build, recommended: RECOMMENDED };
+    Family { model_types: &["gemma3_text"], build, recommended: RECOMMENDED };
 
 const RECOMMENDED: Recommended = Recommended {
     end_tokens: &["<end_of_turn>"],
@@ -21,7 +22,7 @@ struct Config {
     use_bidirectional_attention: bool,
 }
 
-fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &text_config(
         config,
         json!({
@@ -32,15 +33,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
         json!({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}),
     )?;
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (mut c, e): (Text, Config) = (gemma::read(config)?, config::read(config)?);
     if e.use_bidirectional_attention {
         let reason = "embedding models are not supported yet";
         return Err(Error::unsupported("use_bidirectional_attention", reason));
     }
-    ignore_parts(w, &["vision_tower", "multi_modal_projector"]);
     // Published checkpoints tie the output head to the embedding without saying so in the config.
     c.tie_word_embeddings = None;
-    c.layer_types = c.layer_types.filter(|_| e.sliding_window_pattern.is_none());
     let pattern = e.sliding_window_pattern.map_or(6, i32::from);
     let (local, global) = ropes(&c, config)?;
     let decoder = Decoder::stack(w, &c, |i, w| {
@@ -52,7 +51,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             .qk_norm(QkNorm::BeforeRope(head_norm("q_norm")?, head_norm("k_norm")?))
             .scale(e.query_pre_attn_scalar.powf(-0.5))
             .window(window);
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, geglu_tanh)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         let norm = |name| norm(w, name, c.hidden_size);
         let (attention, mlp) = sandwich(norm, FOUR_NORMS, attention, mlp)?;
         Ok(Block::new((attention.joined_by(saturating_sum), mlp.joined_by(saturating_sum))))
@@ -60,24 +59,21 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder {
         embedding_scale: Some(bfloat16((c.hidden_size as f32).sqrt())?),
         norm: decoder.norm.plus_one()?,
-        head: decoder.head.softcap(c.final_logit_softcapping),
+        head: decoder.head.softcap(*c.final_logit_softcapping),
         ..decoder
     }))
 }
 
 /// The config of the language model. Exports of the multimodal model nest it and omit fields with
 /// other defaults.
-pub fn text_config(config: &Json, defaults: Json, nested_defaults: Json) -> Result<Json> {
-    let Some(text) = config.get("text_config") else {
+pub fn text_config(config: &Json, defaults: Value, nested_defaults: Value) -> Result<Json> {
+    if config.get("text_config").is_none_or(Json::is_null) {
         return Ok(config::with_defaults(config, defaults));
-    };
-    if !text.is_object() {
-        return Err(Error::config("text_config", "not an object"));
     }
-    let outer =
-        json!({"vocab_size": config.get("vocab_size").or(nested_defaults.get("vocab_size"))});
-    let text = config::with_defaults(&outer, text.clone());
-    Ok(config::with_defaults(&text, config::with_defaults(&nested_defaults, defaults)))
+    let text = &config::text(config)?;
+    let outer = json!({"vocab_size": config.get("vocab_size")});
+    let defaults = config::with_defaults(&nested_defaults.into(), defaults);
+    Ok(config::with_defaults(&config::with_defaults(text, outer), defaults))
 }
 
 /// The rotary embeddings of sliding-window and of full layers.
@@ -85,16 +81,16 @@ pub fn ropes(c: &Text, config: &Json) -> Result<(Rope, Rope)> {
     let scaling: Option<RopeScaling> = config::field(config, "rope_scaling")?;
     let nested: Option<RopeScaling> = config::field(config, "rope_parameters")?;
     let RopeScaling { sliding_attention, full_attention, .. } = nested.unwrap_or_default();
-    let rope = |field, own: Option<Box<RopeScaling>>, scaling: Option<RopeScaling>, base| {
+    let rope = |field, own: &Option<Box<RopeScaling>>, scaling: Option<RopeScaling>, base| {
         let given: Option<Positive> = config::field(config, field)?;
         let nested = own.as_ref().and_then(|own| own.rope_theta);
-        let base = given.map(f32::from).or(nested).unwrap_or(base);
+        let base = nested.or(given.map(f32::from)).unwrap_or(base);
         let scaling = scaling.as_ref().or(own.as_deref());
         Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)
     };
     Ok((
-        rope("rope_local_base_freq", sliding_attention, None, 10_000.0)?,
-        rope("rope_theta", full_attention, scaling, 1_000_000.0)?,
+        rope("rope_local_base_freq", &sliding_attention, None, 10_000.0)?,
+        rope("rope_theta", &full_attention, scaling, 1_000_000.0)?,
     ))
 }
 

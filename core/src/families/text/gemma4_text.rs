@@ -2,7 +2,7 @@
 //! in full layers, KV caches that the last layers share with earlier ones, an extra input for each
 //! layer, and in some models experts beside each MLP. Follows `gemma4_text` of mlx-lm.
 
-use crate::families::text::gemma3_text::text_config;
+use crate::families::text::{gemma, gemma3_text::text_config};
 use crate::{
     families::prelude::*,
     layers::{
@@ -10,10 +10,9 @@ use crate::{
         layer_inputs::{InputGate, LayerInputs},
     },
 };
-use std::collections::HashMap;
 
 pub const FAMILY: Family = Family {
-    model_types: &["gemma4_text", "gemma4", "gemma4_unified", "gemma4_unified_text"],
+    model_types: &["gemma4_text", "gemma4_unified", "gemma4_unified_text"],
     build,
     recommended: Recommended::NOTHING,
 };
@@ -29,7 +28,7 @@ struct Config {
     attention_k_eq_v: bool,
     use_double_wide_mlp: bool,
     enable_moe_block: bool,
-    per_layer_config: Option<HashMap<String, OwnSizes>>,
+    per_layer_config: Option<ByLayer<OwnSizes>>,
 }
 
 #[derive(Deserialize)]
@@ -48,43 +47,50 @@ struct OwnSizes {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    ignore_parts(w, &["vision_embedder", "audio_tower", "embed_audio", "embed_vision"]);
+    language_model(config, w)
+}
+
+/// The language model alone, of any of the models.
+pub fn language_model(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    // Unified models have no input for each layer.
+    let model_type = config.get("model_type").and_then(Json::as_str).unwrap_or_default();
+    let layer_input = if model_type.starts_with("gemma4_unified") { 0 } else { 256 };
     let defaults = json!({
         "hidden_size": 1536, "num_hidden_layers": 35, "intermediate_size": 6144,
         "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256,
         "global_head_dim": 512, "rms_norm_eps": 1e-6, "vocab_size": 262144,
-        "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 256,
+        "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": layer_input,
         "num_kv_shared_layers": 20, "sliding_window": 512, "sliding_window_pattern": 5,
         "max_position_embeddings": 131072, "attention_k_eq_v": false,
         "final_logit_softcapping": 30.0, "use_double_wide_mlp": true, "enable_moe_block": false,
         "tie_word_embeddings": true,
     });
     let mut config = text_config(config, defaults, json!({"vocab_size": 262144}))?;
-    if config["rope_parameters"].is_null() {
-        config["rope_parameters"] = json!({
+    if config.get("rope_parameters").is_none_or(Json::is_null) {
+        let usual = json!({
             "full_attention": {
                 "rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25,
             },
             "sliding_attention": {"rope_theta": 1e4},
         });
+        config = config.with("rope_parameters", usual);
     }
     let config = &config;
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (c, e): (Text, Config) = (gemma::read(config)?, config::read(config)?);
     let experts = e.enable_moe_block.then(|| config::read(config)).transpose()?;
     let layers = c.num_hidden_layers;
     if !(0..layers).contains(&*e.num_kv_shared_layers) {
         let reason = format!("{} of {layers} layers", *e.num_kv_shared_layers);
         return Err(Error::config("num_kv_shared_layers", reason));
     }
-    ignore_parts(w, &["vision_tower", "vision_embedder", "multi_modal_projector", "audio_tower"]);
-    ignore_parts(w, &["embed_audio", "embed_vision"]);
-    w.ignore_named(&["input_max", "input_min", "output_max", "output_min"]);
     let inputs = e.inputs(&body(w).0, &c)?;
     let decoder = Decoder::stack(w, &c, |i, w| e.block(w, &c, experts.as_ref(), i))?;
     Ok(Box::new(Gemma4 {
         inputs,
         decoder: Decoder {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
-            head: decoder.head.softcap(c.final_logit_softcapping),
+            head: decoder.head.softcap(*c.final_logit_softcapping),
             ..decoder
         },
     }))
@@ -104,7 +110,7 @@ impl Config {
         let sizes = self.heads(c, layer)?;
         let place = self.place(&sizes, layer)?;
         let times = if self.use_double_wide_mlp && place.lender.is_some() { 2 } else { 1 };
-        let mlp = Mlp::sized(&w.at("mlp"), c, times * c.intermediate_size, geglu_tanh)?;
+        let mlp = Mlp::sized(&w.at("mlp"), c, times * c.intermediate_size)?;
         let (before, after) = (norm(before_ffn)?, norm(after_ffn)?);
         let network: Residual<Ffn> = match experts {
             Some(e) => Residual::post(Box::new(beside_experts(w, c, e, before, mlp)?), after),
@@ -128,7 +134,7 @@ impl Config {
     fn heads(&self, c: &Text, layer: i32) -> Result<Text> {
         let kv_heads = self.num_global_key_value_heads.filter(|_| self.attention_k_eq_v);
         let own = match &self.per_layer_config {
-            Some(layers) => layers.get(&layer.to_string()).copied().unwrap_or_default(),
+            Some(layers) => layers.get(layer).copied().unwrap_or_default(),
             None if self.window(c, layer)?.is_none() => {
                 OwnSizes { head_dim: self.global_head_dim, num_key_value_heads: kv_heads }
             }
@@ -151,7 +157,7 @@ impl Config {
             layer,
             lender: lender(own, layer, |layer| self.window(c, layer))?,
             window,
-            rope: Rope::scaled(dims, base, c.rope_traditional, scaling, context)?,
+            rope: Rope::scaled(dims, base, *c.rope_traditional, scaling, context)?,
             keys_are_values: self.attention_k_eq_v && window.is_none(),
         })
     }
@@ -184,7 +190,7 @@ fn beside_experts(
     let router = scaled_router(&w.at("router"), c, count, k)?;
     let before_experts = norm("pre_feedforward_layernorm_2")?;
     let sizes = ExpertSizes { count, width: c.hidden_size, inner };
-    let experts = GatedExperts::read(w, "experts.switch_glu", sizes, geglu_tanh)?;
+    let experts = GatedExperts::read(w, "experts.switch_glu", sizes, gate_of(c)?)?;
     let after_experts = norm("post_feedforward_layernorm_2")?;
     Ok(Map(move |x: &Array| {
         let dense = after.forward(&mlp.apply(&before.forward(x)?)?)?;

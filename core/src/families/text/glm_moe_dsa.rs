@@ -3,7 +3,7 @@
 //! earlier layer.
 
 use crate::families::prelude::*;
-use crate::families::text::{deepseek_v3::nested_rope, deepseek_v32};
+use crate::families::text::deepseek_v32;
 
 pub const FAMILY: Family =
     Family { model_types: &["glm_moe_dsa"], build, recommended: Recommended::NOTHING };
@@ -20,7 +20,7 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
-        &nested_rope(config, 10_000.0),
+        config,
         json!({
             "indexer_rope_interleave": true, "index_topk_freq": 0, "index_skip_topk_offset": 2,
         }),

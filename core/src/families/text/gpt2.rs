@@ -11,7 +11,6 @@ pub const FAMILY: Family =
 struct Config {
     scale_attn_weights: bool,
     scale_attn_by_inverse_layer_idx: bool,
-    activation_function: String,
 }
 
 impl Config {
@@ -32,7 +31,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let (c, e): (Text, Config) = (read(config)?, config::read(config)?);
-    let act = activation::named("activation_function", &e.activation_function)?;
     let has_table = |place: &&str| w.at(place).has("wte.weight");
     let place = ["model", "transformer"].into_iter().find(has_table);
     let body = place.map_or(w.clone(), |place| w.at(place));
@@ -45,7 +43,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         a.ignore("masked_bias");
         grouped::require_biases(&a, ["c_attn", "c_proj"], &c)?;
         let attention = Attention::fused(&a, ["c_attn", "c_proj"], &c, Rope::None)?;
-        let mlp = PlainMlp::read(&w.at("mlp"), PlainNames { up: "c_fc", down: "c_proj" }, &c, act)?;
+        let mlp = PlainMlp::of(&w.at("mlp"), PlainNames { up: "c_fc", down: "c_proj" }, &c)?;
         Ok((attention.scale(e.scale(&c, i)), mlp))
     })?;
     Ok(Box::new(Positioned::read(&body, config, c.hidden_size, decoder)?))
@@ -78,7 +76,7 @@ pub fn read(config: &Json) -> Result<Text> {
     let width = config.get("n_embd").and_then(Json::as_i64);
     let inner = json!({"n_inner": width.map(|width| width.saturating_mul(4))});
     Text::read_renamed(
-        &config::with_defaults_for_null(&config, inner),
+        &config::with_defaults(&config, inner),
         &[
             ("n_embd", "hidden_size"),
             ("n_layer", "num_hidden_layers"),
@@ -87,6 +85,7 @@ pub fn read(config: &Json) -> Result<Text> {
             ("n_inner", "intermediate_size"),
             ("n_positions", "max_position_embeddings"),
             ("layer_norm_epsilon", "rms_norm_eps"),
+            ("activation_function", "hidden_act"),
         ],
     )
 }

@@ -1,5 +1,6 @@
 //! StarCoder 1 and SantaCoder: GPT-2 with multi-query attention (one key-value head). Follows
-//! `gpt_bigcode` of mlx-lm, and BigCode's code for multi-head attention and unscaled scores.
+//! `gpt_bigcode` of mlx-lm, and BigCode's code for multi-head attention, unscaled scores and the
+//! activation.
 
 use crate::families::prelude::*;
 use crate::families::text::gpt2;
@@ -19,6 +20,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         json!({
             "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true,
             "multi_query": true, "scale_attn_weights": true,
+            "activation_function": "gelu_pytorch_tanh",
         }),
     );
     let (mut c, e): (Text, Config) = (gpt2::read(config)?, config::read(config)?);
@@ -33,10 +35,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         if !e.scale_attn_weights {
             attention = attention.scale(1.0);
         }
-        Ok((
-            attention,
-            PlainMlp::read(&w.at("mlp"), PlainNames { up: "c_fc", down: "c_proj" }, &c, gelu)?,
-        ))
+        let names = PlainNames { up: "c_fc", down: "c_proj" };
+        Ok((attention, PlainMlp::of(&w.at("mlp"), names, &c)?))
     })?;
     Ok(Box::new(gpt2::Positioned::read(&body, config, c.hidden_size, decoder)?))
 }

@@ -13,7 +13,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         config,
         json!({
             "layer_norm_eps": 1e-5, "tie_word_embeddings": false, "attention_bias": true,
-            "mlp_bias": true, "intermediate_size": width.saturating_mul(4),
+            "mlp_bias": true, "hidden_act": "gelu", "intermediate_size": width.saturating_mul(4),
         }),
     );
     let names = [
@@ -44,7 +44,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         grouped::require_biases(&a, names, &c)?;
         let attention = Attention::fused_by_group(&a, names, heads, &c, rope.clone())?;
         let names = PlainNames { up: "dense_h_to_4h", down: "dense_4h_to_h" };
-        let mlp = PlainMlp::read(&w.at("mlp"), names, &c, gelu_tanh)?;
+        let mlp = PlainMlp::of(&w.at("mlp"), names, &c)?;
         let (pre, post) = (norm(w, "input_layernorm")?, norm(w, "post_attention_layernorm")?);
         Ok(if parallel.unwrap_or(true) {
             Block::new(Residual::plain(Parallel((pre, attention), (post, mlp))))

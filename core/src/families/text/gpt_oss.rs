@@ -1,6 +1,6 @@
 //! GPT-OSS: Mixtral with biases on every projection, an attention sink for every head, a sliding
 //! window in every second layer, and clamped experts that are published in MXFP4. Follows `gpt_oss`
-//! of mlx-lm (which rounds YaRN's correction range whatever `truncate` says).
+//! of mlx-lm, and OpenAI's own code, as in transformers, for `truncate` of YaRN.
 
 use crate::families::prelude::*;
 use crate::families::text::mixtral::Config;
@@ -10,6 +10,12 @@ pub const FAMILY: Family = Family { model_types: &["gpt_oss"], build, recommende
 const RECOMMENDED: Recommended =
     Recommended { sampling: Sampling::nucleus(1.0, 1.0), ..Recommended::NOTHING };
 
+#[derive(Clone, Copy, Deserialize)]
+struct GateConfig {
+    swiglu_alpha: Positive,
+    swiglu_limit: Positive,
+}
+
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config,
@@ -17,22 +23,25 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "hidden_size": 2880, "num_hidden_layers": 36, "intermediate_size": 2880,
             "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
             "rms_norm_eps": 1e-5, "vocab_size": 201088, "sliding_window": 128, "rope_theta": 150000.0,
-            "num_local_experts": 128, "num_experts_per_tok": 4,
+            "num_local_experts": 128, "num_experts_per_tok": 4, "swiglu_alpha": 1.702,
+            "swiglu_limit": 7.0, "attention_bias": true, "tie_word_embeddings": false,
         }),
     );
-    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    (c.attention_bias, c.tie_word_embeddings) = (true, Some(false));
+    // Its experts have an activation of their own.
+    config.get("hidden_act");
+    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let gate: GateConfig = config::read(config)?;
     let window = |i| c.window_where(i, |i| i % 2 == 0);
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
         let a = w.at("self_attn");
         let sinks = Some(a.tensor("sinks", &[c.num_attention_heads])?);
         let attention = Attention::read(&a, QKVO, &c, rope.clone())?.sinks(sinks);
-        pre_norm(w, &c, attention.window(window(i)?), moe(&w.at("mlp"), &c, &e)?)
+        pre_norm(w, &c, attention.window(window(i)?), moe(&w.at("mlp"), &c, &e, gate)?)
     })?))
 }
 
-fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
+fn moe(w: &Scope, c: &Text, e: &Config, g: GateConfig) -> Result<Moe> {
     let (count, width, inner) = (*e.num_local_experts, c.hidden_size, c.intermediate_size);
     let router = w.linear_with_bias("router", width, count)?;
     let experts = if w.has_below("experts.gate_proj") {
@@ -70,7 +79,7 @@ fn moe(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
     };
     let router = LinearRouter::new(router, top_k_then_softmax, count, *e.num_experts_per_tok)?;
     let [gate, up, down] = experts;
-    Ok(Moe::new(router, GatedExperts::new(gate, up, down, clamped_swiglu(1.702, 7.0))))
+    Ok(Moe::new(router, GatedExperts::new(gate, up, down, clamped_swiglu(*g.swiglu_alpha, *g.swiglu_limit))))
 }
 
 /// The experts of one projection as published: MXFP4 in blocks of 16 bytes, or dense.

@@ -12,11 +12,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         config,
         json!({
             "n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64, "vocab_size": 50400,
-            "mlp_bias": true,
+            "mlp_bias": true, "activation_function": "gelu_new",
         }),
     );
     let mut c = gpt2::read(config)?;
-    c.rope_traditional = true;
+    c.rope_traditional = true.into();
     let rope = Rope::rotary_dim(&c, config::field(config, "rotary_dim")?)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     // The published name, then the name that mlx-lm writes.
@@ -33,12 +33,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         a.ignore("masked_bias");
         let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
         let attention = Attention::read(&a, names, &c, rope.clone())?;
-        let mlp = PlainMlp::read(
-            &w.at("mlp"),
-            PlainNames { up: "fc_in", down: "fc_out" },
-            &c,
-            gelu_tanh,
-        )?;
+        let names = PlainNames { up: "fc_in", down: "fc_out" };
+        let mlp = PlainMlp::of(&w.at("mlp"), names, &c)?;
         Ok(Block::new(Residual::pre(norm(w, "ln_1")?, Parallel(attention, mlp))))
     })?))
 }

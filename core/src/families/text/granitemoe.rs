@@ -25,9 +25,9 @@ pub fn experts(w: &Scope, c: &Text, e: &Config) -> Result<Moe> {
     let router = LinearRouter::new(logits, route, count, *e.num_experts_per_tok)?;
     let experts = if ["input_linear", "output_linear"].iter().any(|name| w.has_below(name)) {
         let names = FusedNames { gate_up: "input_linear.weight", down: "output_linear.weight" };
-        GatedExperts::read_fused(w, names, sizes, swiglu)?
+        GatedExperts::read_fused(w, names, sizes, gate_of(c)?)?
     } else {
-        GatedExperts::read(w, "switch_mlp", sizes, swiglu)?
+        GatedExperts::read(w, "switch_mlp", sizes, gate_of(c)?)?
     };
     Ok(Moe::new(router, experts))
 }

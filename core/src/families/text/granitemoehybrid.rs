@@ -22,9 +22,11 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    // It is the activation of the convolutions too.
+    config::only(config, json!({"hidden_act": "silu"}))?;
     let known = [LayerKind::Attention, LayerKind::Recurrence];
     let kinds = LayerKind::of_config(config, &["layer_types", "layers_block_type"], &known)?;
-    let config = &config::with_defaults_for_null(
+    let config = &config::with_defaults(
         config,
         json!({
             "embedding_multiplier": 1.0, "residual_multiplier": 1.0,

@@ -8,6 +8,6 @@ pub const FAMILY: Family =
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": false})))?;
-    c.rope_traditional = true;
+    c.rope_traditional = true.into();
     Ok(Box::new(qwen2::decoder(w, &c)?))
 }

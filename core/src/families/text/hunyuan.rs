@@ -63,7 +63,7 @@ fn attention(
     let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
     let (heads, kv_heads) = (c.num_attention_heads, c.kv_heads());
     let borrows = e.use_cla && layer % *e.cla_share_factor != 0;
-    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
     let (q, own) = if w.has_below("qkv_proj") {
         let widths = [queries / kv_heads, c.head_dim(), c.head_dim()];
         let [q, k, v] = w.fused_by_group("qkv_proj", width, kv_heads, widths)?;
@@ -95,10 +95,10 @@ fn attention(
 
 fn dense(w: &Scope, c: &Text, inner: i32) -> Result<Mlp> {
     if !w.has_below("gate_and_up_proj") {
-        return Mlp::sized(w, c, inner, swiglu);
+        return Mlp::sized(w, c, inner);
     }
     let [up, gate] = w.fused("gate_and_up_proj", c.hidden_size, [inner, inner])?;
-    Ok(Mlp::new(gate, up, w.linear("down_proj", inner, c.hidden_size)?, swiglu))
+    Ok(Mlp::new(gate, up, w.linear("down_proj", inner, c.hidden_size)?, gate_of(c)?))
 }
 
 fn experts(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Ffn> {
@@ -112,7 +112,7 @@ fn experts(w: &Scope, c: &Text, e: &Config, layer: i32) -> Result<Ffn> {
     check_choice("moe_topk", count, k)?;
     let router = LinearRouter::new(logits, route, count, k)?.choosing(first_top_k);
     let sizes = ExpertSizes { count, width: c.hidden_size, inner };
-    let moe = Moe::new(router, GatedExperts::read(w, "switch_mlp", sizes, swiglu)?);
+    let moe = Moe::new(router, GatedExperts::read(w, "switch_mlp", sizes, gate_of(c)?)?);
     if !e.use_mixed_mlp_moe {
         return Ok(Box::new(moe));
     }

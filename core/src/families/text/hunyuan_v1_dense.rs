@@ -47,7 +47,9 @@ pub fn rope(config: &Json, c: &Text) -> Result<Rope> {
     let e: Positions = config::read(config)?;
     let magnitude = e.rope_scaling.as_ref().or(e.rope_parameters.as_ref());
     let Some(alpha) = magnitude.and_then(|magnitude| magnitude.alpha) else { return Rope::of(c) };
-    // Configs call this type `dynamic`, but with an `alpha` it does not depend on the length.
+    // Configs call this type `dynamic`, but with an `alpha` it depends neither on the length nor on
+    // other fields.
+    c.rope_scaling();
     let dims = f64::from(c.head_dim());
     let base = f64::from(c.rope_theta()) * alpha.powf(dims / (dims - 2.0));
     Rope::base(c.head_dim(), base as f32)

@@ -15,7 +15,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let mut c = Text::read_renamed(config, &[("bias", "attention_bias")])?;
     // The MLP has no biases, whatever the config says.
-    c.mlp_bias = false;
+    c.mlp_bias = false.into();
     let rope = Rope::of(&c)?;
     let names = Names { embedding: "tok_embeddings", ..Names::default() };
     let head = Head::named(w, "output", c.tie_word_embeddings, c.hidden_size, c.vocab_size)?;

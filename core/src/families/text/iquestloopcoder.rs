@@ -35,6 +35,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         blocks,
         norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
         head: Head::of(w, &c)?,
+        original_context: c.original_context(),
     }))
 }
 

@@ -28,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     config::only(config, json!({"hidden_act": "silu"}))?;
     let known = [LayerKind::Attention, LayerKind::Recurrence];
     let kinds = LayerKind::of_config(config, &["layers_block_type", "layer_types"], &known)?;
-    let config = &config::with_defaults_for_null(
+    let config = &config::with_defaults(
         config,
         json!({
             "attn_layer_offset": 4, "attn_layer_period": 8, "expert_layer_offset": 1,
@@ -73,6 +73,6 @@ impl Config {
         let k = *self.num_experts_per_tok;
         let router = LinearRouter::new(logits, softmax_then_top_k, count, k)?;
         let sizes = ExpertSizes { count, width, inner: c.intermediate_size };
-        Ok(Box::new(Moe::new(router.choosing(first_top_k), stacked_experts(w, sizes)?)))
+        Ok(Box::new(Moe::new(router.choosing(first_top_k), stacked_experts(w, c, sizes)?)))
     }
 }

@@ -8,10 +8,9 @@ pub const FAMILY: Family =
     Family { model_types: &["kimi_k25"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let text = config.get("text_config").filter(|text| text.is_object());
-    let text = text.ok_or_else(|| Error::config("text_config", "missing, or not an object"))?;
-    for part in ["vision_tower", "vision_model", "multi_modal_projector", "mm_projector"] {
-        w.ignore(part);
+    if config.get("text_config").is_none_or(Json::is_null) {
+        return Err(Error::config("text_config", "missing"));
     }
-    Ok(Box::new(deepseek_v3::decoder(text, w)?))
+    ignore_parts(w, &["vision_tower", "vision_model", "multi_modal_projector", "mm_projector"]);
+    Ok(Box::new(deepseek_v3::decoder(&config::text(config)?, w)?))
 }

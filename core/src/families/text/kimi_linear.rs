@@ -60,8 +60,23 @@ pub struct DeltaLayers {
 }
 
 impl DeltaLayers {
+    /// Reads `linear_attn_config`, or what transformers writes in its place: a list of the kinds of
+    /// layers, with the sizes beside it.
     pub fn read(config: &Json) -> Result<Self> {
-        config::field(config, "linear_attn_config")
+        let known = [LayerKind::Attention, LayerKind::Recurrence];
+        let is_nested = config.get("linear_attn_config").is_some_and(|nested| !nested.is_null());
+        let kinds = match is_nested {
+            true => None,
+            false => LayerKind::of_config(config, &["layer_types"], &known)?,
+        };
+        let Some(kinds) = kinds else { return config::field(config, "linear_attn_config") };
+        let layers = (1..).zip(&kinds).filter(|(_, kind)| **kind == LayerKind::Recurrence);
+        Ok(DeltaLayers {
+            kda_layers: layers.map(|(layer, _)| layer).collect(),
+            num_heads: config::field(config, "linear_num_heads")?,
+            head_dim: config::field(config, "linear_head_dim")?,
+            short_conv_kernel_size: config::field(config, "linear_conv_kernel_dim")?,
+        })
     }
 
     /// Whether this layer has it; the config counts from one.

@@ -31,9 +31,9 @@ fn mixed(w: &Scope, c: &Text, config: &Json, Size(shared): Size) -> Result<Ffn> 
     let router = LossFreeRouter::new(logits, Some(bias), &routing)?.rounded();
     let router = if normalizes { router.normalized() } else { router };
     let routed =
-        Moe::new(router, stacked_experts(w, ExpertSizes { count, width: c.hidden_size, inner })?);
+        Moe::new(router, stacked_experts(w, c, ExpertSizes { count, width: c.hidden_size, inner })?);
     let width = config::product("n_shared_experts", [inner, shared])?;
-    let shared = Mlp::sized(&w.at("shared_experts"), c, width, swiglu)?;
+    let shared = Mlp::sized(&w.at("shared_experts"), c, width)?;
     let coefficient = w.linear_with_bias("coefficient", c.hidden_size, 2)?;
     Ok(Box::new(Map(move |x: &Array| {
         let coefficients = ops::softmax_axis(coefficient.forward(x)?, -1, true)?;

@@ -5,7 +5,7 @@
 use crate::families::text::qwen3;
 use crate::{
     families::prelude::*,
-    layers::{attention::gated::single_softplus, position::rope::share_of_head},
+    layers::attention::gated::single_softplus,
 };
 
 pub const FAMILY: Family =
@@ -83,8 +83,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 fn rope(c: &Text, window: Option<i32>) -> Result<Rope> {
     let own = c.rope_of(window).ok();
     let base = own.and_then(|own| own.rope_theta).unwrap_or(10_000.0);
-    let share = own.and_then(|own| own.partial_rotary_factor).or(c.partial_rotary_factor);
-    let dims = share_of_head(c, share.unwrap_or(1.0), "partial_rotary_factor")?;
+    let share = own.and_then(|own| *own.partial_rotary_factor).or(c.partial_rotary_factor());
+    let dims = c.share_of_head(share.unwrap_or(1.0), "partial_rotary_factor")?;
     Rope::scaled(dims, base, false, own, c.max_position_embeddings)
 }
 
@@ -108,10 +108,10 @@ impl Config {
         );
         let router = router.normalized().scores(score);
         let experts =
-            stacked_experts(w, ExpertSizes { count, width, inner: *self.moe_intermediate_size })?;
+            stacked_experts(w, c, ExpertSizes { count, width, inner: *self.moe_intermediate_size })?;
         let (experts, scale) = (Moe::new(router, experts), *self.moe_routed_scaling_factor);
         let inner = *self.shared_expert_intermediate_size;
-        let shared = Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?;
+        let shared = Mlp::sized(&w.at("shared_expert"), c, inner)?;
         Ok(Box::new(Map(move |x: &Array| {
             let y = experts.apply(x)?;
             let y = y.multiply(mlx::scalar(scale, y.dtype())?)?;

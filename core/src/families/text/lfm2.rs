@@ -43,13 +43,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// The config fields, under the names of this family and its relatives.
 pub fn read(config: &Json) -> Result<Text> {
     let config = config::with_defaults(config, json!({"rope_theta": 1e6}));
-    Text::read_renamed(&config, &[("norm_eps", "rms_norm_eps")])
+    let names = [("norm_eps", "rms_norm_eps"), ("tie_embedding", "tie_word_embeddings")];
+    Text::read_renamed(&config, &names)
 }
 
 /// The MLP of a layer.
 pub fn mlp(w: &Scope, c: &Text) -> Result<Ffn> {
     let names = if w.has_below("w1") { W1_W3_W2 } else { GATE_UP_DOWN };
-    Ok(Box::new(Mlp::read(w, names, c, swiglu)?))
+    Ok(Box::new(Mlp::of(w, names, c)?))
 }
 
 /// The decoder, in which `ffn` reads the feed-forward network of each layer.
@@ -60,16 +61,17 @@ pub fn decoder(
     ffn: impl Fn(i32, &Scope) -> Result<Ffn>,
 ) -> Result<Decoder> {
     let e: Mixers = config::read(config)?;
-    let attends = |i: i32| match (&e.full_attn_idxs, &c.layer_types) {
+    let attends = |i: i32| match (&e.full_attn_idxs, &*c.layer_types) {
         (Some(layers), _) => layers.contains(&i),
         (None, Some(kinds)) => kinds[i as usize] == "full_attention",
         (None, None) => false,
     };
-    let nested = c.rope_parameters.as_ref().and_then(|nested| nested.rope_theta);
-    let rope = Rope::base(c.head_dim(), nested.unwrap_or(c.rope_theta()))?;
-    let head = Head::read(w, Some(true), c.hidden_size, c.vocab_size)?;
+    let rope = Rope::of(c)?;
+    let (body, head) = body(w);
+    let tied = c.tie_word_embeddings.or(Some(true));
+    let head = Head::read(&head, tied, c.hidden_size, c.vocab_size)?;
     let names = Names { norm: "embedding_norm", ..Names::default() };
-    Decoder::named(&w.at("model"), names, c, head, |i, w| {
+    Decoder::named(&body, names, c, head, |i, w| {
         let norms = TwoNorms { before_mixer: "operator_norm", before_ffn: "ffn_norm" };
         let ffn = ffn(i, &w.at("feed_forward"))?;
         if !attends(i) {

@@ -22,16 +22,16 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(config, json!({"routed_scaling_factor": 1.0}));
     let (c, e): (Text, Config) = (lfm2::read(config)?, config::read(config)?);
     Ok(Box::new(lfm2::decoder(config, w, &c, |i, w| {
-        if i < *e.num_dense_layers { lfm2::mlp(w, &c) } else { e.experts(w, c.hidden_size) }
+        if i < *e.num_dense_layers { lfm2::mlp(w, &c) } else { e.experts(w, &c) }
     })?))
 }
 
 impl Config {
-    fn experts(&self, w: &Scope, width: i32) -> Result<Ffn> {
+    fn experts(&self, w: &Scope, c: &Text) -> Result<Ffn> {
         let (count, k, inner) =
             (*self.num_experts, *self.num_experts_per_tok, *self.moe_intermediate_size);
         check_choice("num_experts_per_tok", count, k)?;
-        let logits = w.linear("gate", width, count)?;
+        let logits = w.linear("gate", c.hidden_size, count)?;
         let bias = self.use_expert_bias.then(|| w.tensor("expert_bias", &[count])).transpose()?;
         let (normalizes, factor) = (self.norm_topk_prob, *self.routed_scaling_factor);
         let router = move |x: &Array| -> Result<(Array, Array)> {
@@ -47,7 +47,7 @@ impl Config {
             }
             Ok((ids, weights.multiply(constant(factor)?)?))
         };
-        let sizes = ExpertSizes { count, width, inner };
-        Ok(Box::new(Moe::new(router, stacked_experts(w, sizes)?)))
+        let sizes = ExpertSizes { count, width: c.hidden_size, inner };
+        Ok(Box::new(Moe::new(router, stacked_experts(w, c, sizes)?)))
     }
 }

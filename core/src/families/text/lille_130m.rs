@@ -28,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::named(&w.at("transformer"), names, &c, head, |_, w| {
         let (a, f) = (w.at("attention"), w.at("feed_forward"));
         let attention = Attention::fused(&a, ["qkv_proj", "out_proj"], &c, rope.clone())?;
-        let mlp = Mlp::read(&f, GATE_UP_DOWN, &c, swiglu)?;
+        let mlp = Mlp::of(&f, GATE_UP_DOWN, &c)?;
         pre_norm_named(
             w,
             TwoNorms { before_mixer: "attention.norm", before_ffn: "feed_forward.norm" },

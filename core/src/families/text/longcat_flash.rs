@@ -71,7 +71,7 @@ impl Config {
             attention: Mla::read(&a, c, &self.latent, 1e-5, self.rope.clone())?,
             scales: [q_rank.map(scale), kv_rank.map(scale)],
             before_mlp: norm("post_attention_layernorm")?,
-            mlp: Mlp::read(&w.at("mlps").at(i), GATE_UP_DOWN, c, swiglu)?,
+            mlp: Mlp::of(&w.at("mlps").at(i), GATE_UP_DOWN, c)?,
         })
     }
 
@@ -97,7 +97,9 @@ impl Config {
             Ok((ids, weights.multiply(constant(factor)?)?.as_dtype(x.dtype())?))
         };
         let sizes = ExpertSizes { count, width, inner: *e.expert_ffn_hidden_size };
-        let experts = GatedExperts::read(w, "switch_mlp", sizes, swiglu)?;
+        // transformers saves tensors of the identities too.
+        (count..all).for_each(|i| w.at("experts").ignore(&i.to_string()));
+        let experts = GatedExperts::read(w, "switch_mlp", sizes, gate_of(&self.text)?)?;
         Ok(Box::new(Map(move |x: &Array| {
             let (ids, weights) = route(x)?;
             let idle = ids.ge(Array::from_int(count))?;

@@ -77,7 +77,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             taps: *e.conv_kernel,
         };
         let biases = SelectiveScanBiases { projections: e.use_bias, conv: e.use_conv_bias };
-        let is_falcon = config["model_type"] == "falcon_mamba";
+        let is_falcon =
+            config.get("model_type").and_then(Json::as_str) == Some("falcon_mamba");
         let norms = match e.use_bcdt_rms {
             Some(false) if !is_falcon => SelectionNorms::None,
             None if !is_falcon => SelectionNorms::None,

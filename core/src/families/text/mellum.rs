@@ -16,7 +16,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             },
         }),
     );
-    let (c, e): (Text, qwen3_moe::Config) = (qwen3::read(config)?, config::read(config)?);
+    let (c, e) = (qwen3::read(config)?, qwen3_moe::Config::read(config)?);
     let kinds: Option<Vec<String>> = config::field(config, "mlp_layer_types")?;
     config::check_entries("mlp_layer_types", kinds.as_ref(), c.num_hidden_layers)?;
     // The multi-token prediction layers are ignored; they are meant for speculative decoding.

@@ -8,7 +8,7 @@ pub const FAMILY: Family =
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let mut c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": false})))?;
-    c.attention_bias = true;
+    c.attention_bias = true.into();
     // The multi-token prediction layers are ignored; they are meant for speculative decoding.
     w.at("model").ignore("mtp_layers");
     Ok(Box::new(qwen2::decoder(w, &c)?))

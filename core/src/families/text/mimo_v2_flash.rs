@@ -31,14 +31,16 @@ const SLIDING: [(&str, &str); 6] = [
 ];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &config::with_defaults_for_null(
+    let config = &config::with_defaults(
         config,
         json!({
             "routed_scaling_factor": 1.0, "n_shared_experts": 0,
         }),
     );
     let mut full = Kind::read(config, &[])?;
-    full.text.sliding_window = None;
+    full.text.sliding_window = None.into();
+    // It says what `hybrid_layer_pattern` says.
+    config.get("layer_types");
     let sliding = Kind::read(&config::without(config, &SLIDING.map(|(_, ours)| ours)), &SLIDING)?;
     let (c, e) = (&full.text, &full.config);
     let layers = c.num_hidden_layers;
@@ -83,7 +85,7 @@ impl Kind {
     fn attention(&self, w: &Scope, has_sinks: bool) -> Result<impl Layer + use<>> {
         let Kind { text: c, config: e, rope } = self;
         let (width, heads, [queries, keys]) = (c.hidden_size, c.num_attention_heads, c.qk_widths());
-        let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+        let read = if *c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
         let projections = [
             read(w, "q_proj", width, queries)?,
             read(w, "k_proj", width, keys)?,
@@ -92,7 +94,7 @@ impl Kind {
         ];
         let sinks = has_sinks.then(|| w.tensor("attention_sink_bias", &[heads])).transpose()?;
         let attention = Attention::new(projections, c, rope.clone());
-        let attention = attention.sinks(sinks).window(c.sliding_window);
+        let attention = attention.sinks(sinks).window(*c.sliding_window);
         let scale = e.attention_value_scale;
         Ok(attention.run_by(move |attention, x, kv, step| {
             let [q, k, mut v] = attention.heads(x, step)?;

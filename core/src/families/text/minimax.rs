@@ -22,12 +22,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config,
         json!({
-            "use_qk_norm": true, "rope_parameters": {"rope_theta": 5e6},
+            "use_qk_norm": true, "rope_theta": 5e6,
             "norm_topk_prob": true, "routed_scaling_factor": 1.0,
         }),
     );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let routing = LossFreeRouting::read(config, &[("num_local_experts", "n_routed_experts")])?;
+    config::only(config, json!({"scoring_func": "sigmoid", "shared_intermediate_size": 0}))?;
     let rope = Rope::rotary_dim(&c, e.rotary_dim)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let a = w.at("self_attn");

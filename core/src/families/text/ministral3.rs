@@ -2,7 +2,7 @@
 //! the original context length. Follows `ministral3` of mlx-lm.
 
 use crate::families::prelude::*;
-use crate::families::text::qwen2;
+use crate::families::text::{llama, qwen2};
 
 pub const FAMILY: Family =
     Family { model_types: &["ministral3"], build, recommended: Recommended::NOTHING };
@@ -40,7 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
-    let (c, growth) = (Text::read(config)?, Growth::read(config)?);
+    let (c, growth) = (llama::all_sliding(Text::read(config)?), Growth::read(config)?);
     let rope = Rope::of(&c)?;
     Decoder::stack(w, &c, |i, w| {
         let attention = qwen2::attention(&w.at("self_attn"), &c, rope.clone())?

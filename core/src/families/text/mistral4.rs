@@ -3,10 +3,7 @@
 //! `rope_parameters`.
 
 use crate::families::prelude::*;
-use crate::families::text::{
-    deepseek_v3::{Config, nested_rope},
-    ministral3::Growth,
-};
+use crate::families::text::{deepseek_v3::Config, ministral3::Growth};
 
 pub const FAMILY: Family =
     Family { model_types: &["mistral4"], build, recommended: Recommended::NOTHING };
@@ -17,7 +14,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
     let config = &config::with_defaults(
-        &nested_rope(config, 100_000.0),
+        config,
         json!({
             "rope_parameters": {
                 "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 128.0,

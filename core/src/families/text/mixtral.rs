@@ -19,7 +19,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
             "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
             "num_local_experts": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5,
-            "max_position_embeddings": 131072, "rope_parameters": {"rope_theta": 1e6},
+            "max_position_embeddings": 131072, "rope_theta": 1e6,
         }),
     );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
@@ -32,12 +32,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let router = LinearRouter::new(logits, top_k_then_softmax, count, *e.num_experts_per_tok)?
             .choosing(first_top_k);
         let ffn = Moe::new(router, experts(&moe, &c, count)?);
-        pre_norm(w, &c, attention.window(c.sliding_window), ffn)
+        pre_norm(w, &c, attention.window(*c.sliding_window), ffn)
     })?))
 }
 
 /// Experts with the `intermediate_size` of the config.
 pub fn experts(w: &Scope, c: &Text, count: i32) -> Result<GatedExperts> {
     let sizes = ExpertSizes { count, width: c.hidden_size, inner: c.intermediate_size };
-    GatedExperts::read(w, "switch_mlp", sizes, swiglu)
+    GatedExperts::read(w, "switch_mlp", sizes, gate_of(c)?)
 }

@@ -1,5 +1,12 @@
 //! Families of text models: one file or folder for each, and their list.
 
+use crate::{
+    checkpoint::{config::Json, scope::Scope},
+    error::{Error, Result},
+    families::entry::Build,
+    models::language::LanguageModel,
+};
+
 crate::families::entry::families! {
     afm7,
     afmoe,
@@ -60,7 +67,6 @@ crate::families::entry::families! {
     lfm2_moe,
     lille_130m,
     llama,
-    llama4,
     llama4_text,
     longcat_flash,
     longcat_flash_ngram,
@@ -74,7 +80,6 @@ crate::families::entry::families! {
     minimax,
     minimax_m3_vl,
     ministral3,
-    mistral3,
     mistral4,
     mixtral,
     muse_glimmer,
@@ -117,4 +122,16 @@ crate::families::entry::families! {
     talkie,
     telechat3,
     youtu_llm,
+}
+
+/// The language model of a family, for models that have one inside.
+///
+/// # Errors
+/// [`Error::UnknownModelType`], and those of the family.
+pub fn language(model_type: &str, config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let family = FAMILIES.iter().find(|family| family.model_types.contains(&model_type));
+    match family.map(|family| family.build) {
+        Some(Build::Text(build)) => build(config, w),
+        _ => Err(Error::UnknownModelType { model_type: model_type.into(), nearest: Vec::new() }),
+    }
 }

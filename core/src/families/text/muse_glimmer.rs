@@ -21,7 +21,8 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = match config.get("text_config") {
+    let tied: Option<bool> = config::field(config, "tie_word_embeddings")?;
+    let config = match config.get("text_config").filter(|text| !text.is_null()) {
         Some(text) => config::with_defaults(text, config.clone()),
         None => config.clone(),
     };
@@ -32,18 +33,18 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 202_048,
             "rms_norm_eps": 1e-5, "post_norm_eps": 1e-8, "sliding_window": 2048,
             "qk_scale_factor": 3.87, "max_position_embeddings": 131_072, "rope_theta": 500_000.0,
-            "tie_word_embeddings": false, "final_logit_softcapping": 20.0,
+            "final_logit_softcapping": 20.0,
             "output_multiplier": 0.196_116_135_138_184_04,
         }),
     );
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    // What `text_config` says of tied embeddings does not count in the whole model.
+    c.tie_word_embeddings = Some(tied.unwrap_or(false));
     config::only(config, json!({"hidden_activation": "silu"}))?;
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), c.num_hidden_layers)?;
     let towers = ["vision_tower", "vision_adapter", "vision_projection", "perception_emb_norm"];
     ignore_parts(w, &towers);
-    let scaling = c.rope_scaling();
-    let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(c.rope_theta());
-    let rope = Rope::scaled(c.head_dim(), base, false, scaling, c.max_position_embeddings)?;
+    let rope = Rope::of(&c)?;
     let plain = || Norm::Rms { weight: None, eps: c.rms_norm_eps };
     let decoder = Decoder::stack(w, &c, |i, w| {
         let (a, window) = (w.at("self_attn"), c.window_where(i, |i| i % 4 != 3)?);
@@ -56,7 +57,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
                 .window(window);
         let [queries, _] = c.qk_widths();
         let gate = (a.linear("gate_proj", c.hidden_size, queries)?, queries);
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         let attention = gated_attention(attention, gate, sigmoid);
         let (eps, post) = (c.rms_norm_eps, *e.post_norm_eps);
         let norm = |(name, eps)| w.rms_norm(name, c.hidden_size, eps)?.plus_one();

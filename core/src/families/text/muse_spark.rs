@@ -27,21 +27,24 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let tied: Option<bool> = config::field(config, "tie_word_embeddings")?;
     let config = &config::with_defaults(
-        config::text(config)?,
+        &config::text(config)?,
         json!({
             "vocab_size": 202_048, "hidden_size": 8192, "intermediate_size": 16384,
             "num_hidden_layers": 62, "num_attention_heads": 128, "num_key_value_heads": 16,
             "head_dim": 64, "max_position_embeddings": 1_048_576, "rms_norm_eps": 1e-5,
-            "post_norm_eps": 1e-8, "rope_parameters": {"rope_theta": 500_000.0}, "sliding_window": 2048,
-            "final_logit_softcapping": 20.0, "tie_word_embeddings": false,
+            "post_norm_eps": 1e-8, "rope_theta": 500_000.0, "sliding_window": 2048,
+            "final_logit_softcapping": 20.0,
             "qk_scale_factor": 5.473_006_486_387_5, "output_multiplier": 0.176_776_695_296_636_9,
             "residual_gate_temperature": 0.3, "moe_hidden_size": 4096, "moe_intermediate_size": 4096,
             "num_local_experts": 256, "num_experts_per_tok": 8, "routed_scaling_factor": 1.0,
             "norm_topk_prob": true,
         }),
     );
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    // What `text_config` says of tied embeddings does not count in the whole model.
+    c.tie_word_embeddings = Some(tied.unwrap_or(false));
     let routing = LossFreeRouting::read(config, &[("num_local_experts", "n_routed_experts")])?;
     let layers = c.num_hidden_layers;
     config::check_entries("layer_rope_theta", e.layer_rope_theta.as_ref(), layers)?;

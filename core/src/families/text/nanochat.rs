@@ -28,7 +28,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let names = if hugging { QKVO } else { ["c_q", "c_k", "c_v", "c_proj"] };
     let [up, down] = if hugging { ["fc1", "fc2"] } else { ["c_fc", "c_proj"] };
     let head = Head::of(w, &c)?;
-    let ends = Ends { norm: norm(), head: head.softcap(c.final_logit_softcapping) };
+    let ends = Ends { norm: norm(), head: head.softcap(*c.final_logit_softcapping) };
     let decoder = Decoder::assemble(&body, parts, &c, ends, |_, w| {
         let attention = Attention::read(&w.at(mixer), names, &c, rope.clone())?
             .qk_norm(QkNorm::AfterRope(norm(), norm()));

@@ -8,8 +8,8 @@ pub const FAMILY: Family =
     Family { model_types: &["nemotron"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &config::with_defaults(config, json!({"hidden_act": "relu2"}));
     let c = Text::read_renamed(config, &[("norm_eps", "rms_norm_eps")])?;
-    let act = activation::named("hidden_act", c.hidden_act.as_deref().unwrap_or("relu2"))?;
     let rope = Rope::share(&c, 0.5)?;
     let norm =
         |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps)?.plus_one();
@@ -19,12 +19,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         |w| norm(w, "norm"),
         |_, w| {
             let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-            let mlp = PlainMlp::read(
-                &w.at("mlp"),
-                PlainNames { up: "up_proj", down: "down_proj" },
-                &c,
-                act,
-            )?;
+            let names = PlainNames { up: "up_proj", down: "down_proj" };
+            let mlp = PlainMlp::of(&w.at("mlp"), names, &c)?;
             pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, mlp)
         },
     )?))

@@ -64,18 +64,23 @@ fn kinds(config: &Json) -> Result<Vec<LayerKind>> {
     if let Some(kinds) = LayerKind::of_config(config, &fields, &known)? {
         return Ok(kinds);
     }
-    let blocks: Option<Vec<Json>> = config::field(config, "block_configs")?;
-    let blocks = blocks.ok_or_else(|| Error::config(fields[0], "missing"))?;
-    let types: Vec<&Json> = blocks.iter().map(|block| &block["block_type"]).collect();
-    let kinds = LayerKind::of_config(&json!({"block_configs": types}), &["block_configs"], &known)?;
+    let blocks = blocks(config).ok_or_else(|| Error::config(fields[0], "missing"))?;
+    blocks.iter().for_each(Json::mark);
+    let types: Vec<Option<&Json>> = blocks.iter().map(|block| block.get("block_type")).collect();
+    let types = json!({"block_configs": types}).into();
+    let kinds = LayerKind::of_config(&types, &["block_configs"], &known)?;
     Ok(kinds.unwrap_or_default())
+}
+
+/// The configs of the layers of Puzzle models.
+fn blocks(config: &Json) -> Option<&[Json]> {
+    config.get("block_configs")?.as_array()
 }
 
 /// The config of one layer: in Puzzle models, each has some fields of its own.
 fn layer_config(config: &Json, layer: usize) -> Result<Json> {
-    let blocks: Option<Vec<Json>> = config::field(config, "block_configs")?;
-    let Some(blocks) = blocks else { return Ok(config.clone()) };
-    let own = config::entry("block_configs", &blocks, layer as i32)?;
+    let Some(blocks) = blocks(config) else { return Ok(config.clone()) };
+    let own = config::entry("block_configs", blocks, layer as i32)?;
     Ok(config::with_defaults(own, config.clone()))
 }
 
@@ -89,15 +94,18 @@ fn text(config: &Json, layers: usize) -> Result<Text> {
     Text::read_renamed(&own, &[("layer_norm_epsilon", "rms_norm_eps")])
 }
 
+/// No time step is shorter than `time_step_min`, as in transformers; a higher bound in
+/// `time_step_limit` counts too, as in mlx-lm.
 fn mixer(config: &Json, w: &Scope, c: &Text) -> Result<Mamba2> {
-    // Where there are no bounds, transformers reads the lower one from another field.
-    let shortest: Option<config::Float> = config::field(config, "time_step_min")?;
-    let limit = shortest.map(|config::Float(shortest)| json!([shortest, {"__float__": "inf"}]));
     let use_bias: Option<bool> = config::field(config, "use_bias")?;
-    let defaults = json!({"time_step_limit": limit, "mamba_proj_bias": use_bias});
-    let config = config::with_defaults_for_null(config, defaults);
+    let defaults = json!({"mamba_proj_bias": use_bias, "time_step_min": 0.001});
+    let config = config::with_defaults(config, defaults);
+    let config::Float(shortest) = config::field(&config, "time_step_min")?;
+    let mut sizes = Mamba2Config::read(&config, MIXER_NAMES)?;
+    let limit = sizes.time_step_limit.unwrap_or(TimeStepLimit::NONE);
+    sizes.time_step_limit = Some(limit.at_least(shortest));
     let norm = GatedNorm { eps: c.rms_norm_eps, is_before_gate: false };
-    Mamba2::read(w, c.hidden_size, &Mamba2Config::read(&config, MIXER_NAMES)?, Some(norm))
+    Mamba2::read(w, c.hidden_size, &sizes, Some(norm))
 }
 
 /// The width of an MLP: the same for all, or one for each MLP, of which `earlier` come before.
@@ -117,11 +125,11 @@ fn mlp(w: &Scope, c: &Text, inner: i32) -> Result<PlainMlp> {
 fn experts(config: &Json, w: &Scope, c: &Text) -> Result<Ffn> {
     let e: ExpertConfig = config::read(config)?;
     let defaults = json!({"norm_topk_prob": true, "routed_scaling_factor": 1.0});
-    let routing = config::with_defaults_for_null(config, defaults);
+    let routing = config::with_defaults(config, defaults);
     let routing = LossFreeRouting::read(&routing, &[("num_local_experts", "n_routed_experts")])?;
     let router = loss_free_router(w, c, &routing)?;
     let latent = e.moe_latent_size.map(i32::from);
-    let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
     let narrow = latent.map(|latent| -> Result<[Linear; 2]> {
         let down = read(w, "fc1_latent_proj", c.hidden_size, latent)?;
         Ok([down, read(w, "fc2_latent_proj", latent, c.hidden_size)?])

@@ -42,7 +42,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "rope_theta": 500_000.0, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
         "tie_word_embeddings": false,
     });
-    let config = &config::with_defaults(&own, config::with_defaults(config, defaults));
+    let config = &config::with_defaults(&own.into(), config::with_defaults(config, defaults));
     let c = Text::read(config)?;
     let configs: Vec<BlockConfig> = config::field(config, "block_configs")?;
     config::check_entries("block_configs", Some(&configs), c.num_hidden_layers)?;
@@ -75,6 +75,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         blocks,
         norm: body.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
         head: Head::of(&head, &c)?,
+        original_context: c.original_context(),
     }))
 }
 

@@ -38,10 +38,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(Decoder::assemble(&body, names, &sizes, ends, |_, w| {
         let (attention, mlp) = if first {
             let [up, gate] = w.fused("ff_proj", width, [inner; 2])?;
-            let mlp = Mlp::new(gate, up, w.linear("ff_out", inner, width)?, swiglu);
+            let mlp = Mlp::new(gate, up, w.linear("ff_out", inner, width)?, gate_of(&c)?);
             (Attention::fused(w, ["att_proj", "attn_out"], &c, rope.clone())?, mlp)
         } else {
-            let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+            let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
             (Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?, mlp)
         };
         let attention = attention.clip_qkv(e.clip_qkv.map(f32::from));

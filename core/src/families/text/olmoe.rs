@@ -17,7 +17,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(config)?;
     let bound: Option<Positive> = config::field(config, "clip_qkv")?;
     let names = [("intermediate_size", "moe_intermediate_size")];
-    let experts: qwen3_moe::Config = config::read_renamed(config, &names, config::read)?;
+    let experts = qwen3_moe::Config::read_renamed(config, &names)?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = olmo2::attention(&w.at("self_attn"), &c, rope.clone())?;

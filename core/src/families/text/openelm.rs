@@ -26,7 +26,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "activation_fn_name": "swish",
             "num_hidden_layers": config.get("num_transformer_layers"),
             "rope_theta": config.get("rope_freq_constant"), "normalize_qk_projections": true,
-            "tie_word_embeddings": config.get("share_input_output_layers").unwrap_or(&json!(true)),
+            "tie_word_embeddings": config.get("share_input_output_layers").cloned().unwrap_or(true.into()),
             // Each layer has its own value.
             "num_attention_heads": 1, "intermediate_size": 1,
         }),

@@ -18,7 +18,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         json!({
             "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 10240,
             "num_attention_heads": 32, "vocab_size": 51200, "attention_bias": true, "mlp_bias": true,
-            "layer_norm_eps": 1e-5, "qk_layernorm": false,
+            "layer_norm_eps": 1e-5, "qk_layernorm": false, "hidden_act": "gelu_new",
         }),
     );
     let e: Config = config::read(config)?;
@@ -39,8 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let norms = QkNorm::BeforeRope(norm("q_layernorm")?, norm("k_layernorm")?);
             attention = attention.qk_norm(norms);
         }
-        let mlp =
-            PlainMlp::read(&w.at("mlp"), PlainNames { up: "fc1", down: "fc2" }, &c, gelu_tanh)?;
+        let mlp = PlainMlp::of(&w.at("mlp"), PlainNames { up: "fc1", down: "fc2" }, &c)?;
         Ok(Block::new(Residual::pre(norm(w, "input_layernorm")?, Parallel(attention, mlp))))
     })?))
 }

@@ -18,7 +18,6 @@ struct Config {
     mup_embedding_multiplier: Option<Positive>,
     mup_width_multiplier: Option<Positive>,
     rope_position_scale: Positive,
-    rope_scaling: Option<Magnitude>,
     dummy_token_indices: Option<Vec<u32>>,
 }
 
@@ -30,18 +29,13 @@ struct Blocks {
     blocksparse_vert_stride: Size,
 }
 
-#[derive(Deserialize)]
-struct Magnitude {
-    long_mscale: Option<Positive>,
-}
-
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config,
         json!({
             "intermediate_size": config.get("ff_intermediate_size"),
             "rms_norm_eps": config.get("layer_norm_epsilon"),
-            "rope_theta": config.get("rope_embedding_base").unwrap_or(&json!(1e6)),
+            "rope_theta": config.get("rope_embedding_base").cloned().unwrap_or(1e6.into()),
             "mup_attn_multiplier": 1.0, "mup_use_scaling": true, "mup_embedding_multiplier": 10.0,
             "mup_width_multiplier": 8.0, "rope_position_scale": 1.0, "blocksparse_block_size": 64,
             "blocksparse_num_local_blocks": 16, "blocksparse_vert_stride": 8,
@@ -49,7 +43,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let (mut c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let blocks: Blocks = config::read(config)?;
-    (c.attention_bias, c.tie_word_embeddings) = (true, Some(true));
+    (c.attention_bias, c.tie_word_embeddings) = (true.into(), Some(true));
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     let logit_scale = e.mup_width_multiplier.map_or(1.0, |width| width.recip());
     // The ids in the table that no token has.
@@ -114,13 +108,8 @@ fn attention(
     blocks: Option<Blocks>,
 ) -> Result<impl Layer<State = KvCache> + use<>> {
     let mut rope = Rope::of(c)?;
-    match &mut rope {
-        Rope::Base { scale, .. } => *scale *= *e.rope_position_scale,
-        Rope::Frequencies { magnitude, .. } => {
-            let own = e.rope_scaling.as_ref().and_then(|scaling| scaling.long_mscale);
-            *magnitude = own.map_or(*magnitude, f32::from);
-        }
-        _ => {}
+    if let Rope::Base { scale, .. } = &mut rope {
+        *scale *= *e.rope_position_scale;
     }
     let (heads, dims) = (c.num_attention_heads, c.head_dim() as f32);
     let scale = if e.mup_use_scaling { *e.mup_attn_multiplier / dims } else { dims.powf(-0.5) };

@@ -3,7 +3,7 @@
 //! transformers for the sliding window.
 
 use crate::families::prelude::*;
-use crate::families::text::{mixtral, phi3};
+use crate::families::text::mixtral;
 use mlx_rs::ops::indexing::argmax_axis;
 
 pub const FAMILY: Family =
@@ -18,7 +18,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &phi3::complete(
+    let config = &config::with_defaults(
         config,
         json!({
             "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 6400,
@@ -28,14 +28,10 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "attention_bias": true, "lm_head_bias": true, "tie_word_embeddings": false,
         }),
     );
+    config::only(config, json!({"tie_word_embeddings": false}))?;
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
-    let mut rope = Rope::of(&c)?;
-    if let Rope::Frequencies { magnitude, .. } = &mut rope
-        && let Some(own) = c.rope_scaling().and_then(|scaling| scaling.long_mscale)
-    {
-        *magnitude = own;
-    }
-    if e.lm_head_bias && c.tie_word_embeddings == Some(false) {
+    let rope = Rope::of(&c)?;
+    if e.lm_head_bias {
         w.at("lm_head").require("bias")?;
     }
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
@@ -48,7 +44,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let moe = w.at("block_sparse_moe");
             let experts = mixtral::experts(&moe, &c, *e.num_local_experts)?;
             let ffn = Moe::new(sparse_mixer(&moe, &c, &e)?, experts);
-            let attention = attention.window(c.sliding_window);
+            let attention = attention.window(*c.sliding_window);
             pre_norm_under(|name| norm(w, name), TWO_NORMS, attention, ffn)
         },
     )?))

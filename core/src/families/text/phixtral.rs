@@ -17,7 +17,7 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // mlx-lm reads other names than checkpoints have.
-    let other = |name: &str, default: i32| config.get(name).cloned().unwrap_or(json!(default));
+    let other = |name: &str, default: i32| config.get(name).cloned().unwrap_or(default.into());
     let config = &config::with_defaults(
         config,
         json!({

@@ -33,7 +33,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             let mixed = kv.attend(&q, k, v, &attention.scores, step)?;
             attention.project(&join_heads(&turned(&mixed, kv_heads, shared)?)?)
         });
-        let mlp = Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?;
         Ok(Block::new(Residual::pre(norm, Parallel(attention, mlp))))
     })?))
 }

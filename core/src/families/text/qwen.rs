@@ -40,7 +40,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     }
     c.intermediate_size /= 2;
     c.num_key_value_heads = None;
-    c.mlp_bias = !e.no_bias;
+    c.mlp_bias = (!e.no_bias).into();
     let rope = Rope::base(c.head_dim(), *e.rotary_emb_base)?;
     let require = |w: &Scope| if e.no_bias { Ok(()) } else { w.require("bias") };
     require(&w.at("lm_head"))?;
@@ -55,7 +55,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             attention = attention.queries(move |q, step| grow(q, step, *e.seq_length));
         }
         let mlp =
-            Mlp::read(&w.at("mlp"), MlpNames { gate: "w2", up: "w1", down: "c_proj" }, &c, swiglu)?;
+            Mlp::of(&w.at("mlp"), MlpNames { gate: "w2", up: "w1", down: "c_proj" }, &c)?;
         pre_norm_named(w, TwoNorms { before_mixer: "ln_1", before_ffn: "ln_2" }, &c, attention, mlp)
     })?))
 }

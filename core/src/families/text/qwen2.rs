@@ -10,11 +10,11 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config,
         json!({
-            "tie_word_embeddings": true, "rope_parameters": {"rope_theta": 1e6},
+            "tie_word_embeddings": true, "rope_theta": 1e6,
         }),
     );
     let mut c = switch_windows(Text::read(config)?, config, |i, first| i >= first)?;
-    c.attention_bias = true;
+    c.attention_bias = true.into();
     Ok(Box::new(decoder(w, &c)?))
 }
 
@@ -31,8 +31,10 @@ pub fn switch_windows(c: Text, config: &Json, slides: fn(i32, i32) -> bool) -> R
     let kind = |i| if slides(i, first) { "sliding_attention" } else { "full_attention" };
     let usual = || (0..c.num_hidden_layers).map(|i| kind(i).to_string()).collect();
     let is_on: bool = config::field(&config, "use_sliding_window")?;
-    let layer_types = is_on.then(|| c.layer_types.clone().unwrap_or_else(usual));
-    Ok(Text { layer_types, ..c })
+    // A window that is switched off counts as read, and so do its layers.
+    let (_, _) = (*c.sliding_window, c.layer_types.is_some());
+    let layer_types = is_on.then(|| c.layer_types.as_ref().cloned().unwrap_or_else(usual));
+    Ok(Text { layer_types: layer_types.into(), ..c })
 }
 
 pub fn decoder(w: &Scope, c: &Text) -> Result<Decoder> {
@@ -49,7 +51,7 @@ pub fn attention(w: &Scope, c: &Text, rope: Rope) -> Result<Attention> {
 }
 
 pub fn projections(w: &Scope, c: &Text) -> Result<[Linear; 4]> {
-    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
     let ([queries, keys], width) = (c.qk_widths(), c.hidden_size);
     Ok([
         read(w, "q_proj", width, queries)?,

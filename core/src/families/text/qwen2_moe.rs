@@ -12,13 +12,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
         config,
         json!({
-            "rope_parameters": {"rope_theta": 1e6}, "decoder_sparse_step": 1, "norm_topk_prob": false,
+            "rope_theta": 1e6, "decoder_sparse_step": 1, "norm_topk_prob": false,
             "qkv_bias": true,
         }),
     );
     let c = Text::read_renamed(config, &[("qkv_bias", "attention_bias")])?;
     let c = qwen2::switch_windows(c, config, |i, first| i % 2 == 0 && i < first)?;
-    let experts: qwen3_moe::Config = config::read(config)?;
+    let experts = qwen3_moe::Config::read(config)?;
     let Size(inner) = config::field(config, "shared_expert_intermediate_size")?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
@@ -37,6 +37,6 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 /// `sigmoid(gate(x)) · mlp(x)`.
 pub fn shared_expert(w: &Scope, c: &Text, inner: i32) -> Result<impl Layer<State = ()> + 'static> {
     let gate = w.linear("shared_expert_gate", c.hidden_size, 1)?;
-    let mlp = Mlp::sized(&w.at("shared_expert"), c, inner, swiglu)?;
+    let mlp = Mlp::sized(&w.at("shared_expert"), c, inner)?;
     Ok(Map(move |x: &Array| Ok(ops::sigmoid(gate.forward(x)?)?.multiply(mlp.apply(x)?)?)))
 }

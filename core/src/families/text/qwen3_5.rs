@@ -1,12 +1,11 @@
 //! Qwen 3.5 and 3.6: Qwen 3 Next with the projections of Gated DeltaNet in four matrices, dense or
-//! with experts, inside a multimodal checkpoint, whose vision tower is ignored. Follows `qwen3_5` and
-//! `qwen3_5_moe` of mlx-lm.
+//! with experts. Follows `qwen3_5` and `qwen3_5_moe` of mlx-lm.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen3_next;
 
 pub const FAMILY: Family = Family {
-    model_types: &["qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"],
+    model_types: &["qwen3_5_text", "qwen3_5_moe_text"],
     build,
     recommended: RECOMMENDED,
 };
@@ -17,8 +16,7 @@ pub const RECOMMENDED: Recommended = Recommended {
 };
 
 pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    ignore_parts(w, &["visual", "vision_tower"]);
-    Ok(Box::new(decoder(config::text(config)?, w)?))
+    Ok(Box::new(decoder(&config::text(config)?, w)?))
 }
 
 fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {

@@ -1,5 +1,6 @@
 //! Qwen 3 MoE: Qwen 3's attention; routed experts except in the layers that the config lists as
-//! dense. Follows `qwen3_moe` of mlx-lm, and Qwen's own code for `rope_scaling`.
+//! dense. Follows `qwen3_moe` of mlx-lm, and Qwen's own code for `rope_scaling` and
+//! the sliding window.
 
 use crate::families::prelude::*;
 use crate::families::text::qwen3;
@@ -22,10 +23,13 @@ pub struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let (c, e): (Text, Config) = (qwen3::read(config)?, config::read(config)?);
+    let (c, e) = (Text::read(config)?, Config::read(config)?);
+    let slides: Option<bool> = config::field(config, "use_sliding_window")?;
+    let window = c.sliding_window.filter(|_| slides == Some(true));
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |i, w| {
-        let attention = qwen3::attention(&w.at("self_attn"), &c, rope.clone())?;
+        let attention =
+            qwen3::attention(&w.at("self_attn"), &c, rope.clone())?.window(window);
         let mlp = w.at("mlp");
         let ffn: Ffn =
             if e.is_sparse(i) { Box::new(experts(&mlp, &c, &e, top_k)?) } else { dense(&mlp, &c)? };
@@ -34,6 +38,17 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 }
 
 impl Config {
+    /// Reads the fields; transformers writes `num_local_experts`.
+    pub fn read(config: &Json) -> Result<Self> {
+        Self::read_renamed(config, &[])
+    }
+
+    /// As [`Config::read`], with further names: `(theirs, ours)`.
+    pub fn read_renamed(config: &Json, names: &[(&str, &str)]) -> Result<Self> {
+        let names = [&[("num_local_experts", "num_experts")][..], names].concat();
+        config::read_renamed(config, &names, config::read)
+    }
+
     pub fn is_sparse(&self, layer: i32) -> bool {
         *self.num_experts > 0
             && !self.mlp_only_layers.as_ref().is_some_and(|dense| dense.contains(&layer))
@@ -47,5 +62,5 @@ pub fn experts(w: &Scope, c: &Text, e: &Config, top_k: TopK) -> Result<Moe> {
     let route = if e.norm_topk_prob { softmax_then_top_k_normalized } else { softmax_then_top_k };
     let logits = w.linear("gate", c.hidden_size, count)?;
     let router = LinearRouter::new(logits, route, count, *e.num_experts_per_tok)?;
-    Ok(Moe::new(router.choosing(top_k), GatedExperts::read(w, "switch_mlp", sizes, swiglu)?))
+    Ok(Moe::new(router.choosing(top_k), GatedExperts::read(w, "switch_mlp", sizes, gate_of(c)?)?))
 }

@@ -37,6 +37,8 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
 
 /// The decoder of this family and of those with other layouts of its projections.
 pub fn decoder(config: &Json, w: &Scope) -> Result<Decoder> {
+    // It is the activation of the convolutions too.
+    config::only(config, json!({"hidden_act": "silu"}))?;
     let config = &config::with_defaults(
         config,
         json!({
@@ -98,7 +100,7 @@ impl DeltaFields {
 
 /// Whether the layer is one of attention: as `layer_types` says, or the last of each interval.
 pub fn attends(c: &Text, layer: i32, interval: i32) -> Result<bool> {
-    let Some(kinds) = &c.layer_types else { return Ok((layer + 1) % interval == 0) };
+    let Some(kinds) = &*c.layer_types else { return Ok((layer + 1) % interval == 0) };
     match kinds[layer as usize].as_str() {
         "full_attention" => Ok(true),
         "linear_attention" => Ok(false),
@@ -130,7 +132,7 @@ fn attention(
     require_biases(w, ["q_proj", "o_proj"], c)?;
     let (heads, dims) = (c.num_attention_heads, c.head_dim());
     let [q, gate] = w.fused_by_group("q_proj", c.hidden_size, heads, [dims, dims])?;
-    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
     let [queries, keys] = c.qk_widths();
     let k = read(w, "k_proj", c.hidden_size, keys)?;
     let v = read(w, "v_proj", c.hidden_size, keys)?;

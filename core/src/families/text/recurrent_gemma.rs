@@ -25,7 +25,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let known = [LayerKind::Attention, LayerKind::Recurrence];
     let pattern = LayerKind::of_config(config, &["block_types", "_block_types"], &known)?;
     let pattern = pattern.unwrap_or_else(|| vec![known[1], known[1], known[0]]);
-    let config = config::with_defaults_for_null(
+    let config = config::with_defaults(
         &config::without(config, &["layer_types"]),
         json!({
             "conv1d_width": 4, "embeddings_scale_by_sqrt_dim": true,
@@ -39,7 +39,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if lru % heads != 0 {
         return Err(Error::config("lru_width", format!("{lru} for {heads} heads")));
     }
-    (c.mlp_bias, c.intermediate_size) = (true, c.intermediate_size / 2);
+    (c.mlp_bias, c.intermediate_size) = (true.into(), c.intermediate_size / 2);
     let rope = Rope::share(&c, 0.5)?;
     let norm = |w: &Scope, name| w.rms_norm(name, width, c.rms_norm_eps)?.plus_one();
     let body = w.at("model");

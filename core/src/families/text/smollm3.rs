@@ -37,6 +37,10 @@ impl Positions {
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let c = Text::read(&config::with_defaults(config, json!({"tie_word_embeddings": true})))?;
     let positions = Positions::read(config, c.num_hidden_layers)?;
+    if c.layer_types.is_some() {
+        // The list has its consequences.
+        config.get("use_sliding_window");
+    }
     let rope = Rope::of(&c)?;
     let rope = |i| if positions.are_in(i) { rope.clone() } else { Rope::None };
     Ok(Box::new(Decoder::stack(w, &c, |i, w| llama::block(w, &c, i, rope(i)))?))

@@ -7,14 +7,13 @@ pub const FAMILY: Family =
     Family { model_types: &["solar_open"], build, recommended: Recommended::NOTHING };
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let nested = config.pointer("/rope_parameters/partial_rotary_factor");
     glm4_moe::build(
         &config::with_defaults(
             config,
             json!({
-                "partial_rotary_factor": nested.cloned().unwrap_or(json!(1.0)), "use_qk_norm": false,
+                "partial_rotary_factor": 1.0, "use_qk_norm": false,
                 "first_k_dense_replace": 0, "intermediate_size": config.get("moe_intermediate_size"),
-                "rope_parameters": {"rope_theta": 1e6},
+                "rope_theta": 1e6,
             }),
         ),
         w,

@@ -21,11 +21,14 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     )?;
     let mut c = Text::read(config)?;
     let kind = |i| if i % 4 == 3 { "full_attention" } else { "sliding_attention" };
-    c.layer_types.get_or_insert_with(|| (0..c.num_hidden_layers).map(|i| kind(i).into()).collect());
+    if c.layer_types.is_none() {
+        let kinds = (0..c.num_hidden_layers).map(|i| kind(i).into()).collect();
+        c.layer_types = Some(kinds).into();
+    }
     let (body, heads) = (w.at("model"), c.num_attention_heads);
     // Some conversions rename the embedding table.
     let table = if body.has_below("embed_tokens") { "embed_tokens" } else { "embedding" };
-    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
     let names = Names { embedding: table, ..Names::default() };
     Ok(Box::new(Decoder::named(&body, names, &c, Head::of(w, &c)?, |i, w| {
         let (a, window) = (w.at("self_attn"), c.window(i)?);

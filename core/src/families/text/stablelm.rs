@@ -24,7 +24,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let names = [("layer_norm_eps", "rms_norm_eps")];
     let (mut c, e): (Text, Config) = (Text::read_renamed(config, &names)?, config::read(config)?);
-    c.attention_bias = e.use_qkv_bias;
+    c.attention_bias = e.use_qkv_bias.into();
     let rope = Rope::share(&c, 0.25)?;
     let norm = |w: &Scope, name| w.layer_norm_with_bias(name, c.hidden_size, c.rms_norm_eps);
     Ok(Box::new(Decoder::stack_under(

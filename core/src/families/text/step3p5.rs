@@ -4,7 +4,7 @@
 
 use crate::{
     families::prelude::*,
-    layers::{attention::gated::sigmoid, position::rope::share_of_head},
+    layers::attention::gated::sigmoid,
 };
 
 pub const FAMILY: Family =
@@ -50,6 +50,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         }),
     );
     let e: Config = config::read(config)?;
+    config::only(config, json!({"query_pre_attn_scalar": config.get("head_dim")}))?;
     // The lists have further entries for the multi-token prediction layers.
     let c = Text::read_renamed(&config::without(config, &["layer_types", "rope_theta"]), NAMES)?;
     let routing = LossFreeRouting::read(config, ROUTING)?;
@@ -76,7 +77,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             e.experts(w, &c, i, &routing)?
         } else {
             let gate = clamped_swiglu(limit(&e.swiglu_limits_shared, i));
-            Box::new(Mlp::sized(&w.at("mlp"), &c, c.intermediate_size, gate)?)
+            Box::new(Mlp::sized_with(&w.at("mlp"), &c, c.intermediate_size, gate)?)
         };
         if !e.use_head_wise_attn_gate {
             return pre_norm_under(block_norm, TWO_NORMS, attention, ffn);
@@ -109,7 +110,7 @@ impl Config {
         }
         let shares = self.partial_rotary_factors.as_ref();
         let share = shares.and_then(|shares| shares.get(i as usize)).copied().unwrap_or(1.0);
-        let dims = share_of_head(&c, share, &format!("partial_rotary_factors[{i}]"))?;
+        let dims = c.share_of_head(share, &format!("partial_rotary_factors[{i}]"))?;
         let kind = kind.map_or("full_attention", String::as_str);
         let stretched = self.yarn_only_types.as_deref().unwrap_or_default();
         let is_stretched = stretched.is_empty() || stretched.iter().any(|other| other == kind);
@@ -147,7 +148,7 @@ impl Config {
         let gate = clamped_swiglu(limit(&self.swiglu_limits, i));
         let moe = Moe::new(router, GatedExperts::read(&w, name, sizes, gate)?);
         let gate = clamped_swiglu(limit(&self.swiglu_limits_shared, i));
-        Ok(sum(moe, Mlp::sized(&w.at("share_expert"), c, *self.share_expert_dim, gate)?))
+        Ok(sum(moe, Mlp::sized_with(&w.at("share_expert"), c, *self.share_expert_dim, gate)?))
     }
 }
 

@@ -33,7 +33,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
                 Ok(q.multiply(head_gain.as_dtype(q.dtype())?.reshape(&[1, -1, 1, 1])?)?)
             });
         let names = MlpNames { gate: "mlp_gate", up: "mlp_linear", down: "mlp_resid" };
-        let mlp = Mlp::read(&w.at("mlp"), names, &c, swiglu)?;
+        let mlp = Mlp::of(&w.at("mlp"), names, &c)?;
         Ok(Block::new((
             Residual::pre(norm(), Gain(attention, gain("attn_gain")?)),
             Residual::pre(norm(), Gain(mlp, gain("mlp_gain")?)),

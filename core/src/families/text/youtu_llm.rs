@@ -24,7 +24,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let decoder = Decoder::stack(w, &c, |_, w| {
         let a = w.at("self_attn");
         let attention = ExpandedMla::read(&a, &c, &sizes, c.rms_norm_eps, rope.clone())?;
-        pre_norm(w, &c, attention, Mlp::read(&w.at("mlp"), GATE_UP_DOWN, &c, swiglu)?)
+        pre_norm(w, &c, attention, Mlp::of(&w.at("mlp"), GATE_UP_DOWN, &c)?)
     })?;
     Ok(Box::new(decoder))
 }

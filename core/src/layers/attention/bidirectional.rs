@@ -1,18 +1,21 @@
-//! Attention without a mask: every token sees all tokens of the pass, so there is no state. The mixer
-//! of encoders (ViT, Whisper, BERT).
+//! Attention without a causal mask: every token sees all tokens of the pass, or of its span where
+//! spans divide the pass, so there is no state. The mixer of encoders (ViT, BERT, those of speech).
 
 use crate::{
     error::Result,
     layers::{
         algebra::Layer,
-        attention::grouped::{join_heads, split_heads},
+        attention::grouped::{QkNorm, join_heads, split_heads},
         cache_plan::CachePlan,
         linear::Linear,
+        norm::Norm,
         position::rope::Rope,
         step::Step,
     },
+    mlx,
 };
-use mlx_rs::{Array, fast::scaled_dot_product_attention};
+use mlx_rs::{Array, fast::scaled_dot_product_attention, ops};
+use std::ops::Range;
 
 /// How projections are split into heads, and how scores are scaled.
 #[derive(Clone, Copy, Debug)]
@@ -37,13 +40,32 @@ pub struct BidirectionalAttention {
     /// Of queries, keys, values and the output.
     projections: [Linear; 4],
     heads: Heads,
+    qk_norm: QkNorm,
     rope: Rope,
 }
 
 impl BidirectionalAttention {
     /// Composes the projections of queries, keys, values and the output.
     pub fn new(projections: [Linear; 4], heads: Heads, rope: Rope) -> Self {
-        BidirectionalAttention { projections, heads, rope }
+        BidirectionalAttention { projections, heads, qk_norm: QkNorm::None, rope }
+    }
+
+    /// Normalises queries and keys.
+    pub fn qk_norm(self, qk_norm: QkNorm) -> Self {
+        BidirectionalAttention { qk_norm, ..self }
+    }
+
+    /// Projected queries or keys `[batch, length, heads · head_dim]` to heads at their positions.
+    fn placed(&self, x: Array, heads: i32, norm: Option<&Norm>, step: &Step) -> Result<Array> {
+        let is_whole = matches!(self.qk_norm, QkNorm::Whole(..));
+        let normed = |x: Array, is_here: bool| match norm {
+            Some(norm) if is_here => norm.forward(&x),
+            _ => Ok(x),
+        };
+        let x = split_heads(&normed(x, is_whole)?, heads)?;
+        let is_after = matches!(self.qk_norm, QkNorm::AfterRope(..));
+        let x = normed(x, !is_whole && !is_after)?;
+        normed(self.rope.forward(&x, step)?, is_after)
     }
 }
 
@@ -55,12 +77,43 @@ impl Layer for BidirectionalAttention {
     fn forward(&self, x: &Array, (): &mut (), step: &Step) -> Result<Array> {
         let [queries, keys, values, output] = &self.projections;
         let Heads { heads, kv_heads, scale } = self.heads;
-        let q = self.rope.forward(&split_heads(&queries.forward(x)?, heads)?, step)?;
-        let k = self.rope.forward(&split_heads(&keys.forward(x)?, kv_heads)?, step)?;
+        let [of_queries, of_keys] = self.qk_norm.parts();
+        let q = self.placed(queries.forward(x)?, heads, of_queries, step)?;
+        let k = self.placed(keys.forward(x)?, kv_heads, of_keys, step)?;
         let v = split_heads(&values.forward(x)?, kv_heads)?;
-        let y = scaled_dot_product_attention(&q, &k, &v, scale, None, None)?;
+        let y = within_spans(&q, &k, &v, &step.spans, scale)?;
         output.forward(&join_heads(&y)?)
     }
+}
+
+/// Attention of queries, keys and values `[batch, heads, length, head_dim]` of each span to itself.
+/// The spans follow each other from the first token to the last; without any, all is one.
+fn within_spans(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    spans: &[Range<usize>],
+    scale: f32,
+) -> Result<Array> {
+    if spans.is_empty() {
+        return Ok(scaled_dot_product_attention(q, k, v, scale, None, None)?);
+    }
+    // Neighbours of one length are computed together, as rows of a batch.
+    let alike = spans.chunk_by(|a, b| a.len() == b.len()).map(|alike| {
+        let (start, length) = (alike[0].start as i32, alike[0].len() as i32);
+        let count = alike.len() as i32;
+        let rows = |x: &Array| -> Result<Array> {
+            let [batch, heads, _, dims] = [0, 1, 2, 3].map(|axis| x.dim(axis));
+            let part = mlx::slice(x, 2, start, start + count * length)?;
+            let part = part.reshape(&[batch, heads, count, length, dims])?.swap_axes(1, 2)?;
+            Ok(part.reshape(&[batch * count, heads, length, dims])?)
+        };
+        let (batch, heads, dims) = (q.dim(0), q.dim(1), v.dim(3));
+        let y = scaled_dot_product_attention(rows(q)?, rows(k)?, rows(v)?, scale, None, None)?;
+        let y = y.reshape(&[batch, count, heads, length, dims])?.swap_axes(1, 2)?;
+        Ok(y.reshape(&[batch, heads, count * length, dims])?)
+    });
+    Ok(ops::concatenate(&alike.collect::<Result<Vec<_>>>()?, 2)?)
 }
 
 #[cfg(test)]
@@ -138,6 +191,21 @@ pub(super) mod tests {
                     assert!((found - expected).abs() < 1e-3, "{found} instead of {expected}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn spans_divide_a_pass() {
+        random::seed(4).unwrap();
+        let naive = Naive::new(Heads { heads: 4, kv_heads: 2, scale: 0.4 });
+        let attention = BidirectionalAttention::new(naive.projections(), naive.heads, Rope::None);
+        let x = random::normal::<f32>(&[1, 7, Naive::WIDTH], None, None, None).unwrap();
+        let mut step = Step::prefill(0, 7);
+        step.spans = vec![0..2, 2..4, 4..7];
+        let y = attention.forward(&x, &mut (), &step).unwrap();
+        for span in &step.spans {
+            let part = |x: &Array| mlx::slice(x, 1, span.start as i32, span.end as i32).unwrap();
+            naive.check(&part(&y), &part(&x), &part(&x));
         }
     }
 }

@@ -14,8 +14,10 @@ use crate::{
         state::Fixed,
         step::Step,
     },
+    mlx,
 };
 use mlx_rs::{Array, fast::scaled_dot_product_attention, ops};
+use std::{cell::RefCell, rc::Rc};
 
 /// The output of an encoder `[batch, positions, width]`, which a pass leaves for its layers.
 #[derive(Clone)]
@@ -25,6 +27,11 @@ pub struct Encoded(pub Array);
 /// cross attention adds nothing.
 #[derive(Clone)]
 pub struct NothingEncoded;
+
+/// Collects the scores of a pass, layer by layer, where a pass leaves this for its layers: the products of
+/// queries and keys `[batch, heads, length, positions]` before the softmax.
+#[derive(Clone, Default)]
+pub struct CrossScores(pub Rc<RefCell<Vec<Array>>>);
 
 /// Attention over the output of an encoder.
 pub struct CrossAttention {
@@ -68,6 +75,11 @@ impl Layer for CrossAttention {
         };
         let [queries, _, _, output] = &self.projections;
         let q = split_heads(&queries.forward(x)?, self.heads.heads)?;
+        if let Some(CrossScores(scores)) = step.get::<CrossScores>() {
+            let products = q.matmul(keys.swap_axes(-1, -2)?)?;
+            let scale = mlx::scalar(self.heads.scale, products.dtype())?;
+            scores.borrow_mut().push(products.multiply(scale)?);
+        }
         let y = scaled_dot_product_attention(&q, keys, values, self.heads.scale, None, None)?;
         output.forward(&join_heads(&y)?)
     }
@@ -76,12 +88,9 @@ impl Layer for CrossAttention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        layers::{
-            attention::bidirectional::{BidirectionalAttention, tests::Naive},
-            position::rope::Rope,
-        },
-        mlx,
+    use crate::layers::{
+        attention::bidirectional::{BidirectionalAttention, tests::Naive},
+        position::rope::Rope,
     };
     use mlx_rs::random;
 

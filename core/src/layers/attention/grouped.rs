@@ -39,6 +39,16 @@ impl QkNorm {
         let [q, k] = names.map(|name| w.rms_norm(name, c.head_dim(), c.rms_norm_eps));
         Ok(QkNorm::BeforeRope(q?, k?))
     }
+
+    /// The norms of queries and of keys, wherever they are.
+    pub(super) fn parts(&self) -> [Option<&Norm>; 2] {
+        match self {
+            QkNorm::None => [None, None],
+            QkNorm::BeforeRope(q, k) | QkNorm::AfterRope(q, k) | QkNorm::Whole(q, k) => {
+                [Some(q), Some(k)]
+            }
+        }
+    }
 }
 
 /// A change of queries `[batch, heads, length, head_dim]` before they attend.
@@ -222,7 +232,7 @@ impl Attention {
 /// # Errors
 /// [`crate::error::Error`].
 pub fn require_biases(w: &Scope, names: [&str; 2], c: &Text) -> Result<()> {
-    if c.attention_bias {
+    if *c.attention_bias {
         names.iter().try_for_each(|name| w.at(name).require("bias"))
     } else {
         Ok(())
@@ -235,7 +245,7 @@ pub fn require_biases(w: &Scope, names: [&str; 2], c: &Text) -> Result<()> {
 /// # Errors
 /// As [`Scope::linear`].
 pub fn projections(w: &Scope, names: [&str; 4], c: &Text) -> Result<[Linear; 4]> {
-    let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+    let read = if *c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
     let (width, head_dim) = (c.hidden_size, c.head_dim());
     let (heads, kv_heads) = (c.num_attention_heads, c.kv_heads());
     let [q, k, v, output] = names;

@@ -66,6 +66,8 @@ impl LatentSizes {
     /// As [`Rope::of`].
     pub fn rope(&self, c: &Text) -> Result<Rope> {
         let interleave = self.rope_interleave.unwrap_or(true);
+        // The widths of a head say which share of it is rotated.
+        c.partial_rotary_factor();
         let (dims, context) = (self.qk_rope_head_dim, c.max_position_embeddings);
         Rope::scaled(dims, c.rope_theta(), interleave, c.rope_scaling(), context)
     }
@@ -126,7 +128,7 @@ impl Projections {
         eps: f32,
         rope: Rope,
     ) -> Result<Self> {
-        let read = if c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
+        let read = if *c.attention_bias { Scope::linear_with_bias } else { Scope::linear };
         let (width, heads) = (c.hidden_size, c.num_attention_heads);
         let queries = heads * sizes.head_dim();
         let (q_low, q) = match sizes.q_lora_rank {

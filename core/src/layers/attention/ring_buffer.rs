@@ -18,6 +18,15 @@ impl Ring {
         self.slots - self.keep
     }
 
+    /// Which keys it shows to a query that stands this far behind them.
+    pub fn shows(self, distance: &Array, keys: &Array) -> Result<Array> {
+        let near = distance.lt(Array::from_int(self.turning()))?;
+        Ok(match self.keep {
+            0 => near,
+            keep => near.logical_or(keys.lt(Array::from_int(keep))?)?,
+        })
+    }
+
     fn slot(self, position: i32) -> i32 {
         if position < self.slots {
             return position;

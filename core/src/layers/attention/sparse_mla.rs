@@ -133,7 +133,7 @@ impl TokenIndexer {
         Ok(TokenIndexer {
             q: w.linear("wq_b", rank, queries)?,
             k: w.linear("wk", width, head_dim)?,
-            k_norm: w.layer_norm_with_bias("k_norm", head_dim, 1e-5)?,
+            k_norm: w.layer_norm_with_bias("k_norm", head_dim, 1e-6)?,
             weights: w.linear("weights_proj", width, heads)?,
             rope: Rope::scaled(rotated, c.rope_theta(), interleave, c.rope_scaling(), context)?,
             heads,

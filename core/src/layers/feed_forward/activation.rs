@@ -1,6 +1,7 @@
 //! Elementwise activation functions.
 
 use crate::{
+    checkpoint::config::Text,
     error::{Error, Result},
     mlx,
 };
@@ -45,6 +46,14 @@ pub fn named(field: &str, name: &str) -> Result<Activation> {
         "tanh" => |x| Ok(ops::tanh(x)?),
         _ => return Err(Error::unsupported(field, format!("`{name}` is not supported"))),
     })
+}
+
+/// The activation of a config; SiLU where it names none.
+///
+/// # Errors
+/// As [`named`].
+pub fn of(c: &Text) -> Result<Activation> {
+    named("hidden_act", c.hidden_act.as_deref().unwrap_or("silu"))
 }
 
 fn constant(value: f32, like: &Array) -> Result<Array> {

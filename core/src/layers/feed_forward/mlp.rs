@@ -1,7 +1,7 @@
 //! Gated feed-forward networks ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
 
 use crate::layers::{
-    feed_forward::activation::{self, Activation, gelu, gelu_tanh, silu},
+    feed_forward::activation::{self, Activation, gelu, silu},
     linear::Linear,
 };
 use crate::{
@@ -19,12 +19,12 @@ pub fn sum(a: impl Layer<State = ()> + 'static, b: impl Layer<State = ()> + 'sta
     Box::new(Sum(a, b))
 }
 
-/// The MLP of a dense layer: SwiGLU with the usual names and the widths of the config.
+/// The MLP of a dense layer: with the usual names, and the widths and the activation of the config.
 ///
 /// # Errors
 /// As [`Scope::linear`].
 pub fn dense(w: &Scope, c: &Text) -> Result<Ffn> {
-    Ok(Box::new(Mlp::read(w, GATE_UP_DOWN, c, swiglu)?))
+    Ok(Box::new(Mlp::of(w, GATE_UP_DOWN, c)?))
 }
 
 struct Sum<A, B>(A, B);
@@ -80,14 +80,17 @@ pub fn geglu(gate: &Array, up: &Array) -> Result<Array> {
     Ok(gelu(gate)?.multiply(up)?)
 }
 
-/// GeGLU with the tanh approximation: `gelu(gate) · up`.
-pub fn geglu_tanh(gate: &Array, up: &Array) -> Result<Array> {
-    Ok(gelu_tanh(gate)?.multiply(up)?)
-}
-
 /// A gate with any activation: `activation(gate) · up`.
 pub fn gated(activation: Activation) -> impl Gate {
     move |gate: &Array, up: &Array| Ok(activation(gate)?.multiply(up)?)
+}
+
+/// The gate function with the activation of the config.
+///
+/// # Errors
+/// As [`activation::of`].
+pub fn gate_of(c: &Text) -> Result<impl Gate + use<>> {
+    Ok(gated(activation::of(c)?))
 }
 
 /// An MLP without a gate: `down(activation(up(x)))`.
@@ -103,10 +106,18 @@ impl PlainMlp {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, names: PlainNames, c: &Text, activation: Activation) -> Result<Self> {
-        let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+        let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let up = read(w, names.up, c.hidden_size, c.intermediate_size)?;
         let down = read(w, names.down, c.intermediate_size, c.hidden_size)?;
         Ok(Self::new(up, down, activation))
+    }
+
+    /// As [`PlainMlp::read`], with the activation of the config.
+    ///
+    /// # Errors
+    /// As [`Scope::linear`], and [`crate::error::Error`] for an unknown activation.
+    pub fn of(w: &Scope, names: PlainNames, c: &Text) -> Result<Self> {
+        Self::read(w, names, c, activation::of(c)?)
     }
 
     /// Composes up and down, for checkpoints that store them in another way.
@@ -139,7 +150,7 @@ impl Mlp {
     /// # Errors
     /// As [`Scope::linear`].
     pub fn read(w: &Scope, names: MlpNames, c: &Text, activation: impl Gate) -> Result<Self> {
-        let read = if c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
+        let read = if *c.mlp_bias { Scope::linear_with_bias } else { Scope::linear };
         let (width, inner) = (c.hidden_size, c.intermediate_size);
         let gate = read(w, names.gate, width, inner)?;
         let up = read(w, names.up, width, inner)?;
@@ -152,15 +163,22 @@ impl Mlp {
     /// # Errors
     /// As [`Scope::linear`], and [`crate::error::Error`] for an unknown activation.
     pub fn of(w: &Scope, names: MlpNames, c: &Text) -> Result<Self> {
-        let name = c.hidden_act.as_deref().unwrap_or("silu");
-        Self::read(w, names, c, gated(activation::named("hidden_act", name)?))
+        Self::read(w, names, c, gate_of(c)?)
     }
 
-    /// As [`Mlp::read`], with the usual names and the given inner width.
+    /// As [`Mlp::of`], with the usual names and the given inner width.
+    ///
+    /// # Errors
+    /// As [`Mlp::of`].
+    pub fn sized(w: &Scope, c: &Text, inner: i32) -> Result<Self> {
+        Self::sized_with(w, c, inner, gate_of(c)?)
+    }
+
+    /// As [`Mlp::sized`], with a gate function of the family's own.
     ///
     /// # Errors
     /// As [`Scope::linear`].
-    pub fn sized(w: &Scope, c: &Text, inner: i32, activation: impl Gate) -> Result<Self> {
+    pub fn sized_with(w: &Scope, c: &Text, inner: i32, activation: impl Gate) -> Result<Self> {
         let mut sizes = c.clone();
         sizes.intermediate_size = inner;
         Self::read(w, GATE_UP_DOWN, &sizes, activation)

@@ -9,7 +9,7 @@ use crate::{
     },
     error::{Error, Result},
     layers::feed_forward::{
-        mlp::{Ffn, Mlp, dense, sum, swiglu},
+        mlp::{Ffn, Mlp, dense, gate_of, sum},
         moe::{ExpertSizes, GatedExperts, Moe},
         router::{LossFreeRouter, LossFreeRouting, Router},
     },
@@ -55,7 +55,7 @@ impl Sparsity {
             return dense(w, c);
         };
         let (inner, shared) = (*self.moe_intermediate_size, *self.n_shared_experts);
-        let experts = stacked_experts(w, ExpertSizes { count, width: c.hidden_size, inner })?;
+        let experts = stacked_experts(w, c, ExpertSizes { count, width: c.hidden_size, inner })?;
         with_shared_expert(w, c, Moe::new(router(w, count)?, experts), inner, shared)
     }
 
@@ -79,7 +79,7 @@ pub fn routed_experts(
     shared: i32,
 ) -> Result<Ffn> {
     let sizes = ExpertSizes { count: routing.n_routed_experts, width: c.hidden_size, inner };
-    let moe = Moe::new(loss_free_router(w, c, routing)?, stacked_experts(w, sizes)?);
+    let moe = Moe::new(loss_free_router(w, c, routing)?, stacked_experts(w, c, sizes)?);
     with_shared_expert(w, c, moe, inner, shared)
 }
 
@@ -103,9 +103,9 @@ pub fn loss_free_router_at(
 }
 
 /// Experts as MLX files stack them, below one of two names, or as they were published.
-pub fn stacked_experts(w: &Scope, sizes: ExpertSizes) -> Result<GatedExperts> {
+pub fn stacked_experts(w: &Scope, c: &Text, sizes: ExpertSizes) -> Result<GatedExperts> {
     let name = if w.has_below("switch_mlp") { "switch_mlp" } else { "experts" };
-    GatedExperts::read(w, name, sizes, swiglu)
+    GatedExperts::read(w, name, sizes, gate_of(c)?)
 }
 
 /// A mixture of experts of width `inner`, beside a network as wide as `shared` of them, if that is any.
@@ -114,5 +114,5 @@ pub fn with_shared_expert(w: &Scope, c: &Text, moe: Moe, inner: i32, shared: i32
         return Ok(Box::new(moe));
     }
     let inner = config::product("moe_intermediate_size", [shared, inner])?;
-    Ok(sum(moe, Mlp::sized(&w.at("shared_experts"), c, inner, swiglu)?))
+    Ok(sum(moe, Mlp::sized(&w.at("shared_experts"), c, inner)?))
 }

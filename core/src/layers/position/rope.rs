@@ -1,9 +1,10 @@
 //! Rotary position embedding ([Su et al. 2021](https://arxiv.org/abs/2104.09864)) and the ways to
-//! stretch it to longer contexts. Follows `rope_utils` of mlx-lm.
+//! stretch it to longer contexts. Follows `modeling_rope_utils` of transformers.
 
 use crate::layers::position::{
-    sections::Rotation,
-    wavelengths::{exponents, llama3, longrope, missing, proportional, required, yarn},
+    longrope::{LongRope, Wavelengths},
+    sections::{self, Rotation},
+    wavelengths::{exponents, llama3, magnify, missing, proportional, required, yarn},
 };
 use crate::{
     checkpoint::config::{RopeScaling, Size, Text},
@@ -12,6 +13,7 @@ use crate::{
     mlx,
 };
 use mlx_rs::{Array, fast, ops};
+use std::borrow::Cow;
 
 /// How queries and keys `[batch, heads, length, head_dim]` are rotated.
 #[derive(Clone)]
@@ -53,6 +55,8 @@ pub enum Rope {
         /// The longest sequence of the training.
         trained: f32,
     },
+    /// Wavelengths that depend on the length of the sequence.
+    LongRope(LongRope),
     /// Pairs that take their positions from several axes (M-RoPE). Where a token has one position,
     /// this is the plain rotation.
     Sections {
@@ -79,7 +83,12 @@ impl Rope {
     /// As [`Rope::of`].
     pub fn partial(c: &Text, dims: i32) -> Result<Self> {
         let context = c.max_position_embeddings;
-        Self::scaled(dims, c.rope_theta(), c.rope_traditional, c.rope_scaling(), context)
+        let scaling = c.rope_scaling();
+        let rope = Self::scaled(dims, c.rope_theta(), *c.rope_traditional, scaling, context)?;
+        match scaling.and_then(sections::axes) {
+            Some(axes) => rope.with_sections(&axes),
+            None => Ok(rope),
+        }
     }
 
     /// As [`Rope::partial`], with the `rotary_dim` of a config; without, its share or the whole.
@@ -88,6 +97,8 @@ impl Rope {
     /// As [`Rope::of`], and when a head has fewer elements.
     pub fn rotary_dim(c: &Text, dims: Option<Size>) -> Result<Self> {
         let Some(Size(dims)) = dims else { return Self::share(c, 1.0) };
+        // The share says the same in another way.
+        c.partial_rotary_factor();
         if dims > c.head_dim() {
             let reason = format!("{dims} of the {} elements of a head", c.head_dim());
             return Err(Error::config("rotary_dim", reason));
@@ -100,9 +111,8 @@ impl Rope {
     /// # Errors
     /// As [`Rope::of`], and for more than the whole.
     pub fn share(c: &Text, default: f64) -> Result<Self> {
-        let nested = c.rope_scaling().and_then(|scaling| scaling.partial_rotary_factor);
-        let share = c.partial_rotary_factor.or(nested).unwrap_or(default);
-        Self::partial(c, share_of_head(c, share, "partial_rotary_factor")?)
+        let share = c.partial_rotary_factor().unwrap_or(default);
+        Self::partial(c, c.share_of_head(share, "partial_rotary_factor")?)
     }
 
     /// Frequencies from a base alone.
@@ -131,7 +141,7 @@ impl Rope {
         }
         let plain = Rope::Base { dims, traditional, base, scale: 1.0 };
         let Some(s) = scaling else { return Ok(plain) };
-        let context = || context.map(f64::from).ok_or_else(|| missing("max_position_embeddings"));
+        let context = context.map(f64::from);
         let frequencies = |(wavelengths, magnitude)| {
             Ok(Rope::Frequencies { dims, traditional, wavelengths, magnitude })
         };
@@ -143,14 +153,15 @@ impl Rope {
             }
             "dynamic" => {
                 let factor = required(s.factor, "factor")? as f32;
-                Ok(Rope::Dynamic { dims, traditional, base, factor, trained: context()? as f32 })
+                let trained = context.ok_or_else(|| missing("max_position_embeddings"))? as f32;
+                Ok(Rope::Dynamic { dims, traditional, base, factor, trained })
             }
             "llama3" => frequencies((llama3(dims, base, s)?, 1.0)),
-            "yarn" | "deepseek_yarn" | "telechat3-yarn" => frequencies(yarn(dims, base, s)?),
+            "yarn" | "deepseek_yarn" | "telechat3-yarn" => {
+                frequencies(yarn(dims, base, s, context)?)
+            }
             "longrope" | "su" => {
-                let (wavelengths, magnitude) = longrope(dims, base, s, context()?)?;
-                // Pairs are halves here, whatever the config says.
-                Ok(Rope::Frequencies { dims, traditional: false, wavelengths, magnitude })
+                Ok(Rope::LongRope(LongRope::read(dims, base, traditional, s, context)?))
             }
             "proportional" => frequencies((proportional(dims, base, s)?, 1.0)),
             kind => {
@@ -200,17 +211,28 @@ impl Rope {
 
     /// Rotates `x` to the positions of this step.
     pub(crate) fn forward(&self, x: &Array, step: &Step) -> Result<Array> {
+        let rope = self.of_length(step.sequence_length);
         let at = match &step.rotary {
             None => &step.position,
             Some(Rotary::From(position)) => position,
-            Some(Rotary::Each(positions)) => return self.rotate_each(x, positions, None),
+            Some(Rotary::Each(positions)) => return rope.rotate_each(x, positions, None),
         };
         // Each token of a single step has its own base.
         let each_has_a_base = step.offset.is_none() && (at.dim(0) > 1 || step.length > 1);
-        match self {
-            Rope::Dynamic { .. } if each_has_a_base => self.rotate_one_by_one(x, at, step.length),
-            _ => self.rotate_from(x, at, step.length),
+        match &*rope {
+            Rope::Dynamic { .. } if each_has_a_base => rope.rotate_one_by_one(x, at, step.length),
+            _ => rope.rotate_from(x, at, step.length),
         }
+    }
+
+    /// The rotation of a sequence of this length, where the host knows it.
+    fn of_length(&self, length: Option<i32>) -> Cow<'_, Rope> {
+        let (Rope::LongRope(rope), Some(length)) = (self, length) else {
+            return Cow::Borrowed(self);
+        };
+        let Wavelengths { wavelengths, magnitude } = rope.of(length).clone();
+        let (dims, traditional) = (rope.dims, rope.traditional);
+        Cow::Owned(Rope::Frequencies { dims, traditional, wavelengths, magnitude })
     }
 
     /// Rotates to consecutive positions from `at` on.
@@ -228,6 +250,7 @@ impl Rope {
                 let wavelengths = self.grown(&at.add(Array::from_int(length))?)?;
                 fast::rope_dynamic(x, *dims, *traditional, None, 1.0, at, &wavelengths)?
             }
+            Rope::LongRope(rope) => rope.rotate(x, at, length)?,
             Rope::Sections { plain, .. } => plain.rotate_from(x, at, length)?,
         })
     }
@@ -252,6 +275,10 @@ impl Rope {
                 let (dims, traditional) = (*dims, *traditional);
                 Rotation { dims, traditional, wavelengths, axes }.rotate(x, positions)
             }
+            Rope::LongRope(_) => {
+                let reason = "positions of several axes need the length of the sequence";
+                Err(Error::Internal(reason.into()))
+            }
             Rope::Sections { plain, axes } => plain.rotate_each(x, positions, Some(axes)),
         }
     }
@@ -269,31 +296,6 @@ impl Rope {
         let base = growth.power(constant(exponent))?.multiply(constant(*base))?;
         Ok(base.power(exponents(*dims)?)?)
     }
-}
-
-/// How many elements this share of a head is; `field` says it.
-///
-/// # Errors
-/// [`Error::Config`] about the field when it is more than the whole.
-pub fn share_of_head(c: &Text, share: f64, field: &str) -> Result<i32> {
-    if (0.0..=1.0).contains(&share) {
-        return Ok((f64::from(c.head_dim()) * share) as i32);
-    }
-    Err(Error::config(field, format!("{share} is no share of a head")))
-}
-
-/// Multiplies the first `dims` elements of the last axis.
-fn magnify(x: &Array, dims: i32, magnitude: f32) -> Result<Array> {
-    if magnitude == 1.0 {
-        return Ok(x.clone());
-    }
-    let (factor, axis) = (mlx::scalar(magnitude, x.dtype())?, x.ndim() - 1);
-    let width = x.dim(-1);
-    if dims == width {
-        return Ok(x.multiply(factor)?);
-    }
-    let rotated = mlx::slice(x, axis, 0, dims)?.multiply(factor)?;
-    Ok(ops::concatenate(&[rotated, mlx::slice(x, axis, dims, width)?], -1)?)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! pairs take their positions from time, height or width. Follows `modeling_qwen2_vl` and
 //! `modeling_qwen3_vl` of transformers.
 
-use crate::{error::Result, mlx};
+use crate::{checkpoint::config::RopeScaling, error::Result, mlx};
 use mlx_rs::{Array, Dtype, ops};
 
 /// The axis of each pair where each axis has a block of pairs.
@@ -20,6 +20,16 @@ pub fn interleaved(sections: &[i32]) -> Vec<i32> {
         if pair < sections[axis as usize] * count { axis } else { 0 }
     };
     (0..pairs).map(axis).collect()
+}
+
+/// The axis of each pair, where a config has several axes.
+pub(super) fn axes(scaling: &RopeScaling) -> Option<Vec<i32>> {
+    let sections = scaling.mrope_section.as_ref()?;
+    Some(if scaling.mrope_interleaved == Some(true) {
+        interleaved(sections)
+    } else {
+        contiguous(sections)
+    })
 }
 
 /// How the pairs of a head are rotated.

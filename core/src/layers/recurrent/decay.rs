@@ -27,8 +27,8 @@ pub struct Decay {
 }
 
 impl Decay {
-    /// Reads `dt_bias` beside `logs`, the values of `A_log`, `[heads]`. The logarithm of the decay is `-rate · softplus(x + bias)`, or,
-    /// where it has a lower bound, `bound · sigmoid(rate · (x + bias))`.
+    /// Reads `dt_bias` beside `logs`, the values of `A_log`, `[heads]`. The logarithm of the decay is
+    /// `-rate · softplus(x + bias)`, or, where it has a lower bound, `bound · sigmoid(rate · (x + bias))`.
     ///
     /// # Errors
     /// As [`Scope::tensor`].

@@ -42,9 +42,9 @@ impl LayerKind {
         fields: &[&str],
         known: &[LayerKind],
     ) -> Result<Option<Vec<Self>>> {
-        let has = |field: &&&str| config.get(**field).is_some_and(|value| !value.is_null());
+        let has = |field: &&&str| config.get(field).is_some_and(|value| !value.is_null());
         let Some(field) = fields.iter().find(has) else { return Ok(None) };
-        let names: Vec<String> = match config[*field].as_str() {
+        let names: Vec<String> = match config.get(field).and_then(Json::as_str) {
             Some(pattern) => pattern.chars().map(String::from).collect(),
             None => config::field(config, field)?,
         };

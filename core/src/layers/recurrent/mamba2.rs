@@ -99,7 +99,7 @@ fn own_head_dim(config: &Json) -> Result<Json> {
             config::product("mamba_expand", [expand.map_or(2, i32::from), *width])?
         }
     };
-    Ok(json!(inner / *heads))
+    Ok((inner / *heads).into())
 }
 
 /// The norm beside the gate of a mixer.

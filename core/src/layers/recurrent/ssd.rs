@@ -25,6 +25,12 @@ pub struct TimeStepLimit {
 impl TimeStepLimit {
     /// Time steps of any length.
     pub const NONE: TimeStepLimit = TimeStepLimit { shortest: 0.0, longest: f32::INFINITY };
+
+    /// These limits, and this lower one.
+    #[must_use]
+    pub fn at_least(self, shortest: f32) -> Self {
+        TimeStepLimit { shortest: self.shortest.max(shortest), longest: self.longest.max(shortest) }
+    }
 }
 
 impl TryFrom<(Float, Float)> for TimeStepLimit {

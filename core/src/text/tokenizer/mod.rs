@@ -7,6 +7,7 @@
 mod backend;
 mod config;
 mod control;
+mod token_bytes;
 mod vocabularies;
 
 use crate::checkpoint::files::Files;
@@ -33,6 +34,13 @@ const TOKENIZER: &str = "tokenizer.json";
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
+/// A token that decoding can skip.
+#[derive(Clone, Debug)]
+pub(crate) struct SpecialToken {
+    pub id: u32,
+    pub text: String,
+}
+
 struct Inner {
     file: &'static str,
     backend: Backend,
@@ -47,7 +55,7 @@ impl Tokenizer {
     /// Without a `tokenizer.json` the first of these files is read: `tekken.json`; `qwen.tiktoken`, `hy.tiktoken`,
     /// `cl100k_base.tiktoken`, `tiktoken.model`, `tokenizer.tiktoken`; the `tokenizer.jsonl` of
     /// Preferred Networks; RWKV's World vocabulary; models of sentencepiece (`tokenizer.model`,
-    /// `spiece.model`, `sentencepiece.bpe.model`); `vocab.json` with `merges.txt`; `vocab.txt`.
+    /// `spiece.model`, `sentencepiece.bpe.model`, `chn_jpn_yue_eng_ko_spectok.bpe.model`); `vocab.json` with `merges.txt`; `vocab.txt`.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when there is no vocabulary or it is damaged, [`Error::Config`] when a
@@ -178,6 +186,12 @@ impl Tokenizer {
             .collect();
         tokens.sort_unstable();
         tokens
+    }
+
+    /// All special tokens, whatever their role.
+    pub(crate) fn all_special_tokens(&self) -> Vec<SpecialToken> {
+        let tokens = self.added_tokens().into_iter().filter(|(.., is_special)| *is_special);
+        tokens.map(|(id, text, _)| SpecialToken { id, text }).collect()
     }
 
     /// Whether the id is a special token, which decoding can skip.

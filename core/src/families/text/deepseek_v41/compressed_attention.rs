@@ -128,11 +128,11 @@ impl<'a> CompressedSizes<'a> {
         let original = json!({"original_max_position_embeddings": text.max_position_embeddings});
         let scaling = match config.get("rope_scaling") {
             Some(scaling) if scaling.is_object() => config::with_defaults(scaling, original),
-            _ => original,
+            _ => original.into(),
         };
         let (dims, base) = (*own.qk_rope_head_dim, *compression.compress_rope_theta);
         let ropes = [
-            TailRope::yarn(dims, text.rope_theta(), &Json::Null)?,
+            TailRope::yarn(dims, text.rope_theta(), &json!({}).into())?,
             TailRope::yarn(dims, base, &scaling)?,
         ];
         Ok(CompressedSizes { text, name, own, compression, ropes })

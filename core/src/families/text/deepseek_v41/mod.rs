@@ -34,7 +34,7 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let config = &config::with_defaults(
-        config::text(config)?,
+        &config::text(config)?,
         json!({
             "vocab_size": 129_280, "hidden_size": 5120, "num_hidden_layers": 40,
             "num_attention_heads": 64, "head_dim": 512, "q_lora_rank": 1280, "qk_rope_head_dim": 64,

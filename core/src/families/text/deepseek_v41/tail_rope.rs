@@ -8,7 +8,7 @@ use crate::{
     mlx,
 };
 use mlx_rs::{Array, Dtype, fast, ops};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// An interleaved rotary embedding of the last `dims` elements of each head.
 #[derive(Clone)]
@@ -25,12 +25,16 @@ impl TailRope {
     /// # Errors
     /// [`Error::Config`] for invalid fields.
     pub fn yarn(dims: i32, base: f32, scaling: &Json) -> Result<Self> {
-        let mut fields = json!({
+        let mut fields = Json::from(json!({
             "type": "yarn", "factor": 1.0, "mscale": 0.0, "mscale_all_dim": 0.0,
-        });
+        }));
+        for field in ["type", "rope_type"] {
+            let kinds = ["yarn", "deepseek_yarn", "default"].map(Value::from);
+            config::only_one_of(scaling, field, &kinds)?;
+        }
         for field in ["factor", "original_max_position_embeddings", "beta_fast", "beta_slow"] {
             if let Some(value) = scaling.get(field).filter(|value| !value.is_null()) {
-                fields[field] = value.clone();
+                fields = fields.with(field, value);
             }
         }
         let scaling: RopeScaling = config::read(&fields)?;

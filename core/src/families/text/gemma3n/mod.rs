@@ -4,7 +4,10 @@
 
 mod altup;
 
-use crate::families::text::gemma3_text::{ropes, text_config};
+use crate::families::text::{
+    gemma,
+    gemma3_text::{ropes, text_config},
+};
 use crate::{
     families::{
         prelude::*,
@@ -45,7 +48,7 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let vocabulary = config.pointer("/text_config/vocab_size").unwrap_or(&json!(262_400)).clone();
+    let vocabulary = config.pointer("/text_config/vocab_size").cloned();
     let defaults = json!({
         "hidden_size": 2048, "num_hidden_layers": 35, "intermediate_size": 16384,
         "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "rms_norm_eps": 1e-6,
@@ -55,12 +58,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         "altup_coef_clip": 120.0, "altup_correct_scale": true, "altup_active_idx": 0,
         "laurel_rank": 64,
     });
-    let config = text_config(config, defaults, json!({"vocab_size": vocabulary}))?;
+    let config =
+        text_config(config, defaults, json!({"vocab_size": vocabulary.unwrap_or(262_400.into())}))?;
     let (e, altup): (Config, AltUpSizes) = (config::read(&config)?, config::read(&config)?);
     // Each layer may have its own MLP width.
     let sizes = config::without(&config, &["intermediate_size", "rope_parameters"]);
-    let mut c = Text::read(&config::with_defaults(&sizes, json!({"intermediate_size": 1})))?;
-    c.tie_word_embeddings = Some(true);
+    let mut c = gemma::read(&config::with_defaults(&sizes, json!({"intermediate_size": 1})))?;
+    c.tie_word_embeddings.get_or_insert(true);
     let own = c.num_hidden_layers - *e.num_kv_shared_layers;
     if own < 1 {
         return Err(Error::config("num_kv_shared_layers", "as many as layers, or more"));
@@ -87,7 +91,7 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         decoder: Decoder {
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
             blocks: once(first).chain(decoder.blocks).chain(once(last)).collect(),
-            head: decoder.head.softcap(c.final_logit_softcapping),
+            head: decoder.head.softcap(*c.final_logit_softcapping),
             ..decoder
         },
     }))
@@ -145,8 +149,8 @@ impl AlternatingBlock {
         }
         let scale = || w.tensor("altup.correct_output_scale", &[hidden]);
         let inner = *e.intermediate_size.of("intermediate_size", layer)?;
-        let gate = sparse_geglu(e.sparsity(c, layer)?)?;
-        let mlp = Mlp::sized(&w.at("mlp"), c, inner, gate)?;
+        let gate = sparse(gate_of(c)?, e.sparsity(c, layer)?)?;
+        let mlp = Mlp::sized_with(&w.at("mlp"), c, inner, gate)?;
         Ok(AlternatingBlock {
             altup: mechanisms.altup,
             before: norm(before_mixer)?,
@@ -202,18 +206,18 @@ impl Config {
     }
 }
 
-/// GeGLU in which only gates far above the mean are active.
-fn sparse_geglu(sparsity: f32) -> Result<impl Gate> {
+/// A gate function in which only gates far above the mean are active.
+fn sparse(gated: impl Gate, sparsity: f32) -> Result<impl Gate> {
     // The threshold, in standard deviations above the mean.
     let normal = ops::erfinv(Array::from_f32(2.0 * sparsity - 1.0))?;
     let cutoff = SQRT_2 * normal.try_item_cast::<f32>()?;
     Ok(move |gate: &Array, up: &Array| {
         if sparsity == 0.0 {
-            return geglu_tanh(gate, up);
+            return gated(gate, up);
         }
         let constant = |value| mlx::scalar(value, gate.dtype());
         let spread = ops::std_axis(gate, -1, true, None)?.multiply(constant(cutoff)?)?;
         let least = gate.mean_axis(-1, true)?.add(spread)?;
-        geglu_tanh(&ops::maximum(gate.subtract(least)?, constant(0.0)?)?, up)
+        gated(&ops::maximum(gate.subtract(least)?, constant(0.0)?)?, up)
     })
 }

@@ -30,7 +30,7 @@ struct Config {
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     ignore_parts(w, &["vision_tower", "vision_model", "multi_modal_projector", "mm_projector"]);
-    let config = config::text(config)?;
+    let config = &config::text(config)?;
     config::only(
         config,
         json!({"mla_use_nope": true, "hidden_act": "situ", "moe_router_activation_func": "sigmoid"}),
@@ -46,8 +46,9 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     );
     let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
     let delta = DeltaLayers::read(config)?;
-    let linear = config.get("linear_attn_config").unwrap_or(&Json::Null);
-    let bound: Option<f32> = config::field(linear, "gate_lower_bound")?;
+    let linear = config.get("linear_attn_config");
+    let bound = linear.map(|linear| config::field::<Option<f32>>(linear, "gate_lower_bound"));
+    let bound = bound.transpose()?.flatten();
     let bound = bound.map(|bound| lower_bound("gate_lower_bound", bound)).transpose()?;
     let latent = LatentSizes::read(config, c.num_attention_heads)?;
     let (body, head) = body(w);
@@ -122,7 +123,7 @@ impl Config {
             return Ok(routed);
         }
         let inner = config::product("num_shared_experts", [shared, inner])?;
-        Ok(sum(routed, Mlp::sized(&w.at("shared_experts"), c, inner, self.situ())?))
+        Ok(sum(routed, Mlp::sized_with(&w.at("shared_experts"), c, inner, self.situ())?))
     }
 
     /// SiTU: `beta · tanh(gate / beta) · sigmoid(gate) · up`, with `up` bounded in the same way where

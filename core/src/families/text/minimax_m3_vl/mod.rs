@@ -43,16 +43,16 @@ const NESTED: &[(&str, &str)] = &[
 ];
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let mut text = config::text(config)?.clone();
-    let nested = text[NEST].take();
-    let names = match nested {
-        Json::Null => &[],
-        Json::Object(_) => NESTED,
-        _ => return Err(Error::config(NEST, "not an object")),
+    let mut text = config::text(config)?;
+    let nested = text.get(NEST).filter(|nested| !nested.is_null()).cloned();
+    let names = match &nested {
+        None => &[],
+        Some(nested) if nested.is_object() => NESTED,
+        Some(_) => return Err(Error::config(NEST, "not an object")),
     };
     for (theirs, ours) in names {
-        if let Some(value) = nested.get(theirs) {
-            text[ours] = value.clone();
+        if let Some(value) = nested.as_ref().and_then(|nested| nested.get(theirs)) {
+            text = text.with(ours, value);
         }
     }
     build_flat(&text, w).map_err(|error| {
@@ -90,16 +90,13 @@ fn build_flat(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         let norm = w.rms_norm(name, width, c.rms_norm_eps)?;
         if e.use_gemma_norm { norm.plus_one() } else { Ok(norm) }
     };
-    let scaling = c.rope_scaling();
-    let share = scaling.and_then(|scaling| scaling.partial_rotary_factor);
-    let share = share.or(c.partial_rotary_factor).unwrap_or(0.5);
+    let share = c.partial_rotary_factor().unwrap_or(0.5);
     let dims = e.rotary_dim.map_or((f64::from(c.head_dim()) * share) as i32, i32::from);
     if dims > c.head_dim() {
         let reason = format!("{dims} of the {} elements of a head", c.head_dim());
         return Err(Error::config("rotary_dim", reason));
     }
-    let base = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(c.rope_theta());
-    let rope = |dims| Rope::scaled(dims, base, false, scaling, c.max_position_embeddings);
+    let rope = |dims| Rope::partial(&c, dims);
     let last = |w: &Scope| norm(w, "norm", c.hidden_size);
     let decoder = Decoder::stack_under(w, &c, last, |i, w| {
         let (a, block_norm) = (w.at("self_attn"), |name| norm(w, name, c.hidden_size));
@@ -146,7 +143,7 @@ impl Config {
         if !self.has_experts(layer) {
             // Some checkpoints keep the name that Mixtral uses.
             let mlp = if w.has_below("mlp") { w.at("mlp") } else { moe };
-            return Ok(Box::new(Mlp::sized(&mlp, c, *self.dense_intermediate_size, self.gate())?));
+            return Ok(Box::new(Mlp::sized_with(&mlp, c, *self.dense_intermediate_size, self.gate())?));
         }
         let router = loss_free_router_at(&moe, &moe, c, routing)?.normalized().rounded();
         let sizes = ExpertSizes {
@@ -196,7 +193,7 @@ impl Config {
     fn shared(&self, w: &Scope, c: &Text) -> Result<Mlp> {
         let (w, inner) = (w.at("shared_experts"), *self.shared_intermediate_size);
         if !w.has_below("gate_up_proj") {
-            return Mlp::sized(&w, c, inner, self.gate());
+            return Mlp::sized_with(&w, c, inner, self.gate());
         }
         let [gate, up] = w.fused("gate_up_proj", c.hidden_size, [inner, inner])?;
         Ok(Mlp::new(gate, up, w.linear("down_proj", inner, c.hidden_size)?, self.gate()))

@@ -31,7 +31,7 @@ use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
 type Read = fn(&str, &[u8], &Config, &Files) -> Result<Pipeline>;
 
 /// The files that hold a vocabulary. The first one in a checkpoint is used.
-const READERS: [(&str, Read); 13] = [
+const READERS: [(&str, Read); 14] = [
     ("tekken.json", tekken::read),
     ("qwen.tiktoken", tiktoken::chatml),
     ("hy.tiktoken", tiktoken::start_of_text),
@@ -42,6 +42,7 @@ const READERS: [(&str, Read); 13] = [
     ("tokenizer.model", sentencepiece_or_tiktoken),
     ("spiece.model", sentencepiece_or_tiktoken),
     ("sentencepiece.bpe.model", sentencepiece_or_tiktoken),
+    ("chn_jpn_yue_eng_ko_spectok.bpe.model", sentencepiece_or_tiktoken),
     ("tokenizer.tiktoken", tiktoken::plain),
     ("vocab.json", vocab_json::read),
     ("vocab.txt", vocab_txt::read),
