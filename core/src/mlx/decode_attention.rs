@@ -37,7 +37,7 @@ const JOIN: CudaKernel = CudaKernel {
 
 const WARPS: i32 = 8;
 /// Elements of a head that one thread holds at most.
-const MOST_ELEMENTS: i32 = 32;
+const MOST_ELEMENTS: i32 = 40;
 /// One more block attends for a head for each of so many entries that its buffer has room for.
 const ENTRIES_OF_A_PART: i32 = 256;
 const MOST_PARTS: i32 = 32;
