@@ -1,6 +1,7 @@
 // Attention of one query a row and head over the first entries of a buffer, as many as the row's position
 // says. The inputs, the output and these constants are declared by MLX:
 //   T, D, DV       the type of queries, keys and values; the sizes of a key's and of a value's head
+//   SCALE          the factor of the scores, as the bits of a float: a small array would be in the host's memory
 //   LANES          threads that share a key; a power of two
 //   HAS_SINKS      whether each head has a score of its own that no value follows
 //   IS_PART        whether other blocks attend over other keys, so that the result is not yet divided
@@ -8,8 +9,8 @@
 // the keys. Scores are in units of log2, so that exp2f serves.
 constexpr int E = D / LANES, EV = DV / LANES;
 constexpr int GROUPS = 32 * WARPS / LANES;
-// Keys in flight at once hide the latency of memory; more than four cost registers.
-constexpr int AT_ONCE = E > 16 ? 2 : 4;
+// Keys in flight at once hide the latency of memory, and cost registers.
+constexpr int AT_ONCE = E > 16 || EV > 16 ? 1 : E > 8 || EV > 8 ? 2 : 4;
 constexpr float LOG2_E = 1.44269504089f;
 constexpr float LEAST = -3.4e38f;
 
@@ -27,7 +28,7 @@ const T* value_of = values + kv_head * capacity * DV + lane * EV;
 
 float query[E], sum_of[EV];
 read_elements<E>(queries + (int64_t(row) * heads + head) * D + lane * E, query);
-for (int i = 0; i < E; ++i) query[i] *= scale[0] * LOG2_E;
+for (int i = 0; i < E; ++i) query[i] *= __int_as_float(SCALE) * LOG2_E;
 for (int i = 0; i < EV; ++i) sum_of[i] = 0;
 float most = LEAST, total = 0;
 if constexpr (HAS_SINKS) {
@@ -38,15 +39,19 @@ if constexpr (HAS_SINKS) {
 }
 
 for (int base = begin; base < end; base += GROUPS * AT_ONCE) {
-  float score[AT_ONCE], element[EV];
+  float score[AT_ONCE], entry[AT_ONCE][E], element[AT_ONCE][EV];
+  // All reads come first, so that they wait for memory together. A key beyond the end is read at the end and
+  // weighs nothing, so that all threads shuffle.
 #pragma unroll
   for (int n = 0; n < AT_ONCE; ++n) {
-    const int key = base + n * GROUPS + group;
-    float entry[E];
-    // A key beyond the end is read at the end and weighs nothing, so that all threads shuffle.
-    read_elements<E>(key_of + int64_t(min(key, end - 1)) * D, entry);
+    const int64_t key = min(base + n * GROUPS + group, end - 1);
+    read_elements<E>(key_of + key * D, entry[n]);
+    read_elements<EV>(value_of + key * DV, element[n]);
+  }
+#pragma unroll
+  for (int n = 0; n < AT_ONCE; ++n) {
     score[n] = 0;
-    for (int i = 0; i < E; ++i) score[n] += query[i] * entry[i];
+    for (int i = 0; i < E; ++i) score[n] += query[i] * entry[n][i];
   }
 #pragma unroll
   for (int n = 0; n < AT_ONCE; ++n) {
@@ -66,9 +71,8 @@ for (int base = begin; base < end; base += GROUPS * AT_ONCE) {
   for (int n = 0; n < AT_ONCE; ++n) {
     const int key = base + n * GROUPS + group;
     const float weight = key < end ? exp2f(score[n] - most) : 0;
-    read_elements<EV>(value_of + int64_t(min(key, end - 1)) * DV, element);
     total += weight;
-    for (int i = 0; i < EV; ++i) sum_of[i] += weight * element[i];
+    for (int i = 0; i < EV; ++i) sum_of[i] += weight * element[n][i];
   }
 }
 

@@ -5,7 +5,10 @@
 
 use crate::{
     error::Result,
-    mlx::ffi::{CudaKernel, Template, apply_cuda_kernel, has_cuda, is_cpu},
+    mlx::{
+        cuda::uses_cuda,
+        ffi::{CudaKernel, Template, apply_cuda_kernel},
+    },
 };
 use mlx_rs::{Array, Dtype};
 
@@ -24,7 +27,7 @@ __device__ void read_elements(const T* from, float (&to)[N]) {
 ";
 const ATTEND: CudaKernel = CudaKernel {
     name: "decode_attention",
-    inputs: &["queries", "keys", "values", "scale", "sinks", "position"],
+    inputs: &["queries", "keys", "values", "sinks", "position"],
     source: include_str!("decode_attention.cu"),
     header: HEADER,
 };
@@ -35,11 +38,12 @@ const JOIN: CudaKernel = CudaKernel {
     header: "",
 };
 
-const WARPS: i32 = 8;
-/// Elements of a head that one thread holds at most.
+/// Elements of a head that one thread holds at most where a block has 16 warps, for which a multiprocessor has
+/// registers then, and where it has 8.
+const MOST_ELEMENTS_OF_WIDE_BLOCKS: i32 = 8;
 const MOST_ELEMENTS: i32 = 40;
 /// One more block attends for a head for each of so many entries that its buffer has room for.
-const ENTRIES_OF_A_PART: i32 = 256;
+const ENTRIES_OF_A_PART: i32 = 1024;
 const MOST_PARTS: i32 = 32;
 
 /// One query of each row and head over the first entries of a buffer.
@@ -64,26 +68,30 @@ impl DecodeAttention<'_> {
     /// # Errors
     /// [`Error::Mlx`](crate::error::Error::Mlx).
     pub(crate) fn run(&self) -> Result<Option<Array>> {
-        let Some(lanes) = self.lanes().filter(|_| has_cuda() && !is_cpu().unwrap_or(true)) else {
+        let Some(lanes) = self.lanes().filter(|_| uses_cuda()) else {
             return Ok(None);
         };
         let (queries, keys) = (self.queries, self.keys);
         let (batch, heads, value_dim) = (queries.dim(0), queries.dim(1), self.values.dim(3));
+        let warps = match keys.dim(3).max(value_dim) / lanes {
+            ..=MOST_ELEMENTS_OF_WIDE_BLOCKS => 16,
+            _ => 8,
+        };
         let parts = (keys.dim(2) / ENTRIES_OF_A_PART).clamp(1, MOST_PARTS);
-        let scale = Array::from_slice(&[self.scale], &[1]);
         let position = self.position.as_dtype(Dtype::Int32)?;
-        let inputs = [queries, keys, self.values, &scale, self.sinks.unwrap_or(&scale), &position];
+        let inputs = [queries, keys, self.values, self.sinks.unwrap_or(queries), &position];
         let templates = [
             Template::Type("T", queries.dtype()),
             Template::Integer("D", keys.dim(3)),
             Template::Integer("DV", value_dim),
+            Template::Integer("SCALE", self.scale.to_bits() as i32),
             Template::Integer("LANES", lanes),
-            Template::Integer("WARPS", WARPS),
+            Template::Integer("WARPS", warps),
             Template::Boolean("HAS_SINKS", self.sinks.is_some()),
             Template::Boolean("IS_PART", parts > 1),
         ];
         let shape = [batch, heads, 1, value_dim];
-        let threads = 32 * WARPS;
+        let threads = 32 * warps;
         let grid = [heads * threads, parts, batch];
         if parts == 1 {
             let output = (&shape[..], queries.dtype());
@@ -110,7 +118,9 @@ impl DecodeAttention<'_> {
             _ => return None,
         };
         let dims = [keys.dim(3), values.dim(3)];
-        let is_fit = keys.dtype() == dtype
+        // The bits of a negative scale would be a negative number, which no name of a kernel can have.
+        let is_fit = self.scale.is_sign_positive()
+            && keys.dtype() == dtype
             && values.dtype() == dtype
             && queries.dim(3) == keys.dim(3)
             && dims.iter().all(|dim| dim % pack == 0);
@@ -134,7 +144,7 @@ mod tests {
     fn the_kernel_attends_as_mlx_does_under_a_mask() {
         for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
             for (dims, value_dims) in
-                [(64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256)]
+                [(64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256), (512, 512)]
             {
                 for (capacity, positions) in
                     [(256, vec![0]), (256, vec![255]), (1024, vec![700]), (512, vec![600, 3, 17])]

@@ -13,8 +13,9 @@ pub(crate) mod memory;
 pub(crate) mod parameter;
 pub(crate) mod quantized;
 pub(crate) mod queued;
+mod weight_file;
 
-pub(crate) use cuda::announce_kernels;
+pub(crate) use cuda::{announce_kernels, in_device_memory, uses_cuda};
 pub(crate) use device::{check_device, device_memory};
 pub(crate) use failure::{has_failed, take_failure};
 pub use ffi::{
@@ -23,6 +24,7 @@ pub use ffi::{
 pub(crate) use ffi::{initialize, raise_priority, release_memory};
 pub(crate) use parameter::detach_indices;
 pub(crate) use queued::synchronize;
+pub(crate) use weight_file::load_for_cuda;
 
 use crate::error::Result;
 use mlx_rs::{Array, ArrayElement, Dtype};
