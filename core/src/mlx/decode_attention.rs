@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     mlx::{
         cuda::uses_cuda,
-        ffi::{CudaKernel, Template, apply_cuda_kernel},
+        ffi::{CudaKernel, Launch, Template, apply_cuda_kernel},
     },
 };
 use mlx_rs::{Array, Dtype};
@@ -94,18 +94,17 @@ impl DecodeAttention<'_> {
         let threads = 32 * warps;
         let grid = [heads * threads, parts, batch];
         if parts == 1 {
-            let output = (&shape[..], queries.dtype());
-            return Ok(Some(apply_cuda_kernel(
-                &ATTEND, &inputs, &templates, output, grid, threads,
-            )?));
+            let launch = Launch { shape: &shape, dtype: queries.dtype(), grid, threads };
+            return Ok(Some(apply_cuda_kernel(&ATTEND, &inputs, &templates, &launch)?));
         }
-        let output = (&[batch, heads, parts, value_dim + 2][..], Dtype::Float32);
-        let found = apply_cuda_kernel(&ATTEND, &inputs, &templates, output, grid, threads)?;
+        let found = &[batch, heads, parts, value_dim + 2];
+        let launch = Launch { shape: found, dtype: Dtype::Float32, grid, threads };
+        let found = apply_cuda_kernel(&ATTEND, &inputs, &templates, &launch)?;
         let templates = [Template::Type("T", queries.dtype()), Template::Integer("DV", value_dim)];
         let threads = value_dim.clamp(32, threads);
         let grid = [batch * heads * threads, 1, 1];
-        let output = (&shape[..], queries.dtype());
-        Ok(Some(apply_cuda_kernel(&JOIN, &[&found], &templates, output, grid, threads)?))
+        let launch = Launch { shape: &shape, dtype: queries.dtype(), grid, threads };
+        Ok(Some(apply_cuda_kernel(&JOIN, &[&found], &templates, &launch)?))
     }
 
     /// How many threads share a key.

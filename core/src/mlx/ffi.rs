@@ -512,16 +512,24 @@ pub(super) enum Template {
     Boolean(&'static str, bool),
 }
 
-/// Runs a kernel with one output of this shape and type, on a grid of so many threads, `threads` of them a
-/// block, along the first axis.
+/// What a kernel gives, and on which grid it runs.
+pub(super) struct Launch<'a> {
+    pub shape: &'a [i32],
+    pub dtype: Dtype,
+    /// The threads along each axis.
+    pub grid: [i32; 3],
+    /// The threads of a block, along the first axis.
+    pub threads: i32,
+}
+
+/// Runs a kernel with one output.
 pub(super) fn apply_cuda_kernel(
     kernel: &CudaKernel,
     inputs: &[&Array],
     templates: &[Template],
-    (shape, dtype): (&[i32], Dtype),
-    grid: [i32; 3],
-    threads: i32,
+    launch: &Launch,
 ) -> Result<Array> {
+    let Launch { shape, dtype, grid, threads } = *launch;
     let string = |text: &str| CString::new(text).expect("sources and names have no zero byte");
     let (name, source, header) =
         (string(kernel.name), string(kernel.source), string(kernel.header));
