@@ -79,7 +79,7 @@ impl DecodeAttention<'_> {
         };
         let parts = (keys.dim(2) / ENTRIES_OF_A_PART).clamp(1, MOST_PARTS);
         let position = self.position.as_dtype(Dtype::Int32)?;
-        let inputs = [queries, keys, self.values, self.sinks.unwrap_or(queries), &position];
+        let inputs = [queries, keys, self.values, self.sinks.unwrap_or(&position), &position];
         let templates = [
             Template::Type("T", queries.dtype()),
             Template::Integer("D", keys.dim(3)),
