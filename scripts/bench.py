@@ -166,7 +166,95 @@ CONFIGS = {
         **SMALL,
     ),
 }
-QUANTIZED = {"qwen3", "qwen3_moe", "deepseek_v3"}
+BFLOAT16 = dict(torch_dtype="bfloat16")
+# The shapes of published models, for GPUs.
+CONFIGS |= {
+    "gpu-host": qwen3(**HOST_BOUND) | BFLOAT16,
+    "gpu-qwen3-bf16": qwen3(**QWEN3_06B) | BFLOAT16,
+    "gpu-qwen3": qwen3(**QWEN3_06B) | BFLOAT16,
+    "gpu-llama-1b": dict(
+        model_type="llama",
+        hidden_size=2048,
+        num_hidden_layers=16,
+        intermediate_size=8192,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        rms_norm_eps=1e-5,
+        rope_theta=5e5,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        **BFLOAT16,
+    ),
+    "gpu-llama-8b": dict(
+        model_type="llama",
+        hidden_size=4096,
+        num_hidden_layers=32,
+        intermediate_size=14336,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        rms_norm_eps=1e-5,
+        rope_theta=5e5,
+        tie_word_embeddings=False,
+        max_position_embeddings=8192,
+        **BFLOAT16,
+    ),
+    "gpu-qwen3-moe": CONFIGS["qwen3_moe"]
+    | dict(
+        hidden_size=2048,
+        num_hidden_layers=12,
+        intermediate_size=6144,
+        num_attention_heads=32,
+        num_experts=128,
+        moe_intermediate_size=768,
+        vocab_size=151936,
+        tie_word_embeddings=False,
+        **BFLOAT16,
+    ),
+    "gpu-gemma3": dict(
+        model_type="gemma3_text",
+        hidden_size=1152,
+        num_hidden_layers=26,
+        intermediate_size=6912,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        sliding_window=512,
+        sliding_window_pattern=6,
+        query_pre_attn_scalar=256,
+        rms_norm_eps=1e-6,
+        vocab_size=262144,
+        max_position_embeddings=32768,
+        **BFLOAT16,
+    ),
+    "gpu-lfm2": CONFIGS["lfm2"]
+    | dict(
+        hidden_size=2048,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=65536,
+        block_dim=2048,
+        block_ff_dim=12288,
+        block_multiple_of=256,
+        block_auto_adjust_ff_dim=True,
+        full_attn_idxs=[2, 5, 8, 10, 12, 14],
+        **BFLOAT16,
+    ),
+    "gpu-mamba2": CONFIGS["mamba2"]
+    | dict(
+        hidden_size=1536,
+        num_hidden_layers=48,
+        intermediate_size=3072,
+        vocab_size=50288,
+        num_heads=48,
+        state_size=128,
+        **BFLOAT16,
+    ),
+}
+QUANTIZED = {"qwen3", "qwen3_moe", "deepseek_v3", *(name for name in CONFIGS if name.startswith("gpu-"))}
+QUANTIZED -= {"gpu-qwen3-bf16"}
 
 
 def made(name: str) -> Path:
@@ -223,8 +311,8 @@ def make_tokenizer(path: Path, vocabulary: int) -> None:
 # Measurements
 
 
-def run_reference(path: str, prompt: int, tokens: int) -> None:
-    """One run of mlx-lm, in a process of its own."""
+def run_reference(path: str, prompt: int, tokens: int, times_of_all: int = 1) -> None:
+    """A run of mlx-lm in a process of its own; of several, the rates are those of the last."""
     import mlx.core as mx
     from mlx_lm import load
     from mlx_lm.generate import generate_step
@@ -235,15 +323,21 @@ def run_reference(path: str, prompt: int, tokens: int) -> None:
     started = time.perf_counter()
     model, _ = load(path)
     loaded = time.perf_counter()
-    times = []
-    for token, _ in generate_step(mx.array(list(range(1, prompt + 1))), model, max_tokens=tokens):
-        times.append(time.perf_counter())
+    first_token = None
+    for _ in range(times_of_all):
+        times, said = [], []
+        began = time.perf_counter() if first_token else loaded
+        for token, _ in generate_step(mx.array(list(range(1, prompt + 1))), model, max_tokens=tokens):
+            times.append(time.perf_counter())
+            said.append(token)
+        first_token = first_token or times[0] - started
     print(
         json.dumps(
             dict(
-                prefill=prompt / (times[0] - loaded),
+                prefill=prompt / (times[0] - began),
                 decode=(len(times) - 1) / (times[-1] - times[0]) if tokens > 1 else 0.0,
-                first_token=times[0] - started,
+                first_token=first_token,
+                tokens=said,
             )
         )
     )
@@ -388,6 +482,40 @@ ROWS = [
 ]
 
 
+# Decode rates that are asked for; prefill and load are the same for all.
+GPU = {
+    "gpu-host": 1.6,
+    "gpu-qwen3-bf16": 1.6,
+    "gpu-qwen3": 1.6,
+    "gpu-llama-1b": 1.3,
+    "gpu-llama-8b": 1.1,
+    "gpu-qwen3-moe": 1.3,
+    "gpu-gemma3": 1.3,
+    "gpu-lfm2": 1.3,
+    "gpu-mamba2": 1.3,
+}
+
+
+def report_gpu(name: str, runs: int) -> None:
+    """Compares warm rates and loading on a GPU; 512 tokens of prompt."""
+    path, sides = made(name), []
+    for run in range(runs + 1):
+        ours = inside("rates", path, 512, 256)
+        output, _, _ = run_process(sys.executable, __file__, "--reference", path, 512, 256, 2)
+        theirs = json.loads(output.splitlines()[-1])
+        # The first run of both compiles kernels.
+        if run:
+            sides.append((ours, theirs))
+    equal = os.path.commonprefix([ours["tokens"], theirs["tokens"]])
+    print(f"{name}: {len(equal)} of 256 tokens are equal", flush=True)
+    for field, asked in dict(decode=GPU[name], prefill=1.05, first_token=0.6).items():
+        measured = lambda: [(ours[field], theirs[field]) for ours, theirs in sides]
+        title = f"{name}, {field}{', s' if field == 'first_token' else ', tokens/s'}"
+        pairs = iter(measured())
+        row = Row(name, title, "mlx-lm", asked, lambda: next(pairs), is_rate=field != "first_token")
+        report(row, runs)
+
+
 def report(row: Row, runs: int) -> None:
     ours, other = (statistics.median(side) for side in zip(*(row.run() for _ in range(runs))))
     ratio = ours / other
@@ -398,20 +526,23 @@ def report(row: Row, runs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    names = list(dict.fromkeys(row.name for row in ROWS))
+    names = [*dict.fromkeys(row.name for row in ROWS), "gpu", *GPU]
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(names))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--make", help=argparse.SUPPRESS)
-    parser.add_argument("--reference", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--reference", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.make:
         return make_model(arguments.make)
     if arguments.reference:
-        path, prompt, tokens = arguments.reference
-        return run_reference(path, int(prompt), int(tokens))
+        path, *numbers = arguments.reference
+        return run_reference(path, *map(int, numbers))
     if unknown := set(arguments.names) - set(names):
         parser.error(f"{', '.join(unknown)}: not among {', '.join(names)}")
     MODELS.mkdir(parents=True, exist_ok=True)
+    for name in GPU:
+        if {"gpu", name} & set(arguments.names):
+            report_gpu(name, arguments.runs)
     for row in ROWS:
         if not arguments.names or row.name in arguments.names:
             report(row, arguments.runs)

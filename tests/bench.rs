@@ -17,9 +17,13 @@ fn main() {
     let result = match words[..] {
         ["second-turn", model, history] => block_on(second_turn(model, number(history))),
         ["sampling", model, tokens] => block_on(sampling(model, number(tokens))),
+        ["rates", model, prompt, tokens] => block_on(rates(model, number(prompt), number(tokens))),
         ["streaming", model] => streaming(model),
         ["cache", model, positions] => cache(model, number(positions)),
-        _ => panic!("usage: bench second-turn|sampling|cache MODEL NUMBER | streaming MODEL"),
+        _ => panic!(
+            "usage: bench second-turn|sampling|cache MODEL NUMBER | rates MODEL PROMPT TOKENS | \
+             streaming MODEL"
+        ),
     };
     match result {
         Ok(result) => println!("{result}"),
@@ -57,6 +61,27 @@ async fn second_turn(folder: &str, history: usize) -> Result<Json> {
         "session": known.time_to_first_token.as_secs_f64(),
         "anew": anew.time_to_first_token.as_secs_f64(),
         "computed": known.prompt_tokens - known.cached_tokens,
+    }))
+}
+
+/// Seconds from the call of load to the first token, and the rates of the same request again, when all
+/// kernels and steps are compiled.
+async fn rates(folder: &str, prompt: usize, tokens: usize) -> Result<Json> {
+    let started = Instant::now();
+    let model = Model::load(Path::new(folder)).await?;
+    let options = GenerateOptions::default().max_tokens(tokens).temperature(0.0).ignore_end(true);
+    let prompt = Prompt::Tokens((1..=prompt as u32).collect());
+    let (mut first_token, mut said) = (None, Vec::new());
+    follow(model.generate(prompt.clone(), &options)?, |_| {
+        first_token.get_or_insert_with(|| started.elapsed().as_secs_f64());
+    })
+    .await?;
+    let summary = follow(model.generate(prompt, &options)?, |id| said.push(id)).await?;
+    Ok(json!({
+        "first_token": first_token,
+        "prefill": summary.prefill_rate,
+        "decode": summary.decode_rate,
+        "tokens": said,
     }))
 }
 

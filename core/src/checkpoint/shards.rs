@@ -7,6 +7,7 @@ use crate::{
         weight_files::INDEX,
     },
     error::{Error, Result},
+    mlx,
 };
 use mlx_rs::Array;
 use safetensors::{
@@ -169,5 +170,8 @@ pub(crate) fn load_shard(path: &Path) -> Result<HashMap<String, Array>> {
             return Err(damaged(format!("tensor `{name}` is too large: {:?}", info.shape)));
         }
     }
-    Array::load_safetensors(path).map_err(|error| damaged(error.to_string()))
+    match mlx::load_for_cuda(path) {
+        Some(tensors) => tensors.map_err(|error| damaged(error.to_string())),
+        None => Array::load_safetensors(path).map_err(|error| damaged(error.to_string())),
+    }
 }

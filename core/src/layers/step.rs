@@ -6,6 +6,7 @@ use crate::{
         attention::ring_buffer::Ring,
         embedded::{SpanReach, span_mask},
     },
+    mlx,
 };
 use mlx_rs::{Array, ops};
 use std::{
@@ -254,10 +255,11 @@ impl Step {
         self.memoized(Memo::Slot(ring), || {
             let (keep, turning) = (Array::from_int(ring.keep), Array::from_int(ring.turning()));
             if ring.keep == 0 {
-                return Ok(self.position.remainder(turning)?);
+                return mlx::in_device_memory(&self.position.remainder(turning)?);
             }
             let turned = self.position.subtract(&keep)?.remainder(turning)?.add(&keep)?;
-            Ok(ops::select(&self.position.lt(keep)?, &self.position, turned)?)
+            let slot = ops::select(&self.position.lt(keep)?, &self.position, turned)?;
+            mlx::in_device_memory(&slot)
         })
     }
 }

@@ -1,6 +1,11 @@
-//! The kernels that MLX compiles for an NVIDIA GPU when they are first used.
+//! What is particular to NVIDIA GPUs: kernels that MLX compiles when they are first used, and small arrays
+//! that MLX leaves in the host's memory.
 
-use crate::mlx::ffi::has_cuda;
+use crate::{
+    error::Result,
+    mlx::ffi::{has_cuda, is_cpu, slice},
+};
+use mlx_rs::{Array, ops};
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -21,6 +26,22 @@ pub(crate) fn announce_kernels() {
             folder.display()
         );
     }
+}
+
+/// Whether this thread computes on an NVIDIA GPU.
+pub(crate) fn uses_cuda() -> bool {
+    has_cuda() && !is_cpu().unwrap_or(true)
+}
+
+/// The same integers `[count]` in the memory of the GPU. MLX keeps arrays of up to 8 bytes in the host's
+/// memory, so that every thread of a kernel that reads one waits for the bus.
+pub(crate) fn in_device_memory(integers: &Array) -> Result<Array> {
+    if !uses_cuda() {
+        return Ok(integers.clone());
+    }
+    // A view of the first of four equal rows, which together are large enough.
+    let rows = ops::zeros::<i32>(&[4, 1])?.add(integers.reshape(&[1, -1])?)?;
+    Ok(slice(&rows, 0, 0, 1)?.reshape(&[-1])?)
 }
 
 /// Whether a folder and those inside it have no file.

@@ -1,5 +1,6 @@
 //! The calls of mlx-c that mlx-rs does not offer, and the only unsafe code of the core: modes of
-//! quantization, slices whose start only the device knows, and counts of graph nodes.
+//! quantization, slices whose start only the device knows, kernels of CUDA, files that MLX reads, and
+//! counts of graph nodes.
 #![allow(unsafe_code)]
 
 use crate::{
@@ -11,8 +12,9 @@ use mlx_rs::{
 };
 use mlx_sys as sys;
 use std::{
-    cell::RefCell,
-    ffi::{CStr, c_char, c_int, c_void},
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    ffi::{CStr, CString, c_char, c_int, c_void},
     ptr::null_mut,
     sync::Once,
 };
@@ -363,6 +365,235 @@ pub fn bits(x: &Array, shift: &Array, mask: &Array) -> Result<Array> {
 pub fn shift_left(x: &Array, shift: &Array) -> Result<Array> {
     // SAFETY: the handles are alive during the call.
     call(|out, stream| unsafe { sys::mlx_left_shift(out, x.as_ptr(), shift.as_ptr(), stream) })
+}
+
+/// A file that MLX reads through this library, from any thread.
+pub(super) trait FileReader: Send + Sync {
+    /// Its name for messages.
+    fn name(&self) -> String;
+
+    /// Its size in bytes.
+    fn length(&self) -> u64;
+
+    /// Fills `bytes` from a place on.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> std::io::Result<()>;
+}
+
+/// What MLX gets to read: a file, the place of the next read, and the name.
+struct Opened {
+    file: Box<dyn FileReader>,
+    place: Cell<u64>,
+    name: CString,
+}
+
+/// The tensors of a file in the safetensors format, which the default device reads when they are computed.
+pub(super) fn load_from(file: Box<dyn FileReader>) -> Result<HashMap<String, Array>> {
+    let name = CString::new(file.name()).unwrap_or_default();
+    let opened = Box::into_raw(Box::new(Opened { file, place: Cell::new(0), name }));
+    let table = sys::mlx_io_vtable {
+        is_open: Some(is_open),
+        good: Some(is_open),
+        tell: Some(place),
+        seek: Some(seek),
+        read: Some(read),
+        read_at_offset: Some(read_at),
+        write: None,
+        label: Some(label),
+        free: Some(close),
+    };
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: MLX calls the functions of the table with `opened`, and `close` once at the end. It moves the place
+    // of the next read on this thread alone, for the header; tensors are read at places of their own. All other
+    // handles are made and freed here.
+    unsafe {
+        let reader = sys::mlx_io_reader_new(opened.cast(), table);
+        let mut arrays = sys::mlx_map_string_to_array_new();
+        let mut facts = sys::mlx_map_string_to_string_new();
+        let status =
+            sys::mlx_load_safetensors_reader(&mut arrays, &mut facts, reader, stream.as_ptr());
+        let mut tensors = HashMap::new();
+        if status == 0 {
+            let iterator = sys::mlx_map_string_to_array_iterator_new(arrays);
+            loop {
+                let (mut key, mut value) = (std::ptr::null(), sys::mlx_array_new());
+                if sys::mlx_map_string_to_array_iterator_next(&mut key, &mut value, iterator) != 0 {
+                    sys::mlx_array_free(value);
+                    break;
+                }
+                let key = CStr::from_ptr(key).to_string_lossy().into_owned();
+                tensors.insert(key, Array::from_ptr(value));
+            }
+            sys::mlx_map_string_to_array_iterator_free(iterator);
+        }
+        sys::mlx_map_string_to_string_free(facts);
+        sys::mlx_map_string_to_array_free(arrays);
+        sys::mlx_io_reader_free(reader);
+        check(status).map(|()| tensors)
+    }
+}
+
+/// # Safety
+/// MLX passes what [`load_from`] gave it, before `close`.
+unsafe fn opened<'a>(opened: *mut c_void) -> &'a Opened {
+    // SAFETY: as the caller promises.
+    unsafe { &*opened.cast() }
+}
+
+unsafe extern "C" fn is_open(_: *mut c_void) -> bool {
+    true
+}
+
+unsafe extern "C" fn place(file: *mut c_void) -> usize {
+    // SAFETY: called by MLX alone.
+    unsafe { opened(file) }.place.get() as usize
+}
+
+unsafe extern "C" fn seek(file: *mut c_void, offset: i64, whence: c_int) -> c_int {
+    // SAFETY: called by MLX alone.
+    let file = unsafe { opened(file) };
+    let from = match whence {
+        libc::SEEK_SET => Some(0),
+        libc::SEEK_CUR => Some(file.place.get()),
+        libc::SEEK_END => Some(file.file.length()),
+        _ => None,
+    };
+    let Some(new) = from.and_then(|from| from.checked_add_signed(offset)) else { return -1 };
+    file.place.set(new);
+    0
+}
+
+unsafe extern "C" fn read(file: *mut c_void, data: *mut c_char, count: usize) -> usize {
+    // SAFETY: called by MLX alone.
+    unsafe {
+        let place = &opened(file).place;
+        let done = read_at(file, data, count, place.get() as usize);
+        place.set(place.get() + done as u64);
+        done
+    }
+}
+
+/// Returns how many bytes were read: all or none.
+unsafe extern "C" fn read_at(
+    file: *mut c_void,
+    data: *mut c_char,
+    count: usize,
+    offset: usize,
+) -> usize {
+    // SAFETY: called by MLX alone, which has allocated so many bytes; they have no other reader or writer, and
+    // are only written here.
+    let (file, bytes) =
+        unsafe { (opened(file), std::slice::from_raw_parts_mut(data.cast::<u8>(), count)) };
+    file.file.read_at(bytes, offset as u64).map_or(0, |()| count)
+}
+
+unsafe extern "C" fn label(file: *mut c_void) -> *const c_char {
+    // SAFETY: called by MLX alone.
+    unsafe { opened(file) }.name.as_ptr()
+}
+
+unsafe extern "C" fn close(file: *mut c_void) {
+    // SAFETY: the pointer came from a box, and MLX uses it no more.
+    drop(unsafe { Box::from_raw(file.cast::<Opened>()) });
+}
+
+/// A kernel in CUDA's C++, which MLX compiles when it is first used. Its output is named `out`.
+pub(super) struct CudaKernel {
+    pub name: &'static str,
+    pub inputs: &'static [&'static str],
+    pub source: &'static str,
+    pub header: &'static str,
+}
+
+/// A constant of a kernel.
+#[derive(Clone, Copy)]
+pub(super) enum Template {
+    Type(&'static str, Dtype),
+    Integer(&'static str, i32),
+    Boolean(&'static str, bool),
+}
+
+/// What a kernel gives, and on which grid it runs.
+pub(super) struct Launch<'a> {
+    pub shape: &'a [i32],
+    pub dtype: Dtype,
+    /// The threads along each axis.
+    pub grid: [i32; 3],
+    /// The threads of a block, along the first axis.
+    pub threads: i32,
+}
+
+/// Runs a kernel with one output.
+pub(super) fn apply_cuda_kernel(
+    kernel: &CudaKernel,
+    inputs: &[&Array],
+    templates: &[Template],
+    launch: &Launch,
+) -> Result<Array> {
+    let Launch { shape, dtype, grid, threads } = *launch;
+    let string = |text: &str| CString::new(text).expect("sources and names have no zero byte");
+    let (name, source, header) =
+        (string(kernel.name), string(kernel.source), string(kernel.header));
+    let names: Vec<CString> = kernel.inputs.iter().map(|name| string(name)).collect();
+    let pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+    let handles: Vec<_> = inputs.iter().map(|input| input.as_ptr()).collect();
+    let out = c"out";
+    // SAFETY: every handle is made and freed here or alive during the call, and MLX copies all strings; the
+    // lengths are those of the slices.
+    unsafe {
+        let names = sys::mlx_vector_string_new_data(pointers.as_ptr().cast_mut(), pointers.len());
+        let outs = sys::mlx_vector_string_new_data([out.as_ptr()].as_ptr().cast_mut(), 1);
+        let (source, header) = (source.as_ptr(), header.as_ptr());
+        let made =
+            sys::mlx_fast_cuda_kernel_new(name.as_ptr(), names, outs, source, header, true, 0);
+        let config = sys::mlx_fast_cuda_kernel_config_new();
+        sys::mlx_fast_cuda_kernel_config_add_output_arg(
+            config,
+            shape.as_ptr(),
+            shape.len(),
+            dtype.into(),
+        );
+        sys::mlx_fast_cuda_kernel_config_set_grid(config, grid[0], grid[1], grid[2]);
+        sys::mlx_fast_cuda_kernel_config_set_thread_group(config, threads, 1, 1);
+        for template in templates {
+            match *template {
+                Template::Type(name, dtype) => {
+                    let name = string(name);
+                    let (name, dtype) = (name.as_ptr(), dtype.into());
+                    sys::mlx_fast_cuda_kernel_config_add_template_arg_dtype(config, name, dtype)
+                }
+                Template::Integer(name, value) => {
+                    let name = string(name);
+                    sys::mlx_fast_cuda_kernel_config_add_template_arg_int(
+                        config,
+                        name.as_ptr(),
+                        value,
+                    )
+                }
+                Template::Boolean(name, value) => {
+                    let name = string(name);
+                    sys::mlx_fast_cuda_kernel_config_add_template_arg_bool(
+                        config,
+                        name.as_ptr(),
+                        value,
+                    )
+                }
+            };
+        }
+        let inputs = sys::mlx_vector_array_new_data(handles.as_ptr(), handles.len());
+        let mut outputs = sys::mlx_vector_array_new();
+        let stream = Stream::thread_local_or_default();
+        let status =
+            sys::mlx_fast_cuda_kernel_apply(&mut outputs, made, inputs, config, stream.as_ptr());
+        let output =
+            check(status).and_then(|()| call(|out, _| sys::mlx_vector_array_get(out, outputs, 0)));
+        sys::mlx_vector_array_free(outputs);
+        sys::mlx_vector_array_free(inputs);
+        sys::mlx_fast_cuda_kernel_config_free(config);
+        sys::mlx_fast_cuda_kernel_free(made);
+        sys::mlx_vector_string_free(outs);
+        sys::mlx_vector_string_free(names);
+        output
+    }
 }
 
 /// The bytes of memory that the default device lets a program use, if MLX knows.

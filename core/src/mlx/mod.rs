@@ -6,6 +6,7 @@
 pub(crate) mod compiled;
 pub(crate) mod convolution;
 mod cuda;
+pub(crate) mod decode_attention;
 mod device;
 mod failure;
 mod ffi;
@@ -15,8 +16,9 @@ pub(crate) mod parameter;
 pub(crate) mod product;
 pub(crate) mod quantized;
 pub(crate) mod queued;
+mod weight_file;
 
-pub(crate) use cuda::announce_kernels;
+pub(crate) use cuda::{announce_kernels, in_device_memory, uses_cuda};
 pub(crate) use device::{check_device, device_memory};
 pub(crate) use failure::{has_failed, take_failure};
 pub use ffi::{
@@ -25,6 +27,7 @@ pub use ffi::{
 pub(crate) use ffi::{initialize, raise_priority, release_memory};
 pub(crate) use parameter::detach_indices;
 pub(crate) use queued::synchronize;
+pub(crate) use weight_file::load_for_cuda;
 
 use crate::error::Result;
 use mlx_rs::{Array, ArrayElement, Dtype};

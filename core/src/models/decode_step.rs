@@ -391,6 +391,7 @@ fn compile(
         let [ids, position, rest @ ..] = inputs else {
             return Err(Error::Internal("a decode step has ids and positions".into()));
         };
+        let position = mlx::in_device_memory(position)?;
         let (values, states) = rest.split_at(parameters.len());
         let mut cache = template.fork();
         put(cache.arrays(), states.to_vec());
@@ -410,7 +411,9 @@ fn compile(
                 Pass::VerifyOneByOne(length) => {
                     let mut hidden = Vec::new();
                     for at in 0..length {
-                        let step = Step::decode(position.add(Array::from_int(at))?);
+                        let step = Step::decode(mlx::in_device_memory(
+                            &position.add(Array::from_int(at))?,
+                        )?);
                         hidden.push(forward(&mlx::slice(ids, 1, at, at + 1)?, &mut cache, step)?);
                         if at + 1 < length {
                             let volatile = cache.volatile_arrays();

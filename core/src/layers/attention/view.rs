@@ -5,6 +5,7 @@ use crate::{
     error::Result,
     layers::step::{Step, over_queries},
     mlx::{
+        decode_attention::DecodeAttention,
         product::{Weighting, attend},
         quantized::{Format, Quantized},
     },
@@ -36,7 +37,26 @@ impl AttentionView {
             Some(past) if is_causal(past) && self.format.is_none() => {
                 self.weigh(q, scores, Some(Mask::Causal))
             }
+            None if step.length == 1 && !step.is_verify() && self.format.is_none() => {
+                self.attend_to_filled(q, scores, step)
+            }
             _ => self.weigh(q, scores, Some(Mask::Array(&self.mask(step)?))),
+        }
+    }
+
+    /// The one query of a decode step sees the filled slots of a buffer.
+    fn attend_to_filled(&self, q: &Array, scores: &Scores, step: &Step) -> Result<Array> {
+        let attention = DecodeAttention {
+            queries: q,
+            keys: &self.entries[0],
+            values: &self.entries[1],
+            scale: scores.scale,
+            sinks: scores.sinks.as_ref(),
+            position: &step.position,
+        };
+        match attention.run()? {
+            Some(attended) => Ok(attended),
+            None => self.weigh(q, scores, Some(Mask::Array(&self.mask(step)?))),
         }
     }
 
