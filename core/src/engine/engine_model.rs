@@ -10,6 +10,7 @@ use crate::{
     },
     error::{Error, Result},
     families::{self, family},
+    generate::Costs,
     layers::cache_plan::CachePlan,
     mlx,
     models::{
@@ -42,6 +43,8 @@ pub(crate) struct EngineModel {
     /// The fields of its config that it does not use.
     pub ignored_fields: Vec<String>,
     decode: RefCell<DecodeStep>,
+    /// What its passes have cost, for the governors of its generations.
+    pub costs: RefCell<Costs>,
     /// Bytes that its weights take.
     weights: usize,
     /// What tells its checkpoint from others.
@@ -91,6 +94,7 @@ impl EngineModel {
                 model_type: mem::take(&mut model_type),
                 ignored_fields: mem::take(&mut ignored_fields),
                 decode,
+                costs: RefCell::default(),
                 weights,
                 fingerprint: mem::take(&mut fingerprint),
                 sessions,
@@ -171,6 +175,17 @@ impl EngineModel {
     /// One token `[1, 1]` to logits `[1, 1, vocabulary]`.
     pub(crate) fn decode(&self, id: &Array, cache: &mut Cache) -> Result<Array> {
         self.decode.borrow_mut().run(self.language()?, id, cache)
+    }
+
+    /// Tokens `[1, length]` to logits `[1, length, vocabulary]`, of which the cache keeps what it is told
+    /// to accept.
+    pub(crate) fn verify(&self, ids: &Array, cache: &mut Cache) -> Result<Array> {
+        self.decode.borrow_mut().verify(self.language()?, ids, cache)
+    }
+
+    /// Whether such a verify pass is compiled.
+    pub(crate) fn has_compiled_verify(&self, cache: &Cache, length: usize) -> bool {
+        self.decode.borrow().has_compiled_verify(cache, length as i32)
     }
 
     /// Whether the decode step of such a cache is compiled.

@@ -7,6 +7,7 @@ use crate::{
         prefix_cache::{Hold, Slot},
         prompt::EnginePrompt,
         request::Request,
+        speculator::Speculator,
         stream::{Event, FinishReason, Summary, Token},
     },
     error::{Error, Result},
@@ -58,6 +59,7 @@ pub(super) struct Run {
     reported: usize,
     /// What follows the tokens that were given out, unless no pass for it has been queued.
     queued: Option<Result<Next>>,
+    speculator: Speculator,
     /// The tokens that were given out.
     given: Vec<u32>,
     first_token: Option<Duration>,
@@ -106,6 +108,7 @@ impl Run {
             prefilled: 0,
             reported: 0,
             queued: None,
+            speculator: Speculator::default(),
             given: Vec::new(),
             first_token: None,
             last_token: Duration::ZERO,
@@ -143,6 +146,7 @@ impl Run {
     pub fn restart(&mut self, request: &Request) -> Result<()> {
         self.forget();
         (self.queued, self.prefilled) = (None, 0);
+        self.speculator.pending.clear();
         self.loaded.forget_media();
         self.prompt = self.loaded.prompt(request.prompt.clone(), &request.media)?;
         self.sampler = sampler(request, &self.prompt)?;
@@ -220,16 +224,27 @@ impl Run {
 
     /// The next token, and the end of the text after the last one.
     fn decode(&mut self, request: &Request, started: Instant) -> Result<Event> {
-        if self.queued.is_none() {
+        let is_known = self.queued.is_some() || !self.speculator.pending.is_empty();
+        if !is_known && !self.speculate(request)? {
             self.queue_after_last()?;
         }
-        let choice = match self.queued.take().expect("it is queued above")? {
-            Next::Token(choice) => choice,
-            Next::End => return self.finish(request, FinishReason::Stop),
+        let (sampled, ahead) = match self.speculator.pending.pop_front() {
+            Some(sampled) => (sampled, None),
+            None => {
+                let choice = match self.queued.take().expect("it is queued above")? {
+                    Next::Token(choice) => choice,
+                    Next::End => return self.finish(request, FinishReason::Stop),
+                };
+                // The device computes the next logits while the host looks at this token.
+                let is_ahead = self.queues_ahead(request);
+                let ahead = is_ahead.then(|| self.forward(&choice.id)).transpose()?;
+                (choice.read()?, ahead)
+            }
         };
-        // The device computes the next logits while the host looks at this token.
-        let ahead = self.queues_ahead(request).then(|| self.forward(&choice.id)).transpose()?;
-        let Sampled { id, logprob, top } = choice.read()?;
+        if let Some(time) = self.speculator.note_read(ahead.is_some()) {
+            self.loaded.costs.borrow_mut().add_step(time);
+        }
+        let Sampled { id, logprob, top } = sampled;
         self.last_token = started.elapsed();
         self.first_token.get_or_insert(self.last_token);
         if logprob.is_nan() {
@@ -296,19 +311,82 @@ impl Run {
     }
 
     /// Whether the pass of the next token is queued before that token is read. Not if it has to be
-    /// compiled first: the application would wait for a token that is there.
-    fn queues_ahead(&self, request: &Request) -> bool {
+    /// compiled first: the application would wait for a token that is there. Nor if draft tokens are to
+    /// be verified behind it.
+    fn queues_ahead(&mut self, request: &Request) -> bool {
         let goes_on = self.given.len() + 1 < request.options.max_tokens;
         let is_compiled = || self.loaded.has_compiled(&self.slot.prefix_cache.borrow().cache);
-        goes_on && !request.engine.expects_pause() && is_compiled()
+        goes_on && !request.engine.expects_pause() && is_compiled() && self.draft(request).is_none()
+    }
+
+    /// The draft tokens behind the tokens that were given out, if they are to be verified.
+    fn draft(&mut self, request: &Request) -> Option<Vec<u32>> {
+        // The mask of a token needs the tokens before it, and a pause must not wait for a long pass.
+        if self.constraint.is_some() || request.engine.expects_pause() {
+            return None;
+        }
+        let tokens = (&self.prompt.tokens[..self.prompt_tokens], &self.given[..]);
+        let room = request.options.max_tokens - self.given.len();
+        let costs = self.loaded.costs.borrow();
+        self.speculator.draft(tokens, request.options.speculation, &costs, room)
+    }
+
+    /// Verifies draft tokens, if there are any: those that the sampler would have sampled itself wait to
+    /// be given out, and the cache keeps them.
+    fn speculate(&mut self, request: &Request) -> Result<bool> {
+        let Some(draft) = self.draft(request) else { return Ok(false) };
+        let started = Instant::now();
+        let last = *self.given.last().expect("the prefill queues the first token");
+        let ids = [&[last], &draft[..]].concat();
+        let vocabulary = self.loaded.language()?.vocabulary();
+        if ids.iter().any(|id| *id >= vocabulary) {
+            return Ok(false);
+        }
+        let (sampled, mut samplers, is_compiled) = {
+            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
+            let is_compiled = self.loaded.has_compiled_verify(cache, ids.len());
+            let array = Array::from_slice(&ids, &[1, ids.len() as i32]);
+            let logits = match self.loaded.verify(&array, cache) {
+                // A step may still fit.
+                Err(Error::MemoryLimit { .. }) => return Ok(false),
+                logits => logits?,
+            };
+            let (choice, samplers) = self.sampler.choose_each(&logits)?;
+            let states = cache.arrays().into_iter().map(|array| &*array);
+            (choice.queue(states)?.read_all()?, samplers, is_compiled)
+        };
+        let pairs = sampled.iter().zip(&draft);
+        // A token that ends the text is the last one.
+        let is_right = |(sampled, id): &(&Sampled, &u32)| {
+            sampled.id == **id && !self.ends.contains(&sampled.id)
+        };
+        let right = pairs.take_while(is_right).count();
+        {
+            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
+            cache.accept(right as i32 + 1)?;
+            async_eval(cache.arrays().into_iter().map(|array| &*array))?;
+        }
+        self.sampler = samplers.swap_remove(right);
+        let keys: Vec<Key> = ids[..=right].iter().copied().map(Key::token).collect();
+        self.remember(&keys, false);
+        self.speculator.drafted += draft.len();
+        self.speculator.accepted += right;
+        self.speculator.pending = sampled.into_iter().take(right + 1).collect();
+        if is_compiled {
+            self.loaded.costs.borrow_mut().add_pass(ids.len(), started.elapsed());
+        }
+        tracing::trace!(drafted = draft.len(), accepted = right, "verified draft tokens");
+        Ok(true)
     }
 
     /// Queues what follows the token that was just given out, unless that was done before.
     pub fn queue_next(&mut self, request: &Request) {
         let goes_on = self.given.len() < request.options.max_tokens;
         if self.queued.is_none()
+            && self.speculator.pending.is_empty()
             && goes_on
             && !request.engine.expects_pause()
+            && self.draft(request).is_none()
             && let Err(error) = self.queue_after_last()
         {
             self.queued = Some(Err(error));
@@ -424,6 +502,8 @@ impl Run {
             cached_tokens,
             dropped_messages: request.dropped_messages,
             generated_tokens,
+            drafted_tokens: self.speculator.drafted,
+            accepted_tokens: self.speculator.accepted,
             time_to_first_token: first,
             prefill_rate: rate(self.prompt_tokens - cached_tokens, first),
             decode_rate: rate(generated_tokens.saturating_sub(1), decoding),

@@ -11,6 +11,7 @@ mod media_cache;
 pub(crate) mod prefix_cache;
 pub(crate) mod prompt;
 mod request;
+mod speculator;
 mod stream;
 mod thread;
 mod transcription_task;

@@ -2,7 +2,10 @@
 
 use crate::{Failure, progress::Progress};
 use clap::Args;
-use mynah::{AudioModel, DEMO, Dry, GenerateOptions, LoadEvent, LoadOptions, Location, Model, Xtc};
+use mynah::{
+    AudioModel, DEMO, Dry, GenerateOptions, LoadEvent, LoadOptions, Location, Model, Speculation,
+    Xtc,
+};
 use std::io::{self, Read};
 
 /// The location of the named model, or of the demo model.
@@ -64,6 +67,15 @@ fn bias(argument: &str) -> Result<(u32, f32), String> {
     pair.ok_or_else(|| "expected ID=BIAS, such as 42=-1.5".into())
 }
 
+fn speculation(argument: &str) -> Result<Speculation, String> {
+    match argument {
+        "off" => Ok(Speculation::Off),
+        "auto" => Ok(Speculation::Auto),
+        "always" => Ok(Speculation::Always),
+        _ => Err("expected off, auto or always".into()),
+    }
+}
+
 /// The sampling options. The defaults are those that the checkpoint recommends.
 #[derive(Args)]
 #[command(next_help_heading = "Sampling (default: what the checkpoint recommends)")]
@@ -122,6 +134,10 @@ pub struct Sampling {
     /// Seed of the sampler, for repeatable answers
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Verify draft tokens, several in one pass: off, auto (where it is faster) or always; it changes
+    /// no token. Default: auto
+    #[arg(long, value_name = "WHEN", value_parser = speculation)]
+    speculation: Option<Speculation>,
 }
 
 impl Sampling {
@@ -151,6 +167,7 @@ impl Sampling {
         options.logit_bias.extend(&self.logit_bias);
         options.stop.extend(self.stop.iter().cloned());
         options.seed = self.seed.or(options.seed);
+        options.speculation = self.speculation.unwrap_or(options.speculation);
         options
     }
 }
