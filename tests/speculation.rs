@@ -2,8 +2,8 @@
 //! the model, the sampling and the end of the text.
 
 use mynah::{
-    CacheQuantization, DEMO, Dry, Event, FinishReason, GenerateOptions, Generation, Model, Prompt,
-    SessionOptions, Speculation, Summary, Token, Xtc,
+    CacheQuantization, DEMO, Dry, Error, Event, FinishReason, GenerateOptions, Generation,
+    LoadOptions, Location, Model, Prompt, SessionOptions, Speculation, Summary, Token, Xtc,
     internals::{Allowed, Constraint, Phase},
 };
 use mynah_tests::{Fixture, block_on, on_engine};
@@ -233,4 +233,62 @@ fn an_answer_under_a_constraint_is_not_speculated() {
     let (found, summary) = rest(&mut stream);
     assert_equal(&found, &expected, "a constraint");
     assert_eq!(summary.drafted_tokens, 0);
+}
+
+/// A model that drafts for itself is right but for ties, whatever its own state has to take back.
+#[test]
+fn a_draft_model_changes_no_token() {
+    for family in FAMILIES {
+        let (_folder, model) = load(family);
+        let drafted = model.with_draft(&model).unwrap();
+        let words: Vec<u32> = (0..30).map(|i| 4 + (i * i * 7 + i * 13) % 90).collect();
+        for options in [options(40), options(40).temperature(0.9).seed(5).top_k(2)] {
+            let expected = generate(&model, &words, &off(&options)).0;
+            let (found, summary) = generate(&drafted, &words, &always(&options));
+            assert_equal(&found, &expected, family);
+            let (drafted, accepted) = (summary.drafted_tokens, summary.accepted_tokens);
+            assert!(accepted > 0, "{family}: {accepted} of {drafted}");
+            if options.temperature == 0.0 {
+                assert!(accepted * 4 >= drafted * 3, "{family}: {accepted} of {drafted}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_draft_model_that_is_wrong_changes_no_token_either() {
+    let ((_target, model), (_other, other)) = (load("llama"), load("mamba2"));
+    let drafted = model.with_draft(&other).unwrap();
+    let session = drafted.session(SessionOptions::default());
+    let mut turn: Vec<u32> = (4..60).collect();
+    for _ in 0..3 {
+        let expected = generate(&model, &turn, &off(&options(30))).0;
+        for options in [always(&options(30)), options(30)] {
+            let mut stream = session.generate(Prompt::Tokens(turn.clone()), &options).unwrap();
+            let (found, summary) = rest(&mut stream);
+            assert_equal(&found, &expected, "a wrong draft");
+            let is_counted = summary.drafted_tokens > summary.accepted_tokens;
+            assert!(is_counted || options.speculation == Speculation::Auto, "{summary:?}");
+        }
+        turn.extend(ids(&expected));
+        turn.extend([7, 3]);
+    }
+}
+
+#[test]
+fn a_draft_model_has_the_vocabulary_of_the_model() {
+    let (folder, model) = load("llama");
+    let (demo, again) = (block_on(Model::load(DEMO)).unwrap(), folder.path().to_path_buf());
+    let refused = model.with_draft(&demo).err();
+    assert!(matches!(refused, Some(Error::Option { option: "draft", .. })), "{refused:?}");
+    demo.with_draft(&demo).unwrap();
+    let load = |draft: Location| {
+        block_on(Model::load(&*again).options(LoadOptions::default().draft(draft)))
+    };
+    let model = load(again.clone().into()).unwrap();
+    let (tokens, summary) = generate(&model, &prompt(), &always(&options(20)));
+    assert_eq!(tokens.len(), 20);
+    assert!(summary.accepted_tokens > 0);
+    let refused = load(DEMO.into()).err().map(Error::into_cause);
+    assert!(matches!(refused, Some(Error::Option { option: "draft", .. })), "{refused:?}");
 }

@@ -3,7 +3,7 @@
 use crate::{
     answer::{Part, Reader},
     engine::{
-        engine_model::EngineModel,
+        engine_model::{EngineModel, find},
         prefix_cache::{Hold, Slot},
         prompt::EnginePrompt,
         request::Request,
@@ -36,19 +36,19 @@ const SHORT_CHUNK: usize = 32;
 
 /// A generation in progress.
 pub(super) struct Run {
-    loaded: Rc<EngineModel>,
+    pub loaded: Rc<EngineModel>,
     pub slot: Rc<Slot>,
     /// The prompt; after a failure of the device, with the tokens that were given out.
-    prompt: EnginePrompt,
+    pub prompt: EnginePrompt,
     /// The number of tokens of the prompt alone.
-    prompt_tokens: usize,
+    pub prompt_tokens: usize,
     /// The exclusive access to the cache; none while another request has it.
     hold: Option<Hold>,
-    sampler: Sampler,
-    constraint: Option<Box<dyn Constraint>>,
+    pub sampler: Sampler,
+    pub constraint: Option<Box<dyn Constraint>>,
     /// How many of the tokens that were given out the constraint knows.
     accepted: usize,
-    ends: Vec<u32>,
+    pub ends: Vec<u32>,
     detokenizer: Option<Detokenizer>,
     reader: Reader,
     stops: StopFilter,
@@ -59,9 +59,11 @@ pub(super) struct Run {
     reported: usize,
     /// What follows the tokens that were given out, unless no pass for it has been queued.
     queued: Option<Result<Next>>,
-    speculator: Speculator,
+    pub speculator: Speculator,
+    /// The model that drafts.
+    pub draft_model: Option<Rc<EngineModel>>,
     /// The tokens that were given out.
-    given: Vec<u32>,
+    pub given: Vec<u32>,
     first_token: Option<Duration>,
     last_token: Duration,
     /// Events that are sent before anything is computed.
@@ -109,6 +111,7 @@ impl Run {
             reported: 0,
             queued: None,
             speculator: Speculator::default(),
+            draft_model: request.draft.and_then(|id| find(id).ok()),
             given: Vec::new(),
             first_token: None,
             last_token: Duration::ZERO,
@@ -136,6 +139,7 @@ impl Run {
     pub fn forget(&self) {
         if self.hold.is_some() {
             self.slot.prefix_cache.borrow_mut().clear();
+            self.slot.draft_model.take();
             self.slot.publish();
         }
     }
@@ -242,7 +246,8 @@ impl Run {
             }
         };
         if let Some(time) = self.speculator.note_read(ahead.is_some()) {
-            self.loaded.costs.borrow_mut().add_step(time);
+            let mut costs = self.loaded.costs.borrow_mut();
+            costs.iter_mut().for_each(|costs| costs.add_step(time));
         }
         let Sampled { id, logprob, top } = sampled;
         self.last_token = started.elapsed();
@@ -316,67 +321,7 @@ impl Run {
     fn queues_ahead(&mut self, request: &Request) -> bool {
         let goes_on = self.given.len() + 1 < request.options.max_tokens;
         let is_compiled = || self.loaded.has_compiled(&self.slot.prefix_cache.borrow().cache);
-        goes_on && !request.engine.expects_pause() && is_compiled() && self.draft(request).is_none()
-    }
-
-    /// The draft tokens behind the tokens that were given out, if they are to be verified.
-    fn draft(&mut self, request: &Request) -> Option<Vec<u32>> {
-        // The mask of a token needs the tokens before it, and a pause must not wait for a long pass.
-        if self.constraint.is_some() || request.engine.expects_pause() {
-            return None;
-        }
-        let tokens = (&self.prompt.tokens[..self.prompt_tokens], &self.given[..]);
-        let room = request.options.max_tokens - self.given.len();
-        let costs = self.loaded.costs.borrow();
-        self.speculator.draft(tokens, request.options.speculation, &costs, room)
-    }
-
-    /// Verifies draft tokens, if there are any: those that the sampler would have sampled itself wait to
-    /// be given out, and the cache keeps them.
-    fn speculate(&mut self, request: &Request) -> Result<bool> {
-        let Some(draft) = self.draft(request) else { return Ok(false) };
-        let started = Instant::now();
-        let last = *self.given.last().expect("the prefill queues the first token");
-        let ids = [&[last], &draft[..]].concat();
-        let vocabulary = self.loaded.language()?.vocabulary();
-        if ids.iter().any(|id| *id >= vocabulary) {
-            return Ok(false);
-        }
-        let (sampled, mut samplers, is_compiled) = {
-            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
-            let is_compiled = self.loaded.has_compiled_verify(cache, ids.len());
-            let array = Array::from_slice(&ids, &[1, ids.len() as i32]);
-            let logits = match self.loaded.verify(&array, cache) {
-                // A step may still fit.
-                Err(Error::MemoryLimit { .. }) => return Ok(false),
-                logits => logits?,
-            };
-            let (choice, samplers) = self.sampler.choose_each(&logits)?;
-            let states = cache.arrays().into_iter().map(|array| &*array);
-            (choice.queue(states)?.read_all()?, samplers, is_compiled)
-        };
-        let pairs = sampled.iter().zip(&draft);
-        // A token that ends the text is the last one.
-        let is_right = |(sampled, id): &(&Sampled, &u32)| {
-            sampled.id == **id && !self.ends.contains(&sampled.id)
-        };
-        let right = pairs.take_while(is_right).count();
-        {
-            let cache = &mut self.slot.prefix_cache.borrow_mut().cache;
-            cache.accept(right as i32 + 1)?;
-            async_eval(cache.arrays().into_iter().map(|array| &*array))?;
-        }
-        self.sampler = samplers.swap_remove(right);
-        let keys: Vec<Key> = ids[..=right].iter().copied().map(Key::token).collect();
-        self.remember(&keys, false);
-        self.speculator.drafted += draft.len();
-        self.speculator.accepted += right;
-        self.speculator.pending = sampled.into_iter().take(right + 1).collect();
-        if is_compiled {
-            self.loaded.costs.borrow_mut().add_pass(ids.len(), started.elapsed());
-        }
-        tracing::trace!(drafted = draft.len(), accepted = right, "verified draft tokens");
-        Ok(true)
+        goes_on && !request.engine.expects_pause() && is_compiled() && self.plan(request).is_none()
     }
 
     /// Queues what follows the token that was just given out, unless that was done before.
@@ -386,7 +331,7 @@ impl Run {
             && self.speculator.pending.is_empty()
             && goes_on
             && !request.engine.expects_pause()
-            && self.draft(request).is_none()
+            && self.plan(request).is_none()
             && let Err(error) = self.queue_after_last()
         {
             self.queued = Some(Err(error));
@@ -404,7 +349,7 @@ impl Run {
 
     /// Records the keys of the positions that the cache has gained, and a checkpoint where another
     /// request may resume.
-    fn remember(&self, keys: &[Key], is_marked: bool) {
+    pub fn remember(&self, keys: &[Key], is_marked: bool) {
         let mut prefix_cache = self.slot.prefix_cache.borrow_mut();
         prefix_cache.keys.extend(keys);
         match self.slot.lasts {

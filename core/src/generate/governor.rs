@@ -20,11 +20,14 @@ const WEIGHT: f64 = 1.0 / 16.0;
 const PRIOR: [f64; 2] = [0.5, 0.8];
 
 /// From this agreement on, much speaks for a draft.
-const MUCH: usize = 8;
+pub(crate) const MUCH: usize = 8;
 
 /// By this factor an old measurement of a pass approaches the guess with each step without one, so
 /// that what a busy machine has measured is measured again.
 const KEPT: f64 = 0.999;
+
+/// The share of what was observed that one token makes forget.
+const FORGOTTEN: f64 = 0.004;
 
 /// Seconds that a pass takes when nothing disturbs it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,6 +110,13 @@ impl Governor {
         *rate += WEIGHT * (f64::from(u8::from(is_right)) - *rate);
     }
 
+    /// Forgets a little of what was observed, where nothing is while speculation is off.
+    pub fn forget(&mut self) {
+        for (rate, prior) in self.rates.iter_mut().zip(PRIOR) {
+            *rate += FORGOTTEN * (prior - *rate);
+        }
+    }
+
     /// The length of the verify pass that promises most tokens a second, if any promises more than
     /// single steps: at most `room` tokens, with a draft of this agreement.
     pub fn choose(&self, costs: &Costs, agreement: usize, room: usize) -> Option<usize> {
@@ -160,6 +170,14 @@ mod tests {
         assert_eq!(governor.choose(&costs, 20, ROOM), Some(16));
         assert_eq!(governor.choose(&costs, 20, 15), Some(8));
         assert_eq!(governor.choose(&costs, 20, 3), None);
+
+        observe(&mut governor, 20, &[false; 100]);
+        let mut tokens = 0;
+        while governor.choose(&costs, 20, ROOM).is_none() {
+            governor.forget();
+            tokens += 1;
+        }
+        assert!((20..500).contains(&tokens), "{tokens}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use options::{Dry, GenerateOptions, Speculation, Xtc};
 pub use score::Score;
 
 pub(crate) use choice::{QueuedChoice, Sampled};
-pub(crate) use governor::{Costs, Governor, LENGTHS};
+pub(crate) use governor::{Costs, Governor, LENGTHS, MUCH};
 pub(crate) use guide::{Guide, Guided, Wishes};
 pub(crate) use lookup::Lookup;
 pub(crate) use sampler::{Sampler, random_seed};

@@ -119,7 +119,8 @@ setters! {
 
 /// Speculative decoding: draft tokens are verified in one pass of the model, which keeps those that it
 /// would have sampled itself. Drafts come from what followed the same tokens earlier, in the prompt or
-/// in the answer.
+/// in the answer, and from a draft model where there is one
+/// ([`Model::with_draft`](crate::Model::with_draft)).
 ///
 /// An answer under a constraint is not speculated, because the mask of each token needs the tokens
 /// before it: structured outputs, required calls of tools, a budget of thoughts.

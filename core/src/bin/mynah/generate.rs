@@ -4,7 +4,7 @@ use crate::{
     Failure, INTERRUPTED, Outcome,
     answer::{End, follow, shown},
     media::{Media, messages, read, token_id},
-    model::{self, Adapter, Sampling},
+    model::{self, Adapter, Draft, Sampling},
     terminal::{print, print_json, say_summary},
 };
 use clap::Args;
@@ -95,6 +95,8 @@ pub struct Arguments {
     #[command(flatten)]
     adapter: Adapter,
     #[command(flatten)]
+    draft: Draft,
+    #[command(flatten)]
     sampling: Sampling,
 }
 
@@ -125,7 +127,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     if arguments.tokens.is_none() && !has_prompt {
         return Err(Failure::Usage("there is no prompt; see mynah generate --help"));
     }
-    let model = model::load(location, &arguments.adapter).await?;
+    let model = model::load(location, &arguments.adapter, Some(&arguments.draft)).await?;
     let mut options = arguments.sampling.options(&model).ignore_end(arguments.ignore_eos);
     options.reasoning = arguments.reasoning.unwrap_or(options.reasoning);
     options.tool_choice = arguments.tool_choice.clone().unwrap_or_default();

@@ -28,9 +28,23 @@ impl Adapter {
     }
 }
 
-pub async fn load(location: Location, adapter: &Adapter) -> Result<Model, Failure> {
+/// The draft model of a model.
+#[derive(Args)]
+pub struct Draft {
+    /// Speculate with a smaller model of the same vocabulary: a directory or a hub repository,
+    /// org/name[@revision]
+    #[arg(long, value_name = "MODEL")]
+    draft: Option<String>,
+}
+
+pub async fn load(
+    location: Location,
+    adapter: &Adapter,
+    draft: Option<&Draft>,
+) -> Result<Model, Failure> {
     let mut options = LoadOptions::default();
     options.adapter = adapter.location();
+    options.draft = draft.and_then(|it| it.draft.as_deref()).map(Location::from);
     Ok(Model::load(location).options(options).progress(show_progress()).await?)
 }
 
