@@ -11,7 +11,7 @@ use crate::{
         stream::{Event, FinishReason, Summary, Token},
     },
     error::{Error, Result},
-    generate::{Allowed, Constraint, QueuedChoice, Sampled, Sampler, random_seed},
+    generate::{Allowed, Constraint, QueuedChoice, Sampled, Sampler, Speculation, random_seed},
     layers::embedded::Key,
     mlx,
     models::decode_step::prefill_embedded,
@@ -122,6 +122,12 @@ impl Run {
     /// Whether everything was computed, and only events are left to be sent.
     pub fn is_over(&self) -> bool {
         matches!(self.outbox.back(), Some(Event::Finished(_)))
+    }
+
+    /// Whether the cache of a session holds tokens that are still to be given out: they belong to a step
+    /// that came before a cancellation.
+    pub fn owes(&self) -> bool {
+        self.slot.lasts && !self.speculator.pending.is_empty()
     }
 
     pub fn is_unloaded(&self) -> bool {
@@ -259,6 +265,9 @@ impl Run {
             self.remember(&[Key::token(id)], false);
         }
         if self.ends.contains(&id) {
+            if ahead.is_none() {
+                self.hold_end(request, id)?;
+            }
             return self.finish(request, FinishReason::Stop);
         }
         let text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(id));
@@ -336,6 +345,24 @@ impl Run {
         {
             self.queued = Some(Err(error));
         }
+    }
+
+    /// Queues the pass of the token that ends the text, for the next request of the session, where
+    /// speculation has kept it from being queued ahead.
+    fn hold_end(&mut self, request: &Request, id: u32) -> Result<()> {
+        let holds = self.slot.prefix_cache.borrow().keys.len();
+        let is_due = self.slot.lasts
+            && self.constraint.is_none()
+            && holds == self.position()
+            && request.options.speculation != Speculation::Off
+            && !request.engine.expects_pause()
+            && self.loaded.has_compiled(&self.slot.prefix_cache.borrow().cache);
+        if is_due {
+            self.forward(&Array::from_slice(&[id], &[1, 1]))?;
+            self.queued = None;
+            self.remember(&[Key::token(id)], false);
+        }
+        Ok(())
     }
 
     /// Queues the pass of the last token that was given out.

@@ -95,7 +95,7 @@ impl Task for GenerationTask {
         };
         let event = if let Some(event) = run.outbox.pop_front() {
             Ok(Some(event))
-        } else if self.outlet.is_cancelled() {
+        } else if self.outlet.is_cancelled() && !run.owes() {
             run.finish(&self.request, FinishReason::Cancelled).map(Some)
         } else if run.holds_slot() {
             run.advance(&self.request, self.started)
