@@ -367,6 +367,8 @@ def against_mlx_lm(name: str, prompt: int, tokens: int, field: str) -> Pair:
     path = made(name)
     ids = ",".join(str(id) for id in range(1, prompt + 1))
     options = ["--max-tokens", tokens, "--temperature", 0, "--ignore-eos", "--json"]
+    # Models of random weights repeat themselves, which speculation would make faster than models are.
+    options += ["--speculation", "off"]
     output, elapsed, memory = run_process(MYNAH, "generate", path, "--tokens", ids, *options)
     result = json.loads(output)
     ours = dict(
@@ -392,6 +394,11 @@ def second_turn(name: str) -> Pair:
 def sampling() -> Pair:
     result = inside("sampling", made("qwen3"), 12)
     return result["all"], result["greedy"]
+
+
+def speculation(name: str, text: str) -> Pair:
+    result = inside("speculation", made(name), 300)[text]
+    return result["auto"], result["off"]
 
 
 def streaming(microseconds: float) -> Pair:
@@ -450,6 +457,11 @@ class Row:
     is_rate: bool = False
 
 
+def speculated(title: str, asked: float, *run) -> Row:
+    title = f"{title}, tokens/s"
+    return Row("speculation", title, "steps", asked, lambda: speculation(*run), is_rate=True)
+
+
 def rate(name: str, title: str, asked: float, *run) -> Row:
     return Row(name, f"{title}, tokens/s", "mlx-lm", asked, lambda: against_mlx_lm(*run), is_rate=True)
 
@@ -475,6 +487,10 @@ ROWS = [
     rate("mla", "prefill, the same", 1.0, "deepseek_v3", 128, 1, "prefill"),
     *map(turn, ["llama", "gemma3_text", "lfm2", "mamba2"]),
     row("sampling", "a step with all sampling options, s", "greedy", 1.05, sampling),
+    speculated("decode, host-bound, repeating", 1.5, "host", "repeating"),
+    speculated("decode, host-bound, nothing repeats", 0.97, "host", "new"),
+    speculated("decode, 0.6B, 4 bits, repeating", 1.5, "qwen3", "repeating"),
+    speculated("decode, 0.6B, 4 bits, nothing repeats", 0.97, "qwen3", "new"),
     row("streaming", "id to text at the reader, µs a token", "allowed", 1.0, streaming, 20.0),
     row("cache", f"4-bit cache of {HISTORY} positions, MB", "bf16", 0.3, cache_size),
     Row("hub", "download of 2 GB, MB/s", "curl", 0.9, against_curl, is_rate=True),

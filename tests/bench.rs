@@ -2,7 +2,7 @@
 
 use mynah::{
     CachePlan, CacheQuantization, Dry, Event, Files, GenerateOptions, Generation, Model, Prompt,
-    Result, SessionOptions, Summary, Tokenizer, Xtc,
+    Result, SessionOptions, Speculation, Summary, Tokenizer, Xtc,
     internals::{Cache, Scope, families},
 };
 use mynah_tests::on_engine;
@@ -18,11 +18,12 @@ fn main() {
         ["second-turn", model, history] => block_on(second_turn(model, number(history))),
         ["sampling", model, tokens] => block_on(sampling(model, number(tokens))),
         ["rates", model, prompt, tokens] => block_on(rates(model, number(prompt), number(tokens))),
+        ["speculation", model, tokens] => block_on(speculation(model, number(tokens))),
         ["streaming", model] => streaming(model),
         ["cache", model, positions] => cache(model, number(positions)),
         _ => panic!(
-            "usage: bench second-turn|sampling|cache MODEL NUMBER | rates MODEL PROMPT TOKENS | \
-             streaming MODEL"
+            "usage: bench second-turn|sampling|speculation|cache MODEL NUMBER | \
+             rates MODEL PROMPT TOKENS | streaming MODEL"
         ),
     };
     match result {
@@ -90,6 +91,7 @@ async fn sampling(folder: &str, tokens: usize) -> Result<Json> {
     const TURNS: usize = 3;
     let model = Model::load(Path::new(folder)).await?;
     let greedy = GenerateOptions::default().max_tokens(tokens).ignore_end(true);
+    let greedy = greedy.speculation(Speculation::Off);
     let all = greedy
         .clone()
         .min_tokens(tokens)
@@ -122,6 +124,41 @@ async fn sampling(folder: &str, tokens: usize) -> Result<Json> {
         seconds[TURNS / 2]
     });
     Ok(json!({ "greedy": greedy, "all": all }))
+}
+
+/// Tokens a second with speculation and without, of a text that repeats itself, as greedy decoding of
+/// random weights does, and of one that repeats nothing.
+async fn speculation(folder: &str, tokens: usize) -> Result<Json> {
+    const TURNS: usize = 3;
+    let model = Model::load(Path::new(folder)).await?;
+    let greedy = GenerateOptions::default().max_tokens(tokens).ignore_end(true);
+    let random = greedy.clone().temperature(20.0).seed(1);
+    let words: Vec<u32> = ids(200, model.info().vocabulary).collect();
+    let mut results = Vec::new();
+    for options in [greedy, random] {
+        let (mut rates, mut counts) = ([Vec::new(), Vec::new()], (0, 0));
+        for turn in 0..=TURNS {
+            for (which, speculation) in
+                [Speculation::Off, Speculation::Auto].into_iter().enumerate()
+            {
+                let options = options.clone().speculation(speculation);
+                let stream = model.generate(Prompt::Tokens(words.clone()), &options)?;
+                let summary = follow(stream, drop).await?;
+                // The first turn compiles.
+                if turn > 0 {
+                    rates[which].push(summary.decode_rate);
+                }
+                counts = (summary.accepted_tokens, summary.drafted_tokens);
+            }
+        }
+        let [off, auto] = rates.map(|mut rates| {
+            rates.sort_by(f64::total_cmp);
+            rates[TURNS / 2]
+        });
+        let (accepted, drafted) = counts;
+        results.push(json!({ "off": off, "auto": auto, "accepted": accepted, "drafted": drafted }));
+    }
+    Ok(json!({ "repeating": results[0], "new": results[1] }))
 }
 
 async fn follow(mut stream: Generation, mut see: impl FnMut(u32)) -> Result<Summary> {

@@ -9,6 +9,7 @@ mod pictures;
 mod processors;
 mod prompts;
 mod rows;
+mod speculation;
 mod speech;
 mod transformers;
 mod weights;

@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use mynah::{
     Bound, Error, Event, FinishReason, GenerateOptions, Generation, Message, Model, ModelMemory,
-    Overflow, Prompt, Session, SessionOptions, Summary, TemplateOptions, inspect,
+    Overflow, Prompt, Session, SessionOptions, Speculation, Summary, TemplateOptions, inspect,
 };
 use mynah_tests::{Fixture, block_on, on_engine};
 use serde_json::{Value as Json, json};
@@ -514,8 +514,14 @@ fn an_error_leaves_a_session_that_works() {
 /// Where the child of the next test finds what it is to go on with.
 const SAVED: &str = "MYNAH_TEST_SAVED_SESSION";
 
+/// Options under which the last bits repeat.
+fn single_steps(max_tokens: usize) -> GenerateOptions {
+    options(max_tokens).speculation(Speculation::Off)
+}
+
 fn go_on(session: &Session, prompt: &[u32]) -> Json {
-    let Answer { tokens, logprobs, summary, .. } = ask(session, tokens(&[prompt]), &options(10));
+    let Answer { tokens, logprobs, summary, .. } =
+        ask(session, tokens(&[prompt]), &single_steps(10));
     let bits: Vec<u32> = logprobs.iter().map(|logprob| logprob.to_bits()).collect();
     json!([tokens, bits, summary.cached_tokens])
 }

@@ -90,7 +90,7 @@ pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Sum
 pub use engine::{LiveAudio, Transcription, TranscriptionEvent};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::transcription::{Segment, Task, Timestamps, TranscribeOptions, Transcript, Word};
-pub use generate::{Dry, GenerateOptions, Score, Xtc};
+pub use generate::{Dry, GenerateOptions, Score, Speculation, Xtc};
 pub use hub::Source;
 /// Dates and times of no time zone, for [`TemplateOptions::local_time`].
 pub use jiff::civil;

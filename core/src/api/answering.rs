@@ -173,7 +173,7 @@ impl Model {
     }
 
     fn compiler(&self) -> Result<&Compiler> {
-        self.0.compiler.as_ref().ok_or(Error::NoTokenizer)
+        self.0.compiler.as_deref().ok_or(Error::NoTokenizer)
     }
 
     /// The tokens that end an answer.

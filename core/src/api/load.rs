@@ -53,6 +53,8 @@ pub struct LoadOptions {
     /// `adapters.safetensors`; LoRA, DoRA, full layers) or PEFT (`adapter_model.safetensors`; LoRA
     /// and DoRA). The weights of the model may be quantized.
     pub adapter: Option<Location>,
+    /// A draft model, which is loaded too; see [`Model::with_draft`].
+    pub draft: Option<Location>,
     /// The location of the tokenizer and the chat template, if not that of the weights.
     pub tokenizer: Option<Location>,
     /// A chat template instead of the checkpoint's.
@@ -165,7 +167,10 @@ impl Load {
             tracing::warn!(fields, "config.json has fields that the model does not use");
         }
         let session = options.session_for(&weights, resolved.context(&options)).await?;
-        let model = resolved.model(&options, weights, text, session)?;
+        let mut model = resolved.model(&options, weights, text, session)?;
+        if let Some(location) = options.draft.clone() {
+            model = model.with_draft(&options.load_draft(location).await?)?;
+        }
         if options.prewarm {
             model.prewarm().await?;
         }
@@ -391,13 +396,14 @@ impl Resolved {
             configured_ends,
             defaults: defaults(generation, self.recommended.sampling),
             session,
-            compiler: text.tokenizer.clone().map(Compiler::new),
+            compiler: text.tokenizer.clone().map(Compiler::new).map(Arc::new),
             tokenizer: text.tokenizer,
             template,
             preparation,
             dialect: Arc::new(text.dialect),
             rewinds: weights.rewinds,
             place: Arc::new(weights.place),
+            draft: None,
         })))
     }
 }
@@ -455,6 +461,20 @@ impl LoadOptions {
     pub fn adapter(mut self, location: impl Into<Location>) -> Self {
         self.adapter = Some(location.into());
         self
+    }
+
+    /// Sets [`draft`](Self#structfield.draft).
+    #[must_use]
+    pub fn draft(mut self, location: impl Into<Location>) -> Self {
+        self.draft = Some(location.into());
+        self
+    }
+
+    /// Loads a draft model from where the model comes from, without its progress.
+    fn load_draft(&self, location: Location) -> <Load as IntoFuture>::IntoFuture {
+        let LoadOptions { offline, downloader, prewarm, .. } = self.clone();
+        let options = LoadOptions { offline, downloader, prewarm, ..LoadOptions::default() };
+        Model::load(location).options(options).into_future()
     }
 
     /// Sets [`tokenizer`](Self#structfield.tokenizer).

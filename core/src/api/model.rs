@@ -27,6 +27,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Model(pub(crate) Arc<Inner>);
 
+#[derive(Clone)]
 pub(crate) struct Inner {
     pub place: Arc<Place>,
     pub info: ModelInfo,
@@ -37,7 +38,7 @@ pub(crate) struct Inner {
     /// How the model writes its answers.
     pub dialect: Arc<Dialect>,
     /// Compiles the grammars of answers over the tokenizer's vocabulary.
-    pub compiler: Option<Compiler>,
+    pub compiler: Option<Arc<Compiler>>,
     pub end_tokens: Vec<u32>,
     /// The end tokens of the config and the generation config, whatever the tokenizer.
     pub configured_ends: Vec<u32>,
@@ -46,6 +47,8 @@ pub(crate) struct Inner {
     pub session: SessionOptions,
     /// Whether its default cache can rewind to any position.
     pub rewinds: bool,
+    /// The draft model.
+    pub draft: Option<Arc<Place>>,
 }
 
 /// The facts of a loaded model.
@@ -124,19 +127,50 @@ impl Model {
         let parser = tool_parser_type(&files)?;
         let dialect = Dialect::of(template.as_ref(), Some(&tokenizer), parser.as_deref());
         Ok(Model(Arc::new(Inner {
-            place: self.0.place.clone(),
-            info: self.0.info.clone(),
             template,
             preparation,
             dialect: Arc::new(dialect),
-            compiler: Some(Compiler::new(tokenizer.clone())),
+            compiler: Some(Arc::new(Compiler::new(tokenizer.clone()))),
             tokenizer: Some(tokenizer),
             end_tokens,
-            configured_ends: self.0.configured_ends.clone(),
-            defaults: self.0.defaults.clone(),
-            session: self.0.session,
-            rewinds: self.0.rewinds,
+            ..(*self.0).clone()
         })))
+    }
+
+    /// The same weights in memory with a draft model: a smaller model with the same vocabulary, whose
+    /// tokens this model verifies, several in one pass. It changes no token, only the time that they
+    /// take. A generation uses it where it pays; see [`Speculation`](crate::Speculation). The draft
+    /// model stays in memory as long as this handle.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the vocabularies differ.
+    pub fn with_draft(&self, draft: &Model) -> Result<Self> {
+        if let Some(reason) = self.vocabulary_apart(draft) {
+            return Err(Error::option("draft", reason));
+        }
+        let place = draft.0.place.clone();
+        Ok(Model(Arc::new(Inner { draft: Some(place), ..(*self.0).clone() })))
+    }
+
+    /// How the vocabulary of a draft model differs. Sizes differ where embeddings are padded or tokens
+    /// were added, so with tokenizers it is the tokens that decide.
+    fn vocabulary_apart(&self, draft: &Model) -> Option<String> {
+        let (own, other) = (&self.0, &draft.0);
+        let (Some(ours), Some(theirs)) = (&own.tokenizer, &other.tokenizer) else {
+            let sizes = (own.info.vocabulary, other.info.vocabulary);
+            return (sizes.0 != sizes.1).then(|| {
+                let (ours, theirs) = sizes;
+                format!("has a vocabulary of {theirs} tokens, and the model one of {ours}")
+            });
+        };
+        let count = ours.vocabulary_size().min(theirs.vocabulary_size());
+        let differs = |id: &u32| match (ours.token(*id), theirs.token(*id)) {
+            (Some(a), Some(b)) => a != b,
+            _ => false,
+        };
+        (0..count as u32).find(differs).map(|id| {
+            format!("has another vocabulary than the model: token {id} differs; choose one of its family")
+        })
     }
 
     /// The options that the generation config recommends, or else the model card of the family.
@@ -267,6 +301,7 @@ impl Model {
                 max_tokens: options.max_tokens.min(room),
                 ..options.clone()
             },
+            draft: self.0.draft.as_ref().map(|draft| draft.id),
             answering,
             end_tokens: self.0.end_tokens.clone(),
             tokenizer: self.0.tokenizer.clone(),

@@ -4,12 +4,15 @@ use crate::{
     checkpoint::{adapter, files::Files, scope::Scope},
     engine::{
         Engine,
+        draft_model::DraftModel,
         media_cache::MediaCache,
         prefix_cache::{PrefixCache, Slot},
         prompt::EnginePrompt,
+        speculator::SOURCES,
     },
     error::{Error, Result},
     families::{self, family},
+    generate::Costs,
     layers::cache_plan::CachePlan,
     mlx,
     models::{
@@ -41,7 +44,9 @@ pub(crate) struct EngineModel {
     model_type: String,
     /// The fields of its config that it does not use.
     pub ignored_fields: Vec<String>,
-    decode: RefCell<DecodeStep>,
+    decode: Rc<RefCell<DecodeStep>>,
+    /// What its passes have cost, for the governors of its generations: with drafts of each source.
+    pub costs: RefCell<[Costs; SOURCES]>,
     /// Bytes that its weights take.
     weights: usize,
     /// What tells its checkpoint from others.
@@ -81,7 +86,7 @@ impl EngineModel {
                 progress(share);
                 return Ok(None);
             }
-            let decode = RefCell::new(DecodeStep::with_parameters(parameters.clone()));
+            let decode = Rc::new(RefCell::new(DecodeStep::with_parameters(parameters.clone())));
             let sessions = RefCell::default();
             let memory = memory::active_memory()?;
             tracing::debug!(family = family.model_types[0], memory, "weights loaded");
@@ -91,6 +96,7 @@ impl EngineModel {
                 model_type: mem::take(&mut model_type),
                 ignored_fields: mem::take(&mut ignored_fields),
                 decode,
+                costs: RefCell::default(),
                 weights,
                 fingerprint: mem::take(&mut fingerprint),
                 sessions,
@@ -173,6 +179,30 @@ impl EngineModel {
         self.decode.borrow_mut().run(self.language()?, id, cache)
     }
 
+    /// Tokens `[1, length]` to logits `[1, length, vocabulary]`, of which the cache keeps what it is told
+    /// to accept.
+    pub(crate) fn verify(&self, ids: &Array, cache: &mut Cache) -> Result<Array> {
+        self.decode.borrow_mut().verify(self.language()?, ids, cache)
+    }
+
+    /// The model as one that drafts, with an empty cache.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] unless it is a language model.
+    pub(crate) fn drafting(&self) -> Result<DraftModel> {
+        Ok(DraftModel::new(self.language()?.clone(), self.decode.clone()))
+    }
+
+    /// Whether this model drafts there.
+    pub(crate) fn drafts_in(&self, draft: &DraftModel) -> bool {
+        draft.steps_by(&self.decode)
+    }
+
+    /// Whether such a verify pass is compiled.
+    pub(crate) fn has_compiled_verify(&self, cache: &Cache, length: usize) -> bool {
+        self.decode.borrow().has_compiled_verify(cache, length as i32)
+    }
+
     /// Whether the decode step of such a cache is compiled.
     pub(crate) fn has_compiled(&self, cache: &Cache) -> bool {
         self.decode.borrow().has_compiled(cache)
@@ -186,7 +216,11 @@ impl EngineModel {
     /// What it takes; on the engine's thread, between two steps.
     pub(crate) fn memory(&self) -> ModelMemory {
         let sessions = self.sessions.borrow();
-        let caches = sessions.values().map(|slot| slot.prefix_cache.borrow().bytes()).sum();
+        let bytes = |slot: &Rc<Slot>| {
+            let drafts = slot.draft_model.borrow().as_ref().map_or(0, DraftModel::bytes);
+            slot.prefix_cache.borrow().bytes() + drafts
+        };
+        let caches = sessions.values().map(bytes).sum();
         ModelMemory { weights: self.weights, caches }
     }
 

@@ -3,14 +3,15 @@
 use crate::{
     answer::{Part, Reader},
     engine::{
-        engine_model::EngineModel,
+        engine_model::{EngineModel, find},
         prefix_cache::{Hold, Slot},
         prompt::EnginePrompt,
         request::Request,
+        speculator::Speculator,
         stream::{Event, FinishReason, Summary, Token},
     },
     error::{Error, Result},
-    generate::{Allowed, Constraint, QueuedChoice, Sampled, Sampler, random_seed},
+    generate::{Allowed, Constraint, QueuedChoice, Sampled, Sampler, Speculation, random_seed},
     layers::embedded::Key,
     mlx,
     models::decode_step::prefill_embedded,
@@ -35,19 +36,19 @@ const SHORT_CHUNK: usize = 32;
 
 /// A generation in progress.
 pub(super) struct Run {
-    loaded: Rc<EngineModel>,
+    pub loaded: Rc<EngineModel>,
     pub slot: Rc<Slot>,
     /// The prompt; after a failure of the device, with the tokens that were given out.
-    prompt: EnginePrompt,
+    pub prompt: EnginePrompt,
     /// The number of tokens of the prompt alone.
-    prompt_tokens: usize,
+    pub prompt_tokens: usize,
     /// The exclusive access to the cache; none while another request has it.
     hold: Option<Hold>,
-    sampler: Sampler,
-    constraint: Option<Box<dyn Constraint>>,
+    pub sampler: Sampler,
+    pub constraint: Option<Box<dyn Constraint>>,
     /// How many of the tokens that were given out the constraint knows.
     accepted: usize,
-    ends: Vec<u32>,
+    pub ends: Vec<u32>,
     detokenizer: Option<Detokenizer>,
     reader: Reader,
     stops: StopFilter,
@@ -58,8 +59,11 @@ pub(super) struct Run {
     reported: usize,
     /// What follows the tokens that were given out, unless no pass for it has been queued.
     queued: Option<Result<Next>>,
+    pub speculator: Speculator,
+    /// The model that drafts.
+    pub draft_model: Option<Rc<EngineModel>>,
     /// The tokens that were given out.
-    given: Vec<u32>,
+    pub given: Vec<u32>,
     first_token: Option<Duration>,
     last_token: Duration,
     /// Events that are sent before anything is computed.
@@ -106,6 +110,8 @@ impl Run {
             prefilled: 0,
             reported: 0,
             queued: None,
+            speculator: Speculator::default(),
+            draft_model: request.draft.and_then(|id| find(id).ok()),
             given: Vec::new(),
             first_token: None,
             last_token: Duration::ZERO,
@@ -116,6 +122,12 @@ impl Run {
     /// Whether everything was computed, and only events are left to be sent.
     pub fn is_over(&self) -> bool {
         matches!(self.outbox.back(), Some(Event::Finished(_)))
+    }
+
+    /// Whether the cache of a session holds tokens that are still to be given out: they belong to a step
+    /// that came before a cancellation.
+    pub fn owes(&self) -> bool {
+        self.slot.lasts && !self.speculator.pending.is_empty()
     }
 
     pub fn is_unloaded(&self) -> bool {
@@ -133,6 +145,7 @@ impl Run {
     pub fn forget(&self) {
         if self.hold.is_some() {
             self.slot.prefix_cache.borrow_mut().clear();
+            self.slot.draft_model.take();
             self.slot.publish();
         }
     }
@@ -143,6 +156,7 @@ impl Run {
     pub fn restart(&mut self, request: &Request) -> Result<()> {
         self.forget();
         (self.queued, self.prefilled) = (None, 0);
+        self.speculator.pending.clear();
         self.loaded.forget_media();
         self.prompt = self.loaded.prompt(request.prompt.clone(), &request.media)?;
         self.sampler = sampler(request, &self.prompt)?;
@@ -220,16 +234,28 @@ impl Run {
 
     /// The next token, and the end of the text after the last one.
     fn decode(&mut self, request: &Request, started: Instant) -> Result<Event> {
-        if self.queued.is_none() {
+        let is_known = self.queued.is_some() || !self.speculator.pending.is_empty();
+        if !is_known && !self.speculate(request)? {
             self.queue_after_last()?;
         }
-        let choice = match self.queued.take().expect("it is queued above")? {
-            Next::Token(choice) => choice,
-            Next::End => return self.finish(request, FinishReason::Stop),
+        let (sampled, ahead) = match self.speculator.pending.pop_front() {
+            Some(sampled) => (sampled, None),
+            None => {
+                let choice = match self.queued.take().expect("it is queued above")? {
+                    Next::Token(choice) => choice,
+                    Next::End => return self.finish(request, FinishReason::Stop),
+                };
+                // The device computes the next logits while the host looks at this token.
+                let is_ahead = self.queues_ahead(request);
+                let ahead = is_ahead.then(|| self.forward(&choice.id)).transpose()?;
+                (choice.read()?, ahead)
+            }
         };
-        // The device computes the next logits while the host looks at this token.
-        let ahead = self.queues_ahead(request).then(|| self.forward(&choice.id)).transpose()?;
-        let Sampled { id, logprob, top } = choice.read()?;
+        if let Some(time) = self.speculator.note_read(ahead.is_some()) {
+            let mut costs = self.loaded.costs.borrow_mut();
+            costs.iter_mut().for_each(|costs| costs.add_step(time));
+        }
+        let Sampled { id, logprob, top } = sampled;
         self.last_token = started.elapsed();
         self.first_token.get_or_insert(self.last_token);
         if logprob.is_nan() {
@@ -239,6 +265,9 @@ impl Run {
             self.remember(&[Key::token(id)], false);
         }
         if self.ends.contains(&id) {
+            if ahead.is_none() {
+                self.hold_end(request, id)?;
+            }
             return self.finish(request, FinishReason::Stop);
         }
         let text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(id));
@@ -296,23 +325,44 @@ impl Run {
     }
 
     /// Whether the pass of the next token is queued before that token is read. Not if it has to be
-    /// compiled first: the application would wait for a token that is there.
-    fn queues_ahead(&self, request: &Request) -> bool {
+    /// compiled first: the application would wait for a token that is there. Nor if draft tokens are to
+    /// be verified behind it.
+    fn queues_ahead(&mut self, request: &Request) -> bool {
         let goes_on = self.given.len() + 1 < request.options.max_tokens;
         let is_compiled = || self.loaded.has_compiled(&self.slot.prefix_cache.borrow().cache);
-        goes_on && !request.engine.expects_pause() && is_compiled()
+        goes_on && !request.engine.expects_pause() && is_compiled() && self.plan(request).is_none()
     }
 
     /// Queues what follows the token that was just given out, unless that was done before.
     pub fn queue_next(&mut self, request: &Request) {
         let goes_on = self.given.len() < request.options.max_tokens;
         if self.queued.is_none()
+            && self.speculator.pending.is_empty()
             && goes_on
             && !request.engine.expects_pause()
+            && self.plan(request).is_none()
             && let Err(error) = self.queue_after_last()
         {
             self.queued = Some(Err(error));
         }
+    }
+
+    /// Queues the pass of the token that ends the text, for the next request of the session, where
+    /// speculation has kept it from being queued ahead.
+    fn hold_end(&mut self, request: &Request, id: u32) -> Result<()> {
+        let holds = self.slot.prefix_cache.borrow().keys.len();
+        let is_due = self.slot.lasts
+            && self.constraint.is_none()
+            && holds == self.position()
+            && request.options.speculation != Speculation::Off
+            && !request.engine.expects_pause()
+            && self.loaded.has_compiled(&self.slot.prefix_cache.borrow().cache);
+        if is_due {
+            self.forward(&Array::from_slice(&[id], &[1, 1]))?;
+            self.queued = None;
+            self.remember(&[Key::token(id)], false);
+        }
+        Ok(())
     }
 
     /// Queues the pass of the last token that was given out.
@@ -326,7 +376,7 @@ impl Run {
 
     /// Records the keys of the positions that the cache has gained, and a checkpoint where another
     /// request may resume.
-    fn remember(&self, keys: &[Key], is_marked: bool) {
+    pub fn remember(&self, keys: &[Key], is_marked: bool) {
         let mut prefix_cache = self.slot.prefix_cache.borrow_mut();
         prefix_cache.keys.extend(keys);
         match self.slot.lasts {
@@ -424,6 +474,8 @@ impl Run {
             cached_tokens,
             dropped_messages: request.dropped_messages,
             generated_tokens,
+            drafted_tokens: self.speculator.drafted,
+            accepted_tokens: self.speculator.accepted,
             time_to_first_token: first,
             prefill_rate: rate(self.prompt_tokens - cached_tokens, first),
             decode_rate: rate(generated_tokens.saturating_sub(1), decoding),

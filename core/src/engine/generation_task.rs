@@ -95,7 +95,7 @@ impl Task for GenerationTask {
         };
         let event = if let Some(event) = run.outbox.pop_front() {
             Ok(Some(event))
-        } else if self.outlet.is_cancelled() {
+        } else if self.outlet.is_cancelled() && !run.owes() {
             run.finish(&self.request, FinishReason::Cancelled).map(Some)
         } else if run.holds_slot() {
             run.advance(&self.request, self.started)
@@ -211,6 +211,8 @@ fn log(event: &Event, caller: &Span) -> Option<Span> {
                 prompt_tokens = summary.prompt_tokens,
                 cached_tokens = summary.cached_tokens,
                 generated_tokens = summary.generated_tokens,
+                drafted_tokens = summary.drafted_tokens,
+                accepted_tokens = summary.accepted_tokens,
                 prefill_rate = summary.prefill_rate,
                 decode_rate = summary.decode_rate,
                 peak_memory = summary.peak_memory,

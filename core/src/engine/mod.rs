@@ -3,6 +3,7 @@
 
 mod answer;
 mod device;
+mod draft_model;
 pub(crate) mod engine_model;
 mod generation;
 mod generation_task;
@@ -11,6 +12,8 @@ mod media_cache;
 pub(crate) mod prefix_cache;
 pub(crate) mod prompt;
 mod request;
+mod speculation;
+mod speculator;
 mod stream;
 mod thread;
 mod transcription_task;

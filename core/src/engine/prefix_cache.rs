@@ -5,7 +5,7 @@
 //! a checkpoint before it, and the model computes the rest.
 
 use crate::{
-    engine::prompt::EnginePrompt,
+    engine::{draft_model::DraftModel, prompt::EnginePrompt},
     error::{Error, Result},
     layers::{cache_plan::CachePlan, embedded::Key},
     models::{
@@ -207,6 +207,8 @@ fn position(checkpoint: &CacheCheckpoint) -> usize {
 pub struct Slot {
     /// The prefix cache.
     pub prefix_cache: RefCell<PrefixCache>,
+    /// The draft model of the latest request, with its own cache of the sequence.
+    pub(crate) draft_model: RefCell<Option<DraftModel>>,
     /// Whether it is a session's, which later requests resume.
     pub lasts: bool,
     is_held: Cell<bool>,
@@ -223,6 +225,7 @@ impl Slot {
         used.store(prefix_cache.keys.len(), Ordering::Relaxed);
         Rc::new(Slot {
             prefix_cache: prefix_cache.into(),
+            draft_model: RefCell::default(),
             lasts: true,
             is_held: Cell::default(),
             used,
@@ -232,7 +235,14 @@ impl Slot {
     /// The slot of one request.
     pub(crate) fn passing(prefix_cache: PrefixCache) -> Rc<Self> {
         let (is_held, used) = (Cell::default(), Arc::default());
-        Rc::new(Slot { prefix_cache: prefix_cache.into(), lasts: false, is_held, used })
+        let draft_model = RefCell::default();
+        Rc::new(Slot {
+            prefix_cache: prefix_cache.into(),
+            draft_model,
+            lasts: false,
+            is_held,
+            used,
+        })
     }
 
     /// Holds the slot, unless another request does.

@@ -168,6 +168,7 @@ mod tests {
             marks: Vec::new(),
             dropped_messages: 0,
             options,
+            draft: None,
             end_tokens: Vec::new(),
             tokenizer: None,
             answering: Answering { reader: Reader::default(), constraint: None, continues: false },

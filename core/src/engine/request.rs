@@ -28,6 +28,8 @@ pub(crate) struct Request {
     pub marks: Vec<usize>,
     pub dropped_messages: usize,
     pub options: GenerateOptions,
+    /// The model that drafts, by its id.
+    pub draft: Option<u64>,
     /// The generation takes both when it starts.
     pub answering: Answering,
     pub end_tokens: Vec<u32>,

@@ -109,6 +109,10 @@ pub struct Summary {
     pub dropped_messages: usize,
     /// The number of generated tokens, without the token that ended the text.
     pub generated_tokens: usize,
+    /// The number of draft tokens that verify passes have computed.
+    pub drafted_tokens: usize,
+    /// The number of draft tokens that were right.
+    pub accepted_tokens: usize,
     /// The time from the request to the first token.
     pub time_to_first_token: Duration,
     /// The prompt tokens computed per second.
@@ -128,6 +132,8 @@ impl Summary {
             cached_tokens: 0,
             dropped_messages: 0,
             generated_tokens: 0,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             time_to_first_token: Duration::ZERO,
             prefill_rate: 0.0,
             decode_rate: 0.0,

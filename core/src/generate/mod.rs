@@ -3,7 +3,9 @@
 
 mod choice;
 mod constraint;
+mod governor;
 mod guide;
+mod lookup;
 mod options;
 mod penalties;
 mod sampler;
@@ -11,10 +13,12 @@ mod score;
 pub mod transcription;
 
 pub use constraint::{Allowed, Constraint, TokenMask};
-pub use options::{Dry, GenerateOptions, Xtc};
+pub use options::{Dry, GenerateOptions, Speculation, Xtc};
 pub use score::Score;
 
 pub(crate) use choice::{QueuedChoice, Sampled};
+pub(crate) use governor::{Costs, Governor, LENGTHS, MUCH};
 pub(crate) use guide::{Guide, Guided, Wishes};
+pub(crate) use lookup::Lookup;
 pub(crate) use sampler::{Sampler, random_seed};
 pub(crate) use score::{next_logits, score};

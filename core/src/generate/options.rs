@@ -82,6 +82,9 @@ pub struct GenerateOptions {
     pub special_tokens: bool,
     /// The number of prompt tokens in one prefill step. A cancellation waits for at most one step.
     pub prefill_chunk: usize,
+    /// Whether several tokens are guessed and verified in one pass. It changes no token, but the last
+    /// bits of their log-probabilities.
+    pub speculation: Speculation,
 }
 
 setters! {
@@ -106,11 +109,31 @@ setters! {
     end_tokens: Vec<u32>,
     ignore_end: bool,
     special_tokens: bool,
-    prefill_chunk: usize;
+    prefill_chunk: usize,
+    speculation: Speculation;
     optional
     xtc: Xtc,
     dry: Dry,
     seed: u64,
+}
+
+/// Speculative decoding: draft tokens are verified in one pass of the model, which keeps those that it
+/// would have sampled itself. Drafts come from what followed the same tokens earlier, in the prompt or
+/// in the answer, and from a draft model where there is one
+/// ([`Model::with_draft`](crate::Model::with_draft)).
+///
+/// An answer under a constraint is not speculated, because the mask of each token needs the tokens
+/// before it: structured outputs, required calls of tools, a budget of thoughts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Speculation {
+    /// Computes one token a pass.
+    Off,
+    /// Speculates while it is measured to be faster.
+    #[default]
+    Auto,
+    /// Speculates wherever there is a draft, for measurements.
+    Always,
 }
 
 /// [Exclude top choices](https://github.com/oobabooga/text-generation-webui/pull/6335): of the
@@ -181,6 +204,7 @@ impl Default for GenerateOptions {
             ignore_end: false,
             special_tokens: false,
             prefill_chunk: 512,
+            speculation: Speculation::default(),
         }
     }
 }

@@ -98,6 +98,11 @@ impl Penalties {
         })
     }
 
+    /// Whether they change no logits, whatever tokens come.
+    pub fn are_none(&self) -> bool {
+        self.bias.is_none() && self.early_ends.is_none() && self.kept == 0
+    }
+
     /// Changes logits `[1, vocabulary]`.
     pub fn apply(&self, mut logits: Array) -> Result<Array> {
         if let Some(Bias { ids, values, .. }) = &self.bias {

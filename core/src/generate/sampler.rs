@@ -12,11 +12,12 @@ use mlx_rs::{
     ops::{self, indexing},
     random,
 };
+use std::rc::Rc;
 
 /// Samples the tokens of one sequence. A clone replays the sequence from where it was made.
 #[derive(Clone)]
 pub(crate) struct Sampler {
-    options: GenerateOptions,
+    options: Rc<GenerateOptions>,
     penalties: Penalties,
     key: Array,
     /// Tokens `[1, n]` that XTC never excludes.
@@ -41,13 +42,32 @@ impl Sampler {
             penalties: Penalties::new(options, prompt, ends, tokenizer)?,
             key: random::key(options.seed.unwrap_or_else(random_seed))?,
             spared: Array::from_slice(&spared, &[1, spared.len() as i32]),
-            options: options.clone(),
+            options: Rc::new(options.clone()),
         })
     }
 
     /// Whether at least one token of a mask stays possible under the options.
     pub(crate) fn can_choose(&self, mask: &TokenMask, vocabulary: u32) -> bool {
         mask.ids().take_while(|id| *id < vocabulary).any(|id| !self.penalties.forbids(id))
+    }
+
+    /// Samples at each position of logits `[1, n, vocabulary]`, as [`Sampler::choose`] would one after
+    /// the other, the tokens before it being those that are sampled. Returns the sampler after each
+    /// position too; its own state stays as it is.
+    pub(crate) fn choose_each(&self, logits: &Array) -> Result<(Choice, Vec<Sampler>)> {
+        let count = logits.dim(1);
+        if self.options.temperature == 0.0 && self.penalties.are_none() {
+            let rows = logits.reshape(&[count, -1])?.as_dtype(Dtype::Float32)?;
+            let logprobs = rows.subtract(rows.logsumexp_axis(-1, true)?)?;
+            let id = indexing::argmax_axis(&logprobs, -1, true)?;
+            return Ok((self.reported(&logprobs, id)?, vec![self.clone(); count as usize]));
+        }
+        let (mut sampler, mut choices, mut samplers) = (self.clone(), Vec::new(), Vec::new());
+        for at in 0..count {
+            choices.push(sampler.choose(&mlx::slice(logits, 1, at, at + 1)?, None)?);
+            samplers.push(sampler.clone());
+        }
+        Ok((Choice::join(&choices)?, samplers))
     }
 
     /// Samples from logits `[1, 1, vocabulary]`, from the tokens of `mask` where there is one.
@@ -67,12 +87,17 @@ impl Sampler {
             random::categorical(&kept, -1, None, &key)?.reshape(&[1, 1])?
         };
         self.penalties.push(&id)?;
-        let logprob = indexing::take_along_axis(&logprobs, &id, -1)?;
+        self.reported(&logprobs, id)
+    }
+
+    /// The tokens `[rows, 1]` with what is reported of their log-probabilities `[rows, vocabulary]`.
+    fn reported(&self, logprobs: &Array, id: Array) -> Result<Choice> {
+        let logprob = indexing::take_along_axis(logprobs, &id, -1)?;
         let top = match self.options.top_logprobs {
             0 => None,
             count => {
-                let ids = largest(&logprobs, count as i32)?;
-                let logprobs = indexing::take_along_axis(&logprobs, &ids, -1)?;
+                let ids = largest(logprobs, count as i32)?;
+                let logprobs = indexing::take_along_axis(logprobs, &ids, -1)?;
                 Some((ids, logprobs))
             }
         };
@@ -96,7 +121,8 @@ impl Sampler {
 
     /// Log-probabilities `[1, vocabulary]` with those of excluded tokens at minus infinity.
     fn filter(&mut self, mut logprobs: Array) -> Result<Array> {
-        let GenerateOptions { top_k, top_p, min_p, typical_p, top_n_sigma, xtc, .. } = self.options;
+        let GenerateOptions { top_k, top_p, min_p, typical_p, top_n_sigma, xtc, .. } =
+            *self.options;
         if top_n_sigma > 0.0 {
             logprobs = filter_top_n_sigma(&logprobs, top_n_sigma)?;
         }
@@ -125,11 +151,12 @@ impl Sampler {
     }
 }
 
-/// The ids `[1, n]` of the largest elements of `[1, vocabulary]`, in no order.
+/// The ids `[rows, n]` of the largest elements of `[rows, vocabulary]`, in no order.
 fn largest(logprobs: &Array, count: i32) -> Result<Array> {
     let vocabulary = logprobs.dim(-1);
     if count == vocabulary {
-        return Ok(ops::arange::<_, i32>(0, vocabulary, None)?.expand_dims(0)?);
+        let ids = ops::arange::<_, i32>(0, vocabulary, None)?;
+        return Ok(ops::broadcast_to(ids, &[logprobs.dim(0), vocabulary])?);
     }
     let order = ops::argpartition_axis(logprobs, vocabulary - count, -1)?;
     mlx::slice(&order, 1, vocabulary - count, vocabulary)
@@ -390,6 +417,35 @@ mod tests {
 
     fn draw(sampler: &mut Sampler, logits: &Array) -> u32 {
         sampler.choose(logits, None).unwrap().id.try_item_cast().unwrap()
+    }
+
+    /// The positions of a verify pass give what single steps give, whatever depends on the tokens.
+    #[test]
+    fn positions_are_sampled_as_one_after_the_other() {
+        type Edit = fn(&mut GenerateOptions);
+        let edits: [Edit; 5] = [
+            |o| (o.temperature, o.top_logprobs) = (0.0, 3),
+            |o| (o.temperature, o.top_logprobs) = (0.0, 12),
+            |o| o.top_logprobs = 2,
+            |o| (o.repetition_penalty, o.min_tokens) = (1.7, 4),
+            |o| o.xtc = Some(Xtc { probability: 0.5, threshold: 0.01 }),
+        ];
+        let values: Vec<f32> = (0..72).map(|i| ((i * 7 + i / 12 * 5) % 11) as f32 / 8.0).collect();
+        let logits = Array::from_slice(&values, &[1, 6, 12]);
+        for edit in edits {
+            let mut one = sampler(edit);
+            let (each, samplers) = one.choose_each(&logits).unwrap();
+            let each = each.queue([].into_iter()).unwrap().read_all().unwrap();
+            assert_eq!((each.len(), samplers.len()), (6, 6));
+            for (at, (found, mut after)) in (0..).zip(each.into_iter().zip(samplers)) {
+                let logits = mlx::slice(&logits, 1, at, at + 1).unwrap();
+                let choice = one.choose(&logits, None).unwrap();
+                let expected = choice.queue([].into_iter()).unwrap().read().unwrap();
+                assert_eq!((found.id, found.top), (expected.id, expected.top));
+                assert_eq!(found.logprob, expected.logprob);
+                assert_eq!(draw(&mut after, &logits), draw(&mut one.clone(), &logits));
+            }
+        }
     }
 
     /// Every option that depends on the tokens so far, each alone and all together.

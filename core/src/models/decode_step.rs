@@ -209,6 +209,10 @@ enum Pass {
 }
 
 impl Pass {
+    fn verify(cache: &Cache, length: i32) -> Self {
+        if cache.verifies_at_once() { Pass::Verify(length) } else { Pass::VerifyOneByOne(length) }
+    }
+
     fn length(self) -> i32 {
         match self {
             Pass::Decode => 1,
@@ -218,7 +222,7 @@ impl Pass {
 }
 
 /// The number of shapes that stay compiled.
-const KEPT: usize = 8;
+const KEPT: usize = 16;
 
 /// The most tokens of a verify pass.
 pub const MOST_DRAFT_TOKENS: i32 = 16;
@@ -232,8 +236,18 @@ impl DecodeStep {
 
     /// Whether the next decode step of the cache of one sequence is compiled already.
     pub(crate) fn has_compiled(&self, cache: &Cache) -> bool {
-        let shape = Shape::of(cache, 1, Pass::Decode);
-        cache.has_room(1) && self.0.iter().any(|(known, _)| *known == shape)
+        self.knows(cache, Pass::Decode)
+    }
+
+    /// Whether the next verify pass over `length` tokens of the cache of one sequence is compiled
+    /// already.
+    pub(crate) fn has_compiled_verify(&self, cache: &Cache, length: i32) -> bool {
+        self.knows(cache, Pass::verify(cache, length))
+    }
+
+    fn knows(&self, cache: &Cache, pass: Pass) -> bool {
+        let shape = Shape::of(cache, 1, pass);
+        cache.has_room(pass.length()) && self.0.iter().any(|(known, _)| *known == shape)
     }
 
     /// Runs one token of each row, `[batch, 1]`, which may still be on its way through the device,
@@ -279,8 +293,8 @@ impl DecodeStep {
             return self.verify_by_steps(model, ids, cache);
         }
         stay_exact(&**model, cache, length)?;
-        let at_once = cache.verifies_at_once();
-        let pass = if at_once { Pass::Verify(length) } else { Pass::VerifyOneByOne(length) };
+        let pass = Pass::verify(cache, length);
+        let at_once = matches!(pass, Pass::Verify(_));
         let before = cache.fork();
         let (logits, left) = self.replay(model, ids, cache, pass)?;
         cache.verified = Some(if at_once {

@@ -5,7 +5,7 @@ use crate::{
     answer::{End, follow, shown},
     input::{Entry, Input},
     media::Media,
-    model::{self, Adapter, Sampling},
+    model::{self, Adapter, Draft, Sampling},
     terminal::{print, say, say_summary},
 };
 use clap::Args;
@@ -38,12 +38,14 @@ pub struct Arguments {
     #[command(flatten)]
     adapter: Adapter,
     #[command(flatten)]
+    draft: Draft,
+    #[command(flatten)]
     sampling: Sampling,
 }
 
 pub async fn run(arguments: Arguments) -> Outcome {
     let location = model::location(arguments.model.as_deref());
-    let model = model::load(location, &arguments.adapter).await?;
+    let model = model::load(location, &arguments.adapter, Some(&arguments.draft)).await?;
     let options = arguments.sampling.options(&model);
     options.check(model.info().vocabulary)?;
     let beginning: Vec<_> = arguments.system.as_deref().map(Message::system).into_iter().collect();

@@ -4,7 +4,7 @@ use crate::{
     Failure, INTERRUPTED, Outcome,
     answer::{End, follow, shown},
     media::{Media, messages, read, token_id},
-    model::{self, Adapter, Sampling},
+    model::{self, Adapter, Draft, Sampling},
     terminal::{print, print_json, say_summary},
 };
 use clap::Args;
@@ -95,6 +95,8 @@ pub struct Arguments {
     #[command(flatten)]
     adapter: Adapter,
     #[command(flatten)]
+    draft: Draft,
+    #[command(flatten)]
     sampling: Sampling,
 }
 
@@ -110,6 +112,8 @@ struct Report<'a> {
     finish_reason: &'static str,
     prompt_tokens: usize,
     generated_tokens: usize,
+    drafted_tokens: usize,
+    accepted_tokens: usize,
     time_to_first_token: f64,
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
@@ -123,7 +127,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     if arguments.tokens.is_none() && !has_prompt {
         return Err(Failure::Usage("there is no prompt; see mynah generate --help"));
     }
-    let model = model::load(location, &arguments.adapter).await?;
+    let model = model::load(location, &arguments.adapter, Some(&arguments.draft)).await?;
     let mut options = arguments.sampling.options(&model).ignore_end(arguments.ignore_eos);
     options.reasoning = arguments.reasoning.unwrap_or(options.reasoning);
     options.tool_choice = arguments.tool_choice.clone().unwrap_or_default();
@@ -254,6 +258,8 @@ impl<'a> Report<'a> {
             finish_reason: summary.finish_reason.name(),
             prompt_tokens: summary.prompt_tokens,
             generated_tokens: summary.generated_tokens,
+            drafted_tokens: summary.drafted_tokens,
+            accepted_tokens: summary.accepted_tokens,
             time_to_first_token: summary.time_to_first_token.as_secs_f64(),
             prefill_tokens_per_second: summary.prefill_rate,
             decode_tokens_per_second: summary.decode_rate,

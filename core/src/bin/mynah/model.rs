@@ -2,7 +2,10 @@
 
 use crate::{Failure, progress::Progress};
 use clap::Args;
-use mynah::{AudioModel, DEMO, Dry, GenerateOptions, LoadEvent, LoadOptions, Location, Model, Xtc};
+use mynah::{
+    AudioModel, DEMO, Dry, GenerateOptions, LoadEvent, LoadOptions, Location, Model, Speculation,
+    Xtc,
+};
 use std::io::{self, Read};
 
 /// The location of the named model, or of the demo model.
@@ -25,9 +28,23 @@ impl Adapter {
     }
 }
 
-pub async fn load(location: Location, adapter: &Adapter) -> Result<Model, Failure> {
+/// The draft model of a model.
+#[derive(Args)]
+pub struct Draft {
+    /// Speculate with a smaller model of the same vocabulary: a directory or a hub repository,
+    /// org/name[@revision]
+    #[arg(long, value_name = "MODEL")]
+    draft: Option<String>,
+}
+
+pub async fn load(
+    location: Location,
+    adapter: &Adapter,
+    draft: Option<&Draft>,
+) -> Result<Model, Failure> {
     let mut options = LoadOptions::default();
     options.adapter = adapter.location();
+    options.draft = draft.and_then(|it| it.draft.as_deref()).map(Location::from);
     Ok(Model::load(location).options(options).progress(show_progress()).await?)
 }
 
@@ -62,6 +79,15 @@ fn bias(argument: &str) -> Result<(u32, f32), String> {
         .split_once('=')
         .and_then(|(id, bias)| Some((id.trim().parse().ok()?, bias.trim().parse().ok()?)));
     pair.ok_or_else(|| "expected ID=BIAS, such as 42=-1.5".into())
+}
+
+fn speculation(argument: &str) -> Result<Speculation, String> {
+    match argument {
+        "off" => Ok(Speculation::Off),
+        "auto" => Ok(Speculation::Auto),
+        "always" => Ok(Speculation::Always),
+        _ => Err("expected off, auto or always".into()),
+    }
 }
 
 /// The sampling options. The defaults are those that the checkpoint recommends.
@@ -122,6 +148,10 @@ pub struct Sampling {
     /// Seed of the sampler, for repeatable answers
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Verify draft tokens, several in one pass: off, auto (where it is faster) or always; it changes
+    /// no token. Default: auto
+    #[arg(long, value_name = "WHEN", value_parser = speculation)]
+    speculation: Option<Speculation>,
 }
 
 impl Sampling {
@@ -151,6 +181,7 @@ impl Sampling {
         options.logit_bias.extend(&self.logit_bias);
         options.stop.extend(self.stop.iter().cloned());
         options.seed = self.seed.or(options.seed);
+        options.speculation = self.speculation.unwrap_or(options.speculation);
         options
     }
 }

@@ -81,7 +81,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
         (None, None) => Prompt::Raw(model::text(arguments.text.unwrap_or_default())?),
     };
     let prompt = prompt.with_media(arguments.media.attachments()?);
-    let model = model::load(location, &arguments.adapter).await?;
+    let model = model::load(location, &arguments.adapter, None).await?;
     let (tokens, score) = model.score(prompt, arguments.top).await?;
     if arguments.json {
         let Score { logprobs, top } = &score;

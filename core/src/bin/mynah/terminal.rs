@@ -169,8 +169,12 @@ pub fn say_summary(summary: &Summary, end: &str) {
         0 => String::new(),
         tokens => format!(" ({tokens} cached)"),
     };
+    let speculated = match summary.drafted_tokens {
+        0 => String::new(),
+        drafted => format!(" ({} of {drafted} draft tokens accepted)", summary.accepted_tokens),
+    };
     say_dim(&format!(
-        "{}{cached} + {} tokens, first after {:.2} s, prefill {:.1} tokens/s, decode {:.1} tokens/s, \
+        "{}{cached} + {} tokens, first after {:.2} s, prefill {:.1} tokens/s, decode {:.1} tokens/s{speculated}, \
          peak memory {}{end}",
         summary.prompt_tokens,
         summary.generated_tokens,
