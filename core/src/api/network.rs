@@ -1,19 +1,36 @@
-//! Loading of models of audio.
+//! Loading of models that are no language models.
 
 use crate::{
     api::{
         download::{CONFIG, MODEL, download_as},
         location::{Found, Location},
     },
+    checkpoint::files::Files,
     engine::{
         Engine, Turn,
         engine_model::{EngineModel, Place},
     },
     error::{Error, Result},
-    families,
+    families::{self, Entry},
     models::network::Kind,
 };
+use serde_json::Value;
 use std::sync::Arc;
+
+/// What a checkpoint shows before its weights are read.
+pub(super) struct Preview<'a> {
+    pub files: &'a Files,
+    pub family: &'static Entry,
+    /// Its `config.json`; null without one.
+    pub config: Value,
+}
+
+/// A model on the engine thread, what was read beside its weights, and what was told about it.
+pub(super) struct Loaded<S, T> {
+    pub place: Arc<Place>,
+    pub settings: S,
+    pub facts: T,
+}
 
 /// Loads a model of one kind, and tells `about` it on the engine thread.
 pub(super) async fn load<T: Send + 'static>(
@@ -21,6 +38,17 @@ pub(super) async fn load<T: Send + 'static>(
     kind: Kind,
     about: impl Fn(&EngineModel) -> Result<T> + Send + 'static,
 ) -> Result<(Arc<Place>, T)> {
+    let expect = |preview: &Preview| preview.family.expect(kind, &preview.config);
+    let loaded = load_with(location, expect, about).await?;
+    Ok((loaded.place, loaded.facts))
+}
+
+/// Loads a model that `read` accepts, and tells `about` it on the engine thread.
+pub(super) async fn load_with<S, T: Send + 'static>(
+    location: Location,
+    read: impl FnOnce(&Preview) -> Result<S>,
+    about: impl Fn(&EngineModel) -> Result<T> + Send + 'static,
+) -> Result<Loaded<S, T>> {
     let name = location.to_string();
     let loaded = async {
         let engine = Engine::get()?;
@@ -30,8 +58,9 @@ pub(super) async fn load<T: Send + 'static>(
         };
         let config = files.json(CONFIG)?;
         let family = families::family(&files, config.as_ref())?;
-        family.expect(kind, &config.clone().unwrap_or_default())?;
-        let read = move || {
+        let preview = Preview { files: &files, family, config: config.clone().unwrap_or_default() };
+        let settings = read(&preview)?;
+        let begin = move || {
             let mut reading = EngineModel::read(&files, None, config.as_ref(), drop)?;
             Ok(move || {
                 let Some(model) = reading()? else { return Ok(None) };
@@ -39,7 +68,8 @@ pub(super) async fn load<T: Send + 'static>(
                 Ok(Some((Arc::new(Place::new(engine, model)), facts)))
             })
         };
-        engine.run_in_turns(Turn::Ready, read).await
+        let (place, facts) = engine.run_in_turns(Turn::Ready, begin).await?;
+        Ok(Loaded { place, settings, facts })
     };
     loaded.await.map_err(Error::of_model(name))
 }

@@ -1,5 +1,5 @@
-//! Attention without a causal mask: every token sees all tokens of the pass, or of its span where
-//! spans divide the pass, so there is no state. The mixer of encoders (ViT, BERT, those of speech).
+//! Attention without a causal mask: every token sees all tokens of the pass, those that a mask shows
+//! it, or those of its span where spans divide the pass, so there is no state. The mixer of encoders (of pictures, texts and speech).
 
 use crate::{
     error::Result,
@@ -81,7 +81,10 @@ impl Layer for BidirectionalAttention {
         let q = self.placed(queries.forward(x)?, heads, of_queries, step)?;
         let k = self.placed(keys.forward(x)?, kv_heads, of_keys, step)?;
         let v = split_heads(&values.forward(x)?, kv_heads)?;
-        let y = within_spans(&q, &k, &v, &step.spans, scale)?;
+        let y = match &step.visible {
+            Some(mask) => scaled_dot_product_attention(&q, &k, &v, scale, mask, None)?,
+            None => within_spans(&q, &k, &v, &step.spans, scale)?,
+        };
         output.forward(&join_heads(&y)?)
     }
 }
