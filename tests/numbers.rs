@@ -4,6 +4,7 @@ mod adapters;
 mod audio_models;
 mod caches;
 mod config;
+mod embeddings;
 mod families;
 mod pictures;
 mod processors;

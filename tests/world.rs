@@ -3,6 +3,7 @@
 
 mod audio_command;
 mod command;
+mod embed_command;
 mod hub;
 mod packaging;
 mod readme;

@@ -196,6 +196,12 @@ pub enum Error {
     /// The prompt has no tokens.
     #[error("the prompt is empty; a model needs at least one token to continue")]
     EmptyPrompt,
+    /// A text to be embedded or ordered has nothing in it.
+    #[error("text {index} is empty; leave it out")]
+    EmptyText {
+        /// Its place among the texts, from 0; that of a query is 0, that of its first document 1.
+        index: usize,
+    },
     /// A token id that the model has no embedding for.
     #[error("token {id} is outside the vocabulary of {vocabulary} tokens")]
     TokenOutOfVocabulary {
@@ -536,6 +542,7 @@ impl Error {
             | Error::Placeholders { .. }
             | Error::NothingAllowed { .. }
             | Error::EmptyPrompt
+            | Error::EmptyText { .. }
             | Error::TokenOutOfVocabulary { .. }
             | Error::Grammar { .. }
             | Error::Tool { .. }

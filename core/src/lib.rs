@@ -80,10 +80,11 @@ pub use answer::{
 };
 pub use api::{
     AudioCodec, AudioFeatures, AudioInput, AudioModel, BoxFuture, CallTool, DEMO, Detection,
-    Inspection, Load, LoadAudio, LoadEvent, LoadOptions, Location, Memory, MemoryPolicy, Model,
-    ModelInfo, ModelMemory, Overflow, Packing, Prompt, RespondEvent, Response, Session,
-    SessionOptions, SpeechModel, Stage, ToolError, ToolResult, Tools, VadModel, download,
-    download_adapter, download_text, inspect, inspect_with_adapter, preprocess, shrink_caches,
+    EmbedOptions, Embedder, Embeddings, Inspection, Load, LoadAudio, LoadEvent, LoadOptions,
+    Location, Memory, MemoryPolicy, Model, ModelInfo, ModelMemory, Overflow, Packing, Prompt,
+    RankedDocument, RerankOptions, Reranker, RespondEvent, Response, Session, SessionOptions,
+    SpeechModel, Stage, ToolError, ToolResult, Tools, VadModel, download, download_adapter,
+    download_text, inspect, inspect_with_adapter, preprocess, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
@@ -160,11 +161,13 @@ pub mod internals {
             codec_stream::CodecStream,
             decode_step::{DecodeStep, prefill, prefill_embedded},
             detector::{Detector, DetectorStream, Task},
-            embedder::Embedder,
+            embedder::{Embedder, TextEncoder},
             language::{Input, LanguageModel, Media, Wrapper},
             network::{Kind, Network},
+            reranker::Reranker,
             speaker::Speaker,
             speech::{AlignmentHead, Output, Transcriber, WindowedDecoder},
+            text_batch::{TextBatch, Tokens},
         },
     };
 

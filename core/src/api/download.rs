@@ -4,7 +4,7 @@ use crate::{
     api::location::Location,
     checkpoint::{
         adapter,
-        file_rules::{Contents, FileRules},
+        file_rules::{Contents, FileRules, MODULES},
         files::Files,
         quantization::Quantization,
         shards,
@@ -51,7 +51,9 @@ const ADAPTER: Plan = Plan {
 /// The files that the model of a repository with these names needs.
 fn check(files: &Files, names: &[String], kind: Option<Kind>) -> Result<&'static FileRules> {
     let config = files.json(CONFIG)?;
-    let family = families::recognize(&Contents { names, config: config.as_ref() })?;
+    let modules = files.json(MODULES)?;
+    let contents = Contents { names, config: config.as_ref(), modules: modules.as_ref() };
+    let family = families::recognize(&contents)?;
     let config = config.unwrap_or_default();
     if let Some(kind) = kind {
         family.expect(kind, &config)?;

@@ -242,6 +242,7 @@ fn capability(kind: Kind) -> &'static str {
         Kind::Detector => "voice activity",
         Kind::Codec => "audio codec",
         Kind::Embedder => "embedding",
+        Kind::Reranker => "reranking",
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     },
     error::{Error, Result},
     families,
-    generate::{Constraint, GenerateOptions, Score, next_logits, score},
+    generate::{Constraint, GenerateOptions, Score, Speculation, next_logits, score},
     mlx,
     text::{ChatTemplate, Layout, Message, TemplateOptions, Tokenizer},
 };
@@ -139,8 +139,7 @@ impl Model {
 
     /// The same weights in memory with a draft model: a smaller model with the same vocabulary, whose
     /// tokens this model verifies, several in one pass. It changes no token, only the time that they
-    /// take. A generation uses it where it pays; see [`Speculation`](crate::Speculation). The draft
-    /// model stays in memory as long as this handle.
+    /// take. A generation whose options speculate uses it; see [`Speculation`]. The draft model stays in memory as long as this handle.
     ///
     /// # Errors
     /// [`Error::Option`] when the vocabularies differ.
@@ -173,9 +172,14 @@ impl Model {
         })
     }
 
-    /// The options that the generation config recommends, or else the model card of the family.
+    /// The options that the generation config recommends, or else the model card of the family. With a
+    /// draft model, they speculate.
     pub fn default_options(&self) -> GenerateOptions {
-        self.0.defaults.clone()
+        let defaults = self.0.defaults.clone();
+        match self.0.draft {
+            Some(_) => defaults.speculation(Speculation::Auto),
+            None => defaults,
+        }
     }
 
     /// The ids that end a text: those of the config, the generation config, the tokenizer and the family, and those with

@@ -1,4 +1,4 @@
-//! Loading of models of audio.
+//! Loading of models that are no language models.
 
 use crate::{
     api::{
@@ -12,9 +12,11 @@ use crate::{
         engine_model::{EngineModel, Place, unload},
     },
     error::{Error, Result},
-    families, mlx,
+    families::{self, Entry},
+    mlx,
     models::network::Kind,
 };
+use serde_json::Value;
 use std::{
     fmt,
     marker::PhantomData,
@@ -74,6 +76,53 @@ impl<M> LoadAudio<M> {
 async fn load<M: AudioHandle>(load: LoadAudio<M>) -> Result<M> {
     let LoadAudio { location, options, progress, .. } = load;
     let tell = Tell(Arc::new(Mutex::new(progress)));
+    let limit = Limit::set(options.memory)?;
+    let read = |preview: &Preview| {
+        preview.family.expect(M::KIND, &preview.config)?;
+        Ok((preview.family.name(&preview.config).to_string(), preview.files.clone()))
+    };
+    let Loaded { place, settings, facts } =
+        read_network(location, &options, tell, read, M::facts).await?;
+    let (model_type, files) = settings;
+    let model = M::new(LoadedAudio { model_type, files, place, facts })?;
+    limit.keep();
+    Ok(model)
+}
+
+/// What a checkpoint shows before its weights are read.
+pub(super) struct Preview<'a> {
+    pub files: &'a Files,
+    pub family: &'static Entry,
+    /// Its `config.json`; null without one.
+    pub config: Value,
+}
+
+/// A model on the engine thread, what was read beside its weights, and what was told about it.
+pub(super) struct Loaded<S, T> {
+    pub place: Place,
+    pub settings: S,
+    pub facts: T,
+}
+
+/// Loads a model that `read` accepts, and tells `about` it on the engine thread.
+pub(super) async fn load_with<S, T: Send + 'static>(
+    location: Location,
+    read: impl FnOnce(&Preview) -> Result<S>,
+    about: impl Fn(&EngineModel) -> Result<T> + Send + 'static,
+) -> Result<Loaded<S, T>> {
+    let (name, options) = (location.to_string(), LoadOptions::default());
+    let tell = Tell(Arc::new(Mutex::new(Box::new(|_| {}))));
+    let loaded = read_network(location, &options, tell, read, about);
+    loaded.await.map_err(Error::of_model(name))
+}
+
+async fn read_network<S, T: Send + 'static>(
+    location: Location,
+    options: &LoadOptions,
+    tell: Tell,
+    read: impl FnOnce(&Preview) -> Result<S>,
+    about: impl Fn(&EngineModel) -> Result<T> + Send + 'static,
+) -> Result<Loaded<S, T>> {
     let engine = Engine::get()?;
     let files: Files = match location.resolve()? {
         Found::Here(files) => files,
@@ -83,26 +132,21 @@ async fn load<M: AudioHandle>(load: LoadAudio<M>) -> Result<M> {
             download_as(&options.source(*source), MODEL, tell).await?.into()
         }
     };
-    let found = files.json(CONFIG)?;
-    let config = found.clone().unwrap_or_default();
-    let family = families::family(&files, found.as_ref())?;
-    let model_type = family.name(&config).to_string();
-    family.expect(M::KIND, &config)?;
-    let limit = Limit::set(options.memory)?;
-    let weights = files.clone();
-    let reading = move || {
+    let config = files.json(CONFIG)?;
+    let family = families::family(&files, config.as_ref())?;
+    let preview = Preview { files: &files, family, config: config.clone().unwrap_or_default() };
+    let settings = read(&preview)?;
+    let begin = move || {
         let tell = move |share| tell.event(LoadEvent::Weights(share));
-        let mut reading = EngineModel::read(&weights, None, found.as_ref(), tell)?;
+        let mut reading = EngineModel::read(&files, None, config.as_ref(), tell)?;
         Ok(move || {
             let Some(model) = reading()? else { return Ok(None) };
-            let facts = M::facts(&model)?;
-            Ok(Some((facts, Place::new(engine, model))))
+            let facts = about(&model)?;
+            Ok(Some((Place::new(engine, model), facts)))
         })
     };
-    let (facts, place) = engine.run_in_turns(Turn::Ready, reading).await?;
-    let model = M::new(LoadedAudio { model_type, files, place, facts })?;
-    limit.keep();
-    Ok(model)
+    let (place, facts) = engine.run_in_turns(Turn::Ready, begin).await?;
+    Ok(Loaded { place, settings, facts })
 }
 
 impl<M: AudioHandle> IntoFuture for LoadAudio<M> {

@@ -24,12 +24,17 @@ impl FileRules {
     }
 }
 
+/// The list of the modules of a model of sentence-transformers.
+pub(crate) const MODULES: &str = "modules.json";
+
 /// What a checkpoint shows before its weights are read.
 pub struct Contents<'a> {
     /// The names of its files, with the folder of those that are in one.
     pub names: &'a [String],
     /// Its `config.json`, if it has one.
     pub config: Option<&'a Value>,
+    /// Its `modules.json`, if it has one: the modules of sentence-transformers.
+    pub modules: Option<&'a Value>,
 }
 
 /// Whether one of the patterns fits a name.

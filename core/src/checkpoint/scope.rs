@@ -267,6 +267,18 @@ impl Scope {
         self.store.unread.borrow_mut().retain(|tensor, _| !ignored(tensor));
     }
 
+    /// Puts all tensors that are unread below a name, for a checkpoint that lacks it.
+    pub(crate) fn nest(&self, name: &str) {
+        let mut unread = self.store.unread.borrow_mut();
+        *unread = unread.drain().map(|(own, tensor)| (format!("{name}.{own}"), tensor)).collect();
+    }
+
+    /// Adds the tensors of a further file below a name.
+    pub(crate) fn adopt(&self, name: &str, tensors: HashMap<String, Array>) {
+        let below = |(own, tensor)| (self.name(format!("{name}.{own}")), tensor);
+        self.store.unread.borrow_mut().extend(tensors.into_iter().map(below));
+    }
+
     /// Gives tensors here that are unread other names, for a family whose checkpoints name the parts of a
     /// shared layer in another way. The first pattern that a name contains is replaced.
     pub fn rename(&self, names: &[(&str, &str)]) {

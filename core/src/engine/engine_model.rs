@@ -20,8 +20,10 @@ use crate::{
         codec::Codec,
         decode_step::DecodeStep,
         detector::Detector,
+        embedder::Embedder,
         language::LanguageModel,
         network::{Kind, Network},
+        reranker::Reranker,
         speaker::Speaker,
         speech::Transcriber,
     },
@@ -136,6 +138,28 @@ impl EngineModel {
         match &self.network {
             Network::Detector(model) => Ok(model),
             _ => Err(self.is_no(Kind::Detector)),
+        }
+    }
+
+    /// The embedder that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn embedder(&self) -> Result<&Rc<dyn Embedder>> {
+        match &self.network {
+            Network::Embedder(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Embedder)),
+        }
+    }
+
+    /// The reranker that it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelKind`] for a model of another kind.
+    pub(crate) fn reranker(&self) -> Result<&Rc<dyn Reranker>> {
+        match &self.network {
+            Network::Reranker(model) => Ok(model),
+            _ => Err(self.is_no(Kind::Reranker)),
         }
     }
 

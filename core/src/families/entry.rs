@@ -16,6 +16,7 @@ use crate::{
         embedder::Embedder,
         language::LanguageModel,
         network::{Kind, Network},
+        reranker::Reranker,
         speaker::Speaker,
         speech::Transcriber,
     },
@@ -68,6 +69,8 @@ pub enum Build {
     Codec(Builder<dyn Codec>),
     /// Text embeddings.
     Embedder(Builder<dyn Embedder>),
+    /// Scores of queries and documents.
+    Reranker(Builder<dyn Reranker>),
 }
 
 impl Build {
@@ -80,6 +83,7 @@ impl Build {
             Build::Detector(_) => Kind::Detector,
             Build::Codec(_) => Kind::Codec,
             Build::Embedder(_) => Kind::Embedder,
+            Build::Reranker(_) => Kind::Reranker,
         }
     }
 
@@ -98,6 +102,7 @@ impl Build {
             Build::Detector(build) => Network::Detector(build(checkpoint)?.into()),
             Build::Codec(build) => Network::Codec(build(checkpoint)?.into()),
             Build::Embedder(build) => Network::Embedder(build(checkpoint)?.into()),
+            Build::Reranker(build) => Network::Reranker(build(checkpoint)?.into()),
         })
     }
 }

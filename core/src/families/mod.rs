@@ -4,6 +4,7 @@
 
 pub mod codec;
 pub mod detection;
+pub mod embedding;
 pub(crate) mod entry;
 pub(crate) mod family;
 pub(crate) mod multimodal;
@@ -13,13 +14,19 @@ pub mod synthesis;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod text;
+pub(crate) mod text_encoders;
 pub mod vision;
 
 pub use entry::{Build, Checkpoint, Entry};
 pub use family::{Family, Recommended, Sampling, model_type};
 
 use crate::{
-    checkpoint::{config, file_rules::Contents, files::Files, scope::Scope},
+    checkpoint::{
+        config,
+        file_rules::{Contents, MODULES},
+        files::Files,
+        scope::Scope,
+    },
     error::{Error, Result},
     models::language::LanguageModel,
 };
@@ -34,6 +41,7 @@ const LISTS: &[&[Entry]] = &[
     synthesis::FAMILIES,
     detection::FAMILIES,
     codec::FAMILIES,
+    embedding::FAMILIES,
 ];
 
 /// All families.
@@ -95,7 +103,8 @@ pub fn find(model_type: &str) -> Result<&'static Entry> {
 /// # Errors
 /// Those of [`recognize`]; [`Error::Io`].
 pub fn family(files: &Files, config: Option<&Value>) -> Result<&'static Entry> {
-    recognize(&Contents { names: &files.list()?, config })
+    let modules = files.json(MODULES)?;
+    recognize(&Contents { names: &files.list()?, config, modules: modules.as_ref() })
 }
 
 /// The family of a checkpoint, by its files or else by its `model_type`.

@@ -26,7 +26,13 @@ use crate::{
         language::{Input, Wrapper},
         speech::{Output, WindowedDecoder},
     },
-    models::{embedder::Embedder, language::LanguageModel, network::Network, speech::Transcriber},
+    models::{
+        embedder::Embedder,
+        language::LanguageModel,
+        network::Network,
+        speech::Transcriber,
+        text_batch::{TextBatch, Tokens},
+    },
     processors::{NamedTensor, Prepared, PreparedMedia},
 };
 use mlx_rs::{Array, ops, random, transforms::eval};
@@ -235,8 +241,11 @@ impl Embedder for Mean {
     fn vocabulary(&self) -> u32 {
         self.0.vocabulary()
     }
-    fn embed(&self, ids: &Array) -> Result<Array> {
-        Ok(self.0.lookup(ids)?.mean_axes(&[1], false)?)
+    fn width(&self) -> usize {
+        2
+    }
+    fn embed(&self, batch: &TextBatch) -> Result<Array> {
+        Ok(self.0.lookup(&batch.ids)?.mean_axes(&[1], false)?)
     }
 }
 
@@ -245,7 +254,7 @@ fn built(model_type: &str, tensors: &[(&str, Array)]) -> Network {
     let tensors = tensors.iter().map(|(name, array)| (name.to_string(), array.clone()));
     let weights = &Scope::new(tensors.collect(), &config).unwrap();
     let files = &Files::Embedded(&[("am.mvn", b"1")]);
-    let contents = Contents { names: &[], config: Some(&config) };
+    let contents = Contents { names: &[], config: Some(&config), modules: None };
     let family = recognize(&contents).unwrap();
     let network = family.network(weights, files).unwrap();
     assert_eq!(network.kind(), family.build.kind());
@@ -257,7 +266,8 @@ fn families_build_models_of_every_kind() {
     let table = Array::from_slice(&[0.0_f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], &[4, 2]);
     let network = built("test_embedder", &[("embed.weight", table)]);
     let Network::Embedder(embedder) = network else { unreachable!() };
-    let vector = embedder.embed(&Array::from_slice(&[1_u32, 3], &[1, 2])).unwrap();
+    let tokens = Tokens { ids: vec![1, 3], ..Tokens::default() };
+    let vector = embedder.embed(&TextBatch::new(&[&tokens]).unwrap()).unwrap();
     assert_eq!(mlx::to_vec::<f32>(&vector).unwrap(), [4.0, 5.0]);
     assert_eq!(embedder.vocabulary(), 4);
 }
@@ -266,7 +276,9 @@ fn families_build_models_of_every_kind() {
 fn a_family_is_recognized_by_its_files_first() {
     let config = json!({"model_type": "llama"});
     let names = ["config.json".to_string(), "am.mvn".to_string()];
-    let found = |names, config| recognize(&Contents { names, config }).map(|e| e.model_types[0]);
+    let found = |names, config| {
+        recognize(&Contents { names, config, modules: None }).map(|e| e.model_types[0])
+    };
     assert_eq!(found(&names, Some(&config)).unwrap(), "test_transcriber");
     assert_eq!(found(&names, None).unwrap(), "test_transcriber");
     assert_eq!(found(&names[..1], Some(&config)).unwrap(), "llama");

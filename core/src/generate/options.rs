@@ -128,9 +128,9 @@ setters! {
 #[non_exhaustive]
 pub enum Speculation {
     /// Computes one token a pass.
+    #[default]
     Off,
     /// Speculates while it is measured to be faster.
-    #[default]
     Auto,
     /// Speculates wherever there is a draft, for measurements.
     Always,

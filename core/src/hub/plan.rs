@@ -17,8 +17,8 @@ pub(crate) struct Plan {
     /// Whether a cached snapshot is enough when the hub cannot be reached; for tokenizers and
     /// adapters.
     pub is_complete: fn(&Files) -> bool,
-    /// Called with the names of all files of the repository when `config.json`, if there is one, and
-    /// the index of the shards are on disk: returns which files the model needs. An error ends the
+    /// Called with the names of all files of the repository when `config.json`, `modules.json` and the
+    /// index of the shards are on disk, as far as there are any: returns which files the model needs. An error ends the
     /// download.
     pub check_config: fn(&Files, &[String]) -> Result<&'static FileRules>,
     /// Called before the weights are downloaded, with what reads their headers from the hub; an error

@@ -4,7 +4,7 @@ use crate::hub::listing::{Listing, RemoteFile};
 use crate::{
     checkpoint::{
         adapter,
-        file_rules::{FileRules, fits},
+        file_rules::{FileRules, MODULES, fits},
         weight_files::{INDEX, WeightFiles},
     },
     error::{Error, Result},
@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 
 const SMALL: &[&str] = &[
     INDEX,
+    MODULES,
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",

@@ -16,7 +16,7 @@ use crate::hub::{
     select,
 };
 use crate::{
-    checkpoint::{files::Files, weight_files::INDEX},
+    checkpoint::{file_rules::MODULES, files::Files, weight_files::INDEX},
     error::{Error, Result},
 };
 use std::{
@@ -172,7 +172,7 @@ impl<'a> SnapshotDownload<'a> {
         // The config comes first, so that an unsupported model is refused before its weights.
         let config = listing.file("config.json");
         let index = listing.file(INDEX);
-        for file in [config, index].into_iter().flatten() {
+        for file in [config, index, listing.file(MODULES)].into_iter().flatten() {
             self.blobs.download(listing, file, &ProgressCounter::silent())?;
         }
         let rules = (plan.check_config)(&files, &listing.names())?;

@@ -75,3 +75,26 @@ impl<L: Layer> Layer for Residual<L> {
         (self.join)(x, &y)
     }
 }
+
+/// `norm(x + inner(x))`: a residual branch of an encoder that normalises the stream itself.
+pub struct PostNorm<L> {
+    inner: L,
+    norm: Norm,
+}
+
+impl<L> PostNorm<L> {
+    /// Composes the branch and the norm.
+    pub fn new(inner: L, norm: Norm) -> Self {
+        PostNorm { inner, norm }
+    }
+}
+
+impl<L: Layer> Layer for PostNorm<L> {
+    type State = L::State;
+    fn state(&self, plan: &CachePlan) -> L::State {
+        self.inner.state(plan)
+    }
+    fn forward(&self, x: &Array, state: &mut L::State, step: &Step) -> Result<Array> {
+        self.norm.forward(&x.add(self.inner.forward(x, state, step)?)?)
+    }
+}

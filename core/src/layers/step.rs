@@ -35,6 +35,9 @@ pub struct Step {
     is_verify: bool,
     /// Rotary positions, where they are not the positions of the sequence.
     pub rotary: Option<Rotary>,
+    /// Which keys of the pass each token sees, where attention is not causal: true for visible keys, in
+    /// a shape that broadcasts to `[batch, heads, length, length]`; none is all of them.
+    pub visible: Option<Array>,
     /// Tokens of this pass that see each other both ways.
     pub spans: Vec<Range<usize>>,
     /// How far back they do.
@@ -81,6 +84,7 @@ impl Step {
             sequence_length: None,
             is_verify: false,
             rotary: None,
+            visible: None,
             spans: Vec::new(),
             span_reach: SpanReach::Whole,
             memo: RefCell::default(),

@@ -2,7 +2,7 @@
 
 use crate::models::{
     codec::Codec, detector::Detector, embedder::Embedder, language::LanguageModel,
-    speaker::Speaker, speech::Transcriber,
+    reranker::Reranker, speaker::Speaker, speech::Transcriber,
 };
 use std::rc::Rc;
 
@@ -21,6 +21,8 @@ pub enum Network {
     Codec(Rc<dyn Codec>),
     /// Text in, one vector out.
     Embedder(Rc<dyn Embedder>),
+    /// A query and a document in, how well they fit out.
+    Reranker(Rc<dyn Reranker>),
 }
 
 /// What a model does, without the model.
@@ -38,6 +40,8 @@ pub enum Kind {
     Codec,
     /// See [`Network::Embedder`].
     Embedder,
+    /// See [`Network::Reranker`].
+    Reranker,
 }
 
 impl Kind {
@@ -50,6 +54,7 @@ impl Kind {
             Kind::Detector => "a voice activity detector",
             Kind::Codec => "an audio codec",
             Kind::Embedder => "an embedder (text to a vector)",
+            Kind::Reranker => "a reranker (query and document to a score)",
         }
     }
 }
@@ -64,6 +69,7 @@ impl Network {
             Network::Detector(_) => Kind::Detector,
             Network::Codec(_) => Kind::Codec,
             Network::Embedder(_) => Kind::Embedder,
+            Network::Reranker(_) => Kind::Reranker,
         }
     }
 }

@@ -5,6 +5,7 @@
 mod answer;
 mod chat;
 mod codec;
+mod embed;
 mod features;
 mod generate;
 mod hub;
@@ -15,6 +16,7 @@ mod media;
 mod model;
 mod preprocess;
 mod progress;
+mod rerank;
 mod score;
 mod speak;
 mod terminal;
@@ -54,6 +56,10 @@ enum Command {
     Transcribe(transcribe::Arguments),
     /// Print the log-probability of each token of a text
     Score(score::Arguments),
+    /// Turn texts into vectors
+    Embed(embed::Arguments),
+    /// Order documents by how well they fit a query
+    Rerank(rerank::Arguments),
     /// Show what a model reads of pictures
     Preprocess(preprocess::Arguments),
     /// Speak a text
@@ -112,6 +118,8 @@ fn main() -> ExitCode {
         Command::Chat(arguments) => block_on(chat::run(arguments)),
         Command::Transcribe(arguments) => block_on(transcribe::run(arguments)),
         Command::Score(arguments) => block_on(score::run(arguments)),
+        Command::Embed(arguments) => block_on(embed::run(arguments)),
+        Command::Rerank(arguments) => block_on(rerank::run(arguments)),
         Command::Preprocess(arguments) => block_on(preprocess::run(arguments)),
         Command::Speak(arguments) => block_on(speak::run(arguments)),
         Command::Vad(arguments) => block_on(vad::run(arguments)),

@@ -149,7 +149,7 @@ pub struct Sampling {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Verify draft tokens, several in one pass: off, auto (where it is faster) or always; it changes
-    /// no token. Default: auto
+    /// no token. Default: off; auto with --draft
     #[arg(long, value_name = "WHEN", value_parser = speculation)]
     speculation: Option<Speculation>,
 }

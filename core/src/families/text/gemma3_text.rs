@@ -15,15 +15,31 @@ const RECOMMENDED: Recommended = Recommended {
     ..Recommended::NOTHING
 };
 
+/// The fields of this family.
 #[derive(Deserialize)]
-struct Config {
-    query_pre_attn_scalar: Positive,
+pub struct Config {
+    pub query_pre_attn_scalar: Positive,
     sliding_window_pattern: Option<Size>,
     use_bidirectional_attention: bool,
 }
 
-pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
-    let config = &text_config(
+impl Config {
+    /// The window of a layer.
+    ///
+    /// # Errors
+    /// As [`Text::window_where`].
+    pub fn window(&self, c: &Text, layer: i32) -> Result<Option<i32>> {
+        let pattern = self.sliding_window_pattern.map_or(6, i32::from);
+        c.window_where(layer, |i| (i + 1) % pattern != 0)
+    }
+}
+
+/// The config of the language model, with its defaults.
+///
+/// # Errors
+/// As [`text_config`].
+pub fn own_config(config: &Json) -> Result<Json> {
+    text_config(
         config,
         json!({
             "hidden_size": 1152, "num_hidden_layers": 26, "intermediate_size": 6912,
@@ -32,19 +48,30 @@ pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "sliding_window": 512, "max_position_embeddings": 32768, "use_bidirectional_attention": false,
         }),
         json!({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}),
-    )?;
-    let (mut c, e): (Text, Config) = (gemma::read(config)?, config::read(config)?);
+    )
+}
+
+/// The fields that models share, and those of this family.
+///
+/// # Errors
+/// [`Error::Config`] with the field at fault.
+pub fn read(config: &Json) -> Result<(Text, Config)> {
+    Ok((gemma::read(config)?, config::read(config)?))
+}
+
+pub fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    let config = &own_config(config)?;
+    let (mut c, e) = read(config)?;
     if e.use_bidirectional_attention {
-        let reason = "embedding models are not supported yet";
+        let reason = "the model embeds texts, and its modules.json is missing, which says how";
         return Err(Error::unsupported("use_bidirectional_attention", reason));
     }
     // Published checkpoints tie the output head to the embedding without saying so in the config.
     c.tie_word_embeddings = None;
-    let pattern = e.sliding_window_pattern.map_or(6, i32::from);
     let (local, global) = ropes(&c, config)?;
     let decoder = Decoder::stack(w, &c, |i, w| {
         let norm = |w: &Scope, name, width| w.rms_norm(name, width, c.rms_norm_eps)?.plus_one();
-        let (a, window) = (w.at("self_attn"), c.window_where(i, |i| (i + 1) % pattern != 0)?);
+        let (a, window) = (w.at("self_attn"), e.window(&c, i)?);
         let head_norm = |name| norm(&a, name, c.head_dim());
         let rope = if window.is_some() { &local } else { &global };
         let attention = Attention::read(&a, QKVO, &c, rope.clone())?
@@ -100,7 +127,7 @@ fn bfloat16(value: f32) -> Result<f32> {
 }
 
 /// `x + y`, clamped to the range of float16, which weights trained in bfloat16 can exceed.
-fn saturating_sum(x: &Array, y: &Array) -> Result<Array> {
+pub fn saturating_sum(x: &Array, y: &Array) -> Result<Array> {
     if x.dtype() != Dtype::Float16 {
         return Ok(x.add(y)?);
     }

@@ -124,6 +124,11 @@ crate::families::entry::families! {
     youtu_llm,
 }
 
+/// Whether a `model_type` is that of a language model of text.
+pub fn has(model_type: &str) -> bool {
+    FAMILIES.iter().any(|family| family.model_types.contains(&model_type))
+}
+
 /// The language model of a family, for models that have one inside.
 ///
 /// # Errors

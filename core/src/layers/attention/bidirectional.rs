@@ -1,5 +1,6 @@
-//! Attention without a causal mask: every token sees all tokens of the pass, or of its span where
-//! spans divide the pass, so there is no state. The mixer of encoders (ViT, BERT, those of speech).
+//! Attention without a causal mask: every token sees all tokens of the pass, those that a mask shows
+//! it, or those of its span where spans divide the pass, so there is no state. The mixer of encoders (of
+//! pictures, texts and speech).
 
 use crate::{
     error::Result,
@@ -37,10 +38,6 @@ impl Heads {
         Heads { heads, kv_heads: heads, scale: (head_dim as f32).powf(-0.5) }
     }
 }
-
-/// Which tokens of the pass each token sees, `[length, length]`, where a pass leaves this for its layers.
-#[derive(Clone)]
-pub struct VisibleTokens(pub Array);
 
 /// Attention of all tokens of a pass to each other.
 pub struct BidirectionalAttention {
@@ -88,8 +85,8 @@ impl Layer for BidirectionalAttention {
         let q = self.placed(queries.forward(x)?, heads, of_queries, step)?;
         let k = self.placed(keys.forward(x)?, kv_heads, of_keys, step)?;
         let v = split_heads(&values.forward(x)?, kv_heads)?;
-        let y = match step.get::<VisibleTokens>() {
-            Some(VisibleTokens(mask)) => attend(&q, &k, &v, Weighting::masked(scale, &mask))?,
+        let y = match &step.visible {
+            Some(mask) => attend(&q, &k, &v, Weighting::masked(scale, mask))?,
             None => within_spans(&q, &k, &v, &step.spans, scale)?,
         };
         output.forward(&join_heads(&y)?)

@@ -7,6 +7,7 @@
 mod backend;
 mod config;
 mod control;
+mod sequence;
 mod token_bytes;
 mod vocabularies;
 

@@ -1,10 +1,7 @@
 //! The vision transformers of Llama 3.2 Vision: one over all tiles of a picture, with a class token a
 //! tile, and a second one with gates; the output of some layers of the first joins that of the second.
 
-use crate::{
-    families::prelude::*,
-    layers::attention::bidirectional::VisibleTokens,
-};
+use crate::families::prelude::*;
 
 #[derive(Clone, Deserialize)]
 struct Own {
@@ -172,8 +169,8 @@ impl MllamaTower {
         let is_real = |place: i32| place % length < self.patches && real[(place / length) as usize] != 0;
         let is_real: Vec<bool> = (0..self.tiles * length).map(is_real).collect();
         let is_real = Array::from_slice(&is_real, &[self.tiles * length, 1]);
-        let step = Step::prefill(0, self.tiles * length);
-        step.put(VisibleTokens(is_real.logical_or(is_real.t())?));
+        let mut step = Step::prefill(0, self.tiles * length);
+        step.visible = Some(is_real.logical_or(is_real.t())?);
         let states = self.first.hidden_states(&x.reshape(&whole)?, &step)?;
         let last = states.last().ok_or_else(|| Error::Internal("a tower has states".into()))?;
         let x = self.norms[1].forward(last)?.reshape(&[self.tiles, length, self.width])?;
