@@ -160,7 +160,7 @@ fn a_config_that_only_one_family_refuses() {
     let much = json!({"__float__": "much"});
     let settings: &[(&str, Setting)] = &[
         ("gemma3_text", ("text_config", json!(5), &[])),
-        ("gemma3_text", ("use_bidirectional_attention", json!(true), &["embedding models"])),
+        ("gemma3_text", ("use_bidirectional_attention", json!(true), &["modules.json"])),
         ("gemma4_text", ("num_kv_shared_layers", json!(4), &["4"])),
         ("glm4", ("partial_rotary_factor", json!(1.5), &["1.5"])),
         ("mistral3", ("text_config", json!({"model_type": "whisper"}), &["whisper"])),
