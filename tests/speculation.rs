@@ -267,7 +267,7 @@ fn a_draft_model_that_is_wrong_changes_no_token_either() {
     let mut turn: Vec<u32> = (4..60).collect();
     for _ in 0..3 {
         let expected = generate(&model, &turn, &off(&options(30))).0;
-        for options in [always(&options(30)), options(30)] {
+        for options in [always(&options(30)), options(30).speculation(Speculation::Auto)] {
             let mut stream = session.generate(Prompt::Tokens(turn.clone()), &options).unwrap();
             let (found, summary) = rest(&mut stream);
             assert_equal(&found, &expected, "a wrong draft");
