@@ -7,7 +7,7 @@ use mynah::{
     Bound, CachePlan, Error, Files, Result,
     internals::{Cache, DecodeStep, Kind, LanguageModel, Scope, families, mlx, prefill},
 };
-use mynah_tests::{Case, Fixture, on_engine};
+use mynah_tests::{Case, Fixture, kind_of, on_engine};
 use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
@@ -426,9 +426,7 @@ fn every_tensor_matters() {
             names.sort();
             for name in names.into_iter().filter(|name| !case.insensitive.contains(*name)) {
                 // Two layers or experts of a kind stand for the others.
-                let is_index = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
-                let kind: Vec<&str> = name.split('.').filter(|part| !is_index(part)).collect();
-                let known = kinds.entry(kind).or_insert(0);
+                let known = kinds.entry(kind_of(name)).or_insert(0);
                 *known += 1;
                 if *known > 2 {
                     continue;

@@ -473,6 +473,12 @@ fn newest(folder: &Path) -> SystemTime {
     entries.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
+/// A tensor's name without the indices of layers and experts, which tensors of one kind share.
+pub fn kind_of(name: &str) -> Vec<&str> {
+    let is_index = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+    name.split('.').filter(|part| !is_index(part)).collect()
+}
+
 /// Waits for a future, or for what becomes one.
 pub fn block_on<T>(future: impl IntoFuture<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -13,7 +13,7 @@ use mynah::{
     CachePlan, Engine, Error, Event, GenerateOptions, Message, Model, Prompt, Result, Score,
     TemplateOptions, Xtc, internals::prefill,
 };
-use mynah_tests::{Case, Fixture, block_on, on_engine};
+use mynah_tests::{Case, Fixture, block_on, kind_of, on_engine};
 use serde_json::{Map, Value as Json, json};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -52,9 +52,7 @@ fn every_tensor_of_every_family() {
                 continue;
             }
             // Layers and experts of one kind read their tensors alike.
-            let is_index = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
-            let kind: Vec<&str> = name.split('.').filter(|part| !is_index(part)).collect();
-            if !known.insert((kind, shape)) {
+            if !known.insert((kind_of(name), shape)) {
                 continue;
             }
             let changed = |shape: Vec<usize>| {

@@ -3,9 +3,9 @@ internal import MynahCore
 
 /// A value while the model writes it.
 public struct Partial<Value: Sendable>: Sendable {
-    /// What is there of the JSON: strings and lists as far as they go.
+    /// The JSON generated so far, with unfinished strings and lists closed.
     public let json: JSONValue
-    /// The value, once what is there suffices to decode it.
+    /// The value, as soon as the JSON generated so far can be decoded to it.
     public let value: Value?
 }
 

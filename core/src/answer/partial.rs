@@ -5,9 +5,9 @@ use serde_json::{Map, Value as Json};
 /// The deepest nesting of lists and objects.
 const DEEPEST: usize = 128;
 
-/// The value of which a text is the beginning, with what is there of it: strings and lists as far as
-/// they go, and the fields whose value has begun. Nothing before a value begins, and for a text that
-/// is no JSON from its start.
+/// The value of an unfinished JSON text: unfinished strings and lists are closed, and an object has the
+/// fields whose value has begun. None before a value begins, and for a text that is no JSON from its
+/// start.
 ///
 /// ```
 /// use serde_json::json;

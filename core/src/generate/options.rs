@@ -82,8 +82,8 @@ pub struct GenerateOptions {
     pub special_tokens: bool,
     /// The number of prompt tokens in one prefill step. A cancellation waits for at most one step.
     pub prefill_chunk: usize,
-    /// Whether several tokens are guessed and verified in one pass. It changes no token, but the last
-    /// bits of their log-probabilities.
+    /// Whether draft tokens are verified, several in one pass. It changes no token, but the last bits of
+    /// their log-probabilities.
     pub speculation: Speculation,
 }
 

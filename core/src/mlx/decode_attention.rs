@@ -42,7 +42,8 @@ const JOIN: CudaKernel = CudaKernel {
 /// registers then, and where it has 8.
 const MOST_ELEMENTS_OF_WIDE_BLOCKS: i32 = 8;
 const MOST_ELEMENTS: i32 = 40;
-/// One more block attends for a head for each of so many entries that its buffer has room for.
+/// The capacity of a KV cache that one thread block attends over. A larger cache is split between blocks, whose
+/// partial results are joined.
 const ENTRIES_OF_A_PART: i32 = 1024;
 const MOST_PARTS: i32 = 32;
 

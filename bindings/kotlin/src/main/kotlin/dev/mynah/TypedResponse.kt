@@ -7,8 +7,8 @@ import kotlinx.serialization.json.JsonElement
 /**
  * A value while the model writes it.
  *
- * @property json what is there of the JSON: strings and lists as far as they go
- * @property value the value, once what is there suffices to decode it
+ * @property json the JSON generated so far, with unfinished strings and lists closed
+ * @property value the value, as soon as the JSON generated so far can be decoded to it
  */
 @ConsistentCopyVisibility
 data class Partial<out T> internal constructor(val json: JsonElement, val value: T?)
