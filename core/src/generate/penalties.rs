@@ -29,6 +29,8 @@ pub(super) struct Penalties {
     history: Array,
     /// The length to which `history` is cut.
     kept: i32,
+    /// The largest token on which they depend.
+    largest: u32,
 }
 
 /// `logit_bias`.
@@ -78,7 +80,9 @@ impl Penalties {
         let kept = context.max(dry.as_ref().map_or(0, |dry| dry.context));
         let tail = &prompt[prompt.len().saturating_sub(kept)..];
         let clamp = |count| i32::try_from(count).unwrap_or(i32::MAX);
+        let biased = options.logit_bias.iter().map(|(id, _)| id);
         Ok(Penalties {
+            largest: tail.iter().chain(ends).chain(biased).copied().max().unwrap_or(0),
             bias: (!options.logit_bias.is_empty()).then(|| Bias::new(&options.logit_bias)),
             early_ends: (options.min_tokens > 0 && !ends.is_empty())
                 .then(|| EarlyEnds { ids: ends.to_vec(), left: options.min_tokens }),
@@ -104,7 +108,28 @@ impl Penalties {
     }
 
     /// Changes logits `[1, vocabulary]`.
-    pub fn apply(&self, mut logits: Array) -> Result<Array> {
+    pub fn apply(&self, logits: Array) -> Result<Array> {
+        let vocabulary = logits.dim(-1);
+        if self.largest < vocabulary as u32 {
+            return self.change(logits);
+        }
+        // Placeholders of images and tokens that were added to a tokenizer may have no logit, and MLX
+        // writes wherever an id points. One more logit takes what would go to theirs.
+        let wide = ops::concatenate(&[&logits, &ops::zeros::<f32>(&[1, 1])?], -1)?;
+        let none = Array::from_slice(&[vocabulary as u32], &[1, 1]);
+        let mut inside = self.clone();
+        inside.history = ops::minimum(&self.history, &none)?;
+        if let Some(bias) = &mut inside.bias {
+            bias.ids = ops::minimum(&bias.ids, &none)?;
+        }
+        if let Some(ends) = &mut inside.early_ends {
+            ends.ids.iter_mut().for_each(|id| *id = (*id).min(vocabulary as u32));
+        }
+        mlx::slice(&inside.change(wide)?, 1, 0, vocabulary)
+    }
+
+    /// [`Penalties::apply`] where all tokens have logits.
+    fn change(&self, mut logits: Array) -> Result<Array> {
         if let Some(Bias { ids, values, .. }) = &self.bias {
             // A scattered addition, because ids may repeat.
             logits = ops::indexing::scatter_add_single(
@@ -304,6 +329,31 @@ mod tests {
             }
         }
         losses
+    }
+
+    #[test]
+    fn tokens_without_a_logit_change_nothing() {
+        let options = GenerateOptions {
+            repetition_penalty: 1.5,
+            presence_penalty: 0.5,
+            frequency_penalty: 0.25,
+            min_tokens: 3,
+            dry: Some(Dry { multiplier: 0.8, allowed_length: 1, ..Dry::default() }),
+            ..GenerateOptions::default()
+        };
+        let changed = |options: &GenerateOptions, prompt: &[u32], ends: &[u32]| -> Vec<f32> {
+            let penalties = Penalties::new(options, prompt, ends, None).unwrap();
+            mlx::to_vec(&penalties.apply(row_of(&[0.5, 1.0, -1.0, 2.0])).unwrap()).unwrap()
+        };
+        let expected = changed(&options, &[1, 2, 1], &[3]);
+        assert!(expected[1] < 1.0 && expected[3] == f32::NEG_INFINITY, "{expected:?}");
+        let mut biased = options.clone();
+        biased.logit_bias = vec![(700, 9.0)];
+        assert_eq!(changed(&biased, &[900, 1, 2, 1], &[3, 4, 1 << 20]), expected);
+    }
+
+    fn row_of(values: &[f32]) -> Array {
+        Array::from_slice(values, &[1, values.len() as i32])
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub(crate) struct Sampler {
     options: Rc<GenerateOptions>,
     penalties: Penalties,
     key: Array,
-    /// Tokens `[1, n]` that XTC never excludes.
-    spared: Array,
+    /// Tokens that XTC never excludes.
+    spared: Rc<[u32]>,
 }
 
 impl Sampler {
@@ -41,7 +41,7 @@ impl Sampler {
         Ok(Sampler {
             penalties: Penalties::new(options, prompt, ends, tokenizer)?,
             key: random::key(options.seed.unwrap_or_else(random_seed))?,
-            spared: Array::from_slice(&spared, &[1, spared.len() as i32]),
+            spared: spared.into(),
             options: Rc::new(options.clone()),
         })
     }
@@ -197,12 +197,16 @@ fn filter_typical(logprobs: &Array, typical_p: f32) -> Result<Array> {
 
 /// Excludes all tokens above the threshold but the least likely of them, if `draw` `[1, 1]` is at
 /// most the probability of XTC.
-fn filter_xtc(logprobs: &Array, xtc: Xtc, draw: &Array, spared: &Array) -> Result<Array> {
+fn filter_xtc(logprobs: &Array, xtc: Xtc, draw: &Array, spared: &[u32]) -> Result<Array> {
     let probabilities = ops::softmax_axis(logprobs, -1, true)?;
     let above = probabilities.gt(Array::from_f32(xtc.threshold))?;
     let least = ops::select(above, &probabilities, Array::from_f32(f32::INFINITY))?;
     let mut out = probabilities.gt(least.min_axis(-1, true)?)?;
-    if spared.dim(1) > 0 {
+    // A token that was added to the tokenizer may have no logit.
+    let vocabulary = logprobs.dim(-1) as u32;
+    let spared: Vec<_> = spared.iter().copied().filter(|id| *id < vocabulary).collect();
+    if !spared.is_empty() {
+        let spared = Array::from_slice(&spared, &[1, spared.len() as i32]);
         out = out.put_along_axis(spared, Array::from_bool(false), -1)?;
     }
     let acts = draw.le(Array::from_f32(xtc.probability))?;
