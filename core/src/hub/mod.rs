@@ -25,6 +25,7 @@ mod pauses;
 mod plan;
 mod progress;
 mod remote_headers;
+mod response;
 mod select;
 mod snapshot;
 mod source;

@@ -5,10 +5,11 @@
 use crate::error::{Error, Result};
 use crate::hub::{
     cancel::spawn,
-    client::{Client, FailedAttempt, Response},
+    client::Client,
     downloader::{Download, Downloader},
     http::BUFFER,
     partial_download::PartialDownload,
+    response::{FailedAttempt, Response},
 };
 use std::{
     fs::File,

@@ -5,6 +5,7 @@
 
 mod content_form;
 mod jinja;
+mod message;
 mod parts;
 pub(crate) mod phonemes;
 mod pieces;
@@ -15,12 +16,13 @@ mod tokenizer;
 mod turn_end;
 
 pub(crate) use jinja::Text as RenderedText;
+pub use message::{Content, Message, Part, text_only};
 pub(crate) use pieces::Pieces;
 pub(crate) use stop::StopFilter;
 pub use stream::Detokenizer;
 pub(crate) use template::DEEPSEEK_V32;
 pub(crate) use template::Layout;
-pub use template::{ChatTemplate, Content, Message, Part, TemplateOptions, text_only};
+pub use template::{ChatTemplate, TemplateOptions};
 pub(crate) use tokenizer::SpecialToken;
 pub use tokenizer::Tokenizer;
 #[cfg(test)]
