@@ -29,7 +29,7 @@
 //! - Every tensor of a checkpoint is read exactly once, with its shape, or named in an error.
 //! - A layer's state holds only arrays, so a decode step can be compiled and replayed.
 //! - No input of a user (a file, a prompt, an option) panics or ends the process.
-//! - Unsafe code is in `mlx/ffi.rs` alone.
+//! - Unsafe code is in `mlx/ffi/` alone.
 
 /// Setters for the fields of options, to be chained. Those after `optional` take a value or an
 /// `Option`.
