@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
@@ -64,6 +64,7 @@ SIZES = {
 }  # fmt: skip
 # Fields of a type that fit no rule, or without which its default config does not run.
 OWN_FIELDS = {
+    "bailing_hybrid": {"layer_group_size": 2, "head_dim": 16, "n_group": 2, "topk_group": 1, "num_local_experts": 8},
     "deepseek_v2": {"num_experts_per_tok": 2},
     # With few heads, the ReLU makes many scores of keys the same 0, of which each library selects its own.
     "deepseek_v32": {"index_n_heads": 16},
@@ -79,7 +80,17 @@ OWN_FIELDS = {
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "lfm2": {"full_attn_idxs": [1, 3]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
-    "mimo_v2_flash": {"num_hidden_layers": 6},
+    "mimo_v2_flash": {
+        "num_hidden_layers": 6,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25},
+        },
+    },
+    "minimax": {
+        "full_attn_alpha_factor": 1.3, "full_attn_beta_factor": 0.9, "linear_attn_alpha_factor": 1.2,
+        "linear_attn_beta_factor": 0.8, "mlp_alpha_factor": 1.1, "mlp_beta_factor": 0.7,
+    },
     # It reads the share alone; published configs have both.
     "minimax_m3_vl": {
         "text_config": {
@@ -96,16 +107,14 @@ OWN_FIELDS = {
 OWN_FIELDS["gemma4_unified"], OWN_FIELDS["gemma4_unified_text"] = OWN_FIELDS["gemma4"], OWN_FIELDS["gemma4_text"]
 # Types that transformers itself cannot run, or that the models here do not agree with yet.
 SKIPPED = {
-    "bailing_hybrid": "Ling 3 under the names of transformers is not supported yet",
     "dbrx": "its model reads a field that its config class does not have",
     "gemma3n": "its picture tower needs another package",
-    "mimo_v2_flash": "its list of layers is not supported yet",
-    "minimax": "layers with lightning attention are not supported yet",
     "olmo_hybrid": "its keys have another width",
     "qwen3_5_moe": "rounding moves one number by 1.02e-4; qwen3_5_moe_text is the same decoder",
     "muse_glimmer_text": "there is no class for the text alone",
     "step3p5": "there is no class for the text alone",
 }
+CONSTANT = re.compile(r"\.(slope_rate|(query|key|diagonal)_decay)$")
 # What an optional field becomes that is null by default.
 OPTIONAL = {
     "sliding_window": 8, "head_dim": 24, "n_inner": 80, "num_key_value_heads": 2, "clip_qkv": 0.5,
@@ -116,6 +125,7 @@ OPTIONAL = {
 # Fields of a type for which another value is refused, or means nothing that a model has.
 NOT_CHANGED = {
     "apertus": ["hidden_act"],
+    "bailing_hybrid": ["hidden_act", "tie_word_embeddings"],
     "ernie4_5_moe": ["moe_norm_min"],
     "falcon_h1": ["hidden_act"],
     "falcon_mamba": ["hidden_act"],
@@ -224,7 +234,9 @@ def case(name: str, model_type: str, fields: dict, length: int = LENGTH) -> dict
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         config, shapes = saved(model_type, fields, folder)
-        arrays = {name: np.array(formula(name, shape)) for name, shape in shapes.items()}
+        # Decays that follow from the config are saved too, and stay as they are.
+        fixed = {name: array for name, array in load_file(folder / "model.safetensors").items() if CONSTANT.search(name)}
+        arrays = {name: np.array(formula(name, shape)) for name, shape in shapes.items()} | fixed
         save_file(arrays, folder / "model.safetensors", {"format": "pt"})
         text = config.get("text_config", config)
         tokens = [int(bits % np.uint64(VOCABULARY - 8)) for bits in random_bits("tokens", LENGTH)][:length]

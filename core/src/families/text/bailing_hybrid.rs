@@ -9,7 +9,8 @@ pub const FAMILY: Family =
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     let architectures: Option<Vec<String>> = config::field(config, "architectures")?;
-    if architectures.is_some_and(|names| names.iter().any(|name| name == "BailingMoeV3ForCausalLM")) {
+    let is_v3 = |names: Vec<String>| names.iter().any(|name| name == "BailingMoeV3ForCausalLM");
+    if architectures.is_some_and(is_v3) || config.get("kda_safe_gate").is_some() {
         return bailing_moe_v3::build(config, w);
     }
     let config = &config::with_defaults(

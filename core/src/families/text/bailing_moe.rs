@@ -22,6 +22,7 @@ struct Config {
     moe_shared_expert_intermediate_size: Option<Size>,
     num_shared_experts: Count,
     first_k_dense_replace: Count,
+    mlp_layer_types: Option<Vec<String>>,
     rotary_dim: Option<Size>,
     use_qk_norm: bool,
     norm_head: bool,
@@ -73,7 +74,10 @@ impl Ling {
         let names = Names { embedding: "word_embeddings", ..Names::default() };
         Decoder::named(&w.at("model"), names, c, head, |i, w| {
             let mlp = w.at("mlp");
-            let is_dense = i < *own.first_k_dense_replace;
+            let is_dense = match &own.mlp_layer_types {
+                Some(kinds) => config::entry("mlp_layer_types", kinds, i)? == "dense",
+                None => i < *own.first_k_dense_replace,
+            };
             let ffn = if is_dense { dense(&mlp, c)? } else { self.experts(&mlp, &refine)? };
             block(i, w, ffn)
         })

@@ -1,6 +1,7 @@
 //! MiMo V2 Flash: sliding-window and full layers with different head counts, head sizes and rotary
 //! bases; values narrower than keys, and scaled; DeepSeek V3's mixture of experts. Follows
-//! `mimo_v2_flash` of mlx-lm, and Xiaomi's code for `rope_scaling`.
+//! `mimo_v2_flash` of mlx-lm, Xiaomi's code for `rope_scaling`, and transformers for the configs that it
+//! saves.
 
 use crate::families::prelude::*;
 use crate::families::text::deepseek_v3;
@@ -37,11 +38,15 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "routed_scaling_factor": 1.0, "n_shared_experts": 0,
         }),
     );
-    let mut full = Kind::read(config, &[])?;
+    let kinds: Option<Vec<String>> = config::field(config, "layer_types")?;
+    let (mut full, sliding) = match kinds {
+        Some(kinds) if config.get("hybrid_layer_pattern").is_none() => saved_kinds(config, &kinds)?,
+        _ => {
+            let others = config::without(config, &SLIDING.map(|(_, ours)| ours));
+            (Kind::read(config, &[])?, Kind::read(&others, &SLIDING)?)
+        }
+    };
     full.text.sliding_window = None.into();
-    // It says what `hybrid_layer_pattern` says.
-    config.get("layer_types");
-    let sliding = Kind::read(&config::without(config, &SLIDING.map(|(_, ours)| ours)), &SLIDING)?;
     let (c, e) = (&full.text, &full.config);
     let layers = c.num_hidden_layers;
     config::check_entries("hybrid_layer_pattern", Some(&e.hybrid_layer_pattern), layers)?;
@@ -61,6 +66,31 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         };
         pre_norm(w, c, kind.attention(&w.at("self_attn"), has_sinks)?, ffn)
     })?))
+}
+
+/// Both kinds from a config that transformers has saved. It lists the kinds of layers, nests the rotary
+/// parameters by kind, and takes for granted what else differs between them.
+fn saved_kinds(config: &Json, kinds: &[String]) -> Result<(Kind, Kind)> {
+    LayerKind::of_config(config, &["layer_types"], &[LayerKind::Attention])?;
+    let sparse: Vec<String> = config::field(config, "mlp_layer_types")?;
+    let marked = |list: &[String], kind| -> Vec<i32> {
+        list.iter().map(|name| i32::from(name == kind)).collect()
+    };
+    let config = &config::with_defaults(
+        config,
+        json!({
+            "hybrid_layer_pattern": marked(kinds, "sliding_attention"),
+            "moe_layer_freq": marked(&sparse, "sparse"),
+            "add_swa_attention_sink_bias": true, "add_full_attention_sink_bias": false,
+        }),
+    );
+    let of = |kind| match config.get("rope_parameters").and_then(|nested| nested.get(kind)) {
+        Some(own) => config.with("rope_parameters", own),
+        None => config.clone(),
+    };
+    let heads: Size = config::field(config, "num_key_value_heads")?;
+    let sliding = of("sliding_attention").with("num_key_value_heads", 2 * *heads);
+    Ok((Kind::read(&of("full_attention"), &[])?, Kind::read(&sliding, &[])?))
 }
 
 /// The sizes of one kind of layer.

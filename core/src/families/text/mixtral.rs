@@ -22,18 +22,23 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
             "max_position_embeddings": 131072, "rope_theta": 1e6,
         }),
     );
-    let (c, e): (Text, Config) = (Text::read(config)?, config::read(config)?);
+    let c = Text::read(config)?;
     let rope = Rope::of(&c)?;
     Ok(Box::new(Decoder::stack(w, &c, |_, w| {
         let attention = Attention::read(&w.at("self_attn"), QKVO, &c, rope.clone())?;
-        let moe = w.at("block_sparse_moe");
-        let count = *e.num_local_experts;
-        let logits = moe.linear("gate", c.hidden_size, count)?;
-        let router = LinearRouter::new(logits, top_k_then_softmax, count, *e.num_experts_per_tok)?
-            .choosing(first_top_k);
-        let ffn = Moe::new(router, experts(&moe, &c, count)?);
+        let ffn = feed_forward(&w.at("block_sparse_moe"), &c, config)?;
         pre_norm(w, &c, attention.window(*c.sliding_window), ffn)
     })?))
+}
+
+/// The mixture of experts of a layer.
+pub fn feed_forward(w: &Scope, c: &Text, config: &Json) -> Result<impl Layer + use<>> {
+    let e: Config = config::read(config)?;
+    let count = *e.num_local_experts;
+    let logits = w.linear("gate", c.hidden_size, count)?;
+    let router = LinearRouter::new(logits, top_k_then_softmax, count, *e.num_experts_per_tok)?
+        .choosing(first_top_k);
+    Ok(Moe::new(router, experts(w, c, count)?))
 }
 
 /// Experts with the `intermediate_size` of the config.

@@ -1,5 +1,8 @@
 //! MiniMax M2: Llama with queries and keys normalised over all heads together, a partial rotary
-//! embedding, and DeepSeek V3's router in float32. Follows `minimax` of mlx-lm.
+//! embedding, and DeepSeek V3's router in float32. Follows `minimax` of mlx-lm. MiniMax Text 01 is in
+//! `text_01`.
+
+mod text_01;
 
 use crate::families::prelude::*;
 use crate::families::text::{mixtral, olmo2};
@@ -19,6 +22,9 @@ struct Config {
 }
 
 fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
+    if text_01::is_described_by(config) {
+        return text_01::build(config, w);
+    }
     let config = &config::with_defaults(
         config,
         json!({
