@@ -435,7 +435,12 @@ fn every_tensor_matters() {
                 let zeros =
                     tensors[name].multiply(Array::from_int(0).as_dtype(tensors[name].dtype())?)?;
                 changed.insert(name.clone(), zeros);
-                let moved = forward(changed)?
+                let rows = match forward(changed) {
+                    // Zeros are no signs: the reader looks at the values.
+                    Err(Error::Quantization { .. }) if name.ends_with(".signs") => continue,
+                    rows => rows?,
+                };
+                let moved = rows
                     .iter()
                     .flatten()
                     .zip(whole.iter().flatten())

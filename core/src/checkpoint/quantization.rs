@@ -45,6 +45,8 @@ pub(crate) struct Quantization {
     pub is_foreign: bool,
     /// The error of a method that is not known, for weights that it has changed.
     unknown: Option<Unknown>,
+    /// By path below the language model, the sizes of blocks of inputs that matrices expect rotated.
+    rotations: HashMap<String, i64>,
 }
 
 /// A field that names an unknown method.
@@ -125,7 +127,12 @@ impl Quantization {
                 paths.insert(path.into(), Some(format));
             }
         }
-        Ok(Quantization { paths, ..Self::default() })
+        Ok(Quantization { paths, rotations: rotations(&config), ..Self::default() })
+    }
+
+    /// The size of the blocks of inputs that the matrix at this path expects rotated.
+    pub(super) fn rotated_block(&self, path: &str) -> Option<i64> {
+        self.rotations.get(path.strip_prefix("language_model.").unwrap_or(path)).copied()
     }
 
     fn foreign(said: &Statement, method: &str) -> Result<Self> {
@@ -334,6 +341,16 @@ impl<'a> Statement<'a> {
         }
         Ok(())
     }
+}
+
+/// The matrices that the manifest of a Hadamard pack lists with a block.
+fn rotations(config: &Json) -> HashMap<String, i64> {
+    let modules = config.get("modules").and_then(Json::as_array);
+    let rotation = |module: &Json| {
+        let block = module.get("block")?.as_i64().filter(|block| *block > 0)?;
+        Some((module.get("path")?.as_str()?.to_string(), block))
+    };
+    modules.into_iter().flatten().filter_map(rotation).collect()
 }
 
 impl Format {

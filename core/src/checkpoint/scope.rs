@@ -245,6 +245,12 @@ impl Scope {
         &self.store.quantization
     }
 
+    /// The size of the blocks of inputs that the matrix here expects rotated, where the config says
+    /// that it does.
+    pub(crate) fn rotated_block(&self) -> Option<i64> {
+        self.store.quantization.rotated_block(&self.path)
+    }
+
     /// Leaves the tensors below `name` unread, where the family knows why the model needs none of them.
     pub fn ignore(&self, name: &str) {
         let (exact, prefix) = (self.name(name), self.name(name) + ".");

@@ -4,7 +4,10 @@
 use crate::{
     checkpoint::scope::Scope,
     error::{Error, Result},
-    layers::lora::{LoraDelta, TableDeltas},
+    layers::{
+        lora::{LoraDelta, TableDeltas},
+        rotation::Rotation,
+    },
     mlx::{
         matrix::{Matrix, MatrixSizes, StackSizes, cut},
         product::{matmul, matmul_add},
@@ -18,6 +21,7 @@ pub struct Linear {
     weight: Matrix,
     bias: Option<Array>,
     lora: Option<LoraDelta>,
+    rotation: Option<Rotation>,
 }
 
 impl Linear {
@@ -27,7 +31,12 @@ impl Linear {
             Matrix::Dense(weight) => Matrix::Dense(weight.t()),
             quantized => quantized,
         };
-        Linear { weight, bias, lora: None }
+        Linear { weight, bias, lora: None, rotation: None }
+    }
+
+    /// With the rotation of the inputs that the matrix expects.
+    fn rotated(self, rotation: Option<Rotation>) -> Self {
+        Linear { rotation, ..self }
     }
 
     pub(crate) fn with_lora(self, lora: Option<LoraDelta>) -> Self {
@@ -47,6 +56,10 @@ impl Linear {
     }
 
     fn multiply(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
+        let x = match &self.rotation {
+            Some(rotation) => &rotation.forward(x)?,
+            None => x,
+        };
         match (&self.weight, bias) {
             (Matrix::Dense(weight), None) => matmul(x, weight),
             (Matrix::Dense(weight), Some(bias)) => matmul_add(x, weight, bias),
@@ -76,6 +89,11 @@ impl Embedding {
         Embedding { table, head, lora: None }
     }
 
+    /// With the rotation of the rows that the table is stored with.
+    fn rotated(self, rotation: Option<Rotation>) -> Self {
+        Embedding { head: self.head.rotated(rotation), ..self }
+    }
+
     pub(crate) fn with_lora(self, deltas: TableDeltas) -> Self {
         let head = self.head.with_lora(deltas.head);
         Embedding { table: self.table, head, lora: deltas.table }
@@ -90,7 +108,10 @@ impl Embedding {
 
     /// Token ids `[…]` to rows `[…, width]`.
     pub(crate) fn lookup(&self, ids: &Array) -> Result<Array> {
-        let rows = self.rows(ids)?;
+        let rows = match &self.head.rotation {
+            Some(rotation) => rotation.backward(&self.rows(ids)?)?,
+            None => self.rows(ids)?,
+        };
         match &self.lora {
             Some(lora) => lora.add_to_rows(ids, &rows),
             None => Ok(rows),
@@ -183,7 +204,8 @@ impl Scope {
         let w = self.at(name);
         let weight = w.keep_matrix(w.matrix(&[output, input])?);
         let lora = w.lora(&weight, MatrixSizes { output, input })?;
-        Ok(Linear::new(weight, w.optional("bias", &[output])?).with_lora(lora))
+        let linear = Linear::new(weight, w.optional("bias", &[output])?);
+        Ok(linear.with_lora(lora).rotated(w.rotation(input)?))
     }
 
     /// As [`Scope::linear`], where a missing bias is an error.
@@ -224,13 +246,15 @@ impl Scope {
         let weight = w.matrix(&[total, input])?;
         let bias = w.has("bias").then(|| w.take("bias", &[total])).transpose()?;
         let deltas = w.lora_of_parts(&weight, input, groups, outputs)?;
+        let rotation = w.rotation(input)?;
         let mut start = 0;
         let parts = outputs.into_iter().zip(deltas).map(|(output, lora)| -> Result<Linear> {
             let (from, to) = (start, start + output);
             start = to;
             let bias = bias.as_ref().map(|bias| cut(bias, 0, groups, from, to)).transpose()?;
             let weight = w.keep_matrix(weight.rows(groups, from, to)?);
-            Ok(Linear::new(weight, bias.map(|bias| w.keep(bias))).with_lora(lora))
+            let linear = Linear::new(weight, bias.map(|bias| w.keep(bias))).with_lora(lora);
+            Ok(linear.rotated(rotation.clone()))
         });
         let parts: Vec<Linear> = parts.collect::<Result<_>>()?;
         parts.try_into().map_err(|_| Error::Internal("as many parts as outputs".into()))
@@ -245,7 +269,7 @@ impl Scope {
         let table = w.keep_matrix(w.matrix(&[vocabulary, width])?);
         let sizes = MatrixSizes { output: vocabulary, input: width };
         let deltas = w.lora_of_table(&table, sizes)?;
-        Ok(Embedding::new(table).with_lora(deltas))
+        Ok(Embedding::new(table).with_lora(deltas).rotated(w.rotation(width)?))
     }
 
     /// Reads the matrices of experts: `{stacked}.{name}` in one tensor, or `experts.{i}.{name}` in one

@@ -15,6 +15,7 @@ pub mod norm;
 pub mod position;
 pub mod recurrent;
 pub mod residual;
+pub(crate) mod rotation;
 pub mod state;
 pub mod step;
 pub mod vision;

@@ -103,6 +103,7 @@ crate::families::entry::families! {
     plamo,
     plamo2,
     plamo3,
+    prism_hadamard_qwen35,
     qwen,
     qwen2,
     qwen2_moe,
