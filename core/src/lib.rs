@@ -106,7 +106,7 @@ pub use mlx::memory::{MemoryUse, memory_use, set_memory_limit};
 pub use models::{
     codec::{Codes, EncodedAudio},
     segments::{SegmentRules, SpeechSegment},
-    speaker::{Script, SpeakOptions, Speech},
+    speaker::{Script, SpeakOptions, Speech, VoiceReference},
 };
 pub use processors::{NamedTensor, Piece, Prepared, Values};
 pub use text::{
@@ -165,7 +165,7 @@ pub mod internals {
             language::{Input, LanguageModel, Media, Wrapper},
             network::{Kind, Network},
             reranker::Reranker,
-            speaker::Speaker,
+            speaker::{Speaker, SpeakerOutput},
             speech::{AlignmentHead, Output, Transcriber, WindowedDecoder},
             text_batch::{TextBatch, Tokens},
         },
