@@ -149,7 +149,7 @@ fn join(parts: &[Speech]) -> Speech {
 
 #[test]
 fn language_models_speak_as_their_references() {
-    for family in ["orpheus", "qwen3_tts_base"] {
+    for family in ["orpheus", "qwen3_tts_base", "soprano"] {
         for case in Case::all(family) {
             case.check(&case.load());
         }
@@ -158,6 +158,12 @@ fn language_models_speak_as_their_references() {
 
 #[test]
 fn samples_come_before_the_last_token_and_seeds_repeat() {
+    let case = Case::all("soprano").into_iter().nth(1).unwrap();
+    let model = case.load();
+    let parts = speak(&model, &case.text, case.options(&model)).unwrap();
+    assert!(parts.len() > 2 && !parts[0].samples.is_empty(), "{} parts", parts.len());
+    assert!(parts[0].generated.len() < case.tokens.len() / 2);
+
     let case = Case::all("orpheus").into_iter().next().unwrap();
     let model = case.load();
     let parts = speak(&model, &case.text, case.options(&model)).unwrap();

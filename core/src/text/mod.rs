@@ -8,6 +8,7 @@ mod jinja;
 mod parts;
 pub(crate) mod phonemes;
 mod pieces;
+mod spoken;
 mod stop;
 mod stream;
 mod template;
@@ -16,6 +17,7 @@ mod turn_end;
 
 pub(crate) use jinja::Text as RenderedText;
 pub(crate) use pieces::Pieces;
+pub(crate) use spoken::spoken_english;
 pub(crate) use stop::StopFilter;
 pub use stream::Detokenizer;
 pub(crate) use template::DEEPSEEK_V32;
