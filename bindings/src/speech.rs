@@ -30,11 +30,13 @@ pub enum Script {
 /// How it is spoken. `default_speak_options` has the usual options.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct SpeakOptions {
-    /// Names of voices; several are averaged. The model's first one when empty.
+    /// Names of voices; several are averaged. When empty, the model's first one, or its usual voice where a
+    /// text does without a name.
     pub voices: Vec<String>,
     /// Divides the durations.
     pub speed: f32,
-    /// The seed of random numbers; without one, they are zero.
+    /// The seed of random numbers. Without one, those of decoders are zero, and tokens are sampled with the
+    /// seed 0.
     pub seed: Option<u64>,
     /// Phonemes of words, in the alphabet of the model, instead of the usual ones.
     pub pronunciations: HashMap<String, String>,

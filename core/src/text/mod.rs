@@ -14,6 +14,7 @@ mod stream;
 mod template;
 mod tokenizer;
 mod turn_end;
+mod words;
 
 pub(crate) use jinja::Text as RenderedText;
 pub(crate) use pieces::Pieces;
@@ -28,3 +29,4 @@ pub use tokenizer::Tokenizer;
 #[cfg(test)]
 pub(crate) use tokenizer::tests::with_added;
 pub(crate) use turn_end::turn_ends;
+pub(crate) use words::words;
