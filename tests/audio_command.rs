@@ -1,7 +1,7 @@
 //! `mynah codec`, `vad` and `speak` over small checkpoints.
 
 use mynah::Audio;
-use mynah_tests::{Tensor, mynah, on_engine, write_tensors};
+use mynah_tests::{AudioCheckpoint, Case, Tensor, mynah, on_engine, speech::sound, write_tensors};
 use serde_json::Value as Json;
 use std::{
     collections::BTreeMap,
@@ -112,4 +112,71 @@ fn voice_activity_is_found_at_any_rate_and_in_parts() {
     let found = json(&run(&["vad", "--json"], &folder, &[("--audio", &nothing)]));
     assert_eq!(found["probabilities"].to_string(), "[]");
     assert_eq!(found["segments"].to_string(), "[]");
+}
+
+#[test]
+fn a_language_model_speaks_with_its_codec() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/audio_models/orpheus.json");
+    let fixture: Json = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let case = &fixture["cases"][1];
+    let write = |case: &Json| {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint: AudioCheckpoint = serde_json::from_value(case.clone()).unwrap();
+        let path = folder.path().to_path_buf();
+        on_engine(move || checkpoint.write(&path)).unwrap();
+        folder
+    };
+    let (folder, codec) = (write(case), write(&case["codec"]));
+    let (audio, wav) = (tone(&folder, 0.01, 16_000), folder.path().join("out.wav"));
+    let speak = |options: &[&str]| {
+        let mut command = mynah();
+        command.arg("speak").arg(folder.path()).args(["--output", wav.to_str().unwrap(), "--json"]);
+        command.args(["--text", "Hello.", "--temperature", "0", "--max-tokens", "16"]);
+        command.args(options).output().unwrap()
+    };
+    let codec = ["--codec", codec.path().to_str().unwrap()];
+    let spoken = json(&speak(&[&codec[..], &["--noise", "zero"]].concat()));
+    let lengths = |name: &str| spoken[name].as_array().unwrap().len();
+    assert_eq!((lengths("tokens"), lengths("codes"), lengths("prompt_tokens")), (16, 3, 10));
+    let samples = Audio::read(&wav).unwrap().samples.len();
+    assert_eq!((Some(samples as u64), samples), (spoken["samples"].as_u64(), 64));
+
+    // The recording and its text are an example before the prompt.
+    let clone = ["--reference", audio.to_str().unwrap(), "--reference-text", "a"];
+    let cloned = json(&speak(&[&codec[..], &clone].concat()));
+    assert!(cloned["prompt_tokens"].as_array().unwrap().len() > 10 + 7);
+    assert!(error(&speak(&[])).contains("another repository's codec"));
+    let penalty = [&codec[..], &["--repetition-penalty", "0"]].concat();
+    assert!(error(&speak(&penalty)).contains("repetition_penalty"));
+}
+
+#[test]
+fn words_of_a_text_are_found_in_a_recording() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/speech.json");
+    let cases: Vec<Json> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let mut case = cases.into_iter().find(|case| case.get("align").is_some()).unwrap();
+    let expected = case["align"].clone();
+    for field in ["tokens", "probes", "logprobs"] {
+        case[field] = Json::Array(Vec::new());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in case["files"].as_object().unwrap() {
+        fs::write(folder.path().join(name), text.as_str().unwrap()).unwrap();
+    }
+    let (case, path): (Case, _) = (serde_json::from_value(case).unwrap(), folder.path().to_owned());
+    on_engine(move || case.write(&path)).unwrap();
+    let audio = folder.path().join("sound.wav");
+    sound(3.3).write_wav(&audio).unwrap();
+    let align = |text: &str, language: &str| {
+        let mut command = mynah();
+        command.arg("align").arg(folder.path()).arg("--audio").arg(&audio);
+        command.args(["--text", text, "--language", language, "--json"]).output().unwrap()
+    };
+    let text = expected["text"].as_str().unwrap();
+    let found = json(&align(text, expected["language"].as_str().unwrap()));
+    let words = found["words"].as_array().unwrap().iter();
+    let words = words.map(|word| serde_json::json!([word["word"], word["start"], word["end"]]));
+    assert_eq!(Json::Array(words.collect()), expected["words"]);
+    assert!(error(&align("?!", "English")).contains("no words"));
+    assert!(error(&align("a", "ko")).contains("dictionary"));
 }

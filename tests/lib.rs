@@ -211,6 +211,9 @@ pub struct Typed {
     from: Option<f64>,
     to: Option<f64>,
     group: Option<i32>,
+    /// Elements that have other values, by their flat index.
+    #[serde(default)]
+    set: Vec<(usize, f32)>,
 }
 
 impl Fixture {
@@ -565,7 +568,9 @@ impl Typed {
         }
         let (from, to) = range.expect("floats have a range");
         let unit = |z: u64| (z >> 40) as f32 / (1 << 24) as f32;
-        let floats: Vec<f32> = bits().map(|z| from as f32 + unit(z) * (to - from) as f32).collect();
+        let mut floats: Vec<f32> =
+            bits().map(|z| from as f32 + unit(z) * (to - from) as f32).collect();
+        self.set.iter().for_each(|(place, value)| floats[*place] = *value);
         let floats = Array::from_slice(&floats, &self.shape);
         if self.dtype == "F8_E4M3" {
             return Ok(floats.to_fp8()?);

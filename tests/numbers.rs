@@ -10,6 +10,7 @@ mod pictures;
 mod processors;
 mod prompts;
 mod rows;
+mod speaking;
 mod speculation;
 mod speech;
 mod transformers;

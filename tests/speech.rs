@@ -26,6 +26,15 @@ struct Expected {
     score: Option<Score>,
     transcript: Option<Text>,
     max_tokens: Option<usize>,
+    align: Option<Align>,
+}
+
+/// A text, and where its words are.
+#[derive(Deserialize)]
+struct Align {
+    text: String,
+    language: String,
+    words: Vec<(String, f64, f64)>,
 }
 
 fn two() -> f64 {
@@ -128,6 +137,21 @@ fn check(expected: &Expected, model: &AudioModel) {
         assert_close(name, &logprobs, &score.logprobs, 1e-3);
         assert_eq!(found.1.top.len(), score.tokens.len());
     }
+    if let Some(align) = &expected.align {
+        let found = model.align(audio.clone(), &align.text, Some(align.language.as_str()));
+        let found: Vec<_> = block_on(found).unwrap();
+        let found: Vec<_> =
+            found.into_iter().map(|word| (word.word, word.start, word.end)).collect();
+        assert_eq!(found, align.words, "{name}");
+        let refused = |text: &str, language: &str| {
+            block_on(model.align(audio.clone(), text, Some(language))).unwrap_err().to_string()
+        };
+        assert!(refused("...", "en").contains("no words"));
+        assert!(refused("a", "Japanese").contains("dictionary"));
+        let written = model.transcribe(audio.clone(), &TranscribeOptions::default()).unwrap();
+        let error = block_on(written.finish()).unwrap_err().to_string();
+        assert!(error.contains("writes no text"), "{error}");
+    }
     if let Some(text) = &expected.transcript {
         let running = model.transcribe(audio, &options(expected)).unwrap();
         let found = block_on(running.finish()).unwrap();
@@ -150,7 +174,7 @@ fn speech_models_compute_what_the_reference_computes() {
         check(&expected, &model);
         names.push(expected.name);
     }
-    assert_eq!(names.len(), 13, "{names:?}");
+    assert_eq!(names.len(), 15, "{names:?}");
 }
 
 fn transcribed(model: &AudioModel, audio: Audio, options: &TranscribeOptions) -> Transcript {

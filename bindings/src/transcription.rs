@@ -2,7 +2,7 @@
 
 use crate::{
     error::MynahError,
-    pulled::Pulled,
+    pulled::{CallCanceller, Pulled, aside},
     samples::{AudioInput, unpacked},
 };
 use std::{
@@ -305,6 +305,17 @@ impl LiveAudio {
     }
 }
 
+/// A word of a given text with its place in a recording.
+#[derive(Clone, Debug, uniffi::Record)]
+pub struct AlignedWord {
+    /// The word, without punctuation.
+    pub word: String,
+    /// Where it begins, in seconds.
+    pub start: f64,
+    /// Where it ends, in seconds.
+    pub end: f64,
+}
+
 #[uniffi::export]
 impl AudioModel {
     /// The `model_type` of the config, or the name of the family where it has none.
@@ -345,6 +356,36 @@ impl AudioModel {
         let (audio, running) = self.0.transcribe_live(sample_rate, &options.into())?;
         let audio = Arc::new(LiveAudio(Mutex::new(Some(audio))));
         Ok(LiveTranscription { audio, transcription: Transcription::new(running) })
+    }
+
+    /// Finds when the words of a text are said, in a language by its code or English name. Punctuation
+    /// belongs to no word, and in Chinese each character is one.
+    ///
+    /// # Errors
+    /// When the model does not align, the text has no words, the words of the language cannot be found, or
+    /// the computation fails or is cancelled.
+    pub async fn align(
+        &self,
+        audio: AudioInput,
+        text: String,
+        language: Option<String>,
+        canceller: Arc<CallCanceller>,
+    ) -> Result<Vec<AlignedWord>, MynahError> {
+        let model = self.0.clone();
+        let align = async move {
+            let audio = match audio {
+                AudioInput::File { path } => mynah::AudioInput::File(path.into()),
+                AudioInput::Samples { audio } => mynah::AudioInput::Samples(audio.try_into()?),
+            };
+            model.align(audio, &text, language.as_deref()).await
+        };
+        let words = aside(canceller, align).await?.into_iter();
+        let word = |word: mynah::AlignedWord| AlignedWord {
+            word: word.word,
+            start: word.start,
+            end: word.end,
+        };
+        Ok(words.map(word).collect())
     }
 
     /// Frees the memory of the model.

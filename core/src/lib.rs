@@ -79,12 +79,12 @@ pub use answer::{
     partial_json,
 };
 pub use api::{
-    AudioCodec, AudioFeatures, AudioInput, AudioModel, BoxFuture, CallTool, DEMO, Detection,
-    EmbedOptions, Embedder, Embeddings, Inspection, Load, LoadAudio, LoadEvent, LoadOptions,
-    Location, Memory, MemoryPolicy, Model, ModelInfo, ModelMemory, Overflow, Packing, Prompt,
-    RankedDocument, RerankOptions, Reranker, RespondEvent, Response, Session, SessionOptions,
-    SpeechModel, Stage, ToolError, ToolResult, Tools, VadModel, download, download_adapter,
-    download_text, inspect, inspect_with_adapter, preprocess, shrink_caches,
+    AlignedWord, AudioCodec, AudioFeatures, AudioInput, AudioModel, BoxFuture, CallTool, DEMO,
+    Detection, EmbedOptions, Embedder, Embeddings, Inspection, Load, LoadAudio, LoadEvent,
+    LoadOptions, Location, Memory, MemoryPolicy, Model, ModelInfo, ModelMemory, Overflow, Packing,
+    Prompt, RankedDocument, RerankOptions, Reranker, RespondEvent, Response, Session,
+    SessionOptions, SpeechModel, Stage, ToolError, ToolResult, Tools, VadModel, download,
+    download_adapter, download_text, inspect, inspect_with_adapter, preprocess, shrink_caches,
 };
 pub use checkpoint::files::Files;
 pub use engine::{Answer, Canceller, Engine, Event, FinishReason, Generation, Summary, Token};
@@ -106,7 +106,7 @@ pub use mlx::memory::{MemoryUse, memory_use, set_memory_limit};
 pub use models::{
     codec::{Codes, EncodedAudio},
     segments::{SegmentRules, SpeechSegment},
-    speaker::{Script, SpeakOptions, Speech},
+    speaker::{Script, SpeakOptions, Speech, VoiceReference},
 };
 pub use processors::{NamedTensor, Piece, Prepared, Values};
 pub use text::{
@@ -165,7 +165,7 @@ pub mod internals {
             language::{Input, LanguageModel, Media, Wrapper},
             network::{Kind, Network},
             reranker::Reranker,
-            speaker::Speaker,
+            speaker::{Speaker, SpeakerOutput},
             speech::{AlignmentHead, Output, Transcriber, WindowedDecoder},
             text_batch::{TextBatch, Tokens},
         },

@@ -23,7 +23,15 @@ def torch_entries(model) -> dict:
 
 
 def values(tensors: dict) -> dict[str, np.ndarray]:
-    return {name: np.array(formula(name, tensor)) for name, tensor in tensors.items()}
+    return {name: value(name, tensor) for name, tensor in tensors.items()}
+
+
+def value(name: str, tensor: list | dict) -> np.ndarray:
+    """By the formula, and with the elements that the tensor sets by their flat index."""
+    array = np.array(formula(name, tensor))
+    for place, element in tensor.get("set", []) if isinstance(tensor, dict) else []:
+        array.reshape(-1)[place] = element
+    return array
 
 
 def load_torch(model, tensors: dict):

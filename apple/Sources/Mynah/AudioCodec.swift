@@ -27,7 +27,7 @@ public enum EncodedAudio: Sendable, Hashable {
 /// An audio codec or vocoder in memory. The last reference to it and to its streams frees its weights, or ``unload()``
 /// does.
 public final class AudioCodec: Sendable {
-    private let core: MynahCore.AudioCodec
+    let core: MynahCore.AudioCodec
     /// The `model_type` of the config.
     public let modelType: String
     /// Samples a second, in Hz.

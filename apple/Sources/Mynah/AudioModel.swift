@@ -58,6 +58,17 @@ public final class AudioModel: Sendable {
         }
     }
 
+    /// Finds when the words of a text are said, in a language by its code or English name; English without one.
+    /// Punctuation belongs to no word, and in Chinese each character is one. The model is a forced aligner. Cancelling the
+    /// task stops the computation.
+    public func align(_ audio: Media, text: String, language: String? = nil) async throws -> [AlignedWord] {
+        let (core, canceller, audio) = (core, CallCanceller(), try audio.recording())
+        let words = try await cancellable(canceller.cancel) {
+            try await core.align(audio: audio, text: text, language: language, canceller: canceller)
+        }
+        return words.map { AlignedWord(word: $0.word, start: $0.start, end: $0.end) }
+    }
+
     /// Writes down what is said in audio that is still coming, at `sampleRate` Hz in one channel. Partial text comes once a
     /// second of audio; a segment is final when another one has followed it, at most 30 seconds later. The transcription
     /// ends after the audio; an error of the audio ends it too.
@@ -301,4 +312,12 @@ extension Transcription.Segment {
         noSpeechProbability = core.noSpeechProbability
         temperature = core.temperature
     }
+}
+
+/// A word of a given text with its place in a recording.
+public struct AlignedWord: Sendable, Hashable {
+    /// The word, without punctuation.
+    public let word: String
+    /// In seconds.
+    public let start, end: TimeInterval
 }

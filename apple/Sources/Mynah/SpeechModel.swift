@@ -44,14 +44,27 @@ public final class SpeechModel: Sendable {
 
     /// How it is spoken.
     public struct Options: Sendable, Hashable {
-        /// Names of voices; several are averaged. The model's first one when empty.
+        /// Names of voices; several are averaged. When empty, the model's first one, or its usual voice where a text does
+        /// without a name.
         public var voices: [String]
         /// Divides the durations.
         public var speed: Float
-        /// The seed of random numbers; without one, they are zero.
+        /// The seed of random numbers. Without one, those of decoders are zero, and tokens are sampled with the seed 0.
         public var seed: UInt64?
         /// Phonemes of words, in the alphabet of the model, instead of the usual ones.
         public var pronunciations: [String: String]
+        /// A voice to be cloned, for models that do.
+        public var reference: Reference?
+        /// Of models that sample tokens: divides the logits, 0 is greedy decoding. The model's own when `nil`.
+        public var temperature: Float?
+        /// Likewise: samples only the most probable tokens that make up this probability.
+        public var topP: Float?
+        /// Likewise: samples only so many of the most probable tokens; 0 is no limit.
+        public var topK: Int?
+        /// Likewise: divides the positive logits of recent tokens; 1 changes nothing.
+        public var repetitionPenalty: Float?
+        /// Likewise: the most tokens of a piece.
+        public var maxTokens: Int?
 
         public init() {
             let usual = defaultSpeakOptions()
@@ -60,6 +73,31 @@ public final class SpeechModel: Sendable {
             seed = usual.seed
             pronunciations = usual.pronunciations
         }
+
+        func core() throws -> SpeakOptions {
+            SpeakOptions(
+                voices: voices, speed: speed, seed: seed, pronunciations: pronunciations,
+                reference: try reference.map { VoiceReference(audio: try $0.audio.recording(), text: $0.text) },
+                temperature: temperature, topP: topP, topK: try topK.map { try size($0, "topK") },
+                repetitionPenalty: repetitionPenalty, maxTokens: try maxTokens.map { try size($0, "maxTokens") })
+        }
+    }
+
+    /// A recording of a voice to be cloned.
+    public struct Reference: Sendable, Hashable {
+        public var audio: Media
+        /// What is said in it.
+        public var text: String
+
+        public init(_ audio: Media, text: String = "") {
+            self.audio = audio
+            self.text = text
+        }
+    }
+
+    /// The same model with a codec, which it needs if it writes the codes of another repository's codec.
+    public func with(_ codec: AudioCodec) -> SpeechModel {
+        SpeechModel(core.withCodec(codec: codec.core))
     }
 
     /// Loads a model, and downloads it first if it is not on the disk; see ``Model/load(_:options:progress:)``. Options of
@@ -79,11 +117,7 @@ public final class SpeechModel: Sendable {
     public func synthesize(_ script: Script, options: Options = .init()) -> AsyncThrowingStream<AudioChunk, any Error> {
         let (core, rate) = (core, sampleRate)
         return pulled {
-            core.speak(
-                script: script.core,
-                options: SpeakOptions(
-                    voices: options.voices, speed: options.speed, seed: options.seed,
-                    pronunciations: options.pronunciations))
+            core.speak(script: script.core, options: try options.core())
         } cancel: {
             $0.cancel()
         } next: { speaking in

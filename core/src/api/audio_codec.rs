@@ -133,6 +133,11 @@ impl AudioCodec {
         self.place.engine.run_in_turns(Turn::Ready, begin).await
     }
 
+    /// Its number among the models of the engine thread.
+    pub(super) fn id(&self) -> u64 {
+        self.place.id
+    }
+
     fn audio(&self, samples: Vec<f32>) -> Audio {
         Audio { samples, channels: self.channels, sample_rate: self.sample_rate }
     }

@@ -71,6 +71,17 @@ pub struct AudioFeatures {
     pub values: Vec<f32>,
 }
 
+/// A word of a given text with its place in a recording.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlignedWord {
+    /// The word, without punctuation.
+    pub word: String,
+    /// Where it begins, in seconds.
+    pub start: f64,
+    /// Where it ends, in seconds.
+    pub end: f64,
+}
+
 impl AudioModel {
     /// Loads a checkpoint; see [`Model::load`](crate::Model::load) for its location.
     ///
@@ -203,6 +214,44 @@ impl AudioModel {
         self.0.place.engine.compute(compute).await
     }
 
+    /// Finds when the words of a text are said, in a language by its code or English name. Punctuation
+    /// belongs to no word, and in Chinese each character is one.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a model that does not align, for a text without words, and for a language
+    /// whose words it cannot find; [`Error::Io`], [`Error::Audio`], [`Error::Mlx`].
+    pub async fn align(
+        &self,
+        audio: impl Into<AudioInput>,
+        text: &str,
+        language: Option<&str>,
+    ) -> Result<Vec<AlignedWord>> {
+        let (id, recording) = (self.0.place.id, self.recording(audio.into())?);
+        let (text, language) = (text.to_string(), language.map(str::to_string));
+        let compute = move || {
+            let model = find(id)?;
+            let model = &**model.transcriber()?;
+            let Output::Aligner(aligner) = model.output() else {
+                let reason = "this model does not align; choose a forced aligner";
+                return Err(Error::option("model", reason));
+            };
+            let words = aligner.words(&text, language.as_deref())?;
+            if words.is_empty() {
+                return Err(Error::option("text", "it has no words"));
+            }
+            let most = aligner.longest() * f64::from(model.sample_rate());
+            let samples = recording.start(model.sample_rate(), most as usize)?;
+            if samples.is_empty() {
+                return Err(no_samples());
+            }
+            let encoded = model.encode(&model.features(&samples)?)?;
+            let times = aligner.times(&encoded, &words)?;
+            let words = words.into_iter().zip(times);
+            Ok(words.map(|(word, [start, end])| AlignedWord { word, start, end }).collect())
+        };
+        self.0.place.engine.compute(compute).await
+    }
+
     /// Frees the memory of the model. What still uses it fails with [`Error::Unloaded`].
     ///
     /// # Errors
@@ -236,10 +285,14 @@ fn features(model: &dyn Transcriber, recording: &Recording) -> Result<Array> {
     let rate = model.sample_rate();
     let samples = recording.start(rate, SECONDS * rate as usize)?;
     if samples.is_empty() {
-        let reason = "it has no samples; choose another recording".into();
-        return Err(Error::Audio { name: "the recording".into(), reason });
+        return Err(no_samples());
     }
     model.features(&samples)
+}
+
+fn no_samples() -> Error {
+    let reason = "it has no samples; choose another recording".into();
+    Error::Audio { name: "the recording".into(), reason }
 }
 
 impl AudioHandle for AudioModel {
@@ -251,7 +304,7 @@ impl AudioHandle for AudioModel {
         let model = model.transcriber()?;
         let size = match model.output() {
             Output::Windows(decoder) => Some(decoder.decoder.vocabulary()),
-            Output::Prompted(_) | Output::Labels(_) => None,
+            Output::Prompted(_) | Output::Labels(_) | Output::Aligner(_) => None,
         };
         Ok((size, model.sample_rate()))
     }

@@ -27,7 +27,7 @@ mod vad_model;
 
 pub use crate::engine::engine_model::ModelMemory;
 pub use audio_codec::AudioCodec;
-pub use audio_model::{AudioFeatures, AudioInput, AudioModel, Stage};
+pub use audio_model::{AlignedWord, AudioFeatures, AudioInput, AudioModel, Stage};
 pub use demo::DEMO;
 pub use download::{download, download_adapter, download_text};
 pub use embedder::{EmbedOptions, Embedder, Embeddings};

@@ -2,6 +2,7 @@
 
 use crate::{
     api::{
+        audio_codec::AudioCodec,
         location::Location,
         network::{self, AudioHandle, LoadAudio, LoadedAudio},
     },
@@ -9,10 +10,12 @@ use crate::{
         Turn,
         engine_model::{EngineModel, Place, find},
     },
-    error::Result,
+    error::{Error, Result},
+    generate::synthesis::{SpeechProgress, SpeechRun},
+    media::audio::Audio,
     models::{
         network::Kind,
-        speaker::{Script, SpeakOptions, Speech},
+        speaker::{Script, SpeakOptions, Speech, VoiceReference},
     },
 };
 use std::sync::Arc;
@@ -25,6 +28,7 @@ pub struct SpeechModel {
     model_type: String,
     sample_rate: u32,
     voices: Vec<String>,
+    codec: Option<AudioCodec>,
 }
 
 impl SpeechModel {
@@ -51,36 +55,63 @@ impl SpeechModel {
         &self.voices
     }
 
-    /// Speaks a script, and gives each piece to `out` on the engine thread as soon as it is computed.
-    /// Dropping the future ends it after the current piece.
+    /// The same model with a codec, which it needs if it writes the codes of another repository's codec.
+    #[must_use]
+    pub fn with_codec(&self, codec: &AudioCodec) -> Self {
+        SpeechModel { codec: Some(codec.clone()), ..self.clone() }
+    }
+
+    /// A recording of a voice to be cloned, and what is said in it.
     ///
     /// # Errors
-    /// [`Error::Option`](crate::Error::Option) for a script that the model cannot read, an unknown
-    /// voice and a speed that is none; [`Error::MemoryLimit`](crate::Error::MemoryLimit);
-    /// [`Error::Mlx`](crate::Error::Mlx).
+    /// [`Error::Audio`] for a sample that is not a number; [`Error::Option`] for no samples and for a
+    /// sample rate that cannot be converted.
+    pub fn reference(&self, audio: &Audio, text: impl Into<String>) -> Result<VoiceReference> {
+        let samples = audio.to_mono(self.sample_rate)?;
+        if samples.is_empty() {
+            return Err(Error::option("reference", "it has no samples"));
+        }
+        Ok(VoiceReference { samples, text: text.into() })
+    }
+
+    /// Speaks a script, and gives each part to `out` on the engine thread as soon as it is computed.
+    /// Dropping the future ends it after the current step.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a script that the model cannot read, an unknown voice, a speed that is none,
+    /// and a codec that is missing; [`Error::MemoryLimit`]; [`Error::Mlx`].
     pub async fn speak(
         &self,
         script: Script,
         options: SpeakOptions,
         mut out: impl FnMut(Speech) + Send + 'static,
     ) -> Result<()> {
-        let id = self.place.id;
+        let (id, codec) = (self.place.id, self.codec.clone());
         let begin = move || {
-            let speaker = find(id)?.speaker()?.clone();
-            let mut pieces = speaker.pieces(&script, &options)?.into_iter();
+            let model = find(id)?;
+            let codec = codec.map(|codec| find(codec.id())?.codec().cloned()).transpose()?;
+            let mut run = SpeechRun::new(model.speaker()?.clone(), codec, &script, options)?;
             Ok(move || {
-                let Some(piece) = pieces.next() else { return Ok(Some(())) };
-                out(speaker.speak(&piece, &options)?);
-                Ok(None)
+                if model.unloaded.get() {
+                    return Err(Error::Unloaded);
+                }
+                match run.advance(&mut model.decode_step())? {
+                    SpeechProgress::Working => Ok(None),
+                    SpeechProgress::Spoken(speech) => {
+                        out(speech);
+                        Ok(None)
+                    }
+                    SpeechProgress::Finished => Ok(Some(())),
+                }
             })
         };
         self.place.engine.run_in_turns(Turn::Ready, begin).await
     }
 
-    /// Frees the memory of the model. What still uses it fails with [`Error::Unloaded`](crate::Error::Unloaded).
+    /// Frees the memory of the model. What still uses it fails with [`Error::Unloaded`].
     ///
     /// # Errors
-    /// [`Error::Internal`](crate::Error::Internal) when the engine has stopped.
+    /// [`Error::Internal`] when the engine has stopped.
     pub async fn unload(&self) -> Result<()> {
         network::free(&self.place).await
     }
@@ -98,6 +129,6 @@ impl AudioHandle for SpeechModel {
 
     fn new(loaded: LoadedAudio<Self::Facts>) -> Result<Self> {
         let LoadedAudio { model_type, place, facts: (sample_rate, voices), .. } = loaded;
-        Ok(SpeechModel { place: Arc::new(place), model_type, sample_rate, voices })
+        Ok(SpeechModel { place: Arc::new(place), model_type, sample_rate, voices, codec: None })
     }
 }

@@ -64,12 +64,8 @@ const OTHER_MODALITIES: &[(&str, &str)] = &[
         "minicpmo nemotron_h_nano_omni nemotron_h_omni nemotronh_nano_omni_reasoning_v3 \
          phi4mm qwen2_5_omni qwen2_5_omni_thinker qwen3_omni qwen3_omni_moe",
     ),
-    ("speech recognition", "qwen3_forced_aligner voxtral_realtime"),
-    (
-        "speech synthesis",
-        "csm llama_tts marvis orpheus qwen3_tts qwen3_tts_base qwen3base_tts qwen3tts \
-         sesame soprano voxtral_tts",
-    ),
+    ("speech recognition", "voxtral_realtime"),
+    ("speech synthesis", "csm marvis qwen3_tts qwen3tts sesame voxtral_tts"),
     ("voice activity detection", "firered-vad firered_vad fireredvad ten-vad ten_vad tenvad"),
     ("diffusion", "diffusion_gemma diffusion_gemma_text nemotron_labs_diffusion"),
     ("draft", "gemma4_assistant gemma4_unified_assistant"),

@@ -10,6 +10,7 @@ mod options;
 mod penalties;
 mod sampler;
 mod score;
+pub(crate) mod synthesis;
 pub mod transcription;
 
 pub use constraint::{Allowed, Constraint, TokenMask};

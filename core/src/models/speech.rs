@@ -33,6 +33,8 @@ pub enum Output<'a> {
     Prompted(&'a dyn PromptedDecoder),
     /// Every position has a token of its own or none.
     Labels(&'a dyn Labeller),
+    /// The text is given, and the times of its words come out.
+    Aligner(&'a dyn Aligner),
 }
 
 /// What an application asks of a transcription.
@@ -81,6 +83,19 @@ pub trait Labeller {
     fn label(&self, samples: &[f32], request: &SpeechRequest) -> Result<Labels>;
     /// The text of a token, with a space where a word begins; nothing for a special token.
     fn piece(&self, id: u32) -> Result<String>;
+}
+
+/// A model that finds when the words of a given text are said.
+pub trait Aligner {
+    /// The longest recording that it hears, in seconds.
+    fn longest(&self) -> f64;
+    /// The words of a text in a language, by its code or its English name.
+    ///
+    /// # Errors
+    /// [`Error::Option`](crate::Error::Option) for a language whose words it cannot find.
+    fn words(&self, text: &str, language: Option<&str>) -> Result<Vec<String>>;
+    /// Where each word begins and ends, in seconds.
+    fn times(&self, encoded: &Array, words: &[String]) -> Result<Vec<[f64; 2]>>;
 }
 
 /// What a piece of a recording says.

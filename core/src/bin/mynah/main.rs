@@ -2,6 +2,7 @@
 //!
 //! Answers go to standard output and everything else to standard error, so that both can be piped.
 
+mod align;
 mod answer;
 mod chat;
 mod codec;
@@ -62,6 +63,8 @@ enum Command {
     Rerank(rerank::Arguments),
     /// Show what a model reads of pictures
     Preprocess(preprocess::Arguments),
+    /// Find when the words of a text are said in a recording
+    Align(align::Arguments),
     /// Speak a text
     Speak(speak::Arguments),
     /// Find speech, the end of a turn, or speakers in audio
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         Command::Embed(arguments) => block_on(embed::run(arguments)),
         Command::Rerank(arguments) => block_on(rerank::run(arguments)),
         Command::Preprocess(arguments) => block_on(preprocess::run(arguments)),
+        Command::Align(arguments) => block_on(align::run(arguments)),
         Command::Speak(arguments) => block_on(speak::run(arguments)),
         Command::Vad(arguments) => block_on(vad::run(arguments)),
         Command::Codec(action) => block_on(codec::run(action)),

@@ -7,10 +7,9 @@ use crate::{
     checkpoint::file_rules::FileRules,
     families::{Build, Checkpoint, Entry, prelude::*},
     layers::audio::{
-        convolution::Kernel,
+        conv_next::ConvNextSizes,
         filter_bank::{FilterBank, MelScale},
         istft_head::{IstftHead, IstftSizes},
-        layer_scale::LayerScale,
         noise::Noise,
         sequence::Sequence,
         stft::{Stft, Window, reflect},
@@ -87,8 +86,6 @@ struct Mel {
     pad: usize,
 }
 
-const EPS: f32 = 1e-6;
-
 fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Codec>> {
     let w = checkpoint.weights;
     let in_json = checkpoint.config.get("backbone").is_some();
@@ -127,30 +124,14 @@ fn backbone(w: &Scope, c: &Backbone) -> Result<Sequence> {
         let reason = "norms that depend on the bandwidth of EnCodec are not supported";
         return Err(Error::unsupported("backbone.init_args.adanorm_num_embeddings", reason));
     }
-    let norm = |w: &Scope, name: &str| w.layer_norm_with_bias(name, *c.dim, EPS);
-    let layout =
-        Kernel::new(*c.dim, *c.dim, 7).groups(*c.dim).layout_of(&w.at("convnext.0.dwconv"));
-    let first = Kernel::new(*c.input_channels, *c.dim, 7).layout(layout);
-    let mut blocks =
-        vec![Block::new(w.at("embed").convolution(first, 3)?), Block::new(norm(w, "norm")?)];
-    for i in 0..*c.num_layers {
-        let w = w.at("convnext").at(i);
-        let each = Kernel::new(*c.dim, *c.dim, 7).groups(*c.dim).layout(layout);
-        let up = w.linear_with_bias("pwconv1", *c.dim, *c.intermediate_dim)?;
-        let down = w.linear_with_bias("pwconv2", *c.intermediate_dim, *c.dim)?;
-        let branch = vec![
-            Block::new(w.at("dwconv").convolution(each, 3)?),
-            Block::new(norm(&w, "norm")?),
-            Block::new(PlainMlp::new(up, down, gelu)),
-        ];
-        let branch = Sequence(branch);
-        blocks.push(match w.optional("gamma", &[*c.dim])? {
-            Some(scale) => Block::new(Residual::plain(LayerScale { inner: branch, scale })),
-            None => Block::new(Residual::plain(branch)),
-        });
-    }
-    blocks.push(Block::new(norm(w, "final_layer_norm")?));
-    Ok(Sequence(blocks))
+    w.conv_next(ConvNextSizes {
+        input: *c.input_channels,
+        width: *c.dim,
+        inner: *c.intermediate_dim,
+        layers: *c.num_layers,
+        first_kernel: 7,
+        kernel: 7,
+    })
 }
 
 impl Mel {

@@ -1,18 +1,9 @@
-//! Qwen3-ASR ([Shi et al. 2026](https://arxiv.org/abs/2601.21337)): log-mel features in chunks through three
-//! convolutions of stride 2, attention within windows of several chunks, and Qwen 3, which writes the
-//! language and the text. Follows `qwen3_asr` of mlx-audio.
+//! Qwen3-ASR ([Shi et al. 2026](https://arxiv.org/abs/2601.21337)): an encoder of chunks, and Qwen 3, which
+//! writes the language and the text. Follows `qwen3_asr` of mlx-audio.
 
 use crate::{
     checkpoint::file_rules::FileRules,
-    families::{Checkpoint, Entry, prelude::*, text},
-    layers::audio::{
-        convolution::Kernel,
-        convolution_2d::{Convolution2d, halved},
-        encoder::{
-            BlockNames, EncoderSizes, TRANSFORMERS, encoder_block, norm, run_blocks, sinusoids,
-        },
-        log_mel::LogMel,
-    },
+    families::{Checkpoint, Entry, prelude::*, recognition::chunked_encoder::ChunkedEncoder, text},
     models::speech::{Output, PromptedDecoder, Said, SpeechRequest, Transcriber},
     text::Tokenizer,
 };
@@ -60,20 +51,6 @@ const LANGUAGES: &[(&str, &str)] = &[
     ("mk", "Macedonian"),
 ];
 
-#[derive(Deserialize)]
-struct AudioConfig {
-    activation_function: String,
-    num_mel_bins: Size,
-    encoder_layers: Size,
-    encoder_attention_heads: Size,
-    encoder_ffn_dim: Size,
-    d_model: Size,
-    n_window: Size,
-    output_dim: Size,
-    n_window_infer: Size,
-    downsample_hidden_size: Size,
-}
-
 /// The names of tensors in transformers, and those of the authors.
 const OF_TRANSFORMERS: &[(&str, &str)] = &[
     ("model.audio_tower.", "audio_tower."),
@@ -83,44 +60,16 @@ const OF_TRANSFORMERS: &[(&str, &str)] = &[
 ];
 
 struct Qwen3Asr {
-    front_end: LogMel,
-    convs: Vec<Convolution2d>,
-    /// From the channels and frequencies of a position to the width.
-    output: Linear,
-    blocks: Vec<Block>,
-    norm: Norm,
-    projections: [Linear; 2],
-    chunks: Chunks,
+    encoder: ChunkedEncoder,
     decoder: Rc<dyn LanguageModel>,
     tokenizer: Tokenizer,
     placeholder: u32,
     ends: Vec<u32>,
 }
 
-/// How a recording is cut.
-struct Chunks {
-    /// Frames of a chunk.
-    frames: i32,
-    /// Chunks of a window.
-    window: i32,
-    /// Whether the checkpoint is in the layout of transformers, which pads a short chunk as well.
-    is_of_transformers: bool,
-}
-
-fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
-    let Checkpoint { config, weights, files } = *checkpoint;
-    let config = config.get("thinker_config").unwrap_or(config);
-    let c: AudioConfig = config::read(&config::part(
-        config,
-        "audio_config",
-        json!({
-            "activation_function": "gelu",
-            "num_mel_bins": 128, "encoder_layers": 24, "encoder_attention_heads": 16,
-            "encoder_ffn_dim": 4096, "d_model": 1024, "n_window": 50, "output_dim": 2048,
-            "n_window_infer": 800, "downsample_hidden_size": 480,
-        }),
-    ))?;
-    let language = config::part(
+/// The config of the language model.
+pub fn language_config(config: &Json) -> Json {
+    config::part(
         config,
         "text_config",
         json!({
@@ -128,52 +77,25 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
             "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8,
             "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "rope_theta": 1e6,
         }),
-    );
+    )
+}
+
+fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
+    let Checkpoint { config, weights, files } = *checkpoint;
+    let config = config.get("thinker_config").unwrap_or(config);
+    let mut language = language_config(config);
     let is_of_transformers = weights.has_below("model.audio_tower");
-    let mut language = language;
     if is_of_transformers {
         weights.rename(OF_TRANSFORMERS);
         let tied = config.get("tie_word_embeddings").cloned();
         language = language.with("tie_word_embeddings", tied.unwrap_or_else(|| Json::from(true)));
     }
     let w = if weights.has_below("thinker") { weights.at("thinker") } else { weights.clone() };
-    let (tower, width, hidden) = (w.at("audio_tower"), c.d_model.0, c.downsample_hidden_size.0);
-    let conv = |name: &str, input: i32| {
-        tower.at(name).convolution_2d(Kernel::new(input, hidden, 3).stride(2))
-    };
-    let convs = vec![conv("conv2d1", 1)?, conv("conv2d2", hidden)?, conv("conv2d3", hidden)?];
-    let frequencies = halved(halved(halved(c.num_mel_bins.0)));
-    let activation = activation::named("activation_function", &c.activation_function)?;
-    let sizes = EncoderSizes {
-        bins: c.num_mel_bins.0,
-        width,
-        inner: c.encoder_ffn_dim.0,
-        heads: c.encoder_attention_heads.0,
-        layers: c.encoder_layers.0,
-        positions: 0,
-        activation,
-    };
-    let names = BlockNames { norm: "ln_post", ..TRANSFORMERS };
-    let layers = tower.at(names.layers);
     let tokenizer = Tokenizer::load(files)?;
     let placeholder = config.get("audio_token_id").and_then(Json::as_i64);
+    let shortest = if is_of_transformers { SHORTEST_OF_TRANSFORMERS } else { SHORTEST };
     Ok(Box::new(Qwen3Asr {
-        front_end: LogMel::new(c.num_mel_bins.0),
-        convs,
-        output: tower.linear("conv_out", hidden * frequencies, width)?,
-        blocks: (0..sizes.layers)
-            .map(|i| encoder_block(&layers.at(i), &names, sizes))
-            .collect::<Result<_>>()?,
-        norm: norm(&tower, names.norm, width)?,
-        projections: [
-            tower.linear_with_bias("proj1", width, width)?,
-            tower.linear_with_bias("proj2", width, c.output_dim.0)?,
-        ],
-        chunks: Chunks {
-            frames: 2 * c.n_window.0,
-            window: (c.n_window_infer.0 / (2 * c.n_window.0)).max(1),
-            is_of_transformers,
-        },
+        encoder: ChunkedEncoder::read(&w, config, is_of_transformers, shortest)?,
         decoder: text::language("qwen3", &language, &w)?.into(),
         placeholder: placeholder.map_or(151_676, |id| id as u32),
         ends: ENDS.iter().filter_map(|end| tokenizer.token_id(end)).collect(),
@@ -183,43 +105,11 @@ fn build(checkpoint: &Checkpoint) -> Result<Box<dyn Transcriber>> {
 
 impl Transcriber for Qwen3Asr {
     fn features(&self, samples: &[f32]) -> Result<Array> {
-        let mut samples = samples.to_vec();
-        let shortest = match self.chunks.is_of_transformers {
-            true => SHORTEST_OF_TRANSFORMERS,
-            false => SHORTEST,
-        };
-        samples.resize(samples.len().max(shortest), 0.0);
-        Ok(self.front_end.forward(&samples)?.expand_dims(0)?)
+        self.encoder.features(samples)
     }
 
     fn encode(&self, features: &Array) -> Result<Array> {
-        let (frames, bins) = (features.dim(1), features.dim(2));
-        let Chunks { frames: whole, window, is_of_transformers } = self.chunks;
-        let chunk = if is_of_transformers { whole } else { whole.min(frames) };
-        let chunks = (frames + chunk - 1) / chunk;
-        let x = ops::pad(features, &[(0, 0), (0, chunks * chunk - frames), (0, 0)], None, None)?;
-        let mut x = x.reshape(&[chunks, chunk, bins])?.swap_axes(1, 2)?.expand_dims(3)?;
-        for conv in &self.convs {
-            x = gelu(&conv.forward(&x)?)?;
-        }
-        // Frequencies, positions and channels of each chunk.
-        let positions = x.dim(2);
-        let x = x.transpose_axes(&[0, 2, 3, 1])?.reshape(&[chunks, positions, -1])?;
-        let x = self.output.forward(&x)?;
-        let x = x.add(sinusoids(positions, x.dim(2)).as_dtype(x.dtype())?)?;
-        // All chunks but the last one are whole.
-        let last = halved(halved(halved(frames - (chunks - 1) * chunk)));
-        let total = (chunks - 1) * positions + last;
-        let x = mlx::slice(&x.reshape(&[1, chunks * positions, -1])?, 1, 0, total)?;
-        let window = positions * window;
-        let starts = (0..total).step_by(window as usize);
-        let windows = starts.map(|start| {
-            let part = mlx::slice(&x, 1, start, total.min(start + window))?;
-            run_blocks(&self.blocks, part)
-        });
-        let x = ops::concatenate(&windows.collect::<Result<Vec<_>>>()?, 1)?;
-        let [first, second] = &self.projections;
-        second.forward(&gelu(&first.forward(&self.norm.forward(&x)?)?)?)
+        self.encoder.encode(features)
     }
 
     fn output(&self) -> Output<'_> {

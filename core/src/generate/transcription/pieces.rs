@@ -91,7 +91,9 @@ impl PieceTranscription {
         let longest = match model.output() {
             Output::Prompted(decoder) => decoder.longest(),
             Output::Labels(labeller) => labeller.longest(),
-            Output::Windows(_) => return Err(Error::Internal("windows are no pieces".into())),
+            Output::Windows(_) | Output::Aligner(_) => {
+                return Err(Error::Internal("this model has no pieces".into()));
+            }
         };
         let length = self.fill(longest)?;
         if length == 0 {
@@ -136,7 +138,9 @@ impl PieceTranscription {
                 }));
                 Ok(Progress::Working)
             }
-            Output::Windows(_) => Err(Error::Internal("windows are no pieces".into())),
+            Output::Windows(_) | Output::Aligner(_) => {
+                Err(Error::Internal("this model has no pieces".into()))
+            }
         }
     }
 

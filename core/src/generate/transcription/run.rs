@@ -29,6 +29,10 @@ impl TranscriptionRun {
         recording: Recording,
     ) -> Result<Self> {
         options.check()?;
+        if matches!(model.output(), Output::Aligner(_)) {
+            let reason = "this model writes no text; it finds the times of a given one";
+            return Err(Error::option("task", reason));
+        }
         if !matches!(model.output(), Output::Windows(_)) {
             return Ok(TranscriptionRun::Pieces(PieceTranscription::new(
                 model, options, &recording,

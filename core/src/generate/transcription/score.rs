@@ -52,7 +52,7 @@ pub(crate) fn score_transcript(
         Output::Prompted(decoder) => {
             (decoder.decoder(), decoder.prompt(encoded, &options.request())?)
         }
-        Output::Labels(_) => {
+        Output::Labels(_) | Output::Aligner(_) => {
             let reason = "the model finds all tokens at once, so none has a score of its own";
             return Err(Error::option("tokens", reason));
         }

@@ -18,6 +18,8 @@ pub struct IstftHead {
     stft: Stft,
     /// Samples that are cut off at both ends.
     ends: i32,
+    /// Whether the lowest and the highest frequency are silent.
+    is_silent_at_edges: bool,
 }
 
 /// The sizes of an [`IstftHead`].
@@ -43,15 +45,26 @@ impl Scope {
         self.ignore("istft");
         let window = Window::PeriodicHann.values(n_fft as usize);
         let stft = Stft::new(&window, n_fft as usize, hop as usize);
-        Ok(IstftHead { output: self.linear("out", width, n_fft + 2)?, stft, ends })
+        let output = self.linear("out", width, n_fft + 2)?;
+        Ok(IstftHead { output, stft, ends, is_silent_at_edges: false })
     }
 }
 
 impl IstftHead {
+    /// The head with the lowest and the highest frequency at zero.
+    #[must_use]
+    pub fn silent_at_edges(self) -> Self {
+        IstftHead { is_silent_at_edges: true, ..self }
+    }
+
     /// `[batch, frames, width]` to samples `[batch, samples]`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         let parts = self.output.forward(x)?.as_dtype(Dtype::Float32)?.split_equal(2, -1)?;
-        let magnitude = ops::minimum(&parts[0].exp()?, mlx::scalar(1e2, Dtype::Float32)?)?;
+        let mut magnitude = ops::minimum(&parts[0].exp()?, mlx::scalar(1e2, Dtype::Float32)?)?;
+        if self.is_silent_at_edges {
+            let inner = mlx::slice(&magnitude, 2, 1, magnitude.dim(2) - 1)?;
+            magnitude = ops::pad(&inner, &[(0, 0), (0, 0), (1, 1)], None, None)?;
+        }
         let spectra = polar(&magnitude, &parts[1])?;
         self.stft.inverse_without(&spectra, self.ends)
     }

@@ -5,6 +5,7 @@
 pub mod anti_aliased;
 pub mod batch_norm;
 pub mod conformer;
+pub mod conv_next;
 pub mod convolution;
 pub mod convolution_2d;
 pub mod ctc;

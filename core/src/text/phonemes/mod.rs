@@ -7,7 +7,7 @@ mod dictionary;
 mod expand;
 mod figures;
 mod lexicon;
-mod numbers;
+pub(super) mod numbers;
 mod stress;
 mod tagger;
 mod tokens;

@@ -15,7 +15,10 @@ use crate::{
     checkpoint::{file_rules::FileRules, files::Files},
     families::{Build, Checkpoint, Entry, prelude::*},
     layers::audio::{convolution::Kernel, lstm::BiLstm},
-    models::speaker::{Script, SpeakOptions, Speaker, Speech},
+    models::{
+        codec::Codec,
+        speaker::{PieceSpeaker, Script, SpeakOptions, Speaker, SpeakerOutput, Speech},
+    },
     text::phonemes::english,
 };
 use albert::Albert;
@@ -23,6 +26,7 @@ use config::Config;
 use decoder::Decoder;
 use prosody::Prosody;
 use safetensors::SafeTensors;
+use std::rc::Rc;
 
 pub const ENTRY: Entry = Entry {
     model_types: &["kokoro", "style_tts2"],
@@ -194,7 +198,15 @@ impl Speaker for Kokoro {
     }
 
     /// Cuts at the last end of a sentence that fits, or else of a clause, or else between words.
-    fn pieces(&self, script: &Script, options: &SpeakOptions) -> Result<Vec<Vec<u32>>> {
+    fn pieces(
+        &self,
+        script: &Script,
+        options: &SpeakOptions,
+        _: Option<&Rc<dyn Codec>>,
+    ) -> Result<Vec<Vec<u32>>> {
+        if options.reference.is_some() {
+            return Err(Error::option("reference", "this model clones no voices"));
+        }
         let phonemes = match script {
             Script::Phonemes(phonemes) => phonemes.clone(),
             Script::Text(text) => {
@@ -230,6 +242,12 @@ impl Speaker for Kokoro {
         Ok(pieces)
     }
 
+    fn output(&self) -> SpeakerOutput<'_> {
+        SpeakerOutput::Pieces(self)
+    }
+}
+
+impl PieceSpeaker for Kokoro {
     fn speak(&self, piece: &[u32], options: &SpeakOptions) -> Result<Speech> {
         if !(options.speed.is_finite() && options.speed > 0.0) {
             return Err(Error::option(
@@ -259,6 +277,7 @@ impl Speaker for Kokoro {
             durations,
             f0: mlx::to_vec(&f0)?,
             energy: mlx::to_vec(&energy)?,
+            ..Speech::default()
         })
     }
 }

@@ -35,7 +35,7 @@ sealed interface EncodedAudio {
 }
 
 /** An audio codec or vocoder in memory. Any coroutine may use it. [close] frees its memory. */
-class AudioCodec private constructor(private val core: CoreCodec) : AutoCloseable {
+class AudioCodec private constructor(internal val core: CoreCodec) : AutoCloseable {
     /** The `model_type` of the config. */
     val modelType: String = call { core.modelType() }
 

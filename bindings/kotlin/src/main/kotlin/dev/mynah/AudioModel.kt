@@ -56,6 +56,17 @@ class AudioModel private constructor(private val core: CoreAudioModel) : AutoClo
     }
 
     /**
+     * Finds when the words of a text are said, in a language by its code or English name; English without
+     * one. Punctuation belongs to no word, and in Chinese each character is one. The model is a forced
+     * aligner.
+     *
+     * @throws MynahException
+     */
+    suspend fun align(audio: Media, text: String, language: String? = null): List<AlignedWord> =
+        cancelling { core.align(audio.recording(), text, language, it) }
+            .map { AlignedWord(it.word, it.start, it.end) }
+
+    /**
      * Writes down what is said in audio that is still coming, at [sampleRate] Hz in one channel. Partial
      * text comes once a second of audio; a segment is final when another one has followed it, at most 30
      * seconds later. The transcription ends after the audio; an exception of the audio ends it too.
@@ -358,3 +369,12 @@ private fun CoreSegment.toMynah() = Transcription.Segment(
     start, end, text, words.map { Transcription.Word(it.word, it.start, it.end, it.probability) },
     tokens.map { it.toMynah() }, avgLogprob, compressionRatio, noSpeechProbability, temperature,
 )
+
+/**
+ * A word of a given text with its place in a recording.
+ *
+ * @property word the word, without punctuation
+ * @property start where it begins, in seconds
+ * @property end where it ends, in seconds
+ */
+data class AlignedWord(val word: String, val start: Double, val end: Double)

@@ -5,6 +5,7 @@ import dev.mynah.core.ModelKind
 import dev.mynah.core.Script as CoreScript
 import dev.mynah.core.SpeakOptions as CoreOptions
 import dev.mynah.core.SpeechModel as CoreSpeechModel
+import dev.mynah.core.VoiceReference as CoreReference
 import dev.mynah.core.defaultSpeakOptions
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.flow
@@ -64,6 +65,12 @@ class SpeechModel private constructor(private val core: CoreSpeechModel) : AutoC
         val speed: Float get() = values.speed
         val seed: Long? get() = values.seed
         val pronunciations: Map<String, String> get() = values.pronunciations
+        val reference: Reference? get() = values.reference
+        val temperature: Float? get() = values.temperature
+        val topP: Float? get() = values.topP
+        val topK: Int? get() = values.topK
+        val repetitionPenalty: Float? get() = values.repetitionPenalty
+        val maxTokens: Int? get() = values.maxTokens
 
         override fun equals(other: Any?) = other is Options && other.values.fields == values.fields
 
@@ -74,19 +81,54 @@ class SpeechModel private constructor(private val core: CoreSpeechModel) : AutoC
         /** The fields of [Options]. */
         @OptionsDsl
         class Builder internal constructor(internal val fields: Fields) {
-            /** Names of voices; several are averaged. The model's first one when empty. */
+            /**
+             * Names of voices; several are averaged. When empty, the model's first one, or its usual voice where a
+             * text does without a name.
+             */
             var voices: List<String> by fields.field(usual.voices)
 
             /** Divides the durations. */
             var speed: Float by fields.field(usual.speed)
 
-            /** The seed of random numbers; without one, they are zero. */
+            /**
+             * The seed of random numbers. Without one, those of decoders are zero, and tokens are sampled with the
+             * seed 0.
+             */
             var seed: Long? by fields.field(usual.seed?.toLong())
 
             /** Phonemes of words, in the alphabet of the model, instead of the usual ones. */
             var pronunciations: Map<String, String> by fields.field(usual.pronunciations)
+
+            /** A voice to be cloned, for models that do. */
+            var reference: Reference? by fields.field(null)
+
+            /** Of models that sample tokens: divides the logits, 0 is greedy decoding. The model's own when null. */
+            var temperature: Float? by fields.field(usual.temperature)
+
+            /** Likewise: samples only the most probable tokens that make up this probability. */
+            var topP: Float? by fields.field(usual.topP)
+
+            /** Likewise: samples only so many of the most probable tokens; 0 is no limit. */
+            var topK: Int? by fields.field(usual.topK?.toMynah())
+
+            /** Likewise: divides the positive logits of recent tokens; 1 changes nothing. */
+            var repetitionPenalty: Float? by fields.field(usual.repetitionPenalty)
+
+            /** Likewise: the most tokens of a piece. */
+            var maxTokens: Int? by fields.field(usual.maxTokens?.toMynah())
         }
     }
+
+    /**
+     * A recording of a voice to be cloned.
+     *
+     * @property audio the recording
+     * @property text what is said in it
+     */
+    data class Reference(val audio: Media, val text: String = "")
+
+    /** The same model with a codec, which it needs if it writes the codes of another repository's codec. */
+    fun with(codec: AudioCodec): SpeechModel = SpeechModel(call { core.withCodec(codec.core) })
 
     /**
      * Speaks a script when the flow is collected. Each chunk comes as soon as it is computed. The computation
@@ -160,4 +202,7 @@ private fun SpeechModel.Script.toCore(): CoreScript = when (this) {
     is SpeechModel.Script.Phonemes -> CoreScript.Phonemes(phonemes)
 }
 
-private fun SpeechModel.Options.toCore() = CoreOptions(voices, speed, seed?.toULong(), pronunciations)
+private fun SpeechModel.Options.toCore() = CoreOptions(
+    voices, speed, seed?.toULong(), pronunciations, reference?.let { CoreReference(it.audio.recording(), it.text) },
+    temperature, topP, topK?.toCore("topK"), repetitionPenalty, maxTokens?.toCore("maxTokens"),
+)
