@@ -112,6 +112,7 @@ def cases() -> list[dict]:
     idefics_tokens = ["<fake_token_around_image>", "<image>", "<global-img>"] + [
         f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)
     ]
+    imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     square = lambda side: {"height": side, "width": side}
     out = [
@@ -170,6 +171,20 @@ def cases() -> list[dict]:
             settings={"size": {"shortest_edge": 40}, "crop_size": square(70), "resample": 2},
             processor={"patch_size": 14, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "full"},
             tokens=["<image>"],
+        ),
+        case(
+            "the middle of a square",
+            "fixed::squared_and_reduced",
+            "llava.image_processing_pil_llava.LlavaImageProcessorPil",
+            lambda own, out: "<image>" * 49,
+            settings={
+                "size": {"shortest_edge": 56},
+                "crop_size": square(56),
+                "do_pad": True,
+                "image_mean": [0.25, 0.5, 0.0],
+                "image_std": [0.5, 1.0, 1.0],
+            },
+            config={"image_aspect_ratio": "pad", "vision_config": {"embed_dims": [8, 16]}},
         ),
         case(
             "canvases",
@@ -304,6 +319,26 @@ def cases() -> list[dict]:
             ),
             settings={"size": square(56), "crop_to_patches": True, "max_patches": 12},
             processor={"image_seq_length": 4},
+            tokens=["<img>", "</img>", "<IMG_CONTEXT>"],
+        ),
+        case(
+            "a grid and the whole picture, by the config of the model",
+            "grids::chat",
+            "got_ocr2.image_processing_pil_got_ocr2.GotOcr2ImageProcessorPil",
+            method(
+                "internvl.processing_internvl.InternVLProcessor",
+                start_image_token="<img>",
+                end_image_token="</img>",
+                image_token="<IMG_CONTEXT>",
+                image_seq_length=4,
+            ),
+            settings={"size": square(56), "crop_to_patches": True, "max_patches": 6, **imagenet},
+            config={
+                "force_image_size": 56,
+                "downsample_ratio": 0.5,
+                "max_dynamic_patch": 6,
+                "vision_config": {"image_size": 448, "patch_size": 14},
+            },
             tokens=["<img>", "</img>", "<IMG_CONTEXT>"],
         ),
         case(

@@ -261,8 +261,9 @@ impl Fixture {
 
 impl Case {
     fn layers(&self) -> i64 {
-        let text = self.config.get("text_config").unwrap_or(&self.config);
-        text["num_hidden_layers"].as_i64().unwrap_or(0)
+        let nested =
+            ["text_config", "llm_config"].into_iter().find_map(|name| self.config.get(name));
+        nested.unwrap_or(&self.config)["num_hidden_layers"].as_i64().unwrap_or(0)
     }
 
     fn expand<T: Clone>(&self, map: &BTreeMap<String, T>) -> Vec<(String, T)> {
@@ -514,8 +515,18 @@ fn floats(name: &str, shape: &[i32]) -> Array {
         unit.map(|u| u * scale).collect()
     } else if name.contains("norm")
         || name.contains(".ln_")
-        || ["D", "m", "layer_scalar", "scale", "per_expert_scale", "a_g", "head_g", "w_g"]
-            .contains(&last)
+        || [
+            "D",
+            "m",
+            "layer_scalar",
+            "scale",
+            "per_expert_scale",
+            "a_g",
+            "head_g",
+            "w_g",
+            "running_var",
+        ]
+        .contains(&last)
     {
         unit.map(|u| 1.0 + 0.25 * u).collect()
     } else {

@@ -56,7 +56,7 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
 const OTHER_MODALITIES: &[(&str, &str)] = &[
     (
         "vision",
-        "fastvlm llava_qwen2 minicpmv4_6 molmo2 molmo_point moondream3 \
+        "minicpmv4_6 molmo2 molmo_point moondream3 \
          nemotron_labs_diffusion_vlm phi3_v phi4-siglip phi4_siglip youtu_vl",
     ),
     (

@@ -58,6 +58,7 @@ pub struct Sighted {
     text: Box<dyn LanguageModel>,
     tower: Box<dyn Tower>,
     placeholders: Vec<u32>,
+    has_own_placeholders: bool,
     visibility: Visibility,
     hides_placeholders: bool,
 }
@@ -73,6 +74,7 @@ impl Sighted {
             text,
             tower: Box::new(tower),
             placeholders: vec![placeholder],
+            has_own_placeholders: false,
             visibility: Visibility::Causal,
             hides_placeholders: false,
         }
@@ -92,6 +94,22 @@ impl Sighted {
     pub fn with_placeholder(mut self, placeholder: Option<u32>) -> Self {
         self.placeholders.extend(placeholder);
         self
+    }
+
+    /// With placeholders of the id that each picture tells in `image_token_id`, for checkpoints of which
+    /// only the tokenizer knows it.
+    pub fn with_placeholders_of_pictures(self) -> Self {
+        Sighted { has_own_placeholders: true, ..self }
+    }
+
+    /// The ids of the placeholders in a prompt with these pictures.
+    fn placeholders(&self, media: &[Media]) -> Result<Vec<u32>> {
+        let mut placeholders = self.placeholders.clone();
+        for picture in media.iter().filter(|_| self.has_own_placeholders) {
+            let ids = picture.sizes("image_token_id", 1)?;
+            placeholders.extend(ids.into_iter().map(i32::cast_unsigned));
+        }
+        Ok(placeholders)
     }
 
     /// The features of a picture, evaluated.
@@ -115,7 +133,8 @@ impl Wrapper for Sighted {
         if input.media.is_empty() {
             return self.text.embed(&ids);
         }
-        let is_placeholder = |id: &u32| self.placeholders.contains(id);
+        let placeholders = self.placeholders(&input.media)?;
+        let is_placeholder = |id: &u32| placeholders.contains(id);
         let places: Vec<usize> =
             (0..tokens.len()).filter(|place| is_placeholder(&tokens[*place])).collect();
         let features: Vec<Vec<Array>> =

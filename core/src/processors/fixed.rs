@@ -76,6 +76,8 @@ fn edges(size: SizeField, picture: Extent) -> Extent {
 
 /// A picture of one size.
 struct Fixed {
+    /// The colour of what makes the picture a square before it is resized, where it becomes one.
+    border: Option<[u8; 3]>,
     sizing: Sizing,
     normalization: Normalization,
     crops: Option<Crops>,
@@ -131,6 +133,15 @@ impl Crops {
     }
 }
 
+/// The picture in the middle of a square; of an odd rest, the smaller half is before it.
+fn squared(picture: &Pixels, border: [u8; 3]) -> Result<Pixels> {
+    let Extent { width, height } = picture.extent();
+    let square = Extent::square(width.max(height));
+    super::check(picture, square)?;
+    let before = |side: usize| -(((square.width - side) / 2) as isize);
+    Ok(picture.window(before(width), before(height), square, border))
+}
+
 impl Processor for Fixed {
     fn markers(&self) -> &[Marker] {
         std::slice::from_ref(&self.marker)
@@ -144,7 +155,10 @@ impl Processor for Fixed {
         let crops = self.crops.as_ref().map_or(Vec::new(), |crops| crops.of(picture));
         let (mut values, mut size) = (Vec::new(), picture.extent());
         for view in [picture].into_iter().chain(&crops) {
-            let view = self.sizing.apply(view)?;
+            let view = match self.border {
+                Some(border) => self.sizing.apply(&squared(view, border)?)?,
+                None => self.sizing.apply(view)?,
+            };
             size = view.extent();
             self.normalization.planes(&view, &mut values);
         }
@@ -194,6 +208,7 @@ pub fn with_crops(settings: &Settings) -> Result<Box<dyn Processor>> {
         None => settings.config("mm_tokens_per_image")?.unwrap_or(256),
     };
     Ok(Box::new(Fixed {
+        border: None,
         sizing: Sizing::read(&fields)?,
         normalization: Normalization::read(&fields)?,
         crops: Crops::read(&fields)?,
@@ -233,6 +248,7 @@ pub fn with_start_after(settings: &Settings) -> Result<Box<dyn Processor>> {
         None => patches(settings, &fields, &sizing)?.area(),
     };
     Ok(Box::new(Fixed {
+        border: None,
         sizing,
         normalization: Normalization::read(&fields)?,
         crops: None,
@@ -264,6 +280,7 @@ pub fn centered(settings: &Settings) -> Result<Box<dyn Processor>> {
     let grid = patches(settings, &fields, &sizing)?;
     let count = soft_tokens(settings, grid.area())?;
     Ok(Box::new(Fixed {
+        border: None,
         sizing,
         normalization: Normalization::read(&fields)?,
         crops: None,
@@ -285,6 +302,7 @@ pub fn marked(settings: &Settings) -> Result<Box<dyn Processor>> {
     let sizing = Sizing::read(&fields)?;
     let count = patches(settings, &fields, &sizing)?.area();
     Ok(Box::new(Fixed {
+        border: None,
         sizing,
         normalization: Normalization::read(&fields)?,
         crops: None,
@@ -293,6 +311,67 @@ pub fn marked(settings: &Settings) -> Result<Box<dyn Processor>> {
         soft_tokens: count,
         surroundings: Surroundings::default(),
     }))
+}
+
+/// A square around the whole picture, one token for each feature of a tower of convolutions, where −200 or
+/// `<image>` marks the place; `LlavaImageProcessor` with `do_pad`.
+///
+/// # Errors
+/// [`Error::Config`](crate::Error::Config).
+pub fn squared_and_reduced(settings: &Settings) -> Result<Box<dyn Processor>> {
+    // The name of the tower ends in the side of its pictures.
+    let tower: Option<String> = settings.config("mm_vision_tower")?;
+    let side = tower.and_then(|tower| tower.rsplit('_').next()?.parse().ok()).unwrap_or(1024_u32);
+    let fields = settings.image_or_defaults(json!({
+        "do_resize": true, "size": {"shortest_edge": side}, "resample": 3,
+        "do_center_crop": true, "crop_size": {"height": side, "width": side},
+        "image_mean": 0.0, "image_std": 1.0,
+    }))?;
+    let is_padded = match settings.config::<String>("image_aspect_ratio")?.as_deref() {
+        None | Some("pad") => true,
+        Some("square") => false,
+        Some(other) => {
+            let reason = format!("`{other}` is not supported, only pad and square are");
+            return Err(crate::Error::unsupported("image_aspect_ratio", reason));
+        }
+    };
+    let normalization = Normalization::read(&fields)?;
+    let border = Normalization::mean_levels(&fields)?;
+    let sizing = Sizing::read(&fields)?;
+    let size = sizing.crop.or(sizing.resize.map(|size| edges(size, Extent::square(1))));
+    let size = size.ok_or_else(|| fields.wrong("size", "has no height and width"))?;
+    let strides = strides(settings)?;
+    let reduced = |side: usize| strides.iter().fold(side, |side, stride| side.div_ceil(*stride));
+    let count = reduced(size.width) * reduced(size.height);
+    Ok(Box::new(Fixed {
+        border: is_padded.then_some(border),
+        sizing,
+        normalization,
+        crops: None,
+        marker: Marker::place(),
+        placeholders: vec![Piece::tokens(PLACE, count)],
+        soft_tokens: count,
+        surroundings: Surroundings::default(),
+    }))
+}
+
+/// By how much each convolution of such a tower reduces a side: those of the stem, then those between
+/// stages.
+fn strides(settings: &Settings) -> Result<Vec<usize>> {
+    let widths: Option<Vec<i64>> = settings.config("vision_config.embed_dims")?;
+    let widths = widths.unwrap_or_else(|| vec![96, 192, 384, 768, 1536]);
+    let reduces: Option<Vec<bool>> = settings.config("vision_config.downsamples")?;
+    let reduces = |stage: usize| match &reduces {
+        Some(reduces) => reduces.get(stage).copied().unwrap_or(false),
+        None => true,
+    };
+    let stride: usize = settings.config("vision_config.down_stride")?.unwrap_or(2);
+    if stride == 0 {
+        return Err(crate::Error::config("vision_config.down_stride", "is 0"));
+    }
+    let between = widths.windows(2).enumerate();
+    let between = between.filter(|(stage, pair)| reduces(*stage) || pair[0] != pair[1]);
+    Ok([2, 2].into_iter().chain(between.map(|_| stride)).collect())
 }
 
 /// The defaults of a processor that takes the whole picture.

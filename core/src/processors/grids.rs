@@ -2,7 +2,7 @@
 //! `GotOcr2ImageProcessor` and `Cohere2VisionImageProcessor`.
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     media::{
         image::{Extent, Pixels},
         resize::Filter,
@@ -12,6 +12,7 @@ use crate::{
         SizeField, layouts, resized, tiles::cut,
     },
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Chooses the grid of a picture.
@@ -22,10 +23,14 @@ struct Grid {
     layout: Option<Layout>,
     least: usize,
     most: usize,
+    /// Whether the whole picture stands after several tiles.
+    adds_whole: bool,
     tile: Extent,
     filter: Filter,
     normalization: Normalization,
     marker: Marker,
+    /// Whether the model learns the id of the placeholders from the picture.
+    tells_placeholder: bool,
     placeholders: Placeholders,
 }
 
@@ -79,10 +84,12 @@ impl Grid {
             least: fields.count("min_patches")?,
             // More tiles than a prompt has room for are not looked at.
             most: most.min(256),
+            adds_whole: true,
             tile: tile.ok_or_else(|| fields.wrong("size", "has no height and width"))?,
             filter: fields.filter()?,
             normalization: Normalization::read(&fields)?,
             marker,
+            tells_placeholder: false,
             placeholders,
         }))
     }
@@ -100,17 +107,19 @@ impl Processor for Grid {
         let Extent { width, height } = self.tile;
         let canvas = Extent { width: width * grid.width, height: height * grid.height };
         let mut views = cut(&resized(picture, canvas, self.filter)?, grid, self.tile);
-        if views.len() > 1 {
+        if self.adds_whole && views.len() > 1 {
             views.push(resized(picture, self.tile, self.filter)?);
         }
         let mut values = Vec::with_capacity(3 * views.len() * self.tile.area());
         views.iter().for_each(|view| self.normalization.planes(view, &mut values));
+        let shape = [views.len(), 3, height, width];
+        let mut tensors = vec![NamedTensor::floats("pixel_values", &shape, values)];
+        if self.tells_placeholder {
+            let id = self.placeholders.image as usize;
+            tensors.push(NamedTensor::integers("image_token_id", &[1], [id]));
+        }
         Ok(Prepared {
-            tensors: vec![NamedTensor::floats(
-                "pixel_values",
-                &[views.len(), 3, height, width],
-                values,
-            )],
+            tensors,
             placeholders: self.placeholders.of(views.len()),
             soft_tokens: views.len() * self.placeholders.count,
             channel_run: self.tile.area(),
@@ -135,7 +144,7 @@ fn piece(settings: &Settings, text: &str) -> Piece {
 /// Numbered tiles between a token at the start and one at the end; `AyaVisionProcessor`.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config).
+/// [`Error::Config`].
 pub fn numbered(settings: &Settings) -> Result<Box<dyn Processor>> {
     let processor = settings.processor()?;
     let number = |name: &str, default: usize| {
@@ -164,7 +173,7 @@ pub fn numbered(settings: &Settings) -> Result<Box<dyn Processor>> {
 /// Tiles that end with a token for the line; `Cohere2VisionProcessor`.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config).
+/// [`Error::Config`].
 pub fn lined(settings: &Settings) -> Result<Box<dyn Processor>> {
     let mut all = defaults(512, true);
     all["patch_size"] = 16.into();
@@ -192,7 +201,7 @@ pub fn lined(settings: &Settings) -> Result<Box<dyn Processor>> {
 /// Tiles between a token at the start and one at the end; `InternVLProcessor`.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config).
+/// [`Error::Config`].
 pub fn plain(settings: &Settings) -> Result<Box<dyn Processor>> {
     let count = settings.processor()?.optional_count("image_seq_length")?;
     let count = match count {
@@ -212,4 +221,82 @@ pub fn plain(settings: &Settings) -> Result<Box<dyn Processor>> {
     };
     let marker = Marker::token(image, settings.tokenizer);
     Grid::read(settings, defaults(384, false), layouts::closest, |_| Ok((marker, placeholders)))
+}
+
+/// As [`plain`], from the fields of `config.json`, where `<image>` marks the place; `load_image` of the code
+/// that published models have beside them.
+///
+/// # Errors
+/// [`Error::Config`].
+pub fn chat(settings: &Settings) -> Result<Box<dyn Processor>> {
+    let fields = settings.image_or_defaults(json!({
+        "resample": 3,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+    }))?;
+    let size = |name: &str, default: usize| {
+        let size = settings.config::<PerSide>(name)?.map_or(default, PerSide::side);
+        let bounds = format!("{size} is not between 1 and {LONGEST_SIDE}");
+        (1..=LONGEST_SIDE)
+            .contains(&size)
+            .then_some(size)
+            .ok_or_else(|| Error::config(name, bounds))
+    };
+    let patch = size("vision_config.patch_size", 14)?;
+    let own = settings.config::<usize>("force_image_size")?;
+    let side = match own.is_some_and(|side| side > 0) {
+        true => size("force_image_size", 0)?,
+        false => size("vision_config.image_size", 224)?,
+    };
+    let ratio = settings.config::<f64>("downsample_ratio")?.unwrap_or(0.5);
+    let count = (((side / patch) as f64).powi(2) * ratio * ratio) as usize;
+    if count == 0 {
+        let reason = format!("{ratio} leaves nothing of a tile of {side} pixels");
+        return Err(Error::config("downsample_ratio", reason));
+    }
+    let flag = |name: &str, default: bool| {
+        Ok::<_, Error>(settings.config::<bool>(name)?.unwrap_or(default))
+    };
+    let most = size("max_dynamic_patch", 12)?;
+    let is_cut = flag("dynamic_image_size", true)? && most > 1;
+    let token = |text: &str| settings.token(&[], "", text);
+    let image = token("<IMG_CONTEXT>")?;
+    Ok(Box::new(Grid {
+        layout: is_cut.then_some(layouts::closest as Layout),
+        least: size("min_dynamic_patch", 1)?,
+        most: most.min(256),
+        adds_whole: flag("use_thumbnail", true)?,
+        tile: Extent::square(side),
+        filter: fields.filter()?,
+        normalization: Normalization::read(&fields)?,
+        marker: Marker::text("<image>", settings.tokenizer)?,
+        tells_placeholder: true,
+        placeholders: Placeholders {
+            start: Piece::token(token("<img>")?),
+            tile: None,
+            last: None,
+            image,
+            count,
+            after: None,
+            end: Piece::token(token("</img>")?),
+        },
+    }))
+}
+
+/// No side and no count of tiles is larger.
+const LONGEST_SIDE: usize = 1 << 16;
+
+/// A number, or one for the height and one for the width.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged)]
+enum PerSide {
+    Both(usize),
+    Each([usize; 2]),
+}
+
+impl PerSide {
+    fn side(self) -> usize {
+        match self {
+            PerSide::Both(side) | PerSide::Each([side, _]) => side,
+        }
+    }
 }

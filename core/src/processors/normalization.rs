@@ -31,6 +31,14 @@ impl Normalization {
         Ok(Normalization(table))
     }
 
+    /// The levels that come to 0, cut to integers.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config).
+    pub fn mean_levels(fields: &Fields) -> Result<[u8; 3]> {
+        Ok(channels(fields, "image_mean")?.map(|mean| (f64::from(mean) * 255.0) as u8))
+    }
+
     /// One value of a pixel.
     pub fn value(&self, channel: usize, level: u8) -> f32 {
         self.0[channel][usize::from(level)]

@@ -6,11 +6,13 @@ use crate::processors::{
 
 crate::families::entry::vision_families! {
     aya_vision: by_class::lined_or_numbered,
+    fastvlm: fixed::squared_and_reduced,
     gemma3: fixed::with_crops,
     gemma4: patches::pooled,
     glm4v: smart_resize::doubled,
     idefics3: tiles::named,
     internvl: grids::plain,
+    internvl_chat: grids::chat,
     kimi_vl: blocks::read,
     lfm2_vl: patches::split,
     llama4: padded_tiles::separated,

@@ -1,6 +1,10 @@
 //! Convolutions over time and frequency, with the kernels of torch or MLX.
 
-use crate::{checkpoint::scope::Scope, error::Result, layers::audio::convolution::Kernel};
+use crate::{
+    checkpoint::scope::Scope,
+    error::Result,
+    layers::audio::convolution::{Kernel, Layout},
+};
 use mlx_rs::{Array, ops};
 
 /// A convolution of `[batch, rows, columns, channels]` with a square kernel; zeros around the input keep
@@ -15,15 +19,16 @@ pub struct Convolution2d {
 impl Scope {
     /// Reads the convolution here with its bias, if it has one. Torch stores the kernel as
     /// `[output, input / groups, size, size]`, MLX as `[output, size, size, input / groups]`; a shape that
-    /// fits both is torch's.
+    /// fits both has the layout of `kernel`.
     ///
     /// # Errors
     /// As [`Scope::tensor`].
     pub fn convolution_2d(&self, kernel: Kernel) -> Result<Convolution2d> {
-        let Kernel { input, output, size, groups, .. } = kernel;
+        let Kernel { input, output, size, groups, layout, .. } = kernel;
         let (torch, mlx) =
             ([output, input / groups, size, size], [output, size, size, input / groups]);
-        let is_mlx = torch != mlx && self.shape("weight").is_some_and(|shape| shape == mlx);
+        let is_mlx = (torch != mlx || layout == Layout::Mlx)
+            && self.shape("weight").is_some_and(|shape| shape == mlx);
         let weight = if is_mlx {
             self.tensor("weight", &mlx)?
         } else {

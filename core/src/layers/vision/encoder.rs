@@ -3,7 +3,7 @@
 
 use crate::{
     checkpoint::scope::Scope,
-    error::Result,
+    error::{Error, Result},
     layers::{
         algebra::Layer,
         attention::bidirectional::BidirectionalAttention,
@@ -73,6 +73,23 @@ impl Encoder {
         }
         Ok(states)
     }
+}
+
+/// After how many of `blocks` blocks, which are numbered below `w`, features are taken that are those of a
+/// `layer`: 0 is the stream before the first one, and negative numbers count from the end. Later blocks are
+/// left unread. `field` gives the layer.
+///
+/// # Errors
+/// [`Error::Config`] about the field when there is no such layer.
+pub fn until(w: &Scope, field: &str, layer: i32, blocks: i32) -> Result<i32> {
+    let taken = if layer < 0 { blocks.saturating_add(1).saturating_add(layer) } else { layer };
+    if !(0..=blocks).contains(&taken) {
+        let reason = format!("there is no {layer} in a tower of {blocks} blocks");
+        return Err(Error::config(field, reason));
+    }
+    let later = (taken..blocks).map(|block| block.to_string());
+    later.take_while(|block| w.has_below(block)).for_each(|block| w.ignore(&block));
+    Ok(taken)
 }
 
 /// A step over all patches of a picture.

@@ -32,7 +32,12 @@ impl PositionTable {
     /// As [`Scope::tensor`].
     pub fn read(w: &Scope, name: &str, side: i32, width: i32) -> Result<Self> {
         let table = w.at(name).tensor("weight", &[side * side, width])?;
-        Ok(PositionTable { table, rows: side, columns: side })
+        Ok(PositionTable::square(table, side))
+    }
+
+    /// A table `[side · side, width]`.
+    pub fn square(table: Array, side: i32) -> Self {
+        PositionTable { table, rows: side, columns: side }
     }
 
     /// Reads a table of rows and columns of positions, which has an axis for each.
