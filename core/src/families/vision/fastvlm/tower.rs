@@ -54,10 +54,13 @@ impl Config {
     }
 }
 
+/// A part of the tower, of maps `[batch, height, width, channels]`.
+type Stage = Box<dyn Fn(&Array) -> Result<Array>>;
+
 /// The tower.
 pub struct FastVit {
     stem: Vec<Convolved>,
-    stages: Vec<Box<dyn Fn(&Array) -> Result<Array>>>,
+    stages: Vec<Stage>,
     expansion: Convolution2d,
     attention: SqueezeExcite,
     /// Channels of the features.
@@ -117,8 +120,8 @@ fn divides(field: &str, input: i32, output: i32) -> Result<()> {
 }
 
 /// The layers between the stem and the expansion, which are numbered through.
-fn stages(c: &Config, w: &Scope) -> Result<Vec<Box<dyn Fn(&Array) -> Result<Array>>>> {
-    let mut layers: Vec<Box<dyn Fn(&Array) -> Result<Array>>> = Vec::new();
+fn stages(c: &Config, w: &Scope) -> Result<Vec<Stage>> {
+    let mut layers: Vec<Stage> = Vec::new();
     for (i, channels) in c.embed_dims.iter().enumerate() {
         let channels = **channels;
         if let Some([rows, columns]) = &c.pos_embs_shapes[i] {
