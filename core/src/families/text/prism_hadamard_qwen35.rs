@@ -12,6 +12,8 @@ pub const FAMILY: Family = Family {
 
 #[derive(Deserialize)]
 struct Module {
+    path: String,
+    embedding: bool,
     dtype: String,
 }
 
@@ -29,6 +31,12 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     if let Some(module) = modules.iter().find(|module| module.dtype != "float16") {
         let reason = format!("activations in `{}` are not supported", module.dtype);
         return Err(Error::unsupported("modules", reason));
+    }
+    for Module { path, embedding, .. } in &modules {
+        if *embedding != path.ends_with("embed_tokens") {
+            let reason = format!("`embedding` of `{path}` is {embedding}");
+            return Err(Error::config("modules", reason));
+        }
     }
     qwen3_5::build(config, w)
 }

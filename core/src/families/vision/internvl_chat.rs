@@ -69,6 +69,11 @@ fn read(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
         .with("qk_norm_eps", eps)
         .with("use_mean_pooling", json!(true))
         .with("use_absolute_position_embeddings", json!(true));
+    // The processor reads them. Where pictures are not those of the position table, that is interpolated.
+    let cut = ["force_image_size", "dynamic_image_size", "use_thumbnail"];
+    for name in cut.into_iter().chain(["min_dynamic_patch", "max_dynamic_patch"]) {
+        config.get(name);
+    }
     let mut c = InternConfig::read(&nested, FIELDS)?;
     let layer = config::field::<Option<i32>>(config, "select_layer")?.unwrap_or(-1);
     let place = w.at("vision_model.encoder.layer");
