@@ -11,10 +11,17 @@ use crate::{
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
 
+/// The config of the language model: of several, the one that this config nests.
+pub(super) fn text_config(config: &Json) -> &Json {
+    let names = ["text_config", "llm_config"].into_iter();
+    let mut nested = names.filter_map(|name| config.get(name));
+    nested.find(|nested| nested.is_object()).unwrap_or(config)
+}
+
 /// The ids that end a text by the config and the generation config.
 pub(super) fn configured_ends(config: &Json, generation: Option<&Json>) -> Vec<u32> {
     let mut ids = BTreeSet::new();
-    for source in [Some(config), config.get("text_config"), generation].into_iter().flatten() {
+    for source in [Some(config), Some(text_config(config)), generation].into_iter().flatten() {
         let written = source.get("eos_token_id");
         let listed = written.and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
         let all = listed.iter().chain(written).filter_map(Json::as_u64);
@@ -108,16 +115,16 @@ pub(super) fn context(config: &Json, recommended: &Recommended) -> Option<usize>
     let number = |object: &Json, field| object.get(field).and_then(Json::as_f64);
     let object =
         |config: &Json, field| config.get(field).filter(|value| value.is_object()).cloned();
-    let text = object(config, "text_config").unwrap_or_else(|| config.clone());
-    let written = number(&text, "max_position_embeddings").or(number(&text, "n_positions"));
+    let text = text_config(config);
+    let written = number(text, "max_position_embeddings").or(number(text, "n_positions"));
     let written = written.filter(|tokens| *tokens >= 1.0)?;
-    let scaling = object(&text, "rope_scaling").or(object(&text, "rope_parameters"));
+    let scaling = object(text, "rope_scaling").or(object(text, "rope_parameters"));
     let scaling = scaling.unwrap_or_default();
     // Where kinds of layers have scalings of their own, the full ones see the whole sequence.
     let scaling = object(&scaling, "full_attention").unwrap_or(scaling);
     let kind = scaling.get("rope_type").or(scaling.get("type")).and_then(Json::as_str);
     let kind = kind.map(|kind| if kind.ends_with("yarn") { "yarn" } else { kind });
-    let original = number(&scaling, ORIGINAL).or(number(&text, ORIGINAL)).or(match kind {
+    let original = number(&scaling, ORIGINAL).or(number(text, ORIGINAL)).or(match kind {
         Some("llama3") => Some(8192.0),
         _ => Some(written).filter(|_| !recommended.context_is_scaled),
     });

@@ -175,7 +175,7 @@ async fn inspect_files(
         Ok(family) => family.name(&config).to_string(),
         Err(_) => model_type(&config)?.to_string(),
     };
-    let text = config.get("text_config").unwrap_or(&config);
+    let text = defaults::text_config(&config);
     let number = |names: &[&str]| names.iter().find_map(|name| text.get(name)?.as_u64());
     let template = ChatTemplate::load(&files);
     let recommended = family.as_ref().map_or(Recommended::NOTHING, |family| family.recommended);

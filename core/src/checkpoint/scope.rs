@@ -39,6 +39,8 @@ type Check = Box<dyn FnOnce() -> Result<()>>;
 
 pub(super) struct Store {
     unread: RefCell<HashMap<String, Array>>,
+    /// The names in the files of tensors that a family has renamed.
+    renamed: RefCell<HashMap<String, String>>,
     record: RefCell<Vec<ReadMatrix>>,
     /// The arrays that the model uses, in the order in which they were read.
     kept: RefCell<Vec<Array>>,
@@ -123,6 +125,7 @@ impl Scope {
         let store = Rc::new(Store {
             unread: RefCell::new(tensors),
             record: RefCell::default(),
+            renamed: RefCell::default(),
             kept: RefCell::default(),
             parameters: RefCell::default(),
             checks: RefCell::default(),
@@ -289,8 +292,14 @@ impl Scope {
     /// shared layer in another way. The first pattern that a name contains is replaced.
     pub fn rename(&self, names: &[(&str, &str)]) {
         let mut unread = self.store.unread.borrow_mut();
-        let renamed = |name: String| match names.iter().find(|(from, _)| name.contains(from)) {
-            Some((from, to)) if name.starts_with(&self.path) => name.replacen(from, to, 1),
+        let mut originals = self.store.renamed.borrow_mut();
+        let mut renamed = |name: String| match names.iter().find(|(from, _)| name.contains(from)) {
+            Some((from, to)) if name.starts_with(&self.path) => {
+                let new = name.replacen(from, to, 1);
+                let original = originals.remove(&name).unwrap_or(name);
+                originals.insert(new.clone(), original);
+                new
+            }
             _ => name,
         };
         *unread = unread.drain().map(|(name, tensor)| (renamed(name), tensor)).collect();
@@ -309,6 +318,7 @@ impl Scope {
             return Err(Error::config("", reason));
         }
         let elements = tensor.shape().iter().map(|size| *size as u64).product();
+        let name = self.store.renamed.borrow().get(&name).cloned().unwrap_or(name);
         let record = ReadMatrix { name, companions: Vec::new(), format: None, elements };
         self.store.record.borrow_mut().push(record);
         Ok(tensor)
