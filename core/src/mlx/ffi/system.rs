@@ -93,7 +93,7 @@ pub(crate) fn raise_priority() {
     {
         const USER_INITIATED: u32 = 0x19;
         unsafe extern "C" {
-            fn pthread_set_qos_class_self_np(class: u32, relative_priority: c_int) -> c_int;
+            fn pthread_set_qos_class_self_np(class: u32, relative_priority: i32) -> i32;
         }
         // SAFETY: it only changes the calling thread, and an unknown class is refused.
         unsafe { pthread_set_qos_class_self_np(USER_INITIATED, 0) };
