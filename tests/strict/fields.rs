@@ -104,7 +104,12 @@ fn with(config: &Json, path: &str, value: Option<Json>) -> Json {
 
 /// Whether an error says that the tensors have other sizes than the config.
 fn is_about_tensors(error: &Error) -> bool {
-    matches!(error, Error::TensorShape { .. } | Error::MissingTensor(_) | Error::UnusedTensors(_))
+    match error {
+        Error::TensorShape { .. } | Error::MissingTensor(_) | Error::UnusedTensors(_) => true,
+        // The packed elements and the scales of a matrix do not fit a size.
+        Error::Quantization { reason, .. } => reason.contains("is no format of MLX"),
+        _ => false,
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]

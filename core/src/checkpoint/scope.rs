@@ -41,6 +41,8 @@ pub(super) struct Store {
     unread: RefCell<HashMap<String, Array>>,
     /// The names in the files of tensors that a family has renamed.
     renamed: RefCell<HashMap<String, String>>,
+    /// Where names were replaced, and the pairs of which each name has the first that fits.
+    replaced: RefCell<Vec<(String, Vec<[String; 2]>)>>,
     record: RefCell<Vec<ReadMatrix>>,
     /// The arrays that the model uses, in the order in which they were read.
     kept: RefCell<Vec<Array>>,
@@ -126,6 +128,7 @@ impl Scope {
             unread: RefCell::new(tensors),
             record: RefCell::default(),
             renamed: RefCell::default(),
+            replaced: RefCell::default(),
             kept: RefCell::default(),
             parameters: RefCell::default(),
             checks: RefCell::default(),
@@ -202,7 +205,11 @@ impl Scope {
     /// # Errors
     /// [`Error::MissingTensor`].
     pub fn require(&self, name: &str) -> Result<()> {
-        if self.has(name) { Ok(()) } else { Err(Error::MissingTensor(self.name(name))) }
+        if self.has(name) {
+            Ok(())
+        } else {
+            Err(Error::MissingTensor(self.stored_name(self.name(name))))
+        }
     }
 
     /// Whether there are unread tensors below `name`.
@@ -231,6 +238,21 @@ impl Scope {
     /// The full name of a tensor here.
     pub(crate) fn full_name(&self, name: &str) -> String {
         self.name(name)
+    }
+
+    /// The name that a tensor has or would have in the files, for errors.
+    fn stored_name(&self, name: String) -> String {
+        if let Some(original) = self.store.renamed.borrow().get(&name) {
+            return original.clone();
+        }
+        let replaced = self.store.replaced.borrow();
+        replaced.iter().rev().fold(name, |name, (place, pairs)| {
+            let fits = |[_, to]: &&[String; 2]| name.contains(to);
+            match pairs.iter().find(fits).filter(|_| name.starts_with(place)) {
+                Some([from, to]) => name.replacen(to, from, 1),
+                None => name,
+            }
+        })
     }
 
     /// The adapter, if there is one.
@@ -303,13 +325,17 @@ impl Scope {
             _ => name,
         };
         *unread = unread.drain().map(|(name, tensor)| (renamed(name), tensor)).collect();
+        if !originals.is_empty() {
+            let pairs = names.iter().map(|(from, to)| [(*from).into(), (*to).into()]).collect();
+            self.store.replaced.borrow_mut().push((self.path.clone(), pairs));
+        }
     }
 
     /// Takes a tensor of any shape and type.
     pub(super) fn take_any(&self, name: &str) -> Result<Array> {
         let name = self.name(name);
         let Some(tensor) = self.store.unread.borrow_mut().remove(&name) else {
-            return Err(Error::MissingTensor(name));
+            return Err(Error::MissingTensor(self.stored_name(name)));
         };
         if tensor.shape().contains(&0) {
             let shape = tensor.shape();
@@ -403,7 +429,7 @@ impl Scope {
 
     pub(crate) fn misshaped(&self, name: &str, tensor: &Array, expected: &[i32]) -> Error {
         let (found, expected) = (tensor.shape().to_vec(), expected.to_vec());
-        Error::TensorShape { name: self.name(name), found, expected }
+        Error::TensorShape { name: self.stored_name(self.name(name)), found, expected }
     }
 
     /// Notes an array that the model will use, so that [`Scope::finish`] computes it.

@@ -24,9 +24,13 @@ fn build(config: &Json, w: &Scope) -> Result<Box<dyn LanguageModel>> {
     // Packs of the language model alone, and of the whole model.
     let known = [(1, "mlx-lm-text"), (2, "mlx-vlm-qwen3_5")];
     if !known.contains(&(schema.unwrap_or(2), namespace.as_str())) {
-        let reason = format!("`{namespace}` is not supported in this version of the schema");
+        let reason = format!("`{namespace}` is not supported with this `schema_version`");
         return Err(Error::unsupported("tensor_namespace", reason));
     }
+    let packing = config.get("quantization").filter(|packing| packing.is_object());
+    let packing = packing.ok_or_else(|| Error::config("quantization", "not an object"))?;
+    config::only(packing, json!({"bits": 2, "group_size": 128, "mode": "affine"}))
+        .map_err(|error| error.with_field(|name| format!("quantization.{name}")))?;
     let modules: Vec<Module> = config::field(config, "modules")?;
     if let Some(module) = modules.iter().find(|module| module.dtype != "float16") {
         let reason = format!("activations in `{}` are not supported", module.dtype);

@@ -18,13 +18,18 @@ pub struct Sizes {
     pub inner: i32,
 }
 
+/// A convolution, which has a bias.
+pub fn biased(w: &Scope, taps: Taps) -> Result<Convolution2d> {
+    w.require("bias")?;
+    w.convolution_2d(taps)
+}
+
 /// A convolution and an activation.
 pub struct Convolved(Convolution2d);
 
 impl Convolved {
     pub fn read(w: &Scope, taps: Taps) -> Result<Self> {
-        w.at("reparam_conv").require("bias")?;
-        Ok(Convolved(w.at("reparam_conv").convolution_2d(taps)?))
+        Ok(Convolved(biased(&w.at("reparam_conv"), taps)?))
     }
 
     pub fn forward(&self, x: &Array) -> Result<Array> {
@@ -47,7 +52,7 @@ impl Reduction {
     pub fn read(w: &Scope, taps: Taps) -> Result<Self> {
         let width = taps.output;
         Ok(Reduction {
-            wide: w.at("0.lkb_reparam").convolution_2d(taps)?,
+            wide: biased(&w.at("0.lkb_reparam"), taps)?,
             channels: pointwise(&w.at(1), "reparam_conv", width, width)?,
         })
     }
@@ -57,9 +62,11 @@ impl Reduction {
     }
 }
 
-/// The factors of a branch; torch stores them as `[channels, 1, 1]`, MLX as `[1, 1, channels]`.
+/// The factors of a branch; torch stores them as `[channels, 1, 1]`, MLX as `[1, 1, channels]`, and the
+/// channels of kernels last.
 fn layer_scale(w: &Scope, name: &str, channels: i32) -> Result<Array> {
-    let is_mlx = w.shape(name).is_some_and(|shape| shape.first() == Some(&1));
+    let first = w.at("convffn").shape("fc1.weight");
+    let is_mlx = first.is_some_and(|shape| shape.last() == Some(&channels));
     let shape = if is_mlx { [1, 1, channels] } else { [channels, 1, 1] };
     Ok(w.keep(w.take(name, &shape)?.reshape(&[channels])?))
 }
@@ -104,7 +111,7 @@ impl RepMixerBlock {
         let channels = sizes.channels;
         let taps = Taps::new(channels, channels, size).groups(channels);
         Ok(RepMixerBlock {
-            mixer: w.at("token_mixer.reparam_conv").convolution_2d(taps)?,
+            mixer: biased(&w.at("token_mixer.reparam_conv"), taps)?,
             mlp: ConvolvedMlp::read(&w.at("convffn"), sizes)?,
             scale: layer_scale(w, "layer_scale", channels)?,
         })

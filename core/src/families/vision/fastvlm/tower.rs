@@ -2,7 +2,7 @@
 //! reduction before each but the first, and an expansion of the channels. All is `[batch, rows, columns,
 //! channels]`.
 
-use super::blocks::{AttentionBlock, Sizes, Convolved, RepMixerBlock, Reduction, SqueezeExcite};
+use super::blocks::{AttentionBlock, biased, Sizes, Convolved, RepMixerBlock, Reduction, SqueezeExcite};
 use crate::{
     families::prelude::*,
     layers::audio::{
@@ -93,9 +93,10 @@ impl FastVit {
         Ok(FastVit {
             stem: stem.collect::<Result<_>>()?,
             stages: stages(&c, &w.at("network"))?,
-            expansion: expansion
-                .at("reparam_conv")
-                .convolution_2d(Taps::new(last, width, 3).groups(last))?,
+            expansion: biased(
+                &expansion.at("reparam_conv"),
+                Taps::new(last, width, 3).groups(last),
+            )?,
             attention: SqueezeExcite::read(&expansion.at("se"), width)?,
             width,
         })
@@ -130,7 +131,7 @@ fn stages(c: &Config, w: &Scope) -> Result<Vec<Stage>> {
                 return Err(Error::unsupported("pos_embs_shapes", reason));
             }
             let taps = Taps::new(channels, channels, **rows).groups(channels);
-            let positions = w.at(layers.len()).at("reparam_conv").convolution_2d(taps)?;
+            let positions = biased(&w.at(layers.len()).at("reparam_conv"), taps)?;
             layers.push(Box::new(move |x| positions.forward(x)));
         }
         let (stage, inner) = (w.at(layers.len()), (channels as f32 * *c.mlp_ratios[i]) as i32);
