@@ -63,10 +63,10 @@ impl Reduction {
 }
 
 /// The factors of a branch; torch stores them as `[channels, 1, 1]`, MLX as `[1, 1, channels]`, and the
-/// channels of kernels last.
+/// one channel of a kernel last.
 fn layer_scale(w: &Scope, name: &str, channels: i32) -> Result<Array> {
-    let first = w.at("convffn").shape("fc1.weight");
-    let is_mlx = first.is_some_and(|shape| shape.last() == Some(&channels));
+    let kernel = w.at("convffn.conv.conv").shape("weight");
+    let is_mlx = kernel.is_some_and(|shape| shape.last() == Some(&1));
     let shape = if is_mlx { [1, 1, channels] } else { [channels, 1, 1] };
     Ok(w.keep(w.take(name, &shape)?.reshape(&[channels])?))
 }
@@ -110,10 +110,12 @@ impl RepMixerBlock {
     pub fn read(w: &Scope, sizes: Sizes, size: i32) -> Result<Self> {
         let channels = sizes.channels;
         let taps = Taps::new(channels, channels, size).groups(channels);
+        // The layout is seen from a kernel that is still unread.
+        let scale = layer_scale(w, "layer_scale", channels)?;
         Ok(RepMixerBlock {
             mixer: biased(&w.at("token_mixer.reparam_conv"), taps)?,
             mlp: ConvolvedMlp::read(&w.at("convffn"), sizes)?,
-            scale: layer_scale(w, "layer_scale", channels)?,
+            scale,
         })
     }
 
@@ -139,14 +141,13 @@ impl AttentionBlock {
         let [q, k, v] = a.fused("qkv", channels, [channels; 3])?;
         let projections = [q, k, v, a.linear_with_bias("proj", channels, channels)?];
         let heads = Heads::equal(channels / Self::HEAD_DIM, Self::HEAD_DIM);
+        let scales = ["layer_scale_1", "layer_scale_2"].map(|name| layer_scale(w, name, channels));
+        let [first, second] = scales;
         Ok(AttentionBlock {
             norm: w.layer_norm_with_bias("norm", channels, 1e-5)?,
             attention: BidirectionalAttention::new(projections, heads, Rope::None),
             mlp: ConvolvedMlp::read(&w.at("convffn"), sizes)?,
-            scales: [
-                layer_scale(w, "layer_scale_1", channels)?,
-                layer_scale(w, "layer_scale_2", channels)?,
-            ],
+            scales: [first?, second?],
         })
     }
 
