@@ -49,7 +49,7 @@ pub struct SpeakOptions {
     /// Likewise: samples only the most probable tokens that make up this probability.
     #[uniffi(default = None)]
     pub top_p: Option<f32>,
-    /// Likewise: samples only so many of the most probable tokens; 0 is no limit.
+    /// Likewise: how many of the most probable tokens can be sampled (top-k); 0 is no limit.
     #[uniffi(default = None)]
     pub top_k: Option<u32>,
     /// Likewise: divides the positive logits of recent tokens; 1 changes nothing.

@@ -59,7 +59,7 @@ public final class SpeechModel: Sendable {
         public var temperature: Float?
         /// Likewise: samples only the most probable tokens that make up this probability.
         public var topP: Float?
-        /// Likewise: samples only so many of the most probable tokens; 0 is no limit.
+        /// Likewise: how many of the most probable tokens can be sampled (top-k); 0 is no limit.
         public var topK: Int?
         /// Likewise: divides the positive logits of recent tokens; 1 changes nothing.
         public var repetitionPenalty: Float?

@@ -101,7 +101,7 @@ pub struct SpeechSampling {
     pub temperature: f32,
     /// Only the most probable tokens that make up this probability are sampled.
     pub top_p: f32,
-    /// Only so many of the most probable tokens are sampled; 0 is no limit.
+    /// How many of the most probable tokens can be sampled (top-k); 0 is no limit.
     pub top_k: usize,
     /// Divides the positive logits of recent tokens and multiplies the negative ones.
     pub repetition_penalty: f32,
@@ -139,7 +139,7 @@ pub struct SpeakOptions {
     pub temperature: Option<f32>,
     /// Likewise: samples only the most probable tokens that make up this probability.
     pub top_p: Option<f32>,
-    /// Likewise: samples only so many of the most probable tokens; 0 is no limit.
+    /// Likewise: how many of the most probable tokens can be sampled (top-k); 0 is no limit.
     pub top_k: Option<usize>,
     /// Likewise: divides the positive logits of recent tokens; 1 changes nothing.
     pub repetition_penalty: Option<f32>,

@@ -62,7 +62,7 @@ struct SamplingOptions {
     /// Sample only the most probable tokens that make up this probability
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
-    /// Sample only so many of the most probable tokens; 0 is no limit
+    /// Sample from this number of the most probable tokens; 0 is no limit
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Divides the logits of recent tokens; 1 changes nothing

@@ -122,7 +122,7 @@ unsafe extern "C" fn read_at(
     count: usize,
     offset: usize,
 ) -> usize {
-    // SAFETY: called by MLX alone, which has allocated so many bytes; they have no other reader or writer, and
+    // SAFETY: called by MLX alone, which has allocated `count` bytes; they have no other reader or writer, and
     // are only written here.
     let (file, bytes) =
         unsafe { (opened(file), std::slice::from_raw_parts_mut(data.cast::<u8>(), count)) };

@@ -108,7 +108,7 @@ class SpeechModel private constructor(private val core: CoreSpeechModel) : AutoC
             /** Likewise: samples only the most probable tokens that make up this probability. */
             var topP: Float? by fields.field(usual.topP)
 
-            /** Likewise: samples only so many of the most probable tokens; 0 is no limit. */
+            /** Likewise: how many of the most probable tokens can be sampled (top-k); 0 is no limit. */
             var topK: Int? by fields.field(usual.topK?.toMynah())
 
             /** Likewise: divides the positive logits of recent tokens; 1 changes nothing. */
